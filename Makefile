@@ -1,0 +1,90 @@
+# Builds, installs and tests walsafe_archive. `make help` lists the targets.
+
+# Debian keeps each major's programs in a directory of its own; the pg_config in
+# the PATH there belongs to libpq's version, which may be another.
+PG_CONFIG ?= $(firstword $(wildcard /usr/lib/postgresql/15/bin/pg_config) pg_config)
+CARGO ?= cargo
+INSTALL ?= install
+DESTDIR ?=
+
+# Deferred, so that targets which need no server do not ask for one.
+PG_MAJOR = $(shell $(PG_CONFIG) --version | sed -n 's/^PostgreSQL \([0-9]*\).*/\1/p')
+pkglibdir = $(shell $(PG_CONFIG) --pkglibdir)
+sharedir = $(shell $(PG_CONFIG) --sharedir)
+bindir = $(shell $(PG_CONFIG) --bindir)
+
+target = $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
+release = $(target)/release
+extension_files = walsafe_archive.control $(wildcard sql/*.sql)
+
+.PHONY: all build extension program install uninstall test test-all demo bench soak lint clean help
+
+all: build
+
+build: extension program
+
+# Majors share one target directory: only pgrx's bindings and this crate differ.
+# cargo rebuilds pgrx when PGRX_PG_CONFIG_PATH changes for a major, so the path
+# of the server's headers stays the same between builds and tests.
+extension:
+	@test -n "$(PG_MAJOR)" || { echo "no PostgreSQL found; set PG_CONFIG" >&2; exit 1; }
+	PGRX_PG_CONFIG_PATH="$(PG_CONFIG)" $(CARGO) build --release -p walsafe_archive \
+		--no-default-features --features pg$(PG_MAJOR)
+
+program:
+	$(CARGO) build --release -p walsafe
+
+# Written beside and renamed: a running server has the old library mapped, and
+# writing into that file would crash it.
+define install_file
+$(INSTALL) -m $(1) $(2) "$(DESTDIR)$(3).new" && mv -f "$(DESTDIR)$(3).new" "$(DESTDIR)$(3)"
+endef
+
+install: build
+	$(INSTALL) -d "$(DESTDIR)$(pkglibdir)" "$(DESTDIR)$(sharedir)/extension" "$(DESTDIR)$(bindir)"
+	$(call install_file,755,$(release)/libwalsafe_archive.so,$(pkglibdir)/walsafe_archive.so)
+	$(call install_file,755,$(release)/walsafe,$(bindir)/walsafe)
+	set -e; for file in $(extension_files); do test -e $$file || continue; \
+		to="$(sharedir)/extension/$${file##*/}"; \
+		$(call install_file,644,$$file,$$to); done
+
+uninstall:
+	rm -f "$(DESTDIR)$(pkglibdir)/walsafe_archive.so" "$(DESTDIR)$(bindir)/walsafe" \
+		"$(DESTDIR)$(sharedir)/extension/walsafe_archive.control" \
+		"$(DESTDIR)$(sharedir)/extension"/walsafe_archive--*.sql
+
+test:
+	tools/run-tests
+
+test-all:
+	tools/run-tests --all
+
+demo:
+	tools/setup build test
+	tools/demo
+
+bench:
+	tools/setup build bench
+	bench/run
+
+soak:
+	WALSAFE_SOAK_SECONDS="$${WALSAFE_SOAK_SECONDS:-3600}" tools/run-tests 15 -- --test soak
+
+lint:
+	tools/lint
+
+clean:
+	$(CARGO) clean
+
+help:
+	@echo 'make [build]   the extension for the server of PG_CONFIG, and the program walsafe'
+	@echo 'make install   both, into that server (PG_CONFIG=..., DESTDIR=...)'
+	@echo 'make uninstall takes them out again'
+	@echo 'make test      all tests, on PostgreSQL 15 and the versions that are cached'
+	@echo 'make test-all  the same on 15, 16, 17 and 18, getting what is missing'
+	@echo 'make demo      a cluster is lost and recovered from its archive'
+	@echo 'make bench     the peers side by side'
+	@echo 'make soak      an hour of archiving with faults (WALSAFE_SOAK_SECONDS=3600)'
+	@echo 'make lint      formatting, clippy for each server version, documentation, scripts'
+	@echo 'make clean     what cargo built'
+	@echo 'PG_CONFIG is now: $(PG_CONFIG)'
