@@ -1,0 +1,267 @@
+//! Comparing a file of the server with one that the archive already holds under its name.
+
+use std::fmt;
+use std::io;
+
+use crate::archive::Progress;
+use crate::buffer::{Buffer, CHUNK};
+use crate::digest::{Digest, Hasher};
+use crate::error::{Action, Error, ErrorKind};
+use crate::history;
+use crate::name::{FileKind, FileName};
+use crate::reading::{Archived, Source, read_full};
+use crate::sys::Dir;
+use crate::wal::{Lsn, SegmentSize};
+
+/// How the archived file differs from ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    /// Length of the server's file, in bytes.
+    pub ours_len: u64,
+    /// Length of the archived file's content, in bytes; as far as it could be decoded.
+    pub theirs_len: u64,
+    /// Offset of the first byte that differs, or that only one of them has.
+    pub first: u64,
+    /// Digest of the server's file.
+    pub ours: Digest,
+    /// Digest of the archived file's content; of what could be decoded.
+    pub theirs: Digest,
+    /// What the difference is.
+    pub nature: Nature,
+}
+
+/// What a difference is, as far as that can be told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Nature {
+    /// The archived file is a beginning of ours: an interrupted copy.
+    Truncated,
+    /// The archived file cannot be decoded to its end.
+    Unreadable {
+        /// What the decoder says.
+        reason: String,
+    },
+    /// Both hold the same WAL; what differs lies after the last record.
+    Padding,
+    /// A timeline history file: another server used the timeline.
+    History {
+        /// The timeline.
+        timeline: u32,
+    },
+    /// Both agree up to the address where a newer timeline branched off.
+    TimelineTail {
+        /// That address.
+        switch: Lsn,
+        /// The newer timeline.
+        successor: u32,
+    },
+    /// WAL of a segment that parts in a record.
+    Records {
+        /// Address of the first record that differs.
+        first_record: Lsn,
+    },
+    /// Anything else.
+    Other,
+}
+
+impl Difference {
+    /// Returns the class of the conflict.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self.nature {
+            Nature::Truncated => ErrorKind::ConflictTruncated,
+            Nature::Unreadable { .. } => ErrorKind::ConflictUnreadable,
+            Nature::Padding => ErrorKind::ConflictPadding,
+            Nature::History { .. } => ErrorKind::ConflictHistory,
+            Nature::TimelineTail { .. } => ErrorKind::ConflictTimelineTail,
+            Nature::Records { .. } | Nature::Other => ErrorKind::Conflict,
+        }
+    }
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { ours_len, theirs_len, first, ours, theirs, nature } = self;
+        match nature {
+            Nature::Truncated => {
+                write!(f, "The archived file is a truncated beginning of the server's. ")?
+            }
+            Nature::Unreadable { reason } => {
+                write!(f, "The archived file cannot be decoded: {reason}. ")?
+            }
+            Nature::Padding => write!(f, "The two differ only after the last WAL record. ")?,
+            Nature::History { timeline } => {
+                write!(f, "Another server already used timeline {timeline}. ")?
+            }
+            Nature::TimelineTail { switch, successor } => write!(
+                f,
+                "The two agree up to {switch}, where timeline {successor} branched off, and differ only after it. "
+            )?,
+            Nature::Records { first_record } => {
+                write!(f, "The first WAL record that differs begins at {first_record}. ")?;
+            }
+            Nature::Other => {}
+        }
+        write!(
+            f,
+            "It holds {theirs_len} bytes (BLAKE3 {theirs}), the server's file {ours_len} bytes (BLAKE3 {ours}); the first difference is at offset {first}."
+        )
+    }
+}
+
+/// What came of a comparison.
+#[derive(Debug)]
+pub enum Comparison {
+    /// The same contents.
+    Same {
+        /// Their digest.
+        content: Digest,
+    },
+    /// Different contents.
+    Different(Box<Difference>),
+}
+
+/// Where to look for what explains a difference.
+#[derive(Debug, Clone, Copy)]
+pub struct Context<'a> {
+    /// The file's name.
+    pub name: &'a FileName,
+    /// The cluster's segment size.
+    pub segment_size: SegmentSize,
+    /// The archive: its history files tell where timelines branched off.
+    pub archive: &'a Dir,
+}
+
+/// Compares the server's file with an archived one, byte for byte, the archived one read from
+/// storage past the page cache.
+///
+/// # Errors
+/// One of the files could not be read. An archived file that cannot be decoded is a difference.
+pub fn compare(
+    source: &Source,
+    archived: &Archived,
+    context: Context<'_>,
+    progress: &Progress,
+) -> Result<Comparison, Error> {
+    let path = context.archive.path().join(&archived.stored_name);
+    let mut stream = archived.decode().map_err(|e| Error::io(Action::ReadArchived, &path, e))?;
+    let (mut ours_buffer, mut theirs_buffer) = (Buffer::new(), Buffer::new());
+    let (mut ours, mut theirs) = (Hasher::default(), Hasher::default());
+    let (mut ours_len, mut theirs_len, mut first) = (0_u64, 0_u64, None);
+    let mut undecodable = None;
+    loop {
+        let n = source.read_at(ours_buffer.bytes_mut(), ours_len)?;
+        let m = if undecodable.is_some() {
+            0
+        } else {
+            match read_full(&mut stream, theirs_buffer.bytes_mut()) {
+                Ok(m) => m,
+                // An error of the system is not a property of the file.
+                Err(e) if e.raw_os_error().is_some() => {
+                    return Err(Error::io(Action::ReadArchived, path, e));
+                }
+                Err(e) => {
+                    undecodable = Some(e.to_string());
+                    0
+                }
+            }
+        };
+        progress.tick();
+        let (a, b) = (ours_buffer.filled(n), theirs_buffer.filled(m));
+        if first.is_none() && a != b {
+            let common = a.iter().zip(b).take_while(|(x, y)| x == y).count();
+            first = Some(ours_len + common as u64);
+        }
+        ours.update(a);
+        theirs.update(b);
+        ours_len += n as u64;
+        theirs_len += m as u64;
+        if n < CHUNK && m < CHUNK {
+            break;
+        }
+    }
+    if ours_len != source.len() {
+        return Err(source.changed(ours_len));
+    }
+    if undecodable.is_none() {
+        undecodable = stream.finish().err().map(|e: io::Error| e.to_string());
+    }
+    let content = ours.digest();
+    let nature = match (undecodable, first) {
+        (Some(reason), _) => Nature::Unreadable { reason },
+        (None, None) => return Ok(Comparison::Same { content }),
+        (None, Some(first)) => explain(source, context, first, theirs_len, ours_len),
+    };
+    Ok(Comparison::Different(Box::new(Difference {
+        ours_len,
+        theirs_len,
+        first: first.unwrap_or(theirs_len),
+        ours: content,
+        theirs: theirs.digest(),
+        nature,
+    })))
+}
+
+/// Tells what a difference is.
+fn explain(
+    source: &Source,
+    context: Context<'_>,
+    first: u64,
+    theirs_len: u64,
+    ours_len: u64,
+) -> Nature {
+    if first == theirs_len && theirs_len < ours_len {
+        return Nature::Truncated;
+    }
+    match context.name.kind() {
+        FileKind::History { timeline } => Nature::History { timeline },
+        FileKind::Segment(segment) => {
+            let Some(start) = segment.start(context.segment_size) else { return Nature::Other };
+            let end = start.advanced(context.segment_size.bytes().into());
+            let differs_at = start.advanced(first);
+            branches_of(segment.timeline, source, context)
+                .into_iter()
+                .filter(|(_, switch)| (start..end).contains(switch) && *switch <= differs_at)
+                .max_by_key(|(_, switch)| *switch)
+                .map_or(Nature::Other, |(successor, switch)| Nature::TimelineTail {
+                    switch,
+                    successor,
+                })
+        }
+        _ => Nature::Other,
+    }
+}
+
+/// Returns the timelines that branched off `timeline`, and where, by the history files that the
+/// server and the archive have. What cannot be read explains nothing.
+fn branches_of(timeline: u32, source: &Source, context: Context<'_>) -> Vec<(u32, Lsn)> {
+    let pg_wal = source.path().parent().and_then(|dir| Dir::open(dir).ok());
+    let mut branches = Vec::new();
+    for dir in pg_wal.iter().chain([context.archive]) {
+        let mut names = Vec::new();
+        if dir.for_each_name(|name| names.extend(FileName::from_stored(name).ok())).is_err() {
+            continue;
+        }
+        for (name, codec) in names {
+            let FileKind::History { timeline: successor } = name.kind() else { continue };
+            let contents = Archived::open(dir, name.stored(codec), codec)
+                .ok()
+                .flatten()
+                .and_then(|file| read_small(&file).ok());
+            let ancestors = contents.and_then(|text| history::parse(successor, &text).ok());
+            if let Some(parent) = ancestors.as_ref().and_then(|list| list.last())
+                && parent.timeline == timeline
+            {
+                branches.push((successor, parent.switch));
+            }
+        }
+    }
+    branches
+}
+
+/// Reads and decodes a small file, of at most one chunk.
+fn read_small(file: &Archived) -> io::Result<Vec<u8>> {
+    let mut contents = vec![0; CHUNK];
+    let len = read_full(&mut file.decode()?, &mut contents)?;
+    contents.truncate(len);
+    Ok(contents)
+}

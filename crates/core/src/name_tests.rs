@@ -1,0 +1,100 @@
+#![allow(clippy::unwrap_used)]
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn kind(name: &str) -> FileKind {
+    FileName::new(name).unwrap().kind()
+}
+
+const THREE: SegmentName = SegmentName { timeline: 1, log: 0, segment: 3 };
+
+#[test]
+fn the_servers_own_names_are_recognised() {
+    assert_eq!(kind("000000010000000000000003"), FileKind::Segment(THREE));
+    assert_eq!(kind("000000010000000000000003.partial"), FileKind::Partial(THREE));
+    assert_eq!(kind("0000000A.history"), FileKind::History { timeline: 10 });
+    assert_eq!(kind("000000010000000000000003.00000028.backup"), FileKind::BackupHistory(THREE));
+}
+
+#[test]
+fn near_misses_are_other_files_and_not_segments() {
+    for name in [
+        "00000001000000000000000a",
+        "00000001000000000000000",
+        "0000000100000000000000033",
+        "0000000A.History",
+        "000000010000000000000003.0000002.backup",
+        "000000010000000000000003.backup",
+        "000000010000000000000003.x.partial",
+        "backup.label",
+        "a",
+    ] {
+        assert_eq!(kind(name), FileKind::Other, "{name}");
+    }
+}
+
+#[test]
+fn names_that_could_leave_the_directory_or_hide_are_refused() {
+    assert_eq!(FileName::new(""), Err(NameError::Empty));
+    assert_eq!(FileName::new("."), Err(NameError::LeadingDot));
+    assert_eq!(FileName::new(".walsafe.x.tmp"), Err(NameError::LeadingDot));
+    assert_eq!(FileName::new("a/b"), Err(NameError::Character(b'/')));
+    assert_eq!(FileName::new("a\0"), Err(NameError::Character(0)));
+    assert_eq!(FileName::new("walsafe_archive.id"), Err(NameError::Character(b'_')));
+    assert_eq!(FileName::new(&"a".repeat(65)), Err(NameError::TooLong(65)));
+    assert!(FileName::new(&"a".repeat(64)).is_ok());
+}
+
+#[test]
+fn a_name_that_looks_encoded_is_refused_and_read_back_from_an_archive() {
+    assert_eq!(FileName::new("000000010000000000000003.zst"), Err(NameError::Encoded("zst")));
+    let (name, codec) = FileName::from_stored("000000010000000000000003.zst").unwrap();
+    assert_eq!((name.as_str(), codec), ("000000010000000000000003", Codec::Zstd));
+    assert!(FileName::from_stored(".zst").is_err());
+    assert!(FileName::from_stored("a.gz.zst").is_err());
+}
+
+#[test]
+fn a_segments_address_follows_from_its_name_and_the_segment_size() {
+    let size = SegmentSize::DEFAULT;
+    assert_eq!(THREE.start(size), Some(Lsn(0x300_0000)));
+    let high = SegmentName { timeline: 1, log: 2, segment: 255 };
+    assert_eq!(high.start(size), Some(Lsn(0x2_FF00_0000)));
+    assert_eq!(SegmentName { segment: 256, ..high }.start(size), None);
+    assert_eq!(SegmentName::holding(1, Lsn(0x2_FF00_0028), size), high);
+}
+
+proptest! {
+    #[test]
+    fn arbitrary_text_never_panics_and_an_accepted_name_is_a_plain_component(text in any::<String>()) {
+        if let Ok(name) = FileName::new(&text) {
+            prop_assert!(!name.as_str().contains('/') && !name.as_str().starts_with('.'));
+            prop_assert!((1..=MAX_NAME_LEN).contains(&name.as_str().len()));
+            let _ = name.kind();
+        }
+        let _ = FileName::from_stored(&text);
+    }
+
+    #[test]
+    fn plausible_names_keep_their_text_and_only_the_servers_form_is_a_segment(text in "[0-9A-Fa-f]{22,26}(\\.[a-z]{0,8})?") {
+        if let Ok(FileKind::Segment(segment)) = FileName::new(&text).map(|name| name.kind()) {
+            prop_assert_eq!(segment.to_string(), text);
+        }
+    }
+
+    #[test]
+    fn every_segment_name_reads_back(timeline: u32, log: u32, segment: u32) {
+        let name = SegmentName { timeline, log, segment };
+        prop_assert_eq!(kind(&name.to_string()), FileKind::Segment(name));
+    }
+
+    #[test]
+    fn stored_names_read_back_in_every_encoding(text in "[0-9A-Za-z]{1,24}") {
+        let name = FileName::new(&text).unwrap();
+        for codec in Codec::ALL {
+            prop_assert_eq!(FileName::from_stored(&name.stored(codec)).unwrap(), (name.clone(), codec));
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! Reading files: those of the server, and those of an archive past the page cache.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use crate::buffer::Buffer;
+use crate::codec::{Codec, Decoder};
+use crate::error::{Action, Error};
+use crate::sys::{self, Dir, Entry};
+
+/// A file of the server that is to be archived.
+#[derive(Debug)]
+pub struct Source {
+    file: File,
+    path: PathBuf,
+    len: u64,
+}
+
+impl Source {
+    /// Opens a WAL file of the server.
+    ///
+    /// # Errors
+    /// The file could not be opened, or is not a regular file.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let fail = |e| Error::io(Action::ReadSource, path, e);
+        let file = sys::open_source(path).map_err(fail)?;
+        let entry = sys::entry(&file).map_err(fail)?;
+        if !entry.is_file() {
+            return Err(fail(io::Error::other(format!("it is {}", entry.type_name()))));
+        }
+        Ok(Self { file, path: path.to_owned(), len: entry.len })
+    }
+
+    /// Returns the file's length when it was opened, in bytes.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Tells whether the file had no bytes when it was opened.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Returns the file's path.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Reads at an offset until `buf` is full or the file ends.
+    ///
+    /// # Errors
+    /// The file could not be read.
+    pub fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize, Error> {
+        sys::read_full_at(&self.file, buf, offset)
+            .map_err(|e| Error::io(Action::ReadSource, &self.path, e))
+    }
+
+    /// Makes the error for a file that had another length when it was read than when it was opened.
+    #[must_use]
+    pub fn changed(&self, read: u64) -> Error {
+        Error::SourceChanged { path: self.path.clone(), expected: self.len, read }
+    }
+}
+
+/// A reader whose bytes come from storage and not from the page cache, as far as the file system
+/// allows: by direct I/O, else after its clean pages were dropped. Dirty pages are written out
+/// before a direct read, so what is read is what a later reader gets after a power cut.
+pub struct PastCache {
+    file: File,
+    buffer: Buffer,
+    /// What of the buffer is filled, and what of that was given out.
+    filled: usize,
+    taken: usize,
+    offset: u64,
+}
+
+impl PastCache {
+    /// Reads an open file from its start.
+    #[must_use]
+    pub fn new(file: File) -> Self {
+        if !sys::set_direct(&file, true) {
+            sys::drop_cached(&file, 0, 0);
+        }
+        Self { file, buffer: Buffer::new(), filled: 0, taken: 0, offset: 0 }
+    }
+
+    /// Fills the buffer with the next chunk; returns its length, 0 at the end.
+    fn refill(&mut self) -> io::Result<usize> {
+        let result = sys::read_full_at(&self.file, self.buffer.bytes_mut(), self.offset);
+        let got = match result {
+            // The file system took the flag and refuses the read: go without.
+            Err(e)
+                if e.raw_os_error() == Some(libc::EINVAL) && sys::set_direct(&self.file, false) =>
+            {
+                sys::drop_cached(&self.file, 0, 0);
+                sys::read_full_at(&self.file, self.buffer.bytes_mut(), self.offset)?
+            }
+            other => other?,
+        };
+        (self.filled, self.taken) = (got, 0);
+        self.offset += got as u64;
+        Ok(got)
+    }
+}
+
+impl Read for PastCache {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if self.taken == self.filled && self.refill()? == 0 {
+            return Ok(0);
+        }
+        let ready = self.buffer.bytes().get(self.taken..self.filled).unwrap_or_default();
+        let n = ready.len().min(buf.len());
+        if let (Some(to), Some(from)) = (buf.get_mut(..n), ready.get(..n)) {
+            to.copy_from_slice(from);
+        }
+        self.taken += n;
+        Ok(n)
+    }
+}
+
+/// Reads until `buf` is full or the stream ends.
+///
+/// # Errors
+/// What the stream reports.
+pub fn read_full(stream: &mut impl Read, buf: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while let Some(rest) = buf.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        match stream.read(rest) {
+            Ok(0) => break,
+            Ok(n) => filled += n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(filled)
+}
+
+/// A file that stands in an archive under a final name.
+#[derive(Debug)]
+pub struct Archived {
+    /// The open file.
+    pub file: File,
+    /// Its name in the archive.
+    pub stored_name: String,
+    /// Its encoding.
+    pub codec: Codec,
+    /// What `fstat` said of it.
+    pub entry: Entry,
+}
+
+impl Archived {
+    /// Opens a file of an archive; `None` when nothing has the name.
+    ///
+    /// # Errors
+    /// Something else than a regular file has the name (a symbolic link is never followed), or it
+    /// could not be opened.
+    pub fn open(dir: &Dir, stored_name: String, codec: Codec) -> Result<Option<Self>, Error> {
+        let path = dir.path().join(&stored_name);
+        let fail = |e| Error::io(Action::ReadArchived, &path, e);
+        let Some(entry) = dir.entry(&stored_name).map_err(fail)? else {
+            return Ok(None);
+        };
+        if !entry.is_file() {
+            return Err(Error::NotAFile { found: entry.type_name(), path });
+        }
+        let file = dir.open_file(&stored_name).map_err(fail)?;
+        let entry = sys::entry(&file).map_err(fail)?;
+        if !entry.is_file() {
+            return Err(Error::NotAFile { found: entry.type_name(), path });
+        }
+        Ok(Some(Self { file, stored_name, codec, entry }))
+    }
+
+    /// Decodes the file from storage, past the page cache.
+    ///
+    /// # Errors
+    /// The decoder could not be set up.
+    pub fn decode(&self) -> io::Result<Decoder<PastCache>> {
+        Decoder::new(self.codec, PastCache::new(self.file.try_clone()?))
+    }
+}
