@@ -1,0 +1,367 @@
+//! Threads that archive: the file that the server asks for, and the next ones ahead of it.
+//!
+//! The caller, the archiver's main thread, never touches the destination: it hands a file over,
+//! waits on [`Pool::wake_handle`], and looks. A pool serves one [`Plan`]; when a setting changes, the
+//! caller retires the pool and makes another, so that no success from before the change counts.
+//!
+//! Bounds: at most `max(workers, 1)` threads, and at most [`AHEAD_PER_WORKER`] files a worker that
+//! are done or under way and not asked for yet.
+
+use std::collections::{HashMap, VecDeque};
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::archive::{Job, Outcome, Plan, Progress, archive_file};
+use crate::error::Error;
+use crate::name::FileName;
+use crate::sys;
+
+/// How many files a worker may be ahead of the server's calls.
+pub const AHEAD_PER_WORKER: usize = 4;
+
+/// Stack of a worker, in bytes: the buffers are on the heap.
+const STACK: usize = 1 << 20;
+
+/// What the pool knows of a file that was asked for.
+#[derive(Debug)]
+pub enum Status {
+    /// It is archived, or it failed; the pool has forgotten it.
+    Finished(Result<Outcome, Error>),
+    /// It is under way or waits for a thread; nothing has moved for this long.
+    Pending {
+        /// Time since the last sign of progress.
+        still_for: Duration,
+    },
+}
+
+/// Threads that archive into one destination.
+pub struct Pool {
+    shared: Arc<Shared>,
+    workers: usize,
+    wake: UnixStream,
+}
+
+struct Shared {
+    plan: Plan,
+    state: Mutex<State>,
+    work: Condvar,
+    wake: UnixStream,
+}
+
+#[derive(Default)]
+struct State {
+    /// The file that the server asks for, until a thread takes it.
+    asked: Option<Job>,
+    /// Files to archive ahead, in the server's order.
+    ahead: VecDeque<Job>,
+    running: HashMap<FileName, Running>,
+    done: HashMap<FileName, Done>,
+    /// Nothing is started ahead: a file failed.
+    failing: bool,
+    /// Nothing at all is started: a call hangs.
+    held: bool,
+    /// Threads end.
+    retired: bool,
+    threads: usize,
+    /// Threads that have not looked for a file yet.
+    starting: usize,
+    /// Threads that wait for a file.
+    idle: usize,
+    /// When a file was last taken or finished.
+    last_event: Option<Instant>,
+}
+
+struct Running {
+    progress: Arc<Progress>,
+    /// The step count that was last seen, and when it changed.
+    seen: (u64, Instant),
+    ahead: bool,
+}
+
+struct Done {
+    result: Result<Outcome, Error>,
+    ahead: bool,
+}
+
+impl Pool {
+    /// Makes a pool without threads: they start with the first file.
+    ///
+    /// # Errors
+    /// The handle that wakes the caller could not be made (out of descriptors).
+    pub fn new(plan: Plan, workers: usize) -> std::io::Result<Self> {
+        let (wake, notify) = UnixStream::pair()?;
+        wake.set_nonblocking(true)?;
+        notify.set_nonblocking(true)?;
+        let shared = Shared { plan, state: Mutex::default(), work: Condvar::new(), wake: notify };
+        Ok(Self { shared: Arc::new(shared), workers, wake })
+    }
+
+    /// Returns the plan that the pool serves.
+    #[must_use]
+    pub fn plan(&self) -> &Plan {
+        &self.shared.plan
+    }
+
+    /// Returns the number of workers that the pool was made with.
+    #[must_use]
+    pub fn workers(&self) -> usize {
+        self.workers
+    }
+
+    /// Returns a handle that is readable when a file was finished since the last
+    /// [`Pool::clear_wake`].
+    #[must_use]
+    pub fn wake_handle(&self) -> BorrowedFd<'_> {
+        self.wake.as_fd()
+    }
+
+    /// Makes the handle unreadable until the next file is finished. Called before a look at the
+    /// status, so that none is missed.
+    pub fn clear_wake(&self) {
+        let mut scratch = [0; 64];
+        while matches!((&self.wake).read(&mut scratch), Ok(n) if n == scratch.len()) {}
+    }
+
+    /// Asks for a file. A result that is there already is what [`Pool::status`] returns next; a
+    /// failure from before it was asked for is forgotten, and the file is tried once more.
+    pub fn ask(&self, job: &Job) {
+        let mut state = self.shared.lock();
+        if state.done.get(&job.name).is_some_and(|done| done.ahead && done.result.is_err()) {
+            state.done.remove(&job.name);
+        }
+        state.ahead.retain(|waiting| waiting.name != job.name);
+        if !state.done.contains_key(&job.name) && !state.running.contains_key(&job.name) {
+            state.asked = Some(job.clone());
+            state.last_event = Some(Instant::now());
+            self.start_threads(&mut state, 1);
+        }
+        drop(state);
+        self.shared.work.notify_all();
+    }
+
+    /// Tells how far a file is that was asked for.
+    #[must_use]
+    pub fn status(&self, job: &Job) -> Status {
+        let mut state = self.shared.lock();
+        if let Some(done) = state.done.remove(&job.name) {
+            if done.ahead && done.result.is_err() {
+                drop(state);
+                self.ask(job);
+                return Status::Pending { still_for: Duration::ZERO };
+            }
+            state.failing = done.result.is_err();
+            state.held = false;
+            drop(state);
+            self.shared.work.notify_all();
+            return Status::Finished(done.result);
+        }
+        let now = Instant::now();
+        let quiet = state.quiet_since(&job.name, now);
+        Status::Pending { still_for: now.saturating_duration_since(quiet) }
+    }
+
+    /// Tells whether the file that was last reported as hanging still hangs, and if so, for how
+    /// long nothing has moved. A pool that moves again is released.
+    #[must_use]
+    pub fn still_held(&self) -> Option<Duration> {
+        let mut state = self.shared.lock();
+        if !state.held {
+            return None;
+        }
+        let now = Instant::now();
+        let before: Vec<_> = state.running.values().map(|running| running.seen.0).collect();
+        let moved = state.running.values_mut().map(|running| running.look(now).0).ne(before);
+        let stuck_since = state.running.values().map(|running| running.seen.1).min();
+        match stuck_since {
+            Some(since) if !moved => Some(now.saturating_duration_since(since)),
+            _ => {
+                state.held = false;
+                drop(state);
+                self.shared.work.notify_all();
+                None
+            }
+        }
+    }
+
+    /// Starts nothing more until a call that hangs returns, so that threads do not pile up.
+    pub fn hold(&self) {
+        let mut state = self.shared.lock();
+        state.held = true;
+        state.asked = None;
+    }
+
+    /// Tells whether more files may be offered: the last batch is taken, and nothing fails.
+    #[must_use]
+    pub fn wants_more(&self) -> bool {
+        let state = self.shared.lock();
+        self.workers > 0 && state.ahead.is_empty() && !state.failing && !state.held
+    }
+
+    /// Offers files to archive ahead, in the server's order.
+    pub fn offer(&self, jobs: impl IntoIterator<Item = Job>) {
+        let mut state = self.shared.lock();
+        for job in jobs {
+            let known = state.done.contains_key(&job.name)
+                || state.running.contains_key(&job.name)
+                || state.asked.as_ref().is_some_and(|asked| asked.name == job.name);
+            if !known {
+                state.ahead.push_back(job);
+            }
+        }
+        let waiting = state.ahead.len() + usize::from(state.asked.is_some());
+        self.start_threads(&mut state, waiting);
+        drop(state);
+        self.shared.work.notify_all();
+    }
+
+    /// Ends the threads as soon as their files are finished; waits for none.
+    pub fn retire(&self) {
+        let mut state = self.shared.lock();
+        state.retired = true;
+        state.asked = None;
+        state.ahead.clear();
+        drop(state);
+        self.shared.work.notify_all();
+    }
+
+    /// Returns how long the longest of the files under way has not moved; `None` when no file is
+    /// under way.
+    #[must_use]
+    pub fn busy(&self) -> Option<Duration> {
+        let mut state = self.shared.lock();
+        let now = Instant::now();
+        let since = state.running.values_mut().map(|running| running.look(now).1).min()?;
+        Some(now.saturating_duration_since(since))
+    }
+
+    /// Returns the number of threads.
+    #[must_use]
+    pub fn threads(&self) -> usize {
+        self.shared.lock().threads
+    }
+
+    /// Sees to it that `waiting` files find a thread, as far as the bound allows.
+    fn start_threads(&self, state: &mut State, waiting: usize) {
+        while state.idle + state.starting < waiting && state.threads < self.workers.max(1) {
+            let shared = Arc::clone(&self.shared);
+            let spawned = sys::with_signals_blocked(|| {
+                std::thread::Builder::new()
+                    .name("walsafe".to_owned())
+                    .stack_size(STACK)
+                    .spawn(move || shared.work_until_retired())
+            });
+            if spawned.is_err() {
+                // The file waits for one of the threads there are. Without any, it is reported
+                // as hanging, and the server tries again.
+                return;
+            }
+            state.threads += 1;
+            state.starting += 1;
+        }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.retire();
+    }
+}
+
+impl State {
+    /// Returns since when nothing has moved for a file: its own steps once a thread has it, until
+    /// then anything that the pool does.
+    fn quiet_since(&mut self, name: &FileName, now: Instant) -> Instant {
+        if let Some(running) = self.running.get_mut(name) {
+            return running.look(now).1;
+        }
+        let moved = self.running.values_mut().map(|running| running.look(now).1).max();
+        moved.max(self.last_event).unwrap_or(now)
+    }
+
+    /// Takes the next file that may be started.
+    fn take(&mut self, workers: usize) -> Option<(Job, bool)> {
+        if self.held {
+            return None;
+        }
+        if let Some(job) = self.asked.take() {
+            return Some((job, false));
+        }
+        let unclaimed = self.running.len() + self.done.len();
+        if self.failing || unclaimed >= workers * AHEAD_PER_WORKER {
+            return None;
+        }
+        self.ahead.pop_front().map(|job| (job, true))
+    }
+}
+
+impl Running {
+    /// Looks at the step count, and returns it with the time of its last change.
+    fn look(&mut self, now: Instant) -> (u64, Instant) {
+        let steps = self.progress.steps();
+        if steps != self.seen.0 {
+            self.seen = (steps, now);
+        }
+        self.seen
+    }
+}
+
+impl Shared {
+    /// Locks the state. A thread that panicked while it held the lock left the state as it was:
+    /// every change under the lock is a plain assignment.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn work_until_retired(&self) {
+        self.lock().starting -= 1;
+        while let Some((job, progress)) = self.next_job() {
+            let result =
+                catch_unwind(AssertUnwindSafe(|| archive_file(&self.plan, &job, &progress)))
+                    .unwrap_or_else(|panic| {
+                        Err(Error::Panicked { message: panic_message(&*panic) })
+                    });
+            let mut state = self.lock();
+            let ahead = state.running.remove(&job.name).is_none_or(|running| running.ahead);
+            // Files ahead would fail in the same way, and cost the storage what it lacks.
+            state.failing |= result.is_err();
+            state.done.insert(job.name, Done { result, ahead });
+            state.last_event = Some(Instant::now());
+            drop(state);
+            // A full socket means that the caller has much to read already.
+            let _ = (&self.wake).write(&[1]);
+        }
+    }
+
+    fn next_job(&self) -> Option<(Job, Arc<Progress>)> {
+        let mut state = self.lock();
+        loop {
+            if state.retired {
+                state.threads -= 1;
+                return None;
+            }
+            let workers = state.threads;
+            if let Some((job, ahead)) = state.take(workers) {
+                let progress = Arc::new(Progress::default());
+                let now = Instant::now();
+                let seen = (progress.steps(), now);
+                let running = Running { progress: Arc::clone(&progress), seen, ahead };
+                state.running.insert(job.name.clone(), running);
+                state.last_event = Some(now);
+                return Some((job, progress));
+            }
+            state.idle += 1;
+            state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state.idle -= 1;
+        }
+    }
+}
+
+fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "a thread panicked".to_owned())
+}
