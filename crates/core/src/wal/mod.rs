@@ -1,16 +1,53 @@
-//! The write-ahead log's own file format, read without a server.
+//! The write-ahead log's own file format, read and checked without a server.
 //!
 //! - [`lsn`]: addresses, segment sizes and the arithmetic between them and file names.
 //! - [`header`]: the page headers, and the check that a segment is what its name says.
+//! - [`record`]: record headers, checksums, and what is told to a visitor.
+//! - [`check`]: a segment read from its first page to its last, in one piece or in many.
+//! - [`report`], [`damage`]: what came out.
+//! - [`edge`]: the records that cross from one segment to the next.
+//!
+//! A segment that is checked after the one before it is handed that one's [`Tail`]:
+//!
+//! ```
+//! # use walsafe_core::wal::*;
+//! # fn f(spec: SegmentSpec, blocks: &[&[u8]], before: Option<Tail>) -> Option<Tail> {
+//! let mut checker = SegmentChecker::new(spec, before);
+//! for block in blocks {
+//!     checker.feed(block);
+//! }
+//! let report = checker.finish();
+//! for damage in &report.damage {
+//!     println!("{damage}");
+//! }
+//! report.tail // for the segment that follows
+//! # }
+//! ```
+//!
+//! Checked out of order, each report has a [`Head`] and a [`Tail`], and [`join`] holds the tail of
+//! one against the head of the next when both are there.
 //!
 //! Everything here is computation on bytes the caller holds: no file is opened, nothing is logged.
-//! The formats are those of PostgreSQL 15 to 18, from `src/include/access/xlog_internal.h`.
+//! The formats are those of PostgreSQL 15 to 18, from `src/include/access/xlog_internal.h` and
+//! `xlogrecord.h`; the rules are those of `xlogreader.c`. `docs/wal-check.md` says what is
+//! checked, what is not, and how the end of the WAL is told from damage.
 
 mod bytes;
+pub mod check;
+pub mod damage;
+pub mod edge;
 pub mod header;
 pub mod lsn;
+pub mod record;
+pub mod report;
+mod walk;
 
+pub use check::{SegmentChecker, check_segment, read_segment};
+pub use damage::{Damage, DamageKind};
+pub use edge::{Head, Joined, Tail, join};
 pub use header::{
     BlockSize, Expected, HeaderError, LongPageHeader, PageFlags, PageHeader, WalVersion,
 };
 pub use lsn::{Lsn, SegmentSize};
+pub use record::{Record, RecordHeader, Visit};
+pub use report::{End, SegmentReport, SegmentSpec};

@@ -1,0 +1,194 @@
+//! Records: the header each begins with and the checksum that covers it.
+//!
+//! Format: `XLogRecord` in PostgreSQL's `src/include/access/xlogrecord.h`, the same in 15 to 18; the order in
+//! which the checksum runs is that of `ValidXLogRecord` in `src/backend/access/transam/xlogreader.c`.
+
+use super::bytes::{take, take_u32, take_u64};
+use super::lsn::Lsn;
+
+/// Records begin at multiples of this (`MAXALIGN` of every platform PostgreSQL 15 runs on).
+const ALIGNMENT: usize = 8;
+
+/// The most bytes a record can have: 1 GiB, beyond which no server could read it (`MaxAllocSize`; 16 and
+/// later write no more than 1020 MiB, `XLogRecordMaxSize`).
+const MAX_LENGTH: u32 = 1 << 30;
+
+/// Rounds up to where the next record can begin.
+pub(super) const fn align(position: usize) -> usize {
+    position.next_multiple_of(ALIGNMENT)
+}
+
+/// `RM_XLOG_ID`, and of its records those that the walk itself must know (`pg_control.h`).
+const RMGR_XLOG: u8 = 0;
+const CHECKPOINT_SHUTDOWN: u8 = 0x00;
+const SWITCH: u8 = 0x40;
+const END_OF_RECOVERY: u8 = 0x90;
+const OVERWRITE_CONTRECORD: u8 = 0xD0;
+/// The half of `xl_info` that belongs to the resource manager, `XLR_RMGR_INFO_MASK`.
+const RMGR_INFO: u8 = 0xF0;
+
+/// The header of a record, `XLogRecord`, as it stands there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecordHeader {
+    /// `xl_tot_len`: bytes of the record, this header included, the page headers in it not.
+    pub length: u32,
+    /// `xl_xid`: the transaction, 0 if there is none.
+    pub xid: u32,
+    /// `xl_prev`: where the record before begins.
+    pub prev: Lsn,
+    /// `xl_info`.
+    pub info: u8,
+    /// `xl_rmid`: the resource manager.
+    pub rmgr: u8,
+    /// `xl_crc`: CRC-32C of the record.
+    pub crc: u32,
+}
+
+impl RecordHeader {
+    /// Bytes of a record header, `SizeOfXLogRecord`.
+    pub const SIZE: usize = 24;
+
+    #[inline]
+    pub(super) fn parse(bytes: &[u8; Self::SIZE]) -> Option<Self> {
+        let mut rest: &[u8] = bytes;
+        let length = take_u32(&mut rest)?;
+        let xid = take_u32(&mut rest)?;
+        let prev = Lsn(take_u64(&mut rest)?);
+        let [info, rmgr, _, _] = take::<4>(&mut rest)?;
+        Some(Self { length, xid, prev, info, rmgr, crc: take_u32(&mut rest)? })
+    }
+
+    fn is_xlog(&self, info: u8) -> bool {
+        self.rmgr == RMGR_XLOG && self.info & RMGR_INFO == info
+    }
+
+    /// Is this the record after which the rest of the segment is unused (`XLOG_SWITCH`)?
+    #[must_use]
+    pub fn is_switch(&self) -> bool {
+        self.is_xlog(SWITCH)
+    }
+
+    /// Can a new timeline begin with this record? It does with an end-of-recovery record or a
+    /// shutdown checkpoint (`PerformRecoveryXLogAction` in `xlog.c`).
+    pub(super) fn can_begin_timeline(&self) -> bool {
+        self.is_xlog(END_OF_RECOVERY) || self.is_xlog(CHECKPOINT_SHUTDOWN)
+    }
+
+    fn is_overwrite(&self) -> bool {
+        self.is_xlog(OVERWRITE_CONTRECORD)
+    }
+}
+
+/// Could a record have this many bytes?
+pub(super) const fn plausible_length(length: u32) -> bool {
+    length >= RecordHeader::SIZE as u32 && length <= MAX_LENGTH
+}
+
+/// A record that was read whole and whose checksum is right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Where it begins; in an earlier segment if it was continued.
+    pub lsn: Lsn,
+    /// The first byte after it, padding to the next multiple of eight included.
+    pub end: Lsn,
+    /// Its header.
+    pub header: RecordHeader,
+}
+
+/// Is told of every record whose checksum is right, in order.
+pub trait Visit {
+    /// A record ended.
+    fn record(&mut self, record: &Record);
+}
+
+/// Nobody listens.
+impl Visit for () {
+    #[inline]
+    fn record(&mut self, _: &Record) {}
+}
+
+impl<F: FnMut(&Record)> Visit for F {
+    #[inline]
+    fn record(&mut self, record: &Record) {
+        self(record);
+    }
+}
+
+/// The checksum of a record: over the data first, then over the header up to the checksum itself.
+#[inline]
+pub(super) fn checksum(header: &[u8; RecordHeader::SIZE], data_crc: u32) -> u32 {
+    let covered = header.first_chunk::<20>().map_or(&[][..], |covered| covered);
+    crc32c::crc32c_append(data_crc, covered)
+}
+
+/// The LSN of the record that an overwrite record at the front of `bytes` stands in for
+/// (`xl_overwrite_contrecord`, after a two-byte data header); `None` if no such record is there.
+pub(super) fn overwritten(bytes: &[u8]) -> Option<Lsn> {
+    let mut rest = bytes;
+    let header = RecordHeader::parse(&take(&mut rest)?)?;
+    take::<2>(&mut rest)?;
+    header.is_overwrite().then(|| take_u64(&mut rest).map(Lsn)).flatten()
+}
+
+/// A record of which only the beginning is at hand.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Open {
+    pub(super) start: Lsn,
+    pub(super) total: u32,
+    header: [u8; RecordHeader::SIZE],
+    /// Bytes read, header included.
+    have: u32,
+    /// Of the bytes after the header.
+    data_crc: u32,
+}
+
+impl Open {
+    /// Begins a record that is longer than `bytes`, all that its first page has of it.
+    pub(super) fn begin(start: Lsn, total: u32, bytes: &[u8]) -> Self {
+        let header = [0; RecordHeader::SIZE];
+        let mut open = Self { start, total, header, have: 0, data_crc: 0 };
+        open.push(bytes);
+        open
+    }
+
+    /// Bytes still to come.
+    pub(super) fn left(&self) -> u32 {
+        self.total.saturating_sub(self.have)
+    }
+
+    /// The header, once all of it is there.
+    pub(super) fn header(&self) -> Option<RecordHeader> {
+        (self.have as usize >= RecordHeader::SIZE)
+            .then(|| RecordHeader::parse(&self.header))
+            .flatten()
+    }
+
+    /// How many bytes of the header are missing.
+    pub(super) fn header_left(&self) -> usize {
+        RecordHeader::SIZE.saturating_sub(self.have as usize)
+    }
+
+    /// Takes what it needs from the front of `bytes`; returns how many that was.
+    pub(super) fn push(&mut self, bytes: &[u8]) -> usize {
+        let wanted = bytes.len().min(self.left() as usize);
+        let (bytes, _) = bytes.split_at_checked(wanted).unwrap_or((bytes, &[]));
+        let (head, data) = bytes.split_at_checked(self.header_left()).unwrap_or((bytes, &[]));
+        for (slot, byte) in self.header.iter_mut().skip(self.have as usize).zip(head) {
+            *slot = *byte;
+        }
+        self.data_crc = crc32c::crc32c_append(self.data_crc, data);
+        self.have = self.have.saturating_add(bytes.len() as u32);
+        bytes.len()
+    }
+
+    /// Takes `len` bytes more of which only the checksum is at hand; the header must be complete.
+    pub(super) fn push_summed(&mut self, crc: u32, len: u32) {
+        self.data_crc = crc32c::crc32c_combine(self.data_crc, crc, len as usize);
+        self.have = self.have.saturating_add(len);
+    }
+
+    /// The checksum that the bytes at hand give.
+    pub(super) fn computed(&self) -> u32 {
+        checksum(&self.header, self.data_crc)
+    }
+}
