@@ -83,7 +83,7 @@ fn in_pieces(
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(300) })]
 
     #[test]
     fn damaged_wal_is_read_alike_in_any_pieces(
@@ -127,8 +127,10 @@ proptest! {
         }
     }
 
+    /// What is shown up to the first damage is what was written, none left out; and nothing is
+    /// ever left out without damage or an end being reported.
     #[test]
-    fn no_record_is_reported_that_was_not_written(
+    fn up_to_the_first_damage_the_list_is_what_was_written(
         sample in 0..3_usize,
         edits in prop::collection::vec(edit(), 1..6),
     ) {
@@ -137,10 +139,19 @@ proptest! {
         for edit in &edits {
             apply(&mut segment, edit);
         }
-        let (_, records) = whole(writer.spec(0), &segment, None);
-        for record in &records {
-            prop_assert!(writer.written.contains(&written(record)), "{:?}", record);
-        }
+        let (report, records) = whole(writer.spec(0), &segment, None);
+        let end = match report.end {
+            End::EndsAt { lsn, .. } | End::ContinuesInNext(Some(lsn)) => lsn.0,
+            _ => u64::MAX,
+        };
+        // A page in the middle of a record is found damaged before the record is.
+        let good = report.damage.iter().map(|damage| damage.lsn.0).fold(end, u64::min);
+        let before = |record: &&Written| record.0 < good;
+        let listed: Vec<_> = records.iter().map(written).collect();
+        let listed: Vec<_> = listed.iter().filter(before).collect();
+        let wrote: Vec<_> = writer.written.iter().filter(before).collect();
+        let differs = listed.iter().zip(&wrote).position(|(listed, wrote)| listed != wrote);
+        prop_assert_eq!((differs, listed.len()), (None, wrote.len()), "{:?}", report.damage);
     }
 
     #[test]

@@ -271,8 +271,15 @@ impl Walk {
         {
             if let Some(prev) = follower(rest, lsn, at.advanced(position as u64)) {
                 self.found_at(lsn, kind);
-                self.prev = Prev::Known(prev);
-                return Some(position);
+                if prev == lsn {
+                    self.prev = Prev::Known(prev);
+                    return Some(position);
+                }
+                // More than one is bad, and which follow is uncertain: begin anew on the next page.
+                self.stop_summing(Fate::Broken);
+                self.rose = None;
+                self.place = Place::Lost;
+                return None;
             }
             position += 8;
         }
