@@ -1,1 +1,22 @@
-//! skeleton
+//! walsafe_archive: a PostgreSQL archive module that is durable, atomic and never overwrites.
+//!
+//! A thin shell around `walsafe_core`: settings in, one report out. `module` has the callbacks of
+//! each server version, `archiver` what they do, `waiting` how the main thread waits, `settings` the
+//! configuration parameters, `report` the one place that calls ereport.
+
+#![allow(unsafe_code, reason = "the server's interface is C; every block has its argument")]
+
+mod archiver;
+mod module;
+mod report;
+mod settings;
+mod waiting;
+
+pgrx::pg_module_magic!(name, version);
+
+/// Runs when the library is loaded: by the archiver, or by a session that says `LOAD` or calls one
+/// of the extension's functions.
+#[pgrx::pg_guard]
+pub extern "C-unwind" fn _PG_init() {
+    settings::register();
+}

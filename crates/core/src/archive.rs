@@ -21,7 +21,7 @@ use crate::segment::{self, Cluster, HEADER_LEN};
 use crate::settings::{Destination, FileMode, FsyncPolicy};
 use crate::sink::{Gather, Sink};
 use crate::staged::{Digests, Publication, Sealed, Staged, Staging, failed};
-use crate::sys::{self, Dir};
+use crate::sys::{self, Dir, Space};
 use crate::temporary::Owner;
 
 /// What is checked of a WAL segment before it is archived.
@@ -78,6 +78,8 @@ pub struct Outcome {
     pub stored_bytes: u64,
     /// Digest of the WAL file's own bytes.
     pub content: Digest,
+    /// Size and free space of the archive's file system afterwards, where it tells.
+    pub space: Option<Space>,
 }
 
 /// Counts the steps that a copy has made, for a watcher in another thread: a copy whose count
@@ -154,6 +156,7 @@ pub fn archive_file(plan: &Plan, job: &Job, progress: &Progress) -> Result<Outco
         wal_bytes: source.len(),
         stored_bytes: copied.stored_bytes,
         content: copied.digests.content,
+        space: dir.space().ok(),
     })
 }
 
@@ -192,7 +195,8 @@ fn find_present(
         progress.tick();
     }
     let wal_bytes = source.len();
-    Ok(Some(Outcome { already_present: true, wal_bytes, stored_bytes, content }))
+    let space = dir.space().ok();
+    Ok(Some(Outcome { already_present: true, wal_bytes, stored_bytes, content, space }))
 }
 
 /// Compares the file with the one that the archive holds in one encoding, if any: flushed first,

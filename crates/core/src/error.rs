@@ -371,7 +371,7 @@ impl ErrorKind {
                 "58P02",
                 "Make sure that no other server writes into this directory. Compare the two files with pg_waldump, and move the wrong one away.",
             ),
-            Self::NotAFile => ("58P02", "Move it out of the archive; the file is then archived."),
+            Self::NotAFile => ("42809", "Move it out of the archive; the file is then archived."),
             Self::Unsupported => (
                 "0A000",
                 "Use a file system with hard links (link) or with renameat2 and RENAME_NOREPLACE.",

@@ -16,9 +16,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::archive::{Job, Outcome, Plan, Progress, archive_file};
+use crate::destination;
 use crate::error::Error;
 use crate::name::FileName;
-use crate::sys;
+use crate::{sys, temporary};
 
 /// How many files a worker may be ahead of the server's calls.
 pub const AHEAD_PER_WORKER: usize = 4;
@@ -50,6 +51,8 @@ struct Shared {
     state: Mutex<State>,
     work: Condvar,
     wake: UnixStream,
+    /// What dead processes left in the destination was removed.
+    cleaned: Mutex<bool>,
 }
 
 #[derive(Default)]
@@ -96,7 +99,13 @@ impl Pool {
         let (wake, notify) = UnixStream::pair()?;
         wake.set_nonblocking(true)?;
         notify.set_nonblocking(true)?;
-        let shared = Shared { plan, state: Mutex::default(), work: Condvar::new(), wake: notify };
+        let shared = Shared {
+            plan,
+            state: Mutex::default(),
+            work: Condvar::new(),
+            wake: notify,
+            cleaned: Mutex::default(),
+        };
         Ok(Self { shared: Arc::new(shared), workers, wake })
     }
 
@@ -319,11 +328,12 @@ impl Shared {
     fn work_until_retired(&self) {
         self.lock().starting -= 1;
         while let Some((job, progress)) = self.next_job() {
-            let result =
-                catch_unwind(AssertUnwindSafe(|| archive_file(&self.plan, &job, &progress)))
-                    .unwrap_or_else(|panic| {
-                        Err(Error::Panicked { message: panic_message(&*panic) })
-                    });
+            let archive = || {
+                self.clean();
+                archive_file(&self.plan, &job, &progress)
+            };
+            let result = catch_unwind(AssertUnwindSafe(archive))
+                .unwrap_or_else(|panic| Err(Error::Panicked { message: panic_message(&*panic) }));
             let mut state = self.lock();
             let ahead = state.running.remove(&job.name).is_none_or(|running| running.ahead);
             // Files ahead would fail in the same way, and cost the storage what it lacks.
@@ -333,6 +343,20 @@ impl Shared {
             drop(state);
             // A full socket means that the caller has much to read already.
             let _ = (&self.wake).write(&[1]);
+        }
+    }
+
+    /// Removes what dead processes left, before this process makes temporary files of its own. As
+    /// long as that cannot be done, archiving fails for the same reason, and reports it.
+    fn clean(&self) {
+        let mut cleaned = self.cleaned.lock().unwrap_or_else(PoisonError::into_inner);
+        if !*cleaned {
+            let plan = &self.plan;
+            let path = plan.destination.path();
+            let mode = plan.file_mode.bits();
+            *cleaned = destination::open(path, &plan.cluster, &plan.memory, &plan.owner, mode)
+                .and_then(|dir| temporary::remove_stray(&dir, &plan.owner))
+                .is_ok();
         }
     }
 

@@ -1,0 +1,253 @@
+//! What the callbacks do: hand the file to the pool, wait, report.
+
+use std::cell::RefCell;
+use std::ffi::CStr;
+use std::panic::AssertUnwindSafe;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use pgrx::pg_sys::panic::CaughtError;
+use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_sys};
+use walsafe_core::archive::{Job, Outcome, Plan};
+use walsafe_core::error::{Action, Error};
+use walsafe_core::memory::Memory;
+use walsafe_core::name::FileName;
+use walsafe_core::pool::{Pool, Status};
+use walsafe_core::ready;
+use walsafe_core::segment::Cluster;
+use walsafe_core::settings::FsyncPolicy;
+use walsafe_core::staged::Staging;
+use walsafe_core::temporary::Owner;
+use walsafe_core::wal::SegmentSize;
+
+use crate::report::{self, Report};
+use crate::settings::{self, Settings};
+use crate::waiting::Waiter;
+
+/// Files listed at one look into `archive_status`.
+const BATCH: usize = 1024;
+/// Shortest time between two warnings about free space.
+const SPACE_WARNING_INTERVAL: Duration = Duration::from_secs(60);
+
+thread_local! {
+    static ARCHIVER: RefCell<Archiver> = const { RefCell::new(Archiver::new()) };
+}
+
+/// Archives one file for the server, and reports a failure. Never raises.
+pub(crate) fn archive(file: &CStr, path: &CStr) -> bool {
+    let name = file.to_string_lossy();
+    let result = PgTryBuilder::new(AssertUnwindSafe(|| {
+        ARCHIVER.with_borrow_mut(|archiver| archiver.archive(&name, path))
+    }))
+    .catch_others(|cause| Err(Error::Panicked { message: cause_text(&cause) }))
+    .execute();
+    match result {
+        Ok(_) => true,
+        Err(error) => {
+            report::failure(&name, &error);
+            false
+        }
+    }
+}
+
+/// Ends the threads, without waiting for one that hangs.
+pub(crate) fn shut_down() {
+    ARCHIVER.with_borrow_mut(|archiver| {
+        archiver.pool = None;
+        archiver.retired.clear();
+    });
+}
+
+fn cause_text(cause: &CaughtError) -> String {
+    match cause {
+        CaughtError::PostgresError(report)
+        | CaughtError::ErrorReport(report)
+        | CaughtError::RustPanic { ereport: report, .. } => report.message().to_owned(),
+    }
+}
+
+/// The state of the archiver's main thread.
+struct Archiver {
+    pool: Option<Pool>,
+    /// Pools of earlier settings with a file still under way.
+    retired: Vec<Pool>,
+    space_warned: Option<Instant>,
+}
+
+impl Archiver {
+    const fn new() -> Self {
+        Self { pool: None, retired: Vec::new(), space_warned: None }
+    }
+
+    fn archive(&mut self, name: &str, path: &CStr) -> Result<Outcome, Error> {
+        let name =
+            FileName::new(name).map_err(|source| Error::Name { name: name.to_owned(), source })?;
+        let job = Job { name, source: Path::new(&*path.to_string_lossy()).to_owned() };
+        // The server asks first whether archiving is configured.
+        let settings = Settings::current().ok_or_else(|| Error::Panicked {
+            message: "\"walsafe_archive.destination\" is not set".to_owned(),
+        })?;
+        self.keep_pool(&settings)?;
+        self.wait_for_retired(&settings)?;
+        let Some(pool) = &self.pool else {
+            return Err(Error::Panicked { message: "there is no pool".to_owned() });
+        };
+        let outcome = ask(pool, &job, &settings)?;
+        self.warn_of_space(&settings, &outcome);
+        Ok(outcome)
+    }
+
+    /// Makes a pool, or another one if a setting changed that decides how files are archived.
+    fn keep_pool(&mut self, settings: &Settings) -> Result<(), Error> {
+        let plan = plan(settings);
+        let fits = |pool: &Pool| *pool.plan() == plan && pool.workers() == settings.workers;
+        if self.pool.as_ref().is_some_and(fits) {
+            return Ok(());
+        }
+        if let Some(before) = self.pool.take() {
+            before.retire();
+            self.retired.push(before);
+        }
+        warn_of_policy(settings.fsync_policy);
+        let path = settings.destination.path();
+        let pool = Pool::new(plan, settings.workers)
+            .map_err(|e| Error::io(Action::OpenDestination, path, e))?;
+        self.pool = Some(pool);
+        Ok(())
+    }
+
+    /// Waits until no file of earlier settings is under way to the same destination: a call that
+    /// hangs must not gather others behind it, nor two threads work on one file.
+    fn wait_for_retired(&mut self, settings: &Settings) -> Result<(), Error> {
+        let mut waiter = Waiter::new();
+        loop {
+            self.retired.retain(|pool| pool.busy().is_some());
+            let same = |pool: &&Pool| pool.plan().destination == settings.destination;
+            let Some(pool) = self.retired.iter().find(same) else { return Ok(()) };
+            pool.clear_wake();
+            let Some(still_for) = pool.busy() else { continue };
+            let left = remaining(settings, still_for)?;
+            waiter.wait(pool.wake_handle(), left);
+        }
+    }
+
+    fn warn_of_space(&mut self, settings: &Settings, outcome: &Outcome) {
+        let Some(space) = outcome.space.filter(|space| space.free < settings.min_free_space) else {
+            return;
+        };
+        if self.space_warned.is_some_and(|last| last.elapsed() < SPACE_WARNING_INTERVAL) {
+            return;
+        }
+        self.space_warned = Some(Instant::now());
+        Report {
+            code: PgSqlErrorCode::ERRCODE_DISK_FULL,
+            message: "archive directory is low on space".to_owned(),
+            detail: format!(
+                "\"{}\": {} MB of {} MB are free, and \"walsafe_archive.min_free_space\" is {} MB.",
+                settings.destination.path().display(),
+                space.free >> 20,
+                space.total >> 20,
+                settings.min_free_space >> 20
+            ),
+            hint: "Remove WAL that no backup needs any more (pg_archivecleanup), or give the archive more space.".to_owned(),
+        }
+        .warn();
+    }
+}
+
+/// Asks the pool for a file and waits for it; offers it the next waiting files meanwhile.
+fn ask(pool: &Pool, job: &Job, settings: &Settings) -> Result<Outcome, Error> {
+    let stalled = |still_for: Duration| Error::Stalled {
+        path: settings.destination.path().to_owned(),
+        seconds: still_for.as_secs(),
+    };
+    if let Some(still_for) = pool.still_held() {
+        return Err(stalled(still_for));
+    }
+    pool.ask(job);
+    if pool.wants_more() {
+        offer_more(pool);
+    }
+    let mut waiter = Waiter::new();
+    loop {
+        pool.clear_wake();
+        let still_for = match pool.status(job) {
+            Status::Finished(result) => return result,
+            Status::Pending { still_for } => still_for,
+        };
+        match remaining(settings, still_for) {
+            Ok(left) => waiter.wait(pool.wake_handle(), left),
+            Err(error) => {
+                pool.hold();
+                return Err(error);
+            }
+        }
+    }
+}
+
+/// Returns how much longer a copy may stand still, or the error that reports it.
+fn remaining(settings: &Settings, still_for: Duration) -> Result<Duration, Error> {
+    let Some(limit) = settings.stall_timeout else { return Ok(Duration::MAX) };
+    match limit.checked_sub(still_for) {
+        Some(left) if !left.is_zero() => Ok(left),
+        _ => Err(Error::Stalled {
+            path: settings.destination.path().to_owned(),
+            seconds: still_for.as_secs(),
+        }),
+    }
+}
+
+/// Offers the next waiting files. A list that cannot be read is no failure: the server asks for
+/// each file by itself.
+fn offer_more(pool: &Pool) {
+    let pg_wal = Path::new("pg_wal");
+    let waiting = ready::first_waiting(&pg_wal.join("archive_status"), BATCH).unwrap_or_default();
+    pool.offer(waiting.into_iter().map(|name| {
+        let source = pg_wal.join(name.as_str());
+        Job { name, source }
+    }));
+}
+
+fn plan(settings: &Settings) -> Plan {
+    // SAFETY: a number that the server read from its control file before it started the archiver.
+    let system_identifier = unsafe { pg_sys::GetSystemIdentifier() };
+    // SAFETY: a number that the server set when it started.
+    let segment_size = unsafe { pg_sys::wal_segment_size };
+    let segment_size = u64::try_from(segment_size)
+        .ok()
+        .and_then(|bytes| SegmentSize::new(bytes).ok())
+        .unwrap_or(SegmentSize::DEFAULT);
+    Plan {
+        destination: settings.destination.clone(),
+        fsync_policy: settings.fsync_policy,
+        file_mode: settings.file_mode,
+        compression: settings.compression,
+        check_wal: settings.check_wal,
+        verify: settings.verify,
+        cluster: Cluster { system_identifier, segment_size },
+        memory: Memory::of(settings::data_directory()),
+        owner: Owner::this_process(),
+        staging: Staging::Unnamed,
+    }
+}
+
+/// Says once for each new set of settings what a weaker policy can lose.
+fn warn_of_policy(policy: FsyncPolicy) {
+    let (name, loss) = match policy {
+        FsyncPolicy::Full => return,
+        FsyncPolicy::File => {
+            ("file", "A power failure can lose the names of files that count as archived.")
+        }
+        FsyncPolicy::None => (
+            "none",
+            "A power failure can lose files that count as archived, or leave them empty or torn.",
+        ),
+    };
+    Report {
+        code: PgSqlErrorCode::ERRCODE_WARNING,
+        message: format!("\"walsafe_archive.fsync_policy\" is \"{name}\""),
+        detail: loss.to_owned(),
+        hint: "Set it to \"full\" unless the archive can be lost.".to_owned(),
+    }
+    .warn();
+}

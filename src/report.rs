@@ -1,0 +1,95 @@
+//! The one place that reports to the server's log.
+
+use std::ffi::{CStr, CString};
+
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::{PgLogLevel, PgSqlErrorCode, pg_sys};
+use walsafe_core::error::{Advice, Error};
+
+/// What a report says.
+pub(crate) struct Report {
+    pub(crate) code: PgSqlErrorCode,
+    pub(crate) message: String,
+    pub(crate) detail: String,
+    pub(crate) hint: String,
+}
+
+impl Report {
+    /// Writes the report to the log. Never raises: a WARNING returns.
+    pub(crate) fn warn(self) {
+        let report = ErrorReport::new(self.code, self.message, "walsafe_archive");
+        let report = if self.detail.is_empty() { report } else { report.set_detail(self.detail) };
+        let report = if self.hint.is_empty() { report } else { report.set_hint(self.hint) };
+        report.report(PgLogLevel::WARNING);
+    }
+}
+
+/// Reports that a file was not archived: one WARNING.
+pub(crate) fn failure(file: &str, error: &Error) {
+    let Advice { sqlstate, hint } = error.kind().advice();
+    Report {
+        code: code(sqlstate),
+        message: format!("could not archive file \"{file}\": {error}"),
+        detail: error.detail(),
+        hint: hint.to_owned(),
+    }
+    .warn();
+}
+
+/// Translates the SQLSTATEs of the core's table.
+fn code(sqlstate: &str) -> PgSqlErrorCode {
+    match sqlstate {
+        "0A000" => PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+        "22023" => PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+        "42501" => PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+        "42809" => PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
+        "53000" => PgSqlErrorCode::ERRCODE_INSUFFICIENT_RESOURCES,
+        "53100" => PgSqlErrorCode::ERRCODE_DISK_FULL,
+        "55000" => PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        "58030" => PgSqlErrorCode::ERRCODE_IO_ERROR,
+        "58P01" => PgSqlErrorCode::ERRCODE_UNDEFINED_FILE,
+        "58P02" => PgSqlErrorCode::ERRCODE_DUPLICATE_FILE,
+        "XX001" => PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
+        _ => PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
+    }
+}
+
+/// Sets the DETAIL of the server's own message about a refused setting (`GUC_check_errdetail`).
+///
+/// # Safety
+/// Called by a check hook, in the server's main thread.
+pub(crate) unsafe fn set_check_detail(text: &str) {
+    // SAFETY: as the caller promises.
+    let detail = unsafe { elog_string(text) };
+    // SAFETY: only the main thread uses the variable.
+    unsafe { pg_sys::GUC_check_errdetail_string = detail };
+}
+
+/// Sets the DETAIL of the server's "archiving is not configured" (`arch_module_check_errdetail`).
+///
+/// # Safety
+/// Called by the callback that checks the configuration, in the server's main thread.
+#[cfg(not(any(feature = "pg15", feature = "pg16")))]
+pub(crate) unsafe fn set_check_configured_detail(text: &str) {
+    unsafe extern "C" {
+        /// Of `archive/archive_module.h`, 17 and later.
+        static mut arch_module_check_errdetail_string: *mut std::ffi::c_char;
+    }
+    // SAFETY: as the caller promises.
+    let detail = unsafe { elog_string(text) };
+    // SAFETY: only the main thread uses the variable, and the server defines it.
+    unsafe { arch_module_check_errdetail_string = detail };
+}
+
+/// Copies a text into the memory that the server keeps for such strings.
+///
+/// # Safety
+/// Called in the server's main thread.
+unsafe fn elog_string(text: &str) -> *mut std::ffi::c_char {
+    let text = CString::new(text.replace('\0', "")).unwrap_or_default();
+    let format: &CStr = c"%s";
+    // SAFETY: sets the error number and text domain for the next call; the domain may be null.
+    unsafe { pg_sys::pre_format_elog_string(0, std::ptr::null()) };
+    // SAFETY: the format takes one C string, which outlives the call; the result is a copy.
+    unsafe { pg_sys::format_elog_string(format.as_ptr(), text.as_ptr()) }
+}

@@ -1,0 +1,71 @@
+//! How the archiver's main thread waits while threads copy (guarantee G10).
+
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::time::Duration;
+
+use pgrx::pg_sys;
+
+/// Longest single wait: nothing depends on it but how soon a look at the clock comes.
+const LONGEST: Duration = Duration::from_secs(60);
+
+/// Waits for one call of the server to be answered, and keeps the process responsive meanwhile.
+///
+/// The process latch belongs to the archiver's main loop, which must see every wake-up that comes
+/// while we wait: dropping this sets the latch again if we have reset it.
+pub(crate) struct Waiter {
+    latch_was_set: bool,
+}
+
+impl Waiter {
+    pub(crate) fn new() -> Self {
+        Self { latch_was_set: false }
+    }
+
+    /// Waits until `handle` is readable, the latch is set or the time is over, and does what the
+    /// server asks of every process: barriers and memory reports. Does not return when the
+    /// postmaster has died.
+    ///
+    /// Reloads are left to the server, between two calls.
+    pub(crate) fn wait(&mut self, handle: BorrowedFd<'_>, timeout: Duration) {
+        let events = pg_sys::WL_LATCH_SET
+            | pg_sys::WL_SOCKET_READABLE
+            | pg_sys::WL_TIMEOUT
+            | pg_sys::WL_EXIT_ON_PM_DEATH;
+        let milliseconds = timeout.min(LONGEST).as_millis().max(1);
+        // SAFETY: called in the main thread, whose latch is set up; the handle is open for the
+        // time of the call.
+        let happened = unsafe {
+            pg_sys::WaitLatchOrSocket(
+                pg_sys::MyLatch,
+                events as _,
+                handle.as_raw_fd(),
+                milliseconds as _,
+                pg_sys::PG_WAIT_EXTENSION,
+            )
+        };
+        if happened as u32 & pg_sys::WL_LATCH_SET != 0 {
+            // SAFETY: the main thread's own latch.
+            unsafe { pg_sys::ResetLatch(pg_sys::MyLatch) };
+            self.latch_was_set = true;
+        }
+        // SAFETY: a flag that signal handlers of this thread set.
+        if unsafe { pg_sys::ProcSignalBarrierPending } != 0 {
+            // SAFETY: called in the main thread, where the server's own loop would call it.
+            unsafe { pg_sys::ProcessProcSignalBarrier() };
+        }
+        // SAFETY: as above.
+        if unsafe { pg_sys::LogMemoryContextPending } != 0 {
+            // SAFETY: as above.
+            unsafe { pg_sys::ProcessLogMemoryContextInterrupt() };
+        }
+    }
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        if self.latch_was_set {
+            // SAFETY: the main thread's own latch; setting it never fails or raises.
+            unsafe { pg_sys::SetLatch(pg_sys::MyLatch) };
+        }
+    }
+}
