@@ -38,6 +38,11 @@ impl<V: Visit> SegmentChecker<V> {
         Self { spec, carry, visitor, partial: Vec::new(), fed: 0, walk: None }
     }
 
+    /// What the records are shown to.
+    pub fn visitor_mut(&mut self) -> &mut V {
+        &mut self.visitor
+    }
+
     /// Takes the next piece. What goes beyond the segment's size is counted, not read.
     pub fn feed(&mut self, piece: &[u8]) {
         let room = u64::from(self.spec.segment_size.bytes()).saturating_sub(self.fed);

@@ -73,8 +73,11 @@ impl Tail {
     pub fn is_resolved(&self) -> bool {
         match self.state {
             TailState::Through => false,
-            TailState::Boundary | TailState::Open(_) => self.prev != Prev::Head,
-            TailState::Lost | TailState::Ended(_) => true,
+            TailState::Lost => true,
+            // One that ended right behind a record from before may have ended by a switch.
+            TailState::Boundary | TailState::Open(_) | TailState::Ended(_) => {
+                self.prev != Prev::Head
+            }
         }
     }
 }

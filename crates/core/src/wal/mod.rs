@@ -5,7 +5,9 @@
 //! - [`record`]: record headers, checksums, and what is told to a visitor.
 //! - [`check`]: a segment read from its first page to its last, in one piece or in many.
 //! - [`report`], [`damage`]: what came out.
-//! - [`edge`]: the records that cross from one segment to the next.
+//! - [`edge`]: the records that cross from one segment to the next; [`edges`]: those of segments that
+//!   come in any order.
+//! - [`parting`]: where two versions of one segment part.
 //!
 //! A segment that is checked after the one before it is handed that one's [`Tail`]:
 //!
@@ -25,7 +27,7 @@
 //! ```
 //!
 //! Checked out of order, each report has a [`Head`] and a [`Tail`], and [`join`] holds the tail of
-//! one against the head of the next when both are there.
+//! one against the head of the next when both are there; [`Edges`] keeps them until then.
 //!
 //! Everything here is computation on bytes the caller holds: no file is opened, nothing is logged.
 //! The formats are those of PostgreSQL 15 to 18, from `src/include/access/xlog_internal.h` and
@@ -36,8 +38,10 @@ mod bytes;
 pub mod check;
 pub mod damage;
 pub mod edge;
+pub mod edges;
 pub mod header;
 pub mod lsn;
+pub mod parting;
 pub mod record;
 pub mod report;
 mod walk;
@@ -45,9 +49,11 @@ mod walk;
 pub use check::{SegmentChecker, check_segment, read_segment};
 pub use damage::{Damage, DamageKind};
 pub use edge::{Head, Joined, Tail, join};
+pub use edges::{Edges, Met};
 pub use header::{
     BlockSize, Expected, HeaderError, LongPageHeader, PageFlags, PageHeader, WalVersion,
 };
 pub use lsn::{Lsn, SegmentSize};
+pub use parting::{Parting, SegmentComparison, Side};
 pub use record::{Record, RecordHeader, Visit};
 pub use report::{End, SegmentReport, SegmentSpec};

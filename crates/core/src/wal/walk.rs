@@ -289,10 +289,16 @@ impl Walk {
             timeline: self.spec.timeline,
             segment: self.spec.start,
             next: self.spec.start.advanced(expected),
-            page_timeline: self.timeline,
+            // Without a good page, that of the name.
+            page_timeline: if self.timeline == 0 { self.spec.timeline } else { self.timeline },
             magic: self.magic,
             system_identifier: self.system_identifier,
-            prev: self.prev,
+            // Without a beginning there is nothing to learn the last record from.
+            prev: if self.head.is_none() && self.prev == Prev::Head {
+                Prev::Unknown
+            } else {
+                self.prev
+            },
             state,
         });
         SegmentReport {
