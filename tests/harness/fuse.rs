@@ -1,0 +1,112 @@
+//! A FUSE file system: no unnamed temporary files, a daemon that can hang so that the kernel still lets
+//! callers be killed, or die.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use crate::mount::is_mount_point;
+use crate::process;
+use crate::scratch::Scratch;
+use crate::wait::{TIMEOUT, poll, wait_until};
+
+/// A directory seen through bindfs. Needs `require!(privileged())` and `require!(tool("bindfs"))`.
+#[derive(Debug)]
+pub struct FuseMount {
+    daemon: Child,
+    point: PathBuf,
+    behind: PathBuf,
+    _home: Scratch,
+}
+
+impl FuseMount {
+    #[must_use]
+    #[track_caller]
+    #[expect(clippy::new_without_default, reason = "it mounts something")]
+    pub fn new() -> Self {
+        let home = Scratch::new("fuse");
+        let (behind, point) = (home.dir("behind"), home.dir("fs"));
+        let daemon = Command::new("bindfs")
+            .arg("-f")
+            .args([&behind, &point])
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap_or_else(|error| panic!("could not run bindfs: {error}"));
+        wait_until(TIMEOUT, "bindfs to mount", || {
+            is_mount_point(&point).then_some(())
+        });
+        Self {
+            daemon,
+            point,
+            behind,
+            _home: home,
+        }
+    }
+
+    /// Where it is mounted.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.point
+    }
+
+    /// The directory that it shows, which can be looked at while the daemon hangs.
+    #[must_use]
+    pub fn behind(&self) -> &Path {
+        &self.behind
+    }
+
+    /// Lets every call to it hang until the guard is dropped.
+    #[must_use = "it goes on at once without"]
+    pub fn stall(&self) -> Stalled {
+        let daemon = self.pid();
+        process::signal(daemon, Signal::STOP);
+        wait_until(TIMEOUT, "bindfs to stop", || {
+            (process::state(daemon) == Some('T')).then_some(())
+        });
+        Stalled { daemon }
+    }
+
+    /// Kills the daemon: every call then fails with ENOTCONN.
+    pub fn kill_daemon(&self) {
+        process::signal(self.pid(), Signal::KILL);
+        wait_until(TIMEOUT, "bindfs to end", || {
+            (!process::is_alive(self.pid())).then_some(())
+        });
+    }
+
+    fn pid(&self) -> i32 {
+        i32::try_from(self.daemon.id()).expect("a process id")
+    }
+}
+
+impl Drop for FuseMount {
+    fn drop(&mut self) {
+        process::signal(self.pid(), Signal::CONT);
+        let umount = |flag| {
+            Command::new("umount")
+                .arg(flag)
+                .arg(&self.point)
+                .output()
+                .is_ok_and(|output| output.status.success())
+        };
+        if poll(Duration::from_secs(3), || umount("-v").then_some(())).is_none() {
+            umount("-l");
+        }
+        drop(self.daemon.kill());
+        drop(self.daemon.wait());
+    }
+}
+
+/// A FUSE file system whose calls hang. Goes on when dropped.
+#[derive(Debug)]
+pub struct Stalled {
+    daemon: i32,
+}
+
+impl Drop for Stalled {
+    fn drop(&mut self) {
+        process::signal(self.daemon, Signal::CONT);
+    }
+}

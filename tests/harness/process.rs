@@ -1,0 +1,113 @@
+//! Processes that are not our children: found and looked at through /proc, and signalled.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::wait::poll;
+
+/// Sends a signal. A process that is gone already is no failure.
+pub fn signal(pid: i32, signal: Signal) {
+    if let Some(pid) = Pid::from_raw(pid) {
+        let _ = kill_process(pid, signal);
+    }
+}
+
+/// Whether a process runs. One that has ended and waits to be collected does not.
+#[must_use]
+pub fn is_alive(pid: i32) -> bool {
+    state(pid).is_some_and(|state| state != 'Z' && state != 'X')
+}
+
+/// The state letter in /proc/PID/stat: `R`, `S`, `D` (held by the kernel), `T`, `Z`.
+#[must_use]
+pub fn state(pid: i32) -> Option<char> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name in parentheses may hold anything.
+    stat.rsplit_once(") ")?.1.chars().next()
+}
+
+/// The title that a server process shows, such as `postgres: archiver last was ...`.
+#[must_use]
+pub fn title(pid: i32) -> String {
+    let bytes = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    String::from_utf8_lossy(&bytes)
+        .trim_end_matches('\0')
+        .replace('\0', " ")
+}
+
+/// The children of a process.
+#[must_use]
+pub fn children(pid: i32) -> Vec<i32> {
+    fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))
+        .unwrap_or_default()
+        .split_whitespace()
+        .filter_map(|pid| pid.parse().ok())
+        .collect()
+}
+
+/// Resident memory that belongs to the process alone (heap, stacks), in kB: without the shared
+/// buffers, which count as they are touched.
+#[must_use]
+pub fn private_memory_kb(pid: i32) -> u64 {
+    fs::read_to_string(format!("/proc/{pid}/status"))
+        .unwrap_or_default()
+        .lines()
+        .find_map(|line| {
+            line.strip_prefix("RssAnon:")?
+                .split_whitespace()
+                .next()?
+                .parse()
+                .ok()
+        })
+        .unwrap_or_default()
+}
+
+/// What the process's descriptors refer to.
+#[must_use]
+pub fn open_files(pid: i32) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else {
+        return Vec::new();
+    };
+    entries
+        .flatten()
+        .filter_map(|entry| Some(fs::read_link(entry.path()).ok()?.display().to_string()))
+        .collect()
+}
+
+/// The number of threads.
+#[must_use]
+pub fn threads(pid: i32) -> usize {
+    fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count)
+}
+
+/// Kills every process that works in this directory or below, as those of a cluster do in its data
+/// directory, and waits until they are gone. Processes that the kernel holds stay.
+pub fn kill_all_in(dir: &Path) {
+    let gone = poll(Duration::from_secs(5), || {
+        let pids = working_in(dir);
+        for &pid in &pids {
+            signal(pid, Signal::KILL);
+        }
+        pids.is_empty().then_some(())
+    });
+    if gone.is_none() {
+        eprintln!("processes in {} cannot be killed", dir.display());
+    }
+}
+
+fn working_in(dir: &Path) -> Vec<i32> {
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
+        .filter(|pid| {
+            fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd.starts_with(dir))
+                && is_alive(*pid)
+        })
+        .collect()
+}

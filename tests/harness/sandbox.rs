@@ -1,0 +1,70 @@
+//! Servers on a kernel that lacks a system call: the portable ways are tested with the library that
+//! is shipped, not with one built for the test.
+//!
+//! The program `walsafe-without` installs a seccomp filter, which all processes of the server inherit.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::scratch::{Scratch, chmod};
+
+const HELPER: &str = "walsafe-without";
+
+/// A system call that fails, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Denied {
+    /// A name that `walsafe-without` knows.
+    pub call: &'static str,
+    /// Such as `EINVAL`.
+    pub errno: &'static str,
+}
+
+impl Denied {
+    /// `open` of an unnamed temporary file; plain opens work.
+    pub const TMPFILE: Self = Self::new("O_TMPFILE", "EOPNOTSUPP");
+    /// As on a file system that knows no `RENAME_NOREPLACE`.
+    pub const RENAMEAT2: Self = Self::new("renameat2", "EINVAL");
+    /// As on a file system without hard links.
+    pub const LINKAT: Self = Self::new("linkat", "EPERM");
+    /// Extended attributes by path.
+    pub const SETXATTR: Self = Self::new("setxattr", "EOPNOTSUPP");
+    /// Extended attributes by descriptor.
+    pub const FSETXATTR: Self = Self::new("fsetxattr", "EOPNOTSUPP");
+
+    #[must_use]
+    pub const fn new(call: &'static str, errno: &'static str) -> Self {
+        Self { call, errno }
+    }
+}
+
+/// A command that runs `program` where these system calls fail. `home` takes the helper, for the
+/// server's user cannot reach the place where cargo puts it.
+#[must_use]
+pub fn command(denied: &[Denied], home: &Scratch, program: &Path) -> Command {
+    if denied.is_empty() {
+        return Command::new(program);
+    }
+    let mut command = Command::new(helper(home));
+    let denied = denied
+        .iter()
+        .map(|Denied { call, errno }| format!("{call}={errno}"));
+    command.args(denied).arg("--").arg(program);
+    command
+}
+
+fn helper(home: &Scratch) -> PathBuf {
+    let copy = home.join(HELPER);
+    if !copy.exists() {
+        // Test programs are in target/PROFILE/deps, programs one above.
+        let test = std::env::current_exe().expect("our own path");
+        let built = test
+            .ancestors()
+            .nth(2)
+            .expect("a directory of cargo's")
+            .join(HELPER);
+        std::fs::copy(&built, &copy)
+            .unwrap_or_else(|error| panic!("could not copy {}: {error}", built.display()));
+        chmod(&copy, 0o755);
+    }
+    copy
+}

@@ -1,0 +1,168 @@
+//! Directories for the tests, reachable for the user that the server runs as.
+//!
+//! Their names hold our process id, so that the next test program finds what a killed one left
+//! behind: its servers, mounts and files.
+
+use std::fs;
+use std::os::unix::fs::chown;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Once;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::process;
+use crate::server::Account;
+
+/// Not `/tmp`, which may be small or in memory, and nobody's home.
+const ROOT: &str = "/var/tmp";
+const PREFIX: &str = "walsafe-test-";
+
+/// A directory that belongs to the server's user and is removed when dropped.
+#[derive(Debug)]
+pub struct Scratch {
+    path: PathBuf,
+}
+
+impl Scratch {
+    /// Makes an empty directory. `purpose` shows in its name.
+    #[must_use]
+    pub fn new(purpose: &str) -> Self {
+        static SWEEP: Once = Once::new();
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        SWEEP.call_once(remove_what_killed_programs_left);
+
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{PREFIX}{}-{number}-{purpose}", std::process::id());
+        let path = Path::new(ROOT).join(name);
+        make_dir(&path);
+        Self { path }
+    }
+
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A path in it.
+    #[must_use]
+    pub fn join(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Makes a directory in it.
+    #[must_use]
+    pub fn dir(&self, name: &str) -> PathBuf {
+        let path = self.path.join(name);
+        make_dir(&path);
+        path
+    }
+
+    /// The names in it, sorted.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        names(&self.path)
+    }
+
+    /// The contents of a file in it.
+    #[must_use]
+    #[track_caller]
+    pub fn read(&self, name: &str) -> Vec<u8> {
+        read(&self.path.join(name))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.path) {
+            eprintln!("could not remove {}: {error}", self.path.display());
+        }
+    }
+}
+
+/// Makes a directory that belongs to the server's user, mode 0700.
+pub fn make_dir(path: &Path) {
+    fs::create_dir(path)
+        .unwrap_or_else(|error| panic!("could not create {}: {error}", path.display()));
+    give_away(path);
+    chmod(path, 0o700);
+}
+
+/// Gives a file to the server's user, where we are another.
+pub fn give_away(path: &Path) {
+    if let Some(account) = Account::of_server() {
+        chown(path, Some(account.uid), Some(account.gid)).unwrap_or_else(|error| {
+            panic!("could not change the owner of {}: {error}", path.display())
+        });
+    }
+}
+
+/// Sets a file's permissions.
+pub fn chmod(path: &Path, mode: u32) {
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))
+        .unwrap_or_else(|error| panic!("could not change the mode of {}: {error}", path.display()));
+}
+
+/// Writes a file that belongs to the server's user.
+pub fn write(path: &Path, contents: impl AsRef<[u8]>) {
+    fs::write(path, contents)
+        .unwrap_or_else(|error| panic!("could not write {}: {error}", path.display()));
+    give_away(path);
+}
+
+/// The contents of a file that has to be there.
+#[must_use]
+#[track_caller]
+pub fn read(path: &Path) -> Vec<u8> {
+    match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) => panic!("could not read {}: {error}", path.display()),
+    }
+}
+
+/// The names in a directory, sorted; none where it does not exist.
+#[must_use]
+pub fn names(dir: &Path) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(dir) else {
+        return Vec::new();
+    };
+    let mut names: Vec<String> = entries
+        .flatten()
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    names
+}
+
+fn remove_what_killed_programs_left() {
+    for name in names(Path::new(ROOT)) {
+        let owner = name
+            .strip_prefix(PREFIX)
+            .and_then(|rest| rest.split('-').next()?.parse::<i32>().ok());
+        if owner.is_some_and(|pid| !process::is_alive(pid)) {
+            let path = Path::new(ROOT).join(&name);
+            eprintln!(
+                "removing {}, left by a test program that was killed",
+                path.display()
+            );
+            process::kill_all_in(&path);
+            unmount_below(&path);
+            drop(fs::remove_dir_all(&path));
+        }
+    }
+}
+
+/// Unmounts, lazily where something is in use, what is mounted below a directory, the latest first.
+fn unmount_below(dir: &Path) {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let below: Vec<&str> = mounts
+        .lines()
+        .filter_map(|line| line.split(' ').nth(1))
+        .filter(|path| Path::new(path).starts_with(dir))
+        .collect();
+    for path in below.iter().rev() {
+        // A frozen one cannot be unmounted; thawing one that is not frozen fails, harmlessly.
+        drop(Command::new("fsfreeze").args(["-u", path]).output());
+        drop(Command::new("umount").args(["-l", path]).output());
+    }
+}

@@ -1,0 +1,111 @@
+//! A PostgreSQL installation, and the user that servers run as.
+
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use crate::command::run;
+
+/// The user that clusters run as when we are root, whom PostgreSQL refuses to serve.
+#[derive(Debug, Clone, Copy)]
+pub struct Account {
+    pub uid: u32,
+    pub gid: u32,
+}
+
+impl Account {
+    /// `None` where clusters run as ourselves.
+    #[must_use]
+    pub fn of_server() -> Option<Self> {
+        static ACCOUNT: OnceLock<Option<Account>> = OnceLock::new();
+        *ACCOUNT.get_or_init(|| {
+            let id = |flag| {
+                let text = run(Command::new("id").args([flag, "postgres"]));
+                text.trim().parse().expect("id prints a number")
+            };
+            rustix::process::geteuid().is_root().then(|| Account {
+                uid: id("-u"),
+                gid: id("-g"),
+            })
+        })
+    }
+}
+
+/// Lets a command run as the server's user, in a directory where it may be, with a clean environment.
+pub fn as_server_user(command: &mut Command) -> &mut Command {
+    if let Some(account) = Account::of_server() {
+        command.uid(account.uid).gid(account.gid);
+    }
+    for (name, _) in std::env::vars_os() {
+        let name_text = name.to_string_lossy();
+        if name_text.starts_with("PG") || name_text.starts_with("LC_") {
+            command.env_remove(&name);
+        }
+    }
+    command.env("LC_ALL", "C").env("TZ", "UTC").current_dir("/")
+}
+
+/// An installation of PostgreSQL with the extension.
+#[derive(Debug, Clone)]
+pub struct Server {
+    pub major: u32,
+    /// As `pg_config --version` prints it.
+    pub version: String,
+    pub bindir: PathBuf,
+    pub pkglibdir: PathBuf,
+    pub sharedir: PathBuf,
+}
+
+impl Server {
+    /// The server under test: that of `WALSAFE_PG_CONFIG`, else Debian's PostgreSQL 15.
+    #[must_use]
+    pub fn under_test() -> &'static Self {
+        static SERVER: OnceLock<Server> = OnceLock::new();
+        SERVER.get_or_init(|| {
+            let pg_config = std::env::var_os("WALSAFE_PG_CONFIG")
+                .unwrap_or_else(|| "/usr/lib/postgresql/15/bin/pg_config".into());
+            Self::from_pg_config(Path::new(&pg_config))
+        })
+    }
+
+    /// The installation that a `pg_config` describes.
+    #[must_use]
+    pub fn from_pg_config(pg_config: &Path) -> Self {
+        let ask = |what| run(Command::new(pg_config).arg(what)).trim().to_owned();
+        let version = ask("--version");
+        let major = version
+            .trim_start_matches("PostgreSQL ")
+            .split(|c: char| !c.is_ascii_digit())
+            .next()
+            .and_then(|digits| digits.parse().ok())
+            .unwrap_or_else(|| panic!("no version number in \"{version}\""));
+        Self {
+            major,
+            version,
+            bindir: ask("--bindir").into(),
+            pkglibdir: ask("--pkglibdir").into(),
+            sharedir: ask("--sharedir").into(),
+        }
+    }
+
+    /// One of the server's programs, run as the server's user.
+    #[must_use]
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(self.bindir.join(program));
+        as_server_user(&mut command);
+        command
+    }
+
+    /// The program `walsafe`, as `make install` put it beside the server's own.
+    #[must_use]
+    pub fn walsafe(&self) -> PathBuf {
+        self.bindir.join("walsafe")
+    }
+
+    /// Whether a module or extension is installed, such as `basic_archive`.
+    #[must_use]
+    pub fn has_library(&self, name: &str) -> bool {
+        self.pkglibdir.join(format!("{name}.so")).is_file()
+    }
+}

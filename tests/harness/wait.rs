@@ -1,0 +1,31 @@
+//! Waiting for something to come true, with an end.
+
+use std::time::{Duration, Instant};
+
+/// How long a test waits for what should take a moment. Generous: the machine may be busy.
+pub const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Waits until the closure returns `Some`; panics after `timeout` with what was waited for.
+#[track_caller]
+pub fn wait_until<T>(timeout: Duration, what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
+    match poll(timeout, &mut ready) {
+        Some(value) => value,
+        None => panic!("waited {timeout:?} in vain for {what}"),
+    }
+}
+
+/// The same, without the panic.
+pub fn poll<T>(timeout: Duration, mut ready: impl FnMut() -> Option<T>) -> Option<T> {
+    let start = Instant::now();
+    let mut pause = Duration::from_millis(1);
+    loop {
+        if let Some(value) = ready() {
+            return Some(value);
+        }
+        if start.elapsed() >= timeout {
+            return None;
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(50));
+    }
+}
