@@ -37,28 +37,17 @@ fn a_plain_cluster_archives_three_segments() {
 
 #[test]
 fn a_failing_command_is_seen_in_statistics_and_log() {
-    let cluster = Cluster::builder()
-        .archive_command("echo no; exit 1")
-        .start();
+    let cluster = Cluster::builder().archive_command("echo no; exit 1").start();
     let mark = cluster.mark();
     let name = cluster.switch_wal();
     cluster.wait_failures(1);
-    assert_eq!(cluster.ready_files(), [name.clone()]);
+    assert_eq!(cluster.ready_files(), std::slice::from_ref(&name));
     assert!(!cluster.is_archived(&name));
-    let report = cluster
-        .log()
-        .wait_for_archiver_report(mark, "01000", harness::TIMEOUT);
+    let report = cluster.log().wait_for_archiver_report(mark, "01000", harness::TIMEOUT);
+    assert!(report.message.contains("failed too many times"), "{report:?}");
     assert!(
-        report.message.contains("failed too many times"),
-        "{report:?}"
-    );
-    assert!(
-        cluster
-            .log()
-            .reports(mark)
-            .iter()
-            .any(|r| r.message.starts_with("archive command failed")
-                && r.detail.starts_with("The failed archive command was"))
+        cluster.log().reports(mark).iter().any(|r| r.message.starts_with("archive command failed")
+            && r.detail.starts_with("The failed archive command was"))
     );
     cluster.reconfigure("archive_command", "true");
     cluster.sql("SELECT pg_switch_wal()");
@@ -78,19 +67,13 @@ fn a_power_cut_loses_what_was_not_flushed_and_nothing_else() {
         cluster.wait_archived(&cluster.fill_whole_segments(2)[1]);
         let intact = |dir: &str| {
             let files = disk.files_after_cut(dir);
-            files
-                .iter()
-                .filter(|(name, bytes)| *bytes == cluster.read_wal(name))
-                .count()
+            files.iter().filter(|(name, bytes)| *bytes == cluster.read_wal(name)).count()
         };
         assert_eq!(intact("plain"), 0, "{fs:?} keeps what nobody flushed");
 
         let flushing = format!("cp %p {0}/%f && sync {0}/%f {0}", synced.display());
         cluster.reconfigure("archive_command", &flushing);
-        cluster.wait_for_log(
-            harness::Mark::default(),
-            "parameter \"archive_command\" changed",
-        );
+        cluster.wait_for_log(harness::Mark::default(), "parameter \"archive_command\" changed");
         // The archiver itself reads the change before the next file, or the next but one.
         let names = cluster.fill_whole_segments(3);
         cluster.wait_archived(&names[2]);
@@ -190,10 +173,7 @@ print(attempt(lambda: os.open('/var/tmp', os.O_RDONLY)), end='|')
 print(attempt(rename))
 ";
     harness::scratch::write(&archive.join("script.py"), script);
-    let command = format!(
-        "/usr/bin/python3 {0}/script.py > {0}/%f",
-        archive.path().display()
-    );
+    let command = format!("/usr/bin/python3 {0}/script.py > {0}/%f", archive.path().display());
 
     let bare = Cluster::builder().archive_command(&command).start();
     let name = bare.switch_wal();
@@ -201,11 +181,8 @@ print(attempt(rename))
     let found = String::from_utf8(archive.read(&name)).unwrap();
     assert_eq!(found, "works|works|No such file or directory\n");
 
-    let poor = Cluster::builder()
-        .archive_command(&command)
-        .without_tmpfile()
-        .without_renameat2()
-        .start();
+    let poor =
+        Cluster::builder().archive_command(&command).without_tmpfile().without_renameat2().start();
     let name = poor.switch_wal();
     poor.wait_archived(&name);
     let found = String::from_utf8(archive.read(&name)).unwrap();
@@ -223,10 +200,7 @@ fn a_trace_sees_calls_and_makes_them_fail() {
     let calls = trace.finish();
     let rename = calls.iter().find(|call| call.name.starts_with("rename"));
     let rename = rename.unwrap_or_else(|| panic!("{calls:?}"));
-    assert!(
-        rename.succeeded() && rename.text.contains(&format!("{name}.done")),
-        "{rename:?}"
-    );
+    assert!(rename.succeeded() && rename.text.contains(&format!("{name}.done")), "{rename:?}");
 
     let mark = cluster.mark();
     let trace = Trace::inject(pid, "rename", "rename:error=EIO");
@@ -254,25 +228,14 @@ fn a_lost_cluster_comes_back_from_backup_and_archive() {
     drop(cluster);
 
     let restore = format!("cp {}/%f %p", archive.path().display());
-    let again = backup
-        .restore_copy()
-        .recovery()
-        .set("restore_command", &restore)
-        .start();
+    let again = backup.restore_copy().recovery().set("restore_command", &restore).start();
     again.wait_until("the end of recovery", || {
         (again.sql("SELECT pg_is_in_recovery()") == "f").then_some(())
     });
-    assert_eq!(
-        again.sql("SELECT count(*), sum(delta) FROM pgbench_history"),
-        count
-    );
+    assert_eq!(again.sql("SELECT count(*), sum(delta) FROM pgbench_history"), count);
     assert_eq!(again.system_identifier(), identifier);
 
-    let failing = backup
-        .restore()
-        .recovery()
-        .set("restore_command", "exit 126")
-        .create();
+    let failing = backup.restore().recovery().set("restore_command", "exit 126").create();
     failing.launch();
     assert!(!failing.wait_exit(harness::TIMEOUT).success());
 }
@@ -308,9 +271,5 @@ fn a_killed_postmaster_takes_its_children_along() {
 fn the_version_is_read_from_pg_config() {
     let server = Server::under_test();
     assert!((15..=18).contains(&server.major), "{server:?}");
-    assert!(
-        server
-            .version
-            .starts_with(&format!("PostgreSQL {}", server.major))
-    );
+    assert!(server.version.starts_with(&format!("PostgreSQL {}", server.major)));
 }

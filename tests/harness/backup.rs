@@ -42,10 +42,7 @@ impl Cluster {
     #[track_caller]
     pub fn streaming_standby(&self) -> ClusterBuilder {
         let primary = format!("host={} user=postgres", self.socket_dir().display());
-        self.base_backup()
-            .restore()
-            .standby()
-            .set("primary_conninfo", &primary)
+        self.base_backup().restore().standby().set("primary_conninfo", &primary)
     }
 
     /// Ends a standby's recovery and waits until it takes writes.
@@ -85,10 +82,7 @@ impl Backup {
     #[must_use]
     pub fn restore_copy(&self) -> ClusterBuilder {
         let home = Scratch::new("restored");
-        run(std::process::Command::new("cp")
-            .arg("-a")
-            .arg(self.data())
-            .arg(home.path()));
+        run(std::process::Command::new("cp").arg("-a").arg(self.data()).arg(home.path()));
         ClusterBuilder::existing(home).set("archive_mode", "off")
     }
 }

@@ -92,9 +92,7 @@ impl ClusterBuilder {
     /// Archives with a shell command.
     #[must_use]
     pub fn archive_command(self, command: &str) -> Self {
-        self.set("archive_mode", "on")
-            .set("archive_library", "")
-            .set("archive_command", command)
+        self.set("archive_mode", "on").set("archive_library", "").set("archive_command", command)
     }
 
     /// The size of a WAL segment. Without: 1 MB, so that tests are quick.
@@ -170,10 +168,7 @@ impl ClusterBuilder {
         let conf = home.join("data").join("postgresql.conf");
         let mut text = fs::read_to_string(&conf).unwrap_or_default();
         text.push('\n');
-        let sockets = (
-            "unix_socket_directories",
-            home.path().to_str().expect("a path of ours"),
-        );
+        let sockets = ("unix_socket_directories", home.path().to_str().expect("a path of ours"));
         for (name, value) in DEFAULTS.iter().copied().chain([sockets]) {
             text.push_str(&conf_line(name, value));
         }
@@ -199,12 +194,7 @@ impl ClusterBuilder {
         run(self
             .server
             .command("initdb")
-            .args([
-                "--no-sync",
-                "--auth=trust",
-                "--username=postgres",
-                "--locale=C",
-            ])
+            .args(["--no-sync", "--auth=trust", "--username=postgres", "--locale=C"])
             .args(["--encoding=UTF8", "--no-instructions"])
             .arg(format!("--wal-segsize={segment_mb}"))
             .args(&self.initdb_arguments)

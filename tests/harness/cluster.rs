@@ -108,10 +108,8 @@ impl Cluster {
         self.launch();
         let began = Instant::now();
         let state = poll(TIMEOUT, || {
-            let ended = self
-                .child()
-                .as_mut()
-                .is_none_or(|child| !matches!(child.try_wait(), Ok(None)));
+            let ended =
+                self.child().as_mut().is_none_or(|child| !matches!(child.try_wait(), Ok(None)));
             match self.pid_file_status().as_deref() {
                 Some("ready" | "standby") if !ended => Some(true),
                 _ => ended.then_some(false),
@@ -138,9 +136,8 @@ impl Cluster {
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a handle"))
             .stderr(log);
-        let child = command
-            .spawn()
-            .unwrap_or_else(|error| panic!("could not run {command:?}: {error}"));
+        let child =
+            command.spawn().unwrap_or_else(|error| panic!("could not run {command:?}: {error}"));
         *self.child() = Some(child);
     }
 
@@ -165,9 +162,7 @@ impl Cluster {
     /// Whether the postmaster runs.
     #[must_use]
     pub fn is_running(&self) -> bool {
-        self.child()
-            .as_mut()
-            .is_some_and(|child| matches!(child.try_wait(), Ok(None)))
+        self.child().as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
     }
 
     /// Stops it; returns how long that took. Panics after two minutes.
@@ -200,9 +195,7 @@ impl Cluster {
 
     /// The same; `None` when it still runs after that time.
     pub fn try_wait_exit(&self, timeout: Duration) -> Option<ExitStatus> {
-        let status = poll(timeout, || {
-            self.child().as_mut()?.try_wait().expect("our child")
-        })?;
+        let status = poll(timeout, || self.child().as_mut()?.try_wait().expect("our child"))?;
         *self.child() = None;
         Some(status)
     }
@@ -270,15 +263,7 @@ impl Cluster {
     /// Runs SQL with a time limit and returns all that came of it, warnings on `stderr` included.
     pub fn psql_within(&self, sql: &str, timeout: Duration) -> Output {
         let mut command = self.client("psql");
-        command.args([
-            "-XAtq",
-            "-v",
-            "ON_ERROR_STOP=1",
-            "-v",
-            "VERBOSITY=verbose",
-            "-f",
-            "-",
-        ]);
+        command.args(["-XAtq", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=verbose", "-f", "-"]);
         run_within(&mut command, sql, timeout)
     }
 
@@ -297,9 +282,7 @@ impl Cluster {
     #[track_caller]
     pub fn alter_system(&self, name: &str, value: &str) {
         let value = value.replace('\'', "''");
-        self.sql(&format!(
-            "ALTER SYSTEM SET {name} = '{value}'; SELECT pg_reload_conf()"
-        ));
+        self.sql(&format!("ALTER SYSTEM SET {name} = '{value}'; SELECT pg_reload_conf()"));
     }
 
     /// The archiver's process id; `None` while there is none.
@@ -334,9 +317,7 @@ impl Cluster {
 
     fn child(&self) -> MutexGuard<'_, Option<Child>> {
         // A test that panicked with it locked still has to clean up.
-        self.postmaster
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.postmaster.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -353,11 +334,7 @@ impl Drop for Cluster {
             let _ = self.try_wait_exit(Duration::from_secs(5));
         }
         if std::thread::panicking() {
-            eprintln!(
-                "the log of {} ends:\n{}",
-                self.data.display(),
-                self.log.tail()
-            );
+            eprintln!("the log of {} ends:\n{}", self.data.display(), self.log.tail());
         }
     }
 }

@@ -47,9 +47,7 @@ pub fn run_within(command: &mut Command, input: &str, timeout: Duration) -> Outp
     if status.is_none() {
         drop(child.kill());
         // Not when the kernel holds it: a test of a hang must not hang itself.
-        let ended = poll(Duration::from_secs(5), || {
-            child.try_wait().expect("our child")
-        });
+        let ended = poll(Duration::from_secs(5), || child.try_wait().expect("our child"));
         if ended.is_none() {
             return Output {
                 status: None,

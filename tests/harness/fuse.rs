@@ -34,15 +34,8 @@ impl FuseMount {
             .stdin(Stdio::null())
             .spawn()
             .unwrap_or_else(|error| panic!("could not run bindfs: {error}"));
-        wait_until(TIMEOUT, "bindfs to mount", || {
-            is_mount_point(&point).then_some(())
-        });
-        Self {
-            daemon,
-            point,
-            behind,
-            _home: home,
-        }
+        wait_until(TIMEOUT, "bindfs to mount", || is_mount_point(&point).then_some(()));
+        Self { daemon, point, behind, _home: home }
     }
 
     /// Where it is mounted.
@@ -71,9 +64,7 @@ impl FuseMount {
     /// Kills the daemon: every call then fails with ENOTCONN.
     pub fn kill_daemon(&self) {
         process::signal(self.pid(), Signal::KILL);
-        wait_until(TIMEOUT, "bindfs to end", || {
-            (!process::is_alive(self.pid())).then_some(())
-        });
+        wait_until(TIMEOUT, "bindfs to end", || (!process::is_alive(self.pid())).then_some(()));
     }
 
     fn pid(&self) -> i32 {

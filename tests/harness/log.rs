@@ -81,9 +81,7 @@ impl Log {
     pub fn wait_for(&self, mark: Mark, text: &str, timeout: Duration) -> String {
         let found = poll(timeout, || {
             let log = self.since(mark);
-            log.lines()
-                .find(|line| line.contains(text))
-                .map(str::to_owned)
+            log.lines().find(|line| line.contains(text)).map(str::to_owned)
         });
         match found {
             Some(line) => line,
@@ -117,11 +115,8 @@ impl Log {
         sqlstate: &str,
         timeout: Duration,
     ) -> Report {
-        let find = || {
-            self.archiver_reports(mark)
-                .into_iter()
-                .find(|report| report.sqlstate == sqlstate)
-        };
+        let find =
+            || self.archiver_reports(mark).into_iter().find(|report| report.sqlstate == sqlstate);
         match poll(timeout, find) {
             Some(report) => report,
             None => panic!("no report with SQLSTATE {sqlstate} by the archiver within {timeout:?}"),

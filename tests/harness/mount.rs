@@ -37,9 +37,7 @@ impl Fs {
             Self::Xfs => ("mkfs.xfs", &["-q", "-f", "-K", "-m", "reflink=1"]),
             Self::Btrfs => ("mkfs.btrfs", &["-q", "-f", "-K"]),
         };
-        run(Command::new(program_path(program))
-            .args(arguments)
-            .arg(image));
+        run(Command::new(program_path(program)).args(arguments).arg(image));
     }
 
     /// Mount options for a copy of an image that is mounted too.
@@ -61,13 +59,8 @@ pub struct Mount {
 
 #[derive(Debug)]
 enum Source {
-    Image {
-        path: PathBuf,
-        options: &'static str,
-    },
-    Tmpfs {
-        megabytes: u64,
-    },
+    Image { path: PathBuf, options: &'static str },
+    Tmpfs { megabytes: u64 },
 }
 
 impl Mount {
@@ -87,11 +80,8 @@ impl Mount {
     #[track_caller]
     pub fn tmpfs(megabytes: u64) -> Self {
         let home = Scratch::new("mount");
-        let mount = Self {
-            point: home.dir("fs"),
-            source: Source::Tmpfs { megabytes },
-            _home: Some(home),
-        };
+        let mount =
+            Self { point: home.dir("fs"), source: Source::Tmpfs { megabytes }, _home: Some(home) };
         mount.mount();
         mount
     }
@@ -104,11 +94,7 @@ impl Mount {
         options: &'static str,
         home: Option<Scratch>,
     ) -> Self {
-        let mount = Self {
-            point,
-            source: Source::Image { path, options },
-            _home: home,
-        };
+        let mount = Self { point, source: Source::Image { path, options }, _home: home };
         mount.mount();
         mount
     }
@@ -146,10 +132,7 @@ impl Mount {
         command.arg(&self.point);
         // Two tests that take a loop device at one moment can get in each other's way.
         let mounted = poll(Duration::from_secs(2), || {
-            command
-                .output()
-                .ok()
-                .filter(|output| output.status.success())
+            command.output().ok().filter(|output| output.status.success())
         });
         if mounted.is_none() {
             run(&mut command);
@@ -165,10 +148,7 @@ impl Mount {
         let mut command = Command::new("umount");
         command.arg(&self.point);
         let done = poll(Duration::from_secs(5), || {
-            command
-                .output()
-                .ok()
-                .filter(|output| output.status.success())
+            command.output().ok().filter(|output| output.status.success())
         });
         if done.is_none() {
             run(&mut command);
@@ -184,17 +164,13 @@ impl Mount {
     /// Makes it read-only.
     #[track_caller]
     pub fn remount_read_only(&self) {
-        run(Command::new("mount")
-            .args(["-o", "remount,ro"])
-            .arg(&self.point));
+        run(Command::new("mount").args(["-o", "remount,ro"]).arg(&self.point));
     }
 
     /// Makes it writable again.
     #[track_caller]
     pub fn remount_read_write(&self) {
-        run(Command::new("mount")
-            .args(["-o", "remount,rw"])
-            .arg(&self.point));
+        run(Command::new("mount").args(["-o", "remount,rw"]).arg(&self.point));
     }
 
     /// Lets every write to it hang, in the kernel, until the guard is dropped. Declare the guard after the
@@ -212,9 +188,7 @@ impl Mount {
         let ballast = self.join("ballast");
         let stat = rustix::fs::statvfs(&self.point).expect("it is mounted");
         let size = (stat.f_bavail * stat.f_frsize).saturating_sub(free);
-        run(Command::new("fallocate")
-            .args(["-l", &size.to_string()])
-            .arg(&ballast));
+        run(Command::new("fallocate").args(["-l", &size.to_string()]).arg(&ballast));
         ballast
     }
 }
@@ -253,11 +227,7 @@ impl Drop for Frozen<'_> {
 /// Makes a sparse image that holds an empty file system.
 #[track_caller]
 pub(crate) fn make_image(fs: Fs, image: &Path, megabytes: u64) {
-    assert!(
-        megabytes >= fs.min_mb(),
-        "{fs:?} needs at least {} MB, not {megabytes}",
-        fs.min_mb()
-    );
+    assert!(megabytes >= fs.min_mb(), "{fs:?} needs at least {} MB, not {megabytes}", fs.min_mb());
     let file = std::fs::File::create(image).expect("an image file");
     file.set_len(megabytes << 20).expect("a sparse file");
     fs.mkfs(image);
@@ -266,11 +236,7 @@ pub(crate) fn make_image(fs: Fs, image: &Path, megabytes: u64) {
 /// Whether a file system is mounted at exactly this directory.
 pub(crate) fn is_mount_point(path: &Path) -> bool {
     let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    mounts.lines().any(|line| {
-        line.split(' ')
-            .nth(1)
-            .is_some_and(|point| Path::new(point) == path)
-    })
+    mounts.lines().any(|line| line.split(' ').nth(1).is_some_and(|point| Path::new(point) == path))
 }
 
 fn program_path(name: &str) -> PathBuf {

@@ -35,12 +35,7 @@ impl PowerCut {
         let disk = Mount::image(image, outer.dir("mounted"), "loop", None);
         // The empty file system is no part of the test.
         run(Command::new("sync").arg("-f").arg(disk.path()));
-        Self {
-            disk,
-            outer,
-            fs,
-            cuts: AtomicU32::new(0),
-        }
+        Self { disk, outer, fs, cuts: AtomicU32::new(0) }
     }
 
     /// Where the disk is mounted.
@@ -64,10 +59,7 @@ impl PowerCut {
     pub fn cut(&self) -> Mount {
         let number = self.cuts.fetch_add(1, Ordering::Relaxed);
         let image = self.outer.join(format!("cut-{number}"));
-        run(Command::new("cp")
-            .arg("--reflink=always")
-            .arg(self.outer.join("disk"))
-            .arg(&image));
+        run(Command::new("cp").arg("--reflink=always").arg(self.outer.join("disk")).arg(&image));
         let point = self.outer.dir(&format!("after-{number}"));
         Mount::image(image, point, self.fs.clone_options(), None)
     }

@@ -45,9 +45,7 @@ pub fn command(denied: &[Denied], home: &Scratch, program: &Path) -> Command {
         return Command::new(program);
     }
     let mut command = Command::new(helper(home));
-    let denied = denied
-        .iter()
-        .map(|Denied { call, errno }| format!("{call}={errno}"));
+    let denied = denied.iter().map(|Denied { call, errno }| format!("{call}={errno}"));
     command.args(denied).arg("--").arg(program);
     command
 }
@@ -57,11 +55,7 @@ fn helper(home: &Scratch) -> PathBuf {
     if !copy.exists() {
         // Test programs are in target/PROFILE/deps, programs one above.
         let test = std::env::current_exe().expect("our own path");
-        let built = test
-            .ancestors()
-            .nth(2)
-            .expect("a directory of cargo's")
-            .join(HELPER);
+        let built = test.ancestors().nth(2).expect("a directory of cargo's").join(HELPER);
         std::fs::copy(&built, &copy)
             .unwrap_or_else(|error| panic!("could not copy {}: {error}", built.display()));
         chmod(&copy, 0o755);

@@ -126,25 +126,19 @@ pub fn names(dir: &Path) -> Vec<String> {
     let Ok(entries) = fs::read_dir(dir) else {
         return Vec::new();
     };
-    let mut names: Vec<String> = entries
-        .flatten()
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .collect();
+    let mut names: Vec<String> =
+        entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
     names.sort();
     names
 }
 
 fn remove_what_killed_programs_left() {
     for name in names(Path::new(ROOT)) {
-        let owner = name
-            .strip_prefix(PREFIX)
-            .and_then(|rest| rest.split('-').next()?.parse::<i32>().ok());
+        let owner =
+            name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next()?.parse::<i32>().ok());
         if owner.is_some_and(|pid| !process::is_alive(pid)) {
             let path = Path::new(ROOT).join(&name);
-            eprintln!(
-                "removing {}, left by a test program that was killed",
-                path.display()
-            );
+            eprintln!("removing {}, left by a test program that was killed", path.display());
             process::kill_all_in(&path);
             unmount_below(&path);
             drop(fs::remove_dir_all(&path));

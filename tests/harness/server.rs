@@ -24,10 +24,7 @@ impl Account {
                 let text = run(Command::new("id").args([flag, "postgres"]));
                 text.trim().parse().expect("id prints a number")
             };
-            rustix::process::geteuid().is_root().then(|| Account {
-                uid: id("-u"),
-                gid: id("-g"),
-            })
+            rustix::process::geteuid().is_root().then(|| Account { uid: id("-u"), gid: id("-g") })
         })
     }
 }

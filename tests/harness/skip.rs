@@ -50,9 +50,7 @@ pub fn privileged() -> Result<(), String> {
 
 /// Whether a program is in the `PATH`.
 pub fn tool(name: &str) -> Result<(), String> {
-    find_tool(name)
-        .map(|_| ())
-        .ok_or_else(|| format!("needs the program {name}"))
+    find_tool(name).map(|_| ()).ok_or_else(|| format!("needs the program {name}"))
 }
 
 /// Where a program is, also in the administrator's directories.

@@ -53,15 +53,7 @@ impl Trace {
     #[must_use]
     #[track_caller]
     pub fn inject(pid: i32, calls: &str, fault: &str) -> Self {
-        Self::start(
-            pid,
-            &[
-                "-e",
-                &format!("trace={calls}"),
-                "-e",
-                &format!("inject={fault}"),
-            ],
-        )
+        Self::start(pid, &["-e", &format!("trace={calls}"), "-e", &format!("inject={fault}")])
     }
 
     #[track_caller]
@@ -163,16 +155,10 @@ mod tests {
             "1763708877.557000 fsync(5</a b/c>) = -1 EIO (Input/output error) (INJECTED) <0.000012>",
         );
         let call = call.expect("a call");
-        assert_eq!(
-            (call.thread, &*call.name, call.took),
-            (7, "fsync", Some(0.000_012))
-        );
+        assert_eq!((call.thread, &*call.name, call.took), (7, "fsync", Some(0.000_012)));
         assert!(!call.succeeded());
-        let call = parse(
-            7,
-            "1763708877.557000 write(5</a/b>, \"x <1>\", 5 <unfinished ...>",
-        )
-        .expect("a call");
+        let call = parse(7, "1763708877.557000 write(5</a/b>, \"x <1>\", 5 <unfinished ...>")
+            .expect("a call");
         assert_eq!(call.took, None);
         assert!(parse(7, "1763708877.557000 --- SIGUSR1 {si_signo=SIGUSR1} ---").is_none());
     }

@@ -69,17 +69,13 @@ impl Cluster {
     /// Fills pgbench's tables.
     #[track_caller]
     pub fn pgbench_init(&self, scale: u32) {
-        run(self
-            .client("pgbench")
-            .args(["-i", "-q", "-s", &scale.to_string()]));
+        run(self.client("pgbench").args(["-i", "-q", "-s", &scale.to_string()]));
     }
 
     /// Runs so many of pgbench's transactions.
     #[track_caller]
     pub fn pgbench(&self, transactions: u32) {
-        run(self
-            .client("pgbench")
-            .args(["-n", "-c", "2", "-t", &(transactions / 2).to_string()]));
+        run(self.client("pgbench").args(["-n", "-c", "2", "-t", &(transactions / 2).to_string()]));
     }
 
     /// Where the WAL ends.
@@ -111,9 +107,7 @@ impl Cluster {
     /// Waits until the server takes a file for archived.
     #[track_caller]
     pub fn wait_archived(&self, name: &str) {
-        self.wait_until(&format!("{name} to be archived"), || {
-            self.is_archived(name).then_some(())
-        });
+        self.wait_until(&format!("{name} to be archived"), || self.is_archived(name).then_some(()));
     }
 
     /// Whether the server takes a file for archived: marked so, or no longer there.
@@ -127,9 +121,7 @@ impl Cluster {
     /// Waits until nothing waits to be archived.
     #[track_caller]
     pub fn wait_all_archived(&self) {
-        self.wait_until("all files to be archived", || {
-            self.ready_files().is_empty().then_some(())
-        });
+        self.wait_until("all files to be archived", || self.ready_files().is_empty().then_some(()));
     }
 
     /// What `pg_stat_archiver` says.
@@ -165,11 +157,6 @@ impl Cluster {
 pub(crate) fn system_identifier(server: &Server, data: &Path) -> u64 {
     run(server.command("pg_controldata").arg(data))
         .lines()
-        .find_map(|line| {
-            line.strip_prefix("Database system identifier:")?
-                .trim()
-                .parse()
-                .ok()
-        })
+        .find_map(|line| line.strip_prefix("Database system identifier:")?.trim().parse().ok())
         .expect("pg_controldata prints it")
 }

@@ -60,12 +60,8 @@ fn filter(call: &str, errno: u32) -> BpfProgram {
 /// Whether the flags in this argument hold the bit that O_TMPFILE has beside O_DIRECTORY.
 fn has_tmpfile_flag(argument: u8) -> SeccompRule {
     let bit = u64::from((libc::O_TMPFILE & !libc::O_DIRECTORY).cast_unsigned());
-    let condition = SeccompCondition::new(
-        argument,
-        SeccompCmpArgLen::Dword,
-        SeccompCmpOp::MaskedEq(bit),
-        bit,
-    );
+    let condition =
+        SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::MaskedEq(bit), bit);
     SeccompRule::new(vec![condition.expect("a condition")]).expect("a rule")
 }
 
