@@ -1,0 +1,438 @@
+//! One archived file, read to its end and checked in every way that it allows.
+//!
+//! `restore` and `verify` both read through [`examine`], so what the one delivers is what the
+//! other calls sound.
+
+use std::io::{self, Read};
+
+use crate::buffer::CHUNK;
+use crate::codec::{Codec, Decoder};
+use crate::digest::{CONTENT_ATTRIBUTE, Digest, Hasher, STORED_ATTRIBUTE};
+use crate::finding::{FindingKind, Problem};
+use crate::history::{self, Ancestor};
+use crate::name::{FileKind, FileName, SegmentName};
+use crate::reading::{Archived, PastCache, read_full};
+use crate::segment::{self, Cluster, SegmentError};
+use crate::sys;
+use crate::wal::{End, HeaderError, LongPageHeader, SegmentChecker, SegmentReport, SegmentSize};
+use crate::wal::{SegmentSpec, Tail};
+
+/// No history file, and nothing else that is not a segment, is longer.
+const MAX_OTHER_LEN: u64 = 64 << 20;
+/// The largest segment that there can be.
+const MAX_SEGMENT_LEN: u64 = 1 << 30;
+
+/// What is known beforehand, and how much is to be done.
+#[derive(Debug, Clone, Default)]
+pub struct Expectation {
+    /// The cluster's system identifier, if it is known.
+    pub system_identifier: Option<u64>,
+    /// The cluster's segment size, if it is known; else each segment's own header is believed.
+    pub segment_size: Option<SegmentSize>,
+    /// Check everything: records also where a digest agrees, the digest of the stored bytes also
+    /// where that of the contents is enough.
+    pub thorough: bool,
+    /// Read from storage, past the page cache.
+    pub past_cache: bool,
+    /// How the segment before ended, if it was checked.
+    pub carry: Option<Tail>,
+}
+
+/// What reading a file has shown.
+#[derive(Debug, Clone, Default)]
+pub struct Examined {
+    /// The first and weightiest thing that is wrong, if anything is.
+    pub problem: Option<Problem>,
+    /// Length of the WAL file itself, in bytes.
+    pub len: u64,
+    /// Digest of the WAL file's own bytes, if they could be read to the end.
+    pub content: Option<Digest>,
+    /// Digest of the bytes as they are stored, if it was asked for or is the same.
+    pub stored: Option<Digest>,
+    /// The file carries a digest, and its bytes were held against it.
+    pub had_digest: bool,
+    /// A segment's first page header, if it is one.
+    pub header: Option<LongPageHeader>,
+    /// What a segment's records have shown, if they were read.
+    pub records: Option<SegmentReport>,
+    /// The ancestors that a history file names.
+    pub history: Option<Vec<Ancestor>>,
+}
+
+impl Examined {
+    fn fail(&mut self, problem: Problem) {
+        self.problem.get_or_insert(problem);
+    }
+}
+
+/// Reads an archived file to its end, checks it, and hands its contents to `each`, chunk by chunk.
+///
+/// Bytes handed over are good only if the value returned has no problem: most of the checks are
+/// complete at the end.
+///
+/// # Errors
+/// What `each` returned; everything that is wrong with the file is in the value.
+pub fn examine(
+    archived: &Archived,
+    name: &FileName,
+    expected: &Expectation,
+    each: &mut dyn FnMut(&[u8]) -> io::Result<()>,
+) -> io::Result<Examined> {
+    let mut found = Examined::default();
+    let claims = match Claims::read(archived) {
+        Ok(claims) => claims,
+        Err(problem) => {
+            found.fail(problem);
+            return Ok(found);
+        }
+    };
+    let raw: io::Result<Box<dyn Read>> = archived.file.try_clone().map(|file| {
+        if expected.past_cache { Box::new(PastCache::new(file)) as _ } else { Box::new(file) as _ }
+    });
+    // One digest is enough where stored bytes and contents are the same, or the contents' is there.
+    let encoded = archived.codec != Codec::None;
+    let hash_raw =
+        encoded && (expected.thorough || (claims.stored.is_some() && claims.content.is_none()));
+    let mut raw = match raw {
+        Ok(inner) => Hashed { inner, hasher: hash_raw.then(Hasher::default) },
+        Err(e) => {
+            found.fail(unreadable(&e));
+            return Ok(found);
+        }
+    };
+    let mut reading = Reading::new(name, expected, &claims, archived);
+    let ended = reading.run(&mut raw, archived.codec, &mut found, each)?;
+    if ended {
+        let content = reading.hasher.digest();
+        found.content = Some(content);
+        found.stored = raw.hasher.map(|hasher| hasher.digest());
+        if !encoded {
+            found.stored = Some(content);
+        }
+    }
+    found.len = reading.len;
+    found.had_digest = claims.stored.is_some() || claims.content.is_some();
+    let pending = found.problem.take();
+    reading.judge(&mut found, &claims, pending, ended);
+    Ok(found)
+}
+
+/// The digests that a file carries.
+struct Claims {
+    stored: Option<Digest>,
+    content: Option<Digest>,
+}
+
+impl Claims {
+    fn read(archived: &Archived) -> Result<Self, Problem> {
+        let one = |attribute| match sys::attribute(&archived.file, attribute) {
+            Ok(None) => Ok(None),
+            Ok(Some(text)) => text.parse().map(Some).map_err(|e| {
+                let reason = format!("its attribute {attribute} is no digest: {e}");
+                Problem::new(FindingKind::DigestMismatch, reason)
+            }),
+            Err(e) => Err(unreadable(&e)),
+        };
+        Ok(Self { stored: one(STORED_ATTRIBUTE)?, content: one(CONTENT_ATTRIBUTE)? })
+    }
+
+    /// Holds the claims against what was computed.
+    fn check(&self, found: &Examined) -> Option<Problem> {
+        let pairs = [
+            ("stored bytes", self.stored, found.stored),
+            ("contents", self.content, found.content),
+        ];
+        pairs.into_iter().find_map(|(what, claimed, computed)| match (claimed, computed) {
+            (Some(claimed), Some(computed)) if claimed != computed => Some(Problem::new(
+                FindingKind::DigestMismatch,
+                format!(
+                    "BLAKE3 of its {what} is {computed}, and {claimed} was recorded when it was archived"
+                ),
+            )),
+            _ => None,
+        })
+    }
+}
+
+/// A stream of stored bytes that is hashed on the way, if that was asked for.
+struct Hashed {
+    inner: Box<dyn Read>,
+    hasher: Option<Hasher>,
+}
+
+impl Read for Hashed {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let got = self.inner.read(buf)?;
+        if let (Some(hasher), Some(bytes)) = (&mut self.hasher, buf.get(..got)) {
+            hasher.update(bytes);
+        }
+        Ok(got)
+    }
+}
+
+/// The state of one file being read.
+struct Reading<'a> {
+    name: &'a FileName,
+    segment: Option<SegmentName>,
+    expected: &'a Expectation,
+    check_records: bool,
+    plain_len: Option<u64>,
+    hasher: Hasher,
+    len: u64,
+    /// A segment's length, once its header was read.
+    size: Option<u64>,
+    records: Option<SegmentChecker>,
+    /// The whole of a small file.
+    text: Vec<u8>,
+}
+
+impl<'a> Reading<'a> {
+    fn new(
+        name: &'a FileName,
+        expected: &'a Expectation,
+        claims: &Claims,
+        archived: &Archived,
+    ) -> Self {
+        let digest = claims.stored.is_some() || claims.content.is_some();
+        Self {
+            name,
+            segment: name.segment(),
+            expected,
+            check_records: expected.thorough || !digest,
+            plain_len: (archived.codec == Codec::None).then_some(archived.entry.len),
+            hasher: Hasher::default(),
+            len: 0,
+            size: None,
+            records: None,
+            text: Vec::new(),
+        }
+    }
+
+    /// Reads to the end; returns whether it got there. What goes wrong on the way is put down in
+    /// `found`, and reading goes on where that can show more.
+    fn run(
+        &mut self,
+        raw: &mut Hashed,
+        codec: Codec,
+        found: &mut Examined,
+        each: &mut dyn FnMut(&[u8]) -> io::Result<()>,
+    ) -> io::Result<bool> {
+        let mut decoder = match Decoder::new(codec, raw) {
+            Ok(decoder) => decoder,
+            Err(e) => {
+                found.fail(read_problem(&e, 0));
+                return Ok(false);
+            }
+        };
+        let mut buffer = vec![0; CHUNK];
+        loop {
+            let got = match read_full(&mut decoder, &mut buffer) {
+                Ok(got) => got,
+                Err(e) => {
+                    found.fail(read_problem(&e, self.len));
+                    return Ok(false);
+                }
+            };
+            let chunk = buffer.get(..got).unwrap_or_default();
+            if self.len == 0 {
+                self.begin(chunk, found);
+            }
+            self.len += got as u64;
+            self.hasher.update(chunk);
+            if let Some(records) = &mut self.records {
+                records.feed(chunk);
+            }
+            if self.segment.is_none() {
+                self.text.extend_from_slice(chunk);
+            }
+            // A stream that never ends is damage; so is one that goes on after the segment.
+            let limit = match self.segment {
+                Some(_) => self.size.unwrap_or(MAX_SEGMENT_LEN),
+                None => MAX_OTHER_LEN,
+            };
+            if self.len > limit && (codec != Codec::None || self.segment.is_none()) {
+                let reason =
+                    format!("its contents go on after the {limit} bytes that they must have");
+                found.fail(Problem::new(FindingKind::Corrupt, reason));
+                return Ok(false);
+            }
+            each(chunk)?;
+            if got < CHUNK {
+                break;
+            }
+        }
+        if let Err(e) = decoder.finish() {
+            found.fail(read_problem(&e, self.len));
+            return Ok(false);
+        }
+        Ok(true)
+    }
+
+    /// Looks at the first chunk: a segment's header says what the rest must be.
+    fn begin(&mut self, chunk: &[u8], found: &mut Examined) {
+        let Some(segment) = self.segment else { return };
+        let header = match LongPageHeader::parse(chunk) {
+            Ok(header) => header,
+            Err(e) => return found.fail(header_problem(&e.into())),
+        };
+        found.header = Some(header);
+        let size = match self.expected.segment_size {
+            Some(size) => size,
+            None => match SegmentSize::new(header.segment_size.into()) {
+                Ok(size) => size,
+                Err(e) => return found.fail(Problem::new(FindingKind::Corrupt, e.to_string())),
+            },
+        };
+        self.size = Some(size.bytes().into());
+        let cluster = Cluster {
+            system_identifier: self.expected.system_identifier.unwrap_or(header.system_identifier),
+            segment_size: size,
+        };
+        // The length is judged at the end, when it is known.
+        if let Err(e) = segment::check(segment, size.bytes().into(), chunk, &cluster) {
+            return found.fail(header_problem(&e));
+        }
+        let Some(start) = segment.start(size).filter(|_| self.check_records) else { return };
+        let spec = SegmentSpec {
+            timeline: segment.timeline,
+            start,
+            segment_size: size,
+            system_identifier: Some(cluster.system_identifier),
+        };
+        self.records = Some(SegmentChecker::new(spec, self.expected.carry.clone()));
+    }
+
+    /// Weighs what was found: a file that is cut short is that before anything else, and bytes
+    /// that differ from what was archived say more than what happens to stand in them.
+    fn judge(
+        &mut self,
+        found: &mut Examined,
+        claims: &Claims,
+        pending: Option<Problem>,
+        ended: bool,
+    ) {
+        if !ended {
+            found.problem = pending;
+            return;
+        }
+        let mut first = self.check_length();
+        first = first.or_else(|| claims.check(found));
+        first = first.or(pending);
+        if let Some(records) = self.records.take() {
+            let report = records.finish();
+            first = first.or_else(|| damage(&report, found.had_digest));
+            found.records = Some(report);
+        }
+        found.problem = first;
+        if self.segment.is_none() {
+            self.check_text(found);
+        }
+    }
+
+    fn check_length(&self) -> Option<Problem> {
+        self.segment?;
+        let len = self.plain_len.unwrap_or(self.len).max(self.len);
+        let kind = match self.size {
+            Some(size) if len == size => return None,
+            Some(size) if len > size => FindingKind::Corrupt,
+            None if len > 0 && SegmentSize::new(len).is_ok() => return None,
+            None if len > MAX_SEGMENT_LEN => FindingKind::Corrupt,
+            _ => FindingKind::Truncated,
+        };
+        let must = self.size.map_or_else(String::new, |size| format!(", and must have {size}"));
+        Some(Problem::new(kind, format!("it has {len} bytes{must}")))
+    }
+
+    /// Checks the files that are text: history and backup history files.
+    fn check_text(&self, found: &mut Examined) {
+        match self.name.kind() {
+            FileKind::History { timeline } => match history::parse(timeline, &self.text) {
+                Ok(ancestors) if ancestors.is_empty() => {
+                    let kind =
+                        if self.len == 0 { FindingKind::Truncated } else { FindingKind::Corrupt };
+                    found.fail(Problem::new(kind, "it names no ancestor of the timeline"));
+                }
+                Ok(ancestors) => found.history = Some(ancestors),
+                Err(e) => found.fail(Problem::new(FindingKind::Corrupt, e.to_string())),
+            },
+            FileKind::BackupHistory(segment) => {
+                if let Some(problem) = check_backup_history(&self.text, segment) {
+                    found.fail(problem);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// A backup history file begins with the address of the backup's start and its segment's name
+/// (`build_backup_content` in `access/transam/xlogbackup.c`).
+fn check_backup_history(text: &[u8], segment: SegmentName) -> Option<Problem> {
+    let text = String::from_utf8_lossy(text);
+    let line = text.lines().next().unwrap_or_default();
+    let file = line
+        .strip_prefix("START WAL LOCATION: ")
+        .and_then(|rest| rest.split_once(" (file "))
+        .and_then(|(_, file)| file.strip_suffix(')'));
+    match file {
+        Some(file) if file == segment.to_string() => None,
+        Some(file) => Some(Problem::new(
+            FindingKind::WrongName,
+            format!("it is of a backup that began in {}", file.escape_default()),
+        )),
+        None if text.is_empty() => Some(Problem::new(FindingKind::Truncated, "it has 0 bytes")),
+        None => {
+            Some(Problem::new(FindingKind::Corrupt, "its first line is not the start of a backup"))
+        }
+    }
+}
+
+fn damage(report: &SegmentReport, had_digest: bool) -> Option<Problem> {
+    let first = report.damage.first()?;
+    let more = match report.damage_count {
+        0 | 1 => String::new(),
+        more => format!(" (and {} more places)", more - 1),
+    };
+    let origin = if had_digest {
+        "; the digest agrees, so the segment was damaged before it was archived"
+    } else {
+        ""
+    };
+    Some(Problem::new(FindingKind::Corrupt, format!("{first}{more}{origin}")))
+}
+
+/// Was the format of the records known, so that they were checked?
+#[must_use]
+pub fn records_known(report: &SegmentReport) -> bool {
+    !matches!(report.end, End::UnknownVersion(_))
+}
+
+fn header_problem(error: &SegmentError) -> Problem {
+    let kind = match error {
+        SegmentError::Header(
+            HeaderError::SystemIdentifier { .. } | HeaderError::SegmentSize { .. },
+        ) => FindingKind::WrongCluster,
+        SegmentError::Header(HeaderError::Address { .. } | HeaderError::Timeline { .. })
+        | SegmentError::Number { .. } => FindingKind::WrongName,
+        SegmentError::Header(HeaderError::TooShort { .. }) => FindingKind::Truncated,
+        SegmentError::Length { .. } | SegmentError::Header(_) => FindingKind::Corrupt,
+    };
+    Problem::new(kind, error.to_string())
+}
+
+fn unreadable(error: &io::Error) -> Problem {
+    Problem::new(FindingKind::Unreadable, error.to_string())
+}
+
+/// Tells the system's errors from the decoder's.
+fn read_problem(error: &io::Error, at: u64) -> Problem {
+    if error.raw_os_error().is_some() {
+        return Problem::new(FindingKind::Unreadable, format!("{error}, after {at} bytes"));
+    }
+    let kind = match error.kind() {
+        io::ErrorKind::UnexpectedEof => FindingKind::Truncated,
+        io::ErrorKind::OutOfMemory => FindingKind::Unreadable,
+        _ => FindingKind::Corrupt,
+    };
+    Problem::new(kind, format!("it cannot be decoded: {error}, after {at} bytes of contents"))
+}

@@ -1,0 +1,138 @@
+//! What can be wrong with an archive, and what to do about it.
+
+use std::fmt;
+
+/// The stable names of what can be wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum FindingKind {
+    /// The contents are not what they must be.
+    Corrupt,
+    /// The contents do not give the digest that the file carries.
+    DigestMismatch,
+    /// The file ends early.
+    Truncated,
+    /// The file holds another segment than its name says.
+    WrongName,
+    /// The file is another cluster's.
+    WrongCluster,
+    /// Segments, or a history file, are missing.
+    Gap,
+    /// Two files hold different contents for one name.
+    Duplicate,
+    /// A process that died left a temporary file.
+    StrayTemporary,
+    /// The file could not be read.
+    Unreadable,
+    /// The file is none of an archive's.
+    Unknown,
+}
+
+impl FindingKind {
+    /// Every kind.
+    pub const ALL: [Self; 10] = [
+        Self::Corrupt,
+        Self::DigestMismatch,
+        Self::Truncated,
+        Self::WrongName,
+        Self::WrongCluster,
+        Self::Gap,
+        Self::Duplicate,
+        Self::StrayTemporary,
+        Self::Unreadable,
+        Self::Unknown,
+    ];
+
+    /// Returns the kind's name in reports.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Corrupt => "corrupt",
+            Self::DigestMismatch => "digest-mismatch",
+            Self::Truncated => "truncated",
+            Self::WrongName => "wrong-name",
+            Self::WrongCluster => "wrong-cluster",
+            Self::Gap => "gap",
+            Self::Duplicate => "duplicate",
+            Self::StrayTemporary => "stray-temporary",
+            Self::Unreadable => "unreadable",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    /// Tells what to do, in full sentences.
+    #[must_use]
+    pub const fn advice(self) -> &'static str {
+        match self {
+            Self::Corrupt | Self::DigestMismatch => {
+                "Move the file out of the archive and put a good copy there, from a second archive or a standby's pg_wal. If there is none, take a new base backup now: those from before this file cannot be recovered past it. Check the storage."
+            }
+            Self::Truncated => {
+                "An interrupted copy, or damage. Move the file out of the archive; if the server still has the segment it is archived anew, else take a new base backup now."
+            }
+            Self::WrongName => {
+                "Somebody renamed or swapped files. Move the file out of the archive, and put the right one there from another copy; without one, take a new base backup now."
+            }
+            Self::WrongCluster => {
+                "Another server writes, or wrote, into this archive. Move the file out, and give that server an archive of its own."
+            }
+            Self::Gap => {
+                "Recovery stops here. Put the missing files back from a second archive, or from the pg_wal of the server or a standby; else take a new base backup now: those from before the gap cannot be recovered past it."
+            }
+            Self::Duplicate => {
+                "Two servers may have archived under one name. Compare the two with pg_waldump, and move the wrong one out of the archive."
+            }
+            Self::StrayTemporary => {
+                "Nothing is lost. The archiver of that host removes it at its next start; if that host is gone, remove it."
+            }
+            Self::Unreadable => {
+                "Run this as the user that runs the server, check the file's type and permissions, the storage and the kernel's log, then verify again."
+            }
+            Self::Unknown => {
+                "An archive holds WAL and nothing else. Find out who put it there, and move it away."
+            }
+        }
+    }
+}
+
+impl fmt::Display for FindingKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What is wrong with one file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// Its class.
+    pub kind: FindingKind,
+    /// What was found, with numbers.
+    pub reason: String,
+}
+
+impl Problem {
+    /// Makes a problem.
+    pub fn new(kind: FindingKind, reason: impl Into<String>) -> Self {
+        Self { kind, reason: reason.into() }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.kind, self.reason)
+    }
+}
+
+/// Something that is wrong in an archive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// The file in the archive, or the name that is missing there.
+    pub file: String,
+    /// What is wrong.
+    pub problem: Problem,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.file, self.problem)
+    }
+}

@@ -1,0 +1,112 @@
+//! Writing the restored file: under a temporary name beside its target, then renamed.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::RestoreError;
+use crate::examine::Examined;
+use crate::name::FileName;
+use crate::sys::{self, Dir};
+use crate::temporary::{self, Owner};
+
+/// A file on its way to its target; dropping it discards it.
+pub(super) struct Delivery {
+    dir: Dir,
+    target: PathBuf,
+    target_name: String,
+    temporary: String,
+    file: File,
+    written: u64,
+    done: bool,
+}
+
+/// A delivery whose bytes are complete, and what reading them has shown.
+pub(super) struct Copied {
+    pub(super) examined: Examined,
+    pub(super) delivery: Delivery,
+}
+
+impl Delivery {
+    /// Removes what earlier calls that were killed left in the target's directory. To be called
+    /// before this process makes any file there: one with our own number is from another life.
+    pub(super) fn sweep(target: &Path, owner: &Owner) -> Result<(), RestoreError> {
+        let parent = parent(target);
+        let dir = Dir::open(parent).map_err(|e| failed(parent, None, e))?;
+        // A leftover that cannot be removed does no harm to this file.
+        let _ = temporary::remove_stray(&dir, owner);
+        Ok(())
+    }
+
+    /// Creates an empty file under a temporary name in the target's directory.
+    pub(super) fn begin(
+        target: &Path,
+        name: &FileName,
+        owner: &Owner,
+    ) -> Result<Self, RestoreError> {
+        let fail = |source| failed(target, None, source);
+        let no_name = || fail(io::Error::from(io::ErrorKind::InvalidInput));
+        let target_name = target.file_name().and_then(|name| name.to_str()).ok_or_else(no_name)?;
+        let parent = parent(target);
+        let dir = Dir::open(parent).map_err(|e| failed(parent, None, e))?;
+        let temporary = owner.temporary_name(name.as_str());
+        let file = dir.create_named(&temporary).map_err(|e| failed(parent, None, e))?;
+        Ok(Self {
+            dir,
+            target: target.to_owned(),
+            target_name: target_name.to_owned(),
+            temporary,
+            file,
+            written: 0,
+            done: false,
+        })
+    }
+
+    /// Writes every byte that `read` hands over, zeros too: the server may recycle the file, so it
+    /// must have no holes. Plain writes share no extents with the archive.
+    pub(super) fn copy(
+        mut self,
+        read: impl FnOnce(&mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<Examined>,
+    ) -> Result<Copied, RestoreError> {
+        let examined = read(&mut |chunk| {
+            sys::write_all_at(&self.file, chunk, self.written)?;
+            self.written += chunk.len() as u64;
+            Ok(())
+        });
+        match examined {
+            Ok(examined) => Ok(Copied { examined, delivery: self }),
+            Err(e) => Err(failed(&self.target, Some(&self.dir), e)),
+        }
+    }
+
+    /// Puts the file in its place.
+    pub(super) fn finish(mut self) -> Result<(), RestoreError> {
+        self.dir
+            .replace(&self.temporary, &self.target_name)
+            .map_err(|e| failed(&self.target, Some(&self.dir), e))?;
+        self.done = true;
+        Ok(())
+    }
+}
+
+impl Drop for Delivery {
+    fn drop(&mut self) {
+        if !self.done {
+            // One that cannot be removed now goes at the next call.
+            let _ = self.dir.unlink(&self.temporary);
+        }
+    }
+}
+
+fn parent(target: &Path) -> &Path {
+    match target.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+fn failed(path: &Path, dir: Option<&Dir>, source: io::Error) -> RestoreError {
+    let short = matches!(source.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT));
+    let space = dir.filter(|_| short).and_then(|dir| dir.space().ok());
+    RestoreError::Deliver { path: path.to_owned(), space, source }
+}
