@@ -1,0 +1,64 @@
+//! `walsafe init`: marks a directory as the archive of a cluster.
+
+use walsafe_core::control::ControlFile;
+use walsafe_core::destination;
+use walsafe_core::segment::Cluster;
+use walsafe_core::settings::FileMode;
+use walsafe_core::temporary::Owner;
+use walsafe_core::wal::SegmentSize;
+
+use super::{DONE, FAILED, sentence};
+use crate::arguments::Init;
+use crate::terminal::{self, Output};
+
+/// Runs the command and returns its exit status.
+pub(super) fn run(arguments: &Init) -> u8 {
+    let destination = arguments.destination.display();
+    let mode: FileMode = match arguments.file_mode.parse() {
+        Ok(mode) => mode,
+        Err(e) => {
+            terminal::complain(&format!("invalid --file-mode: {e} See \"walsafe init --help\""));
+            return FAILED;
+        }
+    };
+    let control = match ControlFile::read(&arguments.pgdata) {
+        Ok(control) => control,
+        Err(e) => {
+            let hint = "Does --pgdata name a data directory, and may you read it?";
+            terminal::complain(&sentence(&e, hint));
+            return FAILED;
+        }
+    };
+    let cluster = Cluster {
+        system_identifier: control.system_identifier,
+        // Of an unknown, newer version; the identity does not depend on it.
+        segment_size: control.segment_size.unwrap_or(SegmentSize::DEFAULT),
+    };
+    let owner = Owner::this_process();
+    let created = match destination::init(&arguments.destination, &cluster, &owner, mode.bits()) {
+        Ok(created) => created,
+        Err(e) => {
+            terminal::complain(&sentence(&e, e.kind().advice().hint));
+            return FAILED;
+        }
+    };
+    let mut output = Output::new();
+    let identifier = cluster.system_identifier;
+    if arguments.json {
+        output.line(serde_json::json!({
+            "destination": arguments.destination.display().to_string(),
+            // A number of 64 bits does not survive most readers of JSON.
+            "system_identifier": identifier.to_string(),
+            "created": created,
+        }));
+    } else if created {
+        output.line(format_args!(
+            "\"{destination}\" is now the archive of cluster {identifier} (from \"{}\")",
+            arguments.pgdata.join(walsafe_core::control::PATH).display()
+        ));
+    } else {
+        output
+            .line(format_args!("\"{destination}\" is the archive of cluster {identifier} already"));
+    }
+    if output.finish() { DONE } else { FAILED }
+}

@@ -1,0 +1,75 @@
+//! From the command line to a command, and from what it returns to an exit status.
+
+use std::ffi::OsString;
+
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
+
+use crate::arguments::{Command, Program};
+use crate::guard::STOP;
+use crate::terminal::{self, Output};
+
+mod init;
+mod restore;
+
+/// The exit status of success.
+pub(crate) const DONE: u8 = 0;
+/// The exit status of a command other than `restore` that could not do its work.
+pub(crate) const FAILED: u8 = 2;
+
+/// Runs the program and returns its exit status.
+pub(crate) fn run(arguments: Vec<OsString>) -> u8 {
+    #[cfg(debug_assertions)]
+    if std::env::var_os("WALSAFE_TEST_PANIC").is_some() {
+        #[allow(clippy::panic, reason = "a test asks for it; no release build has this")]
+        {
+            panic!("injected");
+        }
+    }
+    match Program::try_parse_from(&arguments) {
+        Ok(program) => match program.command {
+            Command::Restore(arguments) => restore::run(&arguments),
+            Command::Init(arguments) => init::run(&arguments),
+        },
+        Err(error) => refuse(&arguments, &error),
+    }
+}
+
+/// Answers a command line that is no order: help that was asked for, or one line on what is wrong.
+fn refuse(arguments: &[OsString], error: &clap::Error) -> u8 {
+    let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+    let first = arguments.get(1).and_then(|argument| argument.to_str()).unwrap_or_default();
+    if asked {
+        let mut output = Output::new();
+        output.bytes(error.render().to_string().as_bytes());
+        let _ = output.finish();
+        // Status 0 means "delivered" to a server: beside a file name, help is bad usage.
+        return if first == "restore" && arguments.len() > 3 { STOP } else { DONE };
+    }
+    let rendered = error.render().to_string();
+    let what = rendered.lines().next().unwrap_or_default();
+    let what = what.strip_prefix("error: ").unwrap_or(what);
+    let missing: Vec<&str> = match error.kind() {
+        ErrorKind::MissingRequiredArgument => rendered
+            .lines()
+            .skip(1)
+            .take_while(|line| line.starts_with("  "))
+            .map(str::trim)
+            .collect(),
+        _ => Vec::new(),
+    };
+    let known = Program::command().get_subcommands().any(|command| command.get_name() == first);
+    let help = if known { format!("walsafe {first} --help") } else { "walsafe --help".to_owned() };
+    let missing = missing.join(" ");
+    terminal::complain(&format!(
+        "{what}{}{missing}; see \"{help}\"",
+        if missing.is_empty() { "" } else { " " }
+    ));
+    // What is not surely another command may stand in a restore_command: recovery must stop.
+    if known && first != "restore" { FAILED } else { STOP }
+}
+
+/// Words an error of the core as one line.
+fn sentence(error: &walsafe_core::error::Error, hint: &str) -> String {
+    format!("{error}: {} {hint}", error.detail())
+}

@@ -1,0 +1,100 @@
+//! `walsafe restore`: one file for a server in recovery, and the exit status that tells it how to
+//! go on.
+
+use std::path::Path;
+use std::time::Duration;
+
+use walsafe_core::name::FileName;
+use walsafe_core::restore::{self, Outcome, Request};
+
+use super::DONE;
+use crate::arguments::{OnError, Restore};
+use crate::guard::STOP;
+use crate::terminal;
+
+/// How long a file that is missing before later ones is looked for again.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What the server is to do.
+enum Ending {
+    /// Go on: the file is there.
+    Delivered,
+    /// Go on without: the archive rightly does not have the file.
+    NotArchived,
+    /// The archive is in trouble: stop, or in a standby try again.
+    Trouble,
+    /// The command line is wrong: stop.
+    BadUsage,
+}
+
+/// Runs the command and returns its exit status.
+pub(super) fn run(arguments: &Restore) -> u8 {
+    let ending = attempt(arguments);
+    let goes_on_without = match ending {
+        Ending::Delivered => return DONE,
+        Ending::NotArchived => true,
+        Ending::Trouble => match arguments.on_error {
+            OnError::Auto => is_standby(),
+            OnError::Stop => false,
+            OnError::Retry => true,
+        },
+        Ending::BadUsage => false,
+    };
+    // The one place where status 1 is made: it ends a recovery, and a server that was not meant to is
+    // promoted on lost data.
+    if goes_on_without { 1 } else { STOP }
+}
+
+fn attempt(arguments: &Restore) -> Ending {
+    let name = match FileName::new(&arguments.file) {
+        Ok(name) => name,
+        Err(e) => {
+            let file = arguments.file.escape_default();
+            tell(
+                arguments,
+                &format!(
+                    "file name \"{file}\" is not accepted: {e}; restore_command must pass %f and \"%p\", see \"walsafe restore --help\""
+                ),
+            );
+            return Ending::BadUsage;
+        }
+    };
+    let request = Request {
+        archive: &arguments.from,
+        name: &name,
+        target: &arguments.target,
+        data_directory: Path::new("."),
+        allow_unmarked: arguments.allow_unmarked,
+        patience: PATIENCE,
+    };
+    match restore::restore(&request) {
+        Ok(Outcome::Delivered) => Ending::Delivered,
+        Ok(Outcome::NotArchived { reason }) => {
+            tell(arguments, &format!("\"{name}\" was not restored: {reason}"));
+            Ending::NotArchived
+        }
+        Err(e) => {
+            tell(
+                arguments,
+                &format!("could not restore \"{name}\": {e}: {} {}", e.detail(), e.hint()),
+            );
+            Ending::Trouble
+        }
+    }
+}
+
+/// Is the server whose working directory this is a standby?
+fn is_standby() -> bool {
+    Path::new("standby.signal").exists()
+}
+
+fn tell(arguments: &Restore, message: &str) {
+    if arguments.json {
+        terminal::complain_json(&serde_json::json!({
+            "file": arguments.file,
+            "message": message,
+        }));
+    } else {
+        terminal::complain(message);
+    }
+}

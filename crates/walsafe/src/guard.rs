@@ -1,0 +1,25 @@
+//! The last line: a panic becomes one line and an exit status that stops a recovery.
+
+use std::panic::{self, AssertUnwindSafe};
+
+use crate::terminal;
+
+/// The exit status of every trouble that `restore` meets: above 125, so that recovery stops.
+pub(crate) const STOP: u8 = 126;
+
+/// Runs the program; a panic, in whatever thread the program waits for, ends in [`STOP`].
+pub(crate) fn run(program: impl FnOnce() -> u8) -> u8 {
+    panic::set_hook(Box::new(|info| {
+        let payload = info.payload();
+        let message = payload
+            .downcast_ref::<&str>()
+            .copied()
+            .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+            .unwrap_or("unknown cause");
+        let place = info.location().map_or_else(String::new, |at| format!(" at {at}"));
+        terminal::complain(&format!(
+            "internal error{place}: {message}. Please report this with the command line."
+        ));
+    }));
+    panic::catch_unwind(AssertUnwindSafe(program)).unwrap_or(STOP)
+}

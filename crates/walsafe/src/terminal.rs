@@ -1,0 +1,80 @@
+//! Writing to standard output and standard error.
+//!
+//! Neither may change what the program does: a closed pipe is no error, and nothing here panics.
+
+use std::fmt::Display;
+use std::io::{self, Write};
+
+/// Writes one line to standard error, whatever becomes of it.
+pub(crate) fn complain(message: &str) {
+    let line = format!("walsafe: {}\n", one_line(message));
+    let _ = io::stderr().lock().write_all(line.as_bytes());
+}
+
+/// Makes one line of a text, so that a log has one entry for one event.
+fn one_line(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// Standard output, buffered. Once the reader has closed it, the rest is dropped.
+pub(crate) struct Output {
+    out: io::BufWriter<io::Stdout>,
+    closed: bool,
+    error: Option<io::Error>,
+}
+
+impl Output {
+    pub(crate) fn new() -> Self {
+        Self { out: io::BufWriter::new(io::stdout()), closed: false, error: None }
+    }
+
+    /// Writes a line. Returns `false` once writing has no point any more.
+    pub(crate) fn line(&mut self, line: impl Display) -> bool {
+        if !self.closed {
+            let result = writeln!(self.out, "{line}");
+            self.note(result);
+        }
+        !self.closed
+    }
+
+    /// Writes bytes as they are.
+    pub(crate) fn bytes(&mut self, bytes: &[u8]) {
+        if !self.closed {
+            let result = self.out.write_all(bytes);
+            self.note(result);
+        }
+    }
+
+    fn note(&mut self, result: io::Result<()>) {
+        if let Err(e) = result {
+            self.closed = true;
+            if e.kind() != io::ErrorKind::BrokenPipe {
+                self.error = Some(e);
+            }
+        }
+    }
+
+    /// Writes what is left, and returns `false` when output was lost for another reason than a
+    /// reader that went away: a full disk, say. That is said on standard error.
+    #[must_use]
+    pub(crate) fn finish(mut self) -> bool {
+        if !self.closed {
+            let result = self.out.flush();
+            self.note(result);
+        }
+        // What could not be written must not be tried again on drop.
+        let (_, _) = self.out.into_parts();
+        match self.error {
+            None => true,
+            Some(e) => {
+                complain(&format!("could not write to standard output: {e}"));
+                false
+            }
+        }
+    }
+}
+
+/// Writes one line of JSON to standard error, whatever becomes of it.
+pub(crate) fn complain_json(value: &serde_json::Value) {
+    let _ = io::stderr().lock().write_all(format!("{value}\n").as_bytes());
+}

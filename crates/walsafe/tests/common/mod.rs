@@ -1,0 +1,228 @@
+//! An archive and a server's directory to try the program on, and WAL made for the purpose.
+
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::indexing_slicing)]
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use walsafe_core::digest::{CONTENT_ATTRIBUTE, Digest, STORED_ATTRIBUTE};
+use walsafe_core::identity::Identity;
+use walsafe_core::sys;
+
+pub const OURS: u64 = 7_123_456_789_012_345_678;
+pub const MB: usize = 1 << 20;
+const PAGE: usize = 8192;
+
+/// Writes WAL of segments of 1 MB: records of random lengths that cross pages and segments.
+pub struct Wal {
+    pub system_identifier: u64,
+    pub timeline: u32,
+    /// All bytes from address 0 on; the first segment is never used.
+    bytes: Vec<u8>,
+    prev: u64,
+    seed: u64,
+}
+
+impl Wal {
+    pub fn new(system_identifier: u64, timeline: u32) -> Self {
+        Self { system_identifier, timeline, bytes: vec![0; MB], prev: 0, seed: 42 }
+    }
+
+    fn random(&mut self) -> u64 {
+        self.seed ^= self.seed << 13;
+        self.seed ^= self.seed >> 7;
+        self.seed ^= self.seed << 17;
+        self.seed
+    }
+
+    /// Appends a page's header if a page begins here.
+    fn page(&mut self, remaining: u32) {
+        let at = self.bytes.len();
+        if !at.is_multiple_of(PAGE) {
+            return;
+        }
+        let long = at.is_multiple_of(MB);
+        let info = u16::from(remaining > 0) | if long { 2 } else { 0 };
+        self.bytes.extend(0xD110_u16.to_ne_bytes());
+        self.bytes.extend(info.to_ne_bytes());
+        self.bytes.extend(self.timeline.to_ne_bytes());
+        self.bytes.extend((at as u64).to_ne_bytes());
+        self.bytes.extend(u64::from(remaining).to_ne_bytes());
+        if long {
+            self.bytes.extend(self.system_identifier.to_ne_bytes());
+            self.bytes.extend((MB as u32).to_ne_bytes());
+            self.bytes.extend((PAGE as u32).to_ne_bytes());
+        }
+    }
+
+    /// Appends a record with `len` bytes of data.
+    pub fn record(&mut self, len: usize) {
+        self.page(0);
+        let at = self.bytes.len() as u64;
+        let data: Vec<u8> = (0..len).map(|_| self.random() as u8).collect();
+        let mut header = Vec::new();
+        header.extend((24 + len as u32).to_ne_bytes());
+        header.extend(0_u32.to_ne_bytes());
+        header.extend(self.prev.to_ne_bytes());
+        header.extend([0x20, 0, 0, 0]); // XLOG_NOOP
+        let crc = crc32c::crc32c_append(crc32c::crc32c(&data), &header);
+        header.extend(crc.to_ne_bytes());
+        header.extend(data);
+        let mut rest = &header[..];
+        while !rest.is_empty() {
+            self.page(if rest.len() == header.len() { 0 } else { rest.len() as u32 });
+            let room = PAGE - self.bytes.len() % PAGE;
+            let (now, later) = rest.split_at(room.min(rest.len()));
+            self.bytes.extend(now);
+            rest = later;
+        }
+        self.prev = at;
+        self.bytes.resize(self.bytes.len().next_multiple_of(8), 0);
+    }
+
+    /// Fills whole segments until `count` of them are complete, and returns them: 1, 2, and so on.
+    pub fn segments(&mut self, count: usize) -> Vec<Vec<u8>> {
+        while self.bytes.len() < (count + 1) * MB {
+            let len = self.random() as usize % 9000;
+            self.record(len);
+        }
+        self.bytes[MB..(count + 1) * MB].chunks(MB).map(<[u8]>::to_vec).collect()
+    }
+}
+
+/// Segments 1 to 5 of timeline 1.
+pub fn segments() -> Vec<Vec<u8>> {
+    Wal::new(OURS, 1).segments(5)
+}
+
+pub fn segment_name(timeline: u32, number: u32) -> String {
+    format!("{timeline:08X}{:08X}{number:08X}", 0)
+}
+
+/// Returns the contents of a control file.
+pub fn control(system_identifier: u64) -> Vec<u8> {
+    let mut bytes = vec![0; 8192];
+    bytes[..8].copy_from_slice(&system_identifier.to_ne_bytes());
+    bytes[8..12].copy_from_slice(&1300_u32.to_ne_bytes());
+    bytes[228..232].copy_from_slice(&(MB as u32).to_ne_bytes());
+    let crc = crc32c::crc32c(&bytes[..288]);
+    bytes[288..292].copy_from_slice(&crc.to_ne_bytes());
+    bytes
+}
+
+/// A directory with an archive and a data directory.
+pub struct Place {
+    root: tempfile::TempDir,
+}
+
+impl Place {
+    /// An archive of cluster [`OURS`] with an identity file, and that cluster's data directory.
+    pub fn new() -> Self {
+        let place = Self { root: tempfile::tempdir().unwrap() };
+        for dir in ["archive", "data/global", "data/pg_wal"] {
+            fs::create_dir_all(place.path(dir)).unwrap();
+        }
+        fs::write(place.path("data/global/pg_control"), control(OURS)).unwrap();
+        place.identity(OURS);
+        place
+    }
+
+    pub fn identity(&self, system_identifier: u64) {
+        let text = Identity::new(system_identifier).to_string();
+        fs::write(self.path("archive/walsafe_archive.id"), text).unwrap();
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.root.path().join(name)
+    }
+
+    /// Puts a file into the archive, without attributes.
+    pub fn put(&self, name: &str, contents: &[u8]) -> PathBuf {
+        let path = self.path("archive").join(name);
+        fs::write(&path, contents).unwrap();
+        path
+    }
+
+    /// Puts a plain file into the archive, with the attributes of what it should hold.
+    pub fn put_with_digest(&self, name: &str, contents: &[u8]) -> PathBuf {
+        let path = self.put(name, contents);
+        set_digests(&path, contents, contents);
+        path
+    }
+
+    pub fn target(&self) -> PathBuf {
+        self.path("data/pg_wal/RECOVERYXLOG")
+    }
+
+    /// The call that a server makes.
+    pub fn restore_command(&self, file: &str) -> Command {
+        let mut command = walsafe();
+        command.arg("restore").arg("--from").arg(self.path("archive"));
+        command.args([file, "pg_wal/RECOVERYXLOG"]).current_dir(self.path("data"));
+        command
+    }
+
+    pub fn restore(&self, file: &str) -> Run {
+        Run::of(&mut self.restore_command(file))
+    }
+
+    /// The names in `pg_wal`.
+    pub fn pg_wal(&self) -> Vec<String> {
+        names(&self.path("data/pg_wal"))
+    }
+}
+
+pub fn names(dir: &Path) -> Vec<String> {
+    let mut names: Vec<String> = fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+pub fn set_digests(path: &Path, stored: &[u8], content: &[u8]) {
+    let file = File::open(path).unwrap();
+    let set = |name, bytes| sys::set_attribute(&file, name, &Digest::of(bytes).to_string());
+    assert!(set(STORED_ATTRIBUTE, stored).unwrap(), "the tests need extended attributes");
+    assert!(set(CONTENT_ATTRIBUTE, content).unwrap());
+}
+
+pub fn walsafe() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_walsafe"))
+}
+
+/// What a call came to.
+#[derive(Debug)]
+pub struct Run {
+    pub status: Option<i32>,
+    pub out: String,
+    pub err: String,
+}
+
+impl Run {
+    pub fn of(command: &mut Command) -> Self {
+        let Output { status, stdout, stderr } = command.output().unwrap();
+        Self {
+            status: status.code(),
+            out: String::from_utf8(stdout).unwrap(),
+            err: String::from_utf8(stderr).unwrap(),
+        }
+    }
+
+    /// The call ended with this status, and said why in one line that has this text.
+    #[track_caller]
+    pub fn says(&self, status: i32, text: &str) {
+        assert_eq!(self.status, Some(status), "{self:?}");
+        assert!(self.err.contains(text), "{self:?}");
+        assert_eq!(self.err.lines().count(), 1, "{self:?}");
+        assert_eq!(self.out, "");
+    }
+
+    /// The call delivered, and said nothing.
+    #[track_caller]
+    pub fn delivers(&self) {
+        assert_eq!((self.status, &*self.out, &*self.err), (Some(0), "", ""), "{self:?}");
+    }
+}

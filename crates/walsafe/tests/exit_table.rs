@@ -1,0 +1,450 @@
+//! The exit statuses of `walsafe restore`, row by row: what a server in recovery is told.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+mod common;
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use common::{MB, OURS, Place, Run, Wal, control, segment_name, segments, walsafe};
+
+const ONE: &str = "000000010000000000000001";
+const TWO: &str = "000000010000000000000002";
+const THREE: &str = "000000010000000000000003";
+
+/// An archive with segments 1 to 3 of timeline 1.
+fn place() -> Place {
+    let place = Place::new();
+    for (number, segment) in (1..).zip(segments().iter().take(3)) {
+        place.put_with_digest(&segment_name(1, number), segment);
+    }
+    place
+}
+
+fn standby(place: &Place) {
+    fs::write(place.path("data/standby.signal"), "").unwrap();
+}
+
+#[test]
+fn a_delivered_segment_is_whole_private_fully_allocated_and_a_file_of_its_own() {
+    let place = place();
+    let mut sparse = segments()[0].clone();
+    sparse[100 * 8192..].fill(0);
+    let archived = place.put("000000010000000000000001", &[]);
+    fs::File::options().write(true).open(&archived).unwrap().set_len(MB as u64).unwrap();
+    let file = fs::File::options().write(true).open(&archived).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &sparse[..100 * 8192], 0).unwrap();
+    common::set_digests(&archived, &sparse, &sparse);
+    place.restore(ONE).delivers();
+    assert_eq!(fs::read(place.target()).unwrap(), sparse);
+    let (stored, restored) = (archived.metadata().unwrap(), place.target().metadata().unwrap());
+    assert!(stored.blocks() * 512 < MB as u64, "the archived file has no hole to begin with");
+    assert!(restored.blocks() * 512 >= MB as u64, "{} blocks", restored.blocks());
+    assert_ne!(stored.ino(), restored.ino());
+    assert_eq!(restored.nlink(), 1);
+    assert_eq!(restored.permissions().mode() & 0o7777, 0o600);
+    assert_eq!(place.pg_wal(), ["RECOVERYXLOG"]);
+}
+
+#[test]
+fn what_stood_at_the_target_is_replaced_and_never_written_into() {
+    let place = place();
+    fs::write(place.path("data/elsewhere"), "keep").unwrap();
+    symlink("../elsewhere", place.target()).unwrap();
+    place.restore(ONE).delivers();
+    assert!(place.target().symlink_metadata().unwrap().is_file());
+    assert_eq!(fs::read(place.path("data/elsewhere")).unwrap(), b"keep");
+}
+
+#[test]
+fn the_file_is_found_in_any_encoding() {
+    let segment = &segments()[0];
+    for (extension, tool) in [("zst", "zstd"), ("lz4", "lz4"), ("gz", "gzip")] {
+        let place = Place::new();
+        place.put(ONE, segment);
+        let encoded = Command::new(tool)
+            .args(["-q", "-c"])
+            .arg(place.path("archive").join(ONE))
+            .output()
+            .unwrap();
+        assert!(encoded.status.success(), "{tool} is needed by this test");
+        fs::remove_file(place.path("archive").join(ONE)).unwrap();
+        let path = place.put(&format!("{ONE}.{extension}"), &encoded.stdout);
+        place.restore(ONE).delivers();
+        assert_eq!(&fs::read(place.target()).unwrap(), segment);
+        // And with digests.
+        common::set_digests(&path, &encoded.stdout, segment);
+        place.restore(ONE).delivers();
+        assert_eq!(&fs::read(place.target()).unwrap(), segment);
+    }
+}
+
+#[test]
+fn a_segment_after_the_last_one_is_the_end_of_the_wal() {
+    let place = place();
+    let started = Instant::now();
+    place.restore(&segment_name(1, 4)).says(1, "neither is any later segment of timeline 1");
+    assert!(started.elapsed() < Duration::from_secs(2), "nothing to wait for");
+    assert_eq!(place.pg_wal(), Vec::<String>::new());
+}
+
+#[test]
+fn segments_of_other_timelines_make_no_hole() {
+    let place = place();
+    place.put(&segment_name(2, 9), &segments()[0]);
+    place.restore(&segment_name(1, 4)).says(1, "neither is any later");
+    place.restore(&segment_name(3, 1)).says(1, "neither is any later");
+}
+
+#[test]
+fn the_history_of_a_timeline_without_segments_is_not_there_rightly() {
+    let place = place();
+    place.restore("00000002.history").says(1, "neither is any segment of timeline 2");
+    // The first timeline has segments and no history.
+    place.restore("00000001.history").says(1, "not in the archive");
+}
+
+#[test]
+fn a_missing_history_of_a_timeline_with_segments_stops() {
+    let place = place();
+    place.put(&segment_name(2, 3), &segments()[2]);
+    place.restore("00000002.history").says(126, "the history of timeline 2 is missing");
+}
+
+#[test]
+fn a_hole_is_looked_at_for_five_seconds_and_then_stops() {
+    let place = place();
+    fs::remove_file(place.path("archive").join(TWO)).unwrap();
+    let started = Instant::now();
+    place.restore(TWO).says(126, "000000010000000000000003 is there");
+    let took = started.elapsed();
+    assert!((Duration::from_secs(5)..Duration::from_secs(9)).contains(&took), "{took:?}");
+}
+
+#[test]
+fn a_file_that_is_published_after_a_later_one_is_waited_for() {
+    let place = place();
+    let (from, to) = (place.path("archive").join(TWO), place.path("away"));
+    fs::rename(&from, &to).unwrap();
+    let mut child = place.restore_command(TWO).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(1200));
+    fs::rename(&to, &from).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert_eq!(fs::read(place.target()).unwrap(), fs::read(&from).unwrap());
+}
+
+#[test]
+fn a_later_partial_segment_shows_a_hole_too() {
+    let place = place();
+    place.put("000000010000000000000005.partial", &segments()[4]);
+    place.restore(&segment_name(1, 4)).says(126, "000000010000000000000005 is there");
+    // The partial form of the very segment is where a timeline ends.
+    place.restore(&segment_name(1, 5)).says(1, "neither is any later");
+}
+
+#[test]
+fn a_timeline_that_branched_off_later_shows_a_hole_too() {
+    let place = place();
+    place.put(&segment_name(2, 5), &Wal::new(OURS, 1).segments(5)[4]);
+    place.put("00000002.history", b"1\t0/500200\tno recovery target specified\n");
+    // Timeline 1 went on to segment 5, of which timeline 2 has the copy.
+    place.restore(&segment_name(1, 4)).says(126, "timeline 2 branched off after it at 0/500200");
+    place.restore(&segment_name(1, 5)).says(1, "neither is any later");
+}
+
+#[test]
+fn a_hole_whose_segment_lies_in_pg_wal_is_none() {
+    let place = place();
+    fs::remove_file(place.path("archive").join(TWO)).unwrap();
+    fs::write(place.path("data/pg_wal").join(TWO), &segments()[1]).unwrap();
+    place.restore(TWO).says(1, "lies in pg_wal");
+}
+
+#[test]
+fn a_recycled_file_of_that_name_in_pg_wal_fills_no_hole() {
+    let place = place();
+    fs::remove_file(place.path("archive").join(TWO)).unwrap();
+    fs::write(place.path("data/pg_wal").join(TWO), &segments()[0]).unwrap();
+    place.restore(TWO).says(126, "000000010000000000000003 is there");
+}
+
+#[test]
+fn every_trouble_stops_a_recovery_and_lets_a_standby_try_again() {
+    type Break = fn(&Place);
+    let troubles: [(&str, Break, &str); 12] = [
+        ("flipped", |p| flip(p, TWO, 70_000), "digest-mismatch"),
+        ("truncated", |p| drop(p.put(TWO, &segments()[1][..MB / 2])), "truncated"),
+        ("empty", |p| drop(p.put(TWO, b"")), "truncated"),
+        ("longer", |p| longer(p), "corrupt"),
+        ("another segment", |p| copy(p, THREE, TWO), "wrong-name"),
+        ("another cluster's", |p| foreign(p), "wrong-cluster"),
+        ("a directory", |p| directory(p), "is a directory"),
+        ("a link", |p| link(p), "is a symbolic link"),
+        ("another archive", |p| p.identity(OURS + 1), "belongs to another cluster"),
+        ("no identity", |p| unmark(p), "no identity file"),
+        ("bad identity", |p| drop(p.put("walsafe_archive.id", b"x")), "cannot be understood"),
+        ("no archive", |p| fs::remove_dir_all(p.path("archive")).unwrap(), "could not open"),
+    ];
+    for (name, make, text) in troubles {
+        let place = place();
+        make(&place);
+        let run = place.restore(TWO);
+        println!("{name}: {}", run.err.trim());
+        run.says(126, text);
+        standby(&place);
+        place.restore(TWO).says(1, text);
+        assert_eq!(place.pg_wal(), Vec::<String>::new(), "{name}");
+    }
+}
+
+fn flip(place: &Place, name: &str, at: usize) {
+    let path = place.path("archive").join(name);
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[at] ^= 0x10;
+    fs::write(&path, bytes).unwrap();
+}
+
+fn longer(place: &Place) {
+    let mut bytes = segments()[1].clone();
+    bytes.push(0);
+    place.put(TWO, &bytes);
+}
+
+/// Puts one segment under the name of another, its attributes with it.
+fn copy(place: &Place, from: &str, to: &str) {
+    let bytes = fs::read(place.path("archive").join(from)).unwrap();
+    place.put_with_digest(to, &bytes);
+}
+
+fn foreign(place: &Place) {
+    place.put_with_digest(TWO, &Wal::new(OURS + 1, 1).segments(2)[1]);
+}
+
+fn directory(place: &Place) {
+    fs::remove_file(place.path("archive").join(TWO)).unwrap();
+    fs::create_dir(place.path("archive").join(TWO)).unwrap();
+}
+
+fn link(place: &Place) {
+    let path = place.path("archive").join(TWO);
+    fs::rename(&path, place.path("elsewhere")).unwrap();
+    symlink(place.path("elsewhere"), path).unwrap();
+}
+
+fn unmark(place: &Place) {
+    fs::remove_file(place.path("archive/walsafe_archive.id")).unwrap();
+}
+
+#[test]
+fn a_hole_lets_a_standby_try_again() {
+    let place = place();
+    fs::remove_file(place.path("archive").join(TWO)).unwrap();
+    standby(&place);
+    place.restore(TWO).says(1, "000000010000000000000003 is there");
+}
+
+#[test]
+fn on_error_overrides_what_the_kind_of_recovery_says() {
+    let place = place();
+    flip(&place, TWO, 70_000);
+    let run =
+        |action: &str| Run::of(place.restore_command(TWO).arg(format!("--on-error={action}")));
+    run("retry").says(1, "digest-mismatch");
+    run("stop").says(126, "digest-mismatch");
+    standby(&place);
+    run("stop").says(126, "digest-mismatch");
+    run("auto").says(1, "digest-mismatch");
+}
+
+#[test]
+fn an_unmarked_archive_is_accepted_only_when_asked_for() {
+    let place = place();
+    unmark(&place);
+    let run = |file: &str| Run::of(place.restore_command(file).arg("--allow-unmarked"));
+    run(TWO).delivers();
+    run(&segment_name(1, 4)).says(1, "neither is any later");
+    // The control file still tells whose segments are right.
+    foreign(&place);
+    run(TWO).says(126, "wrong-cluster");
+}
+
+#[test]
+fn the_control_file_in_the_working_directory_counts_where_it_can_be_read() {
+    let place = place();
+    fs::write(place.path("data/global/pg_control"), control(OURS + 1)).unwrap();
+    place.restore(TWO).says(126, "belongs to another cluster");
+    fs::remove_file(place.path("data/global/pg_control")).unwrap();
+    place.restore(TWO).delivers();
+}
+
+#[test]
+fn without_digests_headers_and_records_are_checked() {
+    let place = Place::new();
+    for (number, segment) in (1..).zip(segments()) {
+        place.put(&segment_name(1, number), &segment);
+    }
+    place.restore(TWO).delivers();
+    fs::remove_file(place.target()).unwrap();
+    // In a record, in a page header, in the first header.
+    for at in [300_000, 8192 * 3 + 8, 9] {
+        place.put(TWO, &segments()[1]);
+        flip(&place, TWO, at);
+        let run = place.restore(TWO);
+        assert_eq!(run.status, Some(126), "flipped at {at}: {run:?}");
+        assert_eq!(place.pg_wal(), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn of_two_encodings_a_sound_one_is_delivered_and_two_that_differ_are_not() {
+    let place = place();
+    let other = Wal::new(OURS, 1).segments(2)[1].clone();
+    let encoded = zstd(&place, &other);
+    place.put(&format!("{TWO}.zst"), &encoded);
+    place.restore(TWO).delivers();
+    flip(&place, TWO, 70_000);
+    place.restore(TWO).delivers();
+    assert_eq!(fs::read(place.target()).unwrap(), other);
+    fs::remove_file(place.target()).unwrap();
+    // Sound both, and not the same: one more record in the place of zeros.
+    let mut shorter = other.clone();
+    shorter[MB - 8192 * 8..].fill(0);
+    place.put_with_digest(TWO, &shorter);
+    place.restore(TWO).says(126, "duplicate");
+    assert_eq!(place.pg_wal(), Vec::<String>::new());
+}
+
+fn zstd(place: &Place, contents: &[u8]) -> Vec<u8> {
+    let path = place.path("plain");
+    fs::write(&path, contents).unwrap();
+    let encoded = Command::new("zstd").args(["-q", "-c"]).arg(path).output().unwrap();
+    assert!(encoded.status.success());
+    encoded.stdout
+}
+
+#[test]
+fn history_and_backup_history_files_are_delivered_and_checked() {
+    let place = place();
+    place.put("00000002.history", b"1\t0/500200\tno recovery target specified\n");
+    place.restore("00000002.history").delivers();
+    place.put("00000002.history", b"1\t0x500200\tno recovery target specified\n");
+    place.restore("00000002.history").says(126, "line 1 is not");
+    place.put("00000002.history", b"");
+    place.restore("00000002.history").says(126, "truncated");
+    let backup = "000000010000000000000002.00000028.backup";
+    place.restore(backup).says(1, "not in the archive");
+    place.put(backup, b"START WAL LOCATION: 0/200028 (file 000000010000000000000002)\n");
+    place.restore(backup).delivers();
+    place.put(backup, b"START WAL LOCATION: 0/300028 (file 000000010000000000000003)\n");
+    place.restore(backup).says(126, "wrong-name");
+}
+
+#[test]
+fn bad_usage_stops_even_a_standby_and_prints_one_line_and_the_way_to_help() {
+    let place = place();
+    standby(&place);
+    let calls: &[&[&str]] = &[
+        &["restore"],
+        &["restore", "--from", "archive", ONE],
+        &["restore", ONE, "pg_wal/RECOVERYXLOG"],
+        &["restore", "--from", "archive", ONE, "pg_wal/RECOVERYXLOG", "more"],
+        &["restore", "--from", "archive", "--on-error=later", ONE, "pg_wal/RECOVERYXLOG"],
+        &["restore", "--form", "archive", ONE, "pg_wal/RECOVERYXLOG"],
+        &["restore", "--from", "archive", ONE, "pg_wal/RECOVERYXLOG", "--help"],
+        &["restore", "--from", "../archive", "../secret", "pg_wal/RECOVERYXLOG"],
+        &["restore", "--from", "../archive", "", "pg_wal/RECOVERYXLOG"],
+        &["restore", "--from", "../archive", "%f", "%p"],
+        &["resotre", "--from", "archive", ONE, "pg_wal/RECOVERYXLOG"],
+        &["--from", "archive", ONE, "pg_wal/RECOVERYXLOG"],
+        &[],
+    ];
+    for call in calls {
+        let run = Run::of(walsafe().args(*call).current_dir(place.path("data")));
+        assert_eq!(run.status, Some(126), "{call:?}: {run:?}");
+        if !call.contains(&"--help") {
+            run.says(126, "--help");
+        }
+        assert_eq!(place.pg_wal(), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn a_panic_stops_even_a_standby() {
+    let place = place();
+    standby(&place);
+    let run = Run::of(place.restore_command(ONE).env("WALSAFE_TEST_PANIC", "1"));
+    run.says(126, "internal error");
+}
+
+#[test]
+fn a_closed_standard_error_changes_no_exit_status() {
+    let place = place();
+    flip(&place, TWO, 70_000);
+    let with = |file: &str, close: &str| {
+        let program = env!("CARGO_BIN_EXE_walsafe");
+        let script =
+            format!("exec \"$0\" restore --from ../archive {file} pg_wal/RECOVERYXLOG {close}");
+        let mut command = Command::new("sh");
+        command.args(["-c", &script, program]).current_dir(place.path("data"));
+        command.stderr(Stdio::null()).status().unwrap().code()
+    };
+    for close in ["2>&-", ">&- 2>&-", "<&- >&- 2>&-", "2>/dev/full"] {
+        assert_eq!(with(ONE, close), Some(0), "{close}");
+        assert_eq!(with(&segment_name(1, 4), close), Some(1), "{close}");
+        assert_eq!(with(TWO, close), Some(126), "{close}");
+    }
+    // A pipe that nobody reads any more.
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let status = place.restore_command(TWO).stderr(writer).status().unwrap();
+    assert_eq!(status.code(), Some(126));
+}
+
+#[test]
+fn a_signal_is_no_end_of_the_wal() {
+    let place = place();
+    fs::remove_file(place.path("archive").join(TWO)).unwrap();
+    let mut child = place.restore_command(TWO).stderr(Stdio::null()).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    child.kill().unwrap();
+    assert_eq!(child.wait().unwrap().code(), None);
+}
+
+#[test]
+fn leftovers_of_killed_calls_go_at_the_next_one_and_nothing_else_does() {
+    let place = place();
+    let host = walsafe_core::sys::host_name();
+    let mut child = Command::new("true").spawn().unwrap();
+    let dead = child.id();
+    child.wait().unwrap();
+    let ours = format!("data/pg_wal/.walsafe.{ONE}.{host}.{dead}.0.tmp");
+    let theirs = format!("data/pg_wal/.walsafe.{ONE}.{host}.{}.0.tmp", std::process::id());
+    for name in [&ours, &theirs, "data/pg_wal/keep.tmp"] {
+        fs::write(place.path(name), "x").unwrap();
+    }
+    place.restore(ONE).delivers();
+    assert!(!place.path(&ours).exists());
+    assert!(place.path(&theirs).exists());
+    assert!(place.path("data/pg_wal/keep.tmp").exists());
+}
+
+#[test]
+fn a_target_that_cannot_be_written_stops() {
+    let place = place();
+    fs::remove_dir_all(place.path("data/pg_wal")).unwrap();
+    place.restore(ONE).says(126, "could not write the restored file");
+    fs::create_dir_all(place.target()).unwrap();
+    place.restore(ONE).says(126, "could not write the restored file");
+    assert_eq!(place.pg_wal(), ["RECOVERYXLOG"]);
+}
+
+#[test]
+fn the_line_can_be_json() {
+    let place = place();
+    let run = Run::of(place.restore_command(&segment_name(1, 4)).arg("--json"));
+    run.says(1, "\"file\":\"000000010000000000000004\"");
+    serde_json::from_str::<serde_json::Value>(&run.err).unwrap();
+}
