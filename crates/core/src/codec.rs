@@ -152,7 +152,7 @@ impl<W: Write> Encoder<W> {
     pub fn finish(self) -> io::Result<W> {
         match self {
             Self::Plain(out) => Ok(out),
-            Self::Lz4(encoder) => encoder.finish().map_err(io::Error::other),
+            Self::Lz4(encoder) => encoder.finish().map_err(io::Error::from),
             Self::Zstd(encoder) => encoder.finish(),
             Self::Gzip(encoder) => encoder.finish(),
         }
@@ -187,11 +187,50 @@ pub enum Decoder<R: Read> {
     /// An encoding, and not one byte of it.
     Empty,
     /// LZ4.
-    Lz4(Box<lz4_flex::frame::FrameDecoder<BufReader<R>>>),
+    Lz4(Box<Lz4Frame<BufReader<R>>>),
     /// Zstandard.
     Zstd(zstd::stream::read::Decoder<'static, BufReader<R>>),
     /// gzip.
     Gzip(Box<flate2::bufread::GzDecoder<BufReader<R>>>),
+}
+
+/// Decodes one LZ4 frame, and no further one.
+pub struct Lz4Frame<R: Read> {
+    decoder: lz4_flex::frame::FrameDecoder<Unending<R>>,
+    ended: bool,
+}
+
+impl<R: Read> Lz4Frame<R> {
+    fn new(input: R) -> Self {
+        Self { decoder: lz4_flex::frame::FrameDecoder::new(Unending(input)), ended: false }
+    }
+}
+
+impl<R: Read> Read for Lz4Frame<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if self.ended || buf.is_empty() {
+            return Ok(0);
+        }
+        let n = self.decoder.read(buf)?;
+        self.ended = n == 0;
+        Ok(n)
+    }
+}
+
+/// A reader whose end is an error. The frame decoder takes a file that ends between two blocks,
+/// or within the first bytes, for a whole one; after a frame's end mark it reads nothing more.
+struct Unending<R>(R);
+
+impl<R: Read> Read for Unending<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        match self.0.read(buf)? {
+            0 if !buf.is_empty() => {
+                let text = "the file ends within the encoded stream";
+                Err(io::Error::new(io::ErrorKind::InvalidData, text))
+            }
+            n => Ok(n),
+        }
+    }
 }
 
 /// Size of the reads from an encoded file.
@@ -212,7 +251,7 @@ impl<R: Read> Decoder<R> {
         }
         Ok(match codec {
             Codec::None => Self::Empty, // returned above
-            Codec::Lz4 => Self::Lz4(Box::new(lz4_flex::frame::FrameDecoder::new(input))),
+            Codec::Lz4 => Self::Lz4(Box::new(Lz4Frame::new(input))),
             Codec::Zstd => {
                 Self::Zstd(zstd::stream::read::Decoder::with_buffer(input)?.single_frame())
             }
@@ -227,7 +266,7 @@ impl<R: Read> Decoder<R> {
     pub fn finish(self) -> io::Result<()> {
         let mut rest = match self {
             Self::Plain(_) | Self::Empty => return Ok(()),
-            Self::Lz4(decoder) => decoder.into_inner(),
+            Self::Lz4(decoder) => decoder.decoder.into_inner().0,
             Self::Zstd(decoder) => decoder.finish(),
             Self::Gzip(decoder) => decoder.into_inner(),
         };

@@ -45,6 +45,26 @@ fn a_stream_that_is_cut_anywhere_is_an_error_and_never_a_short_file() {
     }
 }
 
+/// Fails without `Unending`: cut between two blocks, the rest was taken for a whole file; without
+/// its end mark, for one whose checksum is right.
+#[test]
+fn an_lz4_file_that_ends_between_two_blocks_is_an_error() {
+    let content = sample();
+    let stored = encode("lz4", &content);
+    // The frame's header (15 bytes, content size included), then blocks: a length, then the bytes.
+    let mut at = 15;
+    while at < stored.len() {
+        for len in at..(at + 4).min(stored.len()) {
+            assert!(decode(Codec::Lz4, &stored[..len]).is_err(), "cut to {len} bytes");
+        }
+        let len = u32::from_le_bytes(stored[at..at + 4].try_into().unwrap()) & 0x7FFF_FFFF;
+        at += 4 + len as usize + if len == 0 { 4 } else { 0 };
+    }
+    assert_eq!(at, stored.len(), "the test follows the blocks to the end");
+    assert!(decode(Codec::Lz4, &stored[..4]).is_err());
+    assert!(decode(Codec::Lz4, b"text").is_err());
+}
+
 #[test]
 fn bytes_after_the_end_are_an_error() {
     for (setting, codec) in SETTINGS {
