@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::path::Path;
 
 use crate::archive::Progress;
 use crate::buffer::{Buffer, CHUNK};
@@ -155,12 +156,8 @@ pub fn compare(
         } else {
             match read_full(&mut stream, theirs_buffer.bytes_mut()) {
                 Ok(m) => m,
-                // An error of the system is not a property of the file.
-                Err(e) if e.raw_os_error().is_some() => {
-                    return Err(Error::io(Action::ReadArchived, path, e));
-                }
                 Err(e) => {
-                    undecodable = Some(e.to_string());
+                    undecodable = Some(reason(e, &path)?);
                     0
                 }
             }
@@ -183,7 +180,7 @@ pub fn compare(
         return Err(source.changed(ours_len));
     }
     if undecodable.is_none() {
-        undecodable = stream.finish().err().map(|e: io::Error| e.to_string());
+        undecodable = stream.finish().err().map(|e| reason(e, &path)).transpose()?;
     }
     let content = ours.digest();
     let nature = match (undecodable, first) {
@@ -199,6 +196,15 @@ pub fn compare(
         theirs: theirs.digest(),
         nature,
     })))
+}
+
+/// Returns what a decoder says of a file. An error of the system is not a property of the file:
+/// what could not be read now may be whole.
+fn reason(error: io::Error, path: &Path) -> Result<String, Error> {
+    match error.raw_os_error() {
+        Some(_) => Err(Error::io(Action::ReadArchived, path, error)),
+        None => Ok(error.to_string()),
+    }
 }
 
 /// Tells what a difference is.
