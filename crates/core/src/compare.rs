@@ -136,7 +136,8 @@ pub struct Context<'a> {
 /// storage past the page cache.
 ///
 /// # Errors
-/// One of the files could not be read. An archived file that cannot be decoded is a difference.
+/// One of the files could not be read, or the archived one is the server's own. An archived file
+/// that cannot be decoded is a difference.
 pub fn compare(
     source: &Source,
     archived: &Archived,
@@ -144,6 +145,10 @@ pub fn compare(
     progress: &Progress,
 ) -> Result<Comparison, Error> {
     let path = context.archive.path().join(&archived.stored_name);
+    if source.is(&archived.entry) {
+        // The same bytes today; the server recycles them tomorrow (guarantee G5).
+        return Err(Error::NotAFile { path, found: "a hard link to the server's own file" });
+    }
     let mut stream = archived.decode().map_err(|e| Error::io(Action::ReadArchived, &path, e))?;
     let (mut ours_buffer, mut theirs_buffer) = (Buffer::new(), Buffer::new());
     let (mut ours, mut theirs) = (Hasher::default(), Hasher::default());

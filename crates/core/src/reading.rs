@@ -14,7 +14,7 @@ use crate::sys::{self, Dir, Entry};
 pub struct Source {
     file: File,
     path: PathBuf,
-    len: u64,
+    entry: Entry,
 }
 
 impl Source {
@@ -29,19 +29,25 @@ impl Source {
         if !entry.is_file() {
             return Err(fail(io::Error::other(format!("it is {}", entry.type_name()))));
         }
-        Ok(Self { file, path: path.to_owned(), len: entry.len })
+        Ok(Self { file, path: path.to_owned(), entry })
     }
 
     /// Returns the file's length when it was opened, in bytes.
     #[must_use]
     pub fn len(&self) -> u64 {
-        self.len
+        self.entry.len
     }
 
     /// Tells whether the file had no bytes when it was opened.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.entry.len == 0
+    }
+
+    /// Tells whether an entry of the archive is this very file: a hard link, not a copy.
+    #[must_use]
+    pub fn is(&self, entry: &Entry) -> bool {
+        (self.entry.device, self.entry.inode) == (entry.device, entry.inode)
     }
 
     /// Returns the file's path.
@@ -62,7 +68,7 @@ impl Source {
     /// Makes the error for a file that had another length when it was read than when it was opened.
     #[must_use]
     pub fn changed(&self, read: u64) -> Error {
-        Error::SourceChanged { path: self.path.clone(), expected: self.len, read }
+        Error::SourceChanged { path: self.path.clone(), expected: self.entry.len, read }
     }
 }
 
