@@ -453,6 +453,8 @@ pub fn write_all_at(file: &File, buf: &[u8], offset: u64) -> io::Result<()> {
                 let half = rest.get(..rest.len().div_ceil(2)).unwrap_or(rest);
                 file.write_at(half, offset + done as u64)
             }
+            #[cfg(feature = "fault-injection")]
+            Verdict::Corrupt => crate::fault::write_corrupted(file, rest, offset + done as u64),
         })?;
         if written == 0 {
             return Err(io::Error::from_raw_os_error(libc::ENOSPC));
