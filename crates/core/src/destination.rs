@@ -63,8 +63,8 @@ pub fn open(
             theirs: identity.system_identifier,
         });
     }
-    if !known {
-        // Whoever wrote the identity file may have died before its flush.
+    if !known || !memory.is_durable(path) {
+        // Whoever wrote the identity file, or the list, may have died before its flush.
         Identity::flush(&dir)?;
         memory.add(path)?;
     }

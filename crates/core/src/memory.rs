@@ -4,8 +4,10 @@
 //! what tells an empty mount point from an empty new archive: a directory that is listed here must
 //! have its identity file. It survives restarts and goes along in base backups.
 
+use std::collections::BTreeSet;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::error::{Action, Error};
 use crate::sys::{self, Dir};
@@ -15,8 +17,17 @@ pub const FILE_NAME: &str = "walsafe_archive.destinations";
 const TEMPORARY_NAME: &str = "walsafe_archive.destinations.tmp";
 const KEY: &str = "destination = ";
 
+/// Data directories and the destinations that this process knows to be on disk in their lists. A
+/// line that can be read proves nothing: the flush after it was put in place may have failed, or
+/// the process have died before it. Held while a list is changed.
+static DURABLE: Mutex<BTreeSet<(PathBuf, PathBuf)>> = Mutex::new(BTreeSet::new());
+
+fn durable() -> MutexGuard<'static, BTreeSet<(PathBuf, PathBuf)>> {
+    DURABLE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// The list of initialised destinations of one data directory. One process at a time changes it:
-/// the archiver.
+/// the archiver, from any of its threads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Memory {
     data_directory: PathBuf,
@@ -44,7 +55,13 @@ impl Memory {
         Ok(self.read()?.iter().any(|known| known == destination))
     }
 
-    /// Adds a destination, durably.
+    /// Tells whether this process has made sure that the list names `destination` durably.
+    #[must_use]
+    pub fn is_durable(&self, destination: &Path) -> bool {
+        durable().contains(&(self.data_directory.clone(), destination.to_owned()))
+    }
+
+    /// Adds a destination, durably, or flushes the list that names it already.
     ///
     /// On return the list names it also after a power cut. Dies the machine before, the old list
     /// or the new one is there.
@@ -53,26 +70,25 @@ impl Memory {
     /// The list could not be read, written, flushed or put in place.
     pub fn add(&self, destination: &Path) -> Result<(), Error> {
         let fail = |e| self.failed(e);
+        let mut durable = durable();
+        let entry = (self.data_directory.clone(), destination.to_owned());
         let mut known = self.read()?;
-        if known.iter().any(|path| path == destination) {
-            return Ok(());
-        }
-        known.push(destination.to_owned());
-        let mut text =
-            "# Directories that walsafe_archive has archived to. Do not edit.\n".to_owned();
-        for path in &known {
-            text.push_str(KEY);
-            text.push_str(&path.to_string_lossy());
-            text.push('\n');
-        }
         let dir = Dir::open(&self.data_directory).map_err(fail)?;
-        // A temporary file here is what a killed archiver left: there is only one archiver.
-        let _ = dir.unlink(TEMPORARY_NAME);
-        let file = dir.create_named(TEMPORARY_NAME).map_err(fail)?;
-        sys::write_all_at(&file, text.as_bytes(), 0).map_err(fail)?;
-        sys::flush(&file).map_err(fail)?;
-        dir.replace(TEMPORARY_NAME, FILE_NAME).map_err(fail)?;
-        dir.flush().map_err(fail)
+        if !known.iter().any(|path| path == destination) {
+            durable.remove(&entry);
+            known.push(destination.to_owned());
+            // A temporary file here is what a killed archiver left: there is only one archiver.
+            let _ = dir.unlink(TEMPORARY_NAME);
+            let file = dir.create_named(TEMPORARY_NAME).map_err(fail)?;
+            sys::write_all_at(&file, text(&known).as_bytes(), 0).map_err(fail)?;
+            sys::flush(&file).map_err(fail)?;
+            dir.replace(TEMPORARY_NAME, FILE_NAME).map_err(fail)?;
+        }
+        if !durable.contains(&entry) {
+            dir.flush().map_err(fail)?;
+            durable.insert(entry);
+        }
+        Ok(())
     }
 
     fn read(&self) -> Result<Vec<PathBuf>, Error> {
@@ -89,6 +105,16 @@ impl Memory {
     fn failed(&self, source: std::io::Error) -> Error {
         Error::io(Action::Remember, self.data_directory.join(FILE_NAME), source)
     }
+}
+
+fn text(destinations: &[PathBuf]) -> String {
+    let mut text = "# Directories that walsafe_archive has archived to. Do not edit.\n".to_owned();
+    for path in destinations {
+        text.push_str(KEY);
+        text.push_str(&path.to_string_lossy());
+        text.push('\n');
+    }
+    text
 }
 
 #[cfg(test)]
