@@ -84,7 +84,9 @@ pub fn check_adoptable(dir: &Dir, cluster: &Cluster) -> Result<(), Error> {
         let segment = parsed.and_then(|(name, codec)| Some((name.segment()?, name, codec)));
         match segment {
             Some(segment) => segments.push(segment),
-            None if stored == "lost+found" || temporary::is_temporary(stored) => {}
+            // Another server's identity file has come since the caller looked: it counts when ours
+            // is to be put in its place.
+            None if stored == "lost+found" || temporary::is_own_name(stored) => {}
             None => others += 1,
         }
     })
