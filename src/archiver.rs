@@ -18,8 +18,8 @@ use walsafe_core::segment::Cluster;
 use walsafe_core::settings::FsyncPolicy;
 use walsafe_core::staged::Staging;
 use walsafe_core::temporary::Owner;
-use walsafe_core::wal::SegmentSize;
 
+use crate::damage::DamageWatch;
 use crate::report::{self, Report};
 use crate::settings::{self, Settings};
 use crate::waiting::Waiter;
@@ -30,7 +30,7 @@ const BATCH: usize = 1024;
 const SPACE_WARNING_INTERVAL: Duration = Duration::from_secs(60);
 
 thread_local! {
-    static ARCHIVER: RefCell<Archiver> = const { RefCell::new(Archiver::new()) };
+    static ARCHIVER: RefCell<Archiver> = RefCell::new(Archiver::new());
 }
 
 /// Archives one file for the server, and reports a failure. Never raises.
@@ -72,11 +72,12 @@ struct Archiver {
     /// Pools of earlier settings with a file still under way.
     retired: Vec<Pool>,
     space_warned: Option<Instant>,
+    damage: DamageWatch,
 }
 
 impl Archiver {
-    const fn new() -> Self {
-        Self { pool: None, retired: Vec::new(), space_warned: None }
+    fn new() -> Self {
+        Self { pool: None, retired: Vec::new(), space_warned: None, damage: DamageWatch::new() }
     }
 
     fn archive(&mut self, name: &str, path: &CStr) -> Result<Outcome, Error> {
@@ -94,6 +95,9 @@ impl Archiver {
         };
         let outcome = ask(pool, &job, &settings)?;
         self.warn_of_space(&settings, &outcome);
+        if let Some(records) = &outcome.records {
+            self.damage.look(&job.name, records);
+        }
         Ok(outcome)
     }
 
@@ -211,12 +215,6 @@ fn offer_more(pool: &Pool) {
 fn plan(settings: &Settings) -> Plan {
     // SAFETY: a number that the server read from its control file before it started the archiver.
     let system_identifier = unsafe { pg_sys::GetSystemIdentifier() };
-    // SAFETY: a number that the server set when it started.
-    let segment_size = unsafe { pg_sys::wal_segment_size };
-    let segment_size = u64::try_from(segment_size)
-        .ok()
-        .and_then(|bytes| SegmentSize::new(bytes).ok())
-        .unwrap_or(SegmentSize::DEFAULT);
     Plan {
         destination: settings.destination.clone(),
         fsync_policy: settings.fsync_policy,
@@ -224,7 +222,7 @@ fn plan(settings: &Settings) -> Plan {
         compression: settings.compression,
         check_wal: settings.check_wal,
         verify: settings.verify,
-        cluster: Cluster { system_identifier, segment_size },
+        cluster: Cluster { system_identifier, segment_size: settings::segment_size() },
         memory: Memory::of(settings::data_directory()),
         owner: Owner::this_process(),
         staging: Staging::Unnamed,

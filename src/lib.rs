@@ -7,6 +7,7 @@
 #![allow(unsafe_code, reason = "the server's interface is C; every block has its argument")]
 
 mod archiver;
+mod damage;
 mod module;
 mod report;
 mod settings;

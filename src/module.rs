@@ -52,7 +52,9 @@ mod table {
     /// Fills the server's table in.
     #[unsafe(no_mangle)]
     #[pg_guard]
-    pub(super) unsafe extern "C-unwind" fn _PG_archive_module_init(table: *mut ArchiveModuleCallbacks) {
+    pub(super) unsafe extern "C-unwind" fn _PG_archive_module_init(
+        table: *mut ArchiveModuleCallbacks,
+    ) {
         let callbacks = ArchiveModuleCallbacks {
             check_configured: Some(check_configured),
             archive_file: Some(archive_file),

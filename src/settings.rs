@@ -10,6 +10,7 @@ use pgrx::{pg_guard, pg_sys};
 use walsafe_core::archive;
 use walsafe_core::codec::Compression;
 use walsafe_core::settings::{self as values, Destination, FileMode};
+use walsafe_core::wal::SegmentSize;
 
 use crate::report::{self, Report};
 
@@ -30,6 +31,7 @@ enum FsyncPolicy {
 enum CheckWal {
     off,
     header,
+    records,
 }
 
 static DESTINATION: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
@@ -85,6 +87,7 @@ impl Settings {
             check_wal: match CHECK_WAL.get() {
                 CheckWal::off => archive::CheckWal::Off,
                 CheckWal::header => archive::CheckWal::Header,
+                CheckWal::records => archive::CheckWal::Records,
             },
             verify: VERIFY.get(),
             stall_timeout: u64::try_from(STALL_TIMEOUT.get())
@@ -112,6 +115,16 @@ pub(crate) fn data_directory() -> &'static Path {
     // SAFETY: as above.
     let path = unsafe { CStr::from_ptr(path) };
     path.to_str().map_or(Path::new("."), Path::new)
+}
+
+/// Returns the cluster's segment size.
+pub(crate) fn segment_size() -> SegmentSize {
+    // SAFETY: a number that the server set when it started.
+    let bytes = unsafe { pg_sys::wal_segment_size };
+    u64::try_from(bytes)
+        .ok()
+        .and_then(|bytes| SegmentSize::new(bytes).ok())
+        .unwrap_or(SegmentSize::DEFAULT)
 }
 
 fn text(setting: &GucSetting<Option<CString>>) -> Option<String> {
@@ -163,7 +176,7 @@ pub(crate) fn register() {
     GucRegistry::define_enum_guc(
         c"walsafe_archive.check_wal",
         c"What is checked of a WAL segment before it is archived.",
-        c"\"header\": length, first page header and cluster. \"off\": nothing.",
+        c"\"header\": length, first page header and cluster. \"records\": every page and every record as well. \"off\": nothing.",
         &CHECK_WAL,
         GucContext::Sighup,
         flags,

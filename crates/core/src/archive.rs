@@ -23,6 +23,7 @@ use crate::sink::{Gather, Sink};
 use crate::staged::{Digests, Publication, Sealed, Staged, Staging, failed};
 use crate::sys::{self, Dir, Space};
 use crate::temporary::Owner;
+use crate::wal::{SegmentChecker, SegmentReport, SegmentSpec};
 
 /// What is checked of a WAL segment before it is archived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +32,9 @@ pub enum CheckWal {
     Off,
     /// Length and first page header.
     Header,
+    /// The same, and every page header and every record's checksum. Damage there does not stop
+    /// the file from being archived: it is told with the [`Outcome`].
+    Records,
 }
 
 /// Everything that decides how files are archived; the same for all files until a setting changes.
@@ -68,7 +72,7 @@ pub struct Job {
 }
 
 /// What was done with a file that is now in the archive, as durable as the policy asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outcome {
     /// The archive held the same contents already; they were flushed again.
     pub already_present: bool,
@@ -80,6 +84,8 @@ pub struct Outcome {
     pub content: Digest,
     /// Size and free space of the archive's file system afterwards, where it tells.
     pub space: Option<Space>,
+    /// What the check of its records has shown, under [`CheckWal::Records`].
+    pub records: Option<Box<SegmentReport>>,
 }
 
 /// Counts the steps that a copy has made, for a watcher in another thread: a copy whose count
@@ -157,6 +163,7 @@ pub fn archive_file(plan: &Plan, job: &Job, progress: &Progress) -> Result<Outco
         stored_bytes: copied.stored_bytes,
         content: copied.digests.content,
         space: dir.space().ok(),
+        records: copied.records,
     })
 }
 
@@ -196,7 +203,11 @@ fn find_present(
     }
     let wal_bytes = source.len();
     let space = dir.space().ok();
-    Ok(Some(Outcome { already_present: true, wal_bytes, stored_bytes, content, space }))
+    let records = match plan.check_wal {
+        CheckWal::Records => read_source(plan, job, source, progress, |_| Ok(()))?.records,
+        CheckWal::Off | CheckWal::Header => None,
+    };
+    Ok(Some(Outcome { already_present: true, wal_bytes, stored_bytes, content, space, records }))
 }
 
 /// Compares the file with the one that the archive holds in one encoding, if any: flushed first,
@@ -229,6 +240,7 @@ fn compare_with(
 struct Copied {
     digests: Digests,
     stored_bytes: u64,
+    records: Option<Box<SegmentReport>>,
 }
 
 /// Copies and hashes in one pass, then seals: attributes, mode, flush.
@@ -244,18 +256,24 @@ fn copy<'d>(
     let write_failed = |e| failed(dir, &name, Action::WriteCopy, e);
     let copied = if plan.compression.codec == Codec::None {
         let mut sink = Sink::new(staged.file());
-        let content = each_chunk(source, progress, |chunk| sink.put(chunk).map_err(write_failed))?;
+        let read = read_source(plan, job, source, progress, |chunk| {
+            sink.put(chunk).map_err(write_failed)
+        })?;
         let stored_bytes = sink.finish().map_err(write_failed)?;
-        Copied { digests: Digests { stored: content, content }, stored_bytes }
+        let content = read.content;
+        let digests = Digests { stored: content, content };
+        Copied { digests, stored_bytes, records: read.records }
     } else {
         let gather = Gather::new(staged.file());
         let mut encoder =
             Encoder::new(plan.compression, source.len(), gather).map_err(write_failed)?;
-        let content =
-            each_chunk(source, progress, |chunk| encoder.write_all(chunk).map_err(write_failed))?;
+        let read = read_source(plan, job, source, progress, |chunk| {
+            encoder.write_all(chunk).map_err(write_failed)
+        })?;
         let gather = encoder.finish().map_err(write_failed)?;
         let (stored, stored_bytes) = gather.finish().map_err(write_failed)?;
-        Copied { digests: Digests { stored, content }, stored_bytes }
+        let digests = Digests { stored, content: read.content };
+        Copied { digests, stored_bytes, records: read.records }
     };
     progress.tick();
     let flush = plan.fsync_policy != FsyncPolicy::None;
@@ -264,17 +282,30 @@ fn copy<'d>(
     Ok((sealed, copied))
 }
 
-/// Reads the server's file chunk by chunk, and returns the digest of the whole.
-fn each_chunk(
+/// What one pass over the server's file has shown.
+struct Read {
+    content: Digest,
+    records: Option<Box<SegmentReport>>,
+}
+
+/// Reads the server's file chunk by chunk: hashes each, checks its records where that is asked
+/// for, and passes it on.
+fn read_source(
+    plan: &Plan,
+    job: &Job,
     source: &Source,
     progress: &Progress,
     mut take: impl FnMut(&[u8]) -> Result<(), Error>,
-) -> Result<Digest, Error> {
+) -> Result<Read, Error> {
+    let mut checker = record_checker(plan, job);
     let (mut buffer, mut hasher, mut read) = (Buffer::new(), Hasher::default(), 0);
     loop {
         let len = source.read_at(buffer.bytes_mut(), read)?;
         let chunk = buffer.filled(len);
         hasher.update(chunk);
+        if let Some(checker) = &mut checker {
+            checker.feed(chunk);
+        }
         take(chunk)?;
         read += len as u64;
         progress.tick();
@@ -282,7 +313,24 @@ fn each_chunk(
             break;
         }
     }
-    if read == source.len() { Ok(hasher.digest()) } else { Err(source.changed(read)) }
+    if read != source.len() {
+        return Err(source.changed(read));
+    }
+    let records = checker.map(|checker| Box::new(checker.finish()));
+    Ok(Read { content: hasher.digest(), records })
+}
+
+/// Returns a checker for the segment's records, where they are to be checked.
+fn record_checker(plan: &Plan, job: &Job) -> Option<SegmentChecker> {
+    let segment = job.name.segment().filter(|_| plan.check_wal == CheckWal::Records)?;
+    let segment_size = plan.cluster.segment_size;
+    let spec = SegmentSpec {
+        timeline: segment.timeline,
+        start: segment.start(segment_size)?,
+        segment_size,
+        system_identifier: Some(plan.cluster.system_identifier),
+    };
+    Some(SegmentChecker::new(spec, None))
 }
 
 /// Reads a sealed copy back from storage, past the page cache, and compares its digest.

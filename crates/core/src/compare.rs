@@ -12,7 +12,7 @@ use crate::history;
 use crate::name::{FileKind, FileName};
 use crate::reading::{Archived, Source, read_full};
 use crate::sys::Dir;
-use crate::wal::{Lsn, SegmentSize};
+use crate::wal::{Lsn, Parting, SegmentComparison, SegmentSize, SegmentSpec, Side};
 
 /// How the archived file differs from ours.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,10 +55,12 @@ pub enum Nature {
         /// The newer timeline.
         successor: u32,
     },
-    /// WAL of a segment that parts in a record.
+    /// WAL of a segment that parts at a record.
     Records {
-        /// Address of the first record that differs.
+        /// Address of the first record that differs, or that only one of them holds.
         first_record: Lsn,
+        /// The WAL of one ends there: it is an earlier state of the other.
+        ends: Option<Side>,
     },
     /// Anything else.
     Other,
@@ -97,8 +99,13 @@ impl fmt::Display for Difference {
                 f,
                 "The two agree up to {switch}, where timeline {successor} branched off, and differ only after it. "
             )?,
-            Nature::Records { first_record } => {
+            Nature::Records { first_record, ends } => {
                 write!(f, "The first WAL record that differs begins at {first_record}. ")?;
+                match ends {
+                    Some(Side::Ours) => write!(f, "The WAL of the server's file ends there. ")?,
+                    Some(Side::Theirs) => write!(f, "The WAL of the archived file ends there. ")?,
+                    None => {}
+                }
             }
             Nature::Other => {}
         }
@@ -191,7 +198,7 @@ pub fn compare(
     let nature = match (undecodable, first) {
         (Some(reason), _) => Nature::Unreadable { reason },
         (None, None) => return Ok(Comparison::Same { content }),
-        (None, Some(first)) => explain(source, context, first, theirs_len, ours_len),
+        (None, Some(first)) => explain(source, archived, context, first, theirs_len)?,
     };
     Ok(Comparison::Different(Box::new(Difference {
         ours_len,
@@ -215,30 +222,63 @@ fn reason(error: io::Error, path: &Path) -> Result<String, Error> {
 /// Tells what a difference is.
 fn explain(
     source: &Source,
+    archived: &Archived,
     context: Context<'_>,
     first: u64,
     theirs_len: u64,
-    ours_len: u64,
-) -> Nature {
-    if first == theirs_len && theirs_len < ours_len {
-        return Nature::Truncated;
+) -> Result<Nature, Error> {
+    if first == theirs_len && theirs_len < source.len() {
+        return Ok(Nature::Truncated);
     }
-    match context.name.kind() {
-        FileKind::History { timeline } => Nature::History { timeline },
-        FileKind::Segment(segment) => {
-            let Some(start) = segment.start(context.segment_size) else { return Nature::Other };
-            let end = start.advanced(context.segment_size.bytes().into());
-            let differs_at = start.advanced(first);
-            branches_of(segment.timeline, source, context)
-                .into_iter()
-                .filter(|(_, switch)| (start..end).contains(switch) && *switch <= differs_at)
-                .max_by_key(|(_, switch)| *switch)
-                .map_or(Nature::Other, |(successor, switch)| Nature::TimelineTail {
-                    switch,
-                    successor,
-                })
+    let segment = match context.name.kind() {
+        FileKind::History { timeline } => return Ok(Nature::History { timeline }),
+        FileKind::Segment(segment) | FileKind::Partial(segment) => segment,
+        FileKind::BackupHistory(_) | FileKind::Other => return Ok(Nature::Other),
+    };
+    let Some(start) = segment.start(context.segment_size) else { return Ok(Nature::Other) };
+    let end = start.advanced(context.segment_size.bytes().into());
+    let differs_at = start.advanced(first);
+    let switch = branches_of(segment.timeline, source, context)
+        .into_iter()
+        .filter(|(_, switch)| (start..end).contains(switch) && *switch <= differs_at)
+        .max_by_key(|(_, switch)| *switch);
+    if let Some((successor, switch)) = switch {
+        return Ok(Nature::TimelineTail { switch, successor });
+    }
+    let spec = SegmentSpec {
+        timeline: segment.timeline,
+        start,
+        segment_size: context.segment_size,
+        system_identifier: None,
+    };
+    Ok(match part(source, archived, context, spec)? {
+        Some(Parting::SameRecords) => Nature::Padding,
+        Some(Parting::AtRecord { lsn, ends }) => Nature::Records { first_record: lsn, ends },
+        None => Nature::Other,
+    })
+}
+
+/// Reads both versions of a segment once more, record by record, and tells where they part.
+fn part(
+    source: &Source,
+    archived: &Archived,
+    context: Context<'_>,
+    spec: SegmentSpec,
+) -> Result<Option<Parting>, Error> {
+    let path = context.archive.path().join(&archived.stored_name);
+    let fail = |e| Error::io(Action::ReadArchived, &path, e);
+    let mut stream = archived.decode().map_err(fail)?;
+    let (mut ours, mut theirs) = (Buffer::new(), Buffer::new());
+    let mut comparison = SegmentComparison::new(spec);
+    let mut offset = 0;
+    loop {
+        let n = source.read_at(ours.bytes_mut(), offset)?;
+        let m = read_full(&mut stream, theirs.bytes_mut()).map_err(fail)?;
+        comparison.feed(ours.filled(n), theirs.filled(m));
+        offset += n as u64;
+        if n < CHUNK && m < CHUNK {
+            return Ok(comparison.finish());
         }
-        _ => Nature::Other,
     }
 }
 

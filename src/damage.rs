@@ -1,0 +1,66 @@
+//! What the archiver says about damaged WAL, under `check_wal = records`.
+
+use std::collections::VecDeque;
+
+use pgrx::PgSqlErrorCode;
+use walsafe_core::name::{FileKind, FileName, SegmentName};
+use walsafe_core::wal::{Damage, Edges, Lsn, SegmentReport};
+
+use crate::report::Report;
+use crate::settings;
+
+/// Edges of segments that wait for their neighbour. The server asks in order, but for history and
+/// partial files: few ever wait.
+const EDGES: usize = 64;
+/// Files remembered as reported.
+const REMEMBERED: usize = 64;
+
+/// Matches records across segments, and reports damage once a file.
+pub(crate) struct DamageWatch {
+    edges: Edges,
+    reported: VecDeque<(u32, Lsn)>,
+}
+
+impl DamageWatch {
+    pub(crate) fn new() -> Self {
+        Self { edges: Edges::new(EDGES), reported: VecDeque::new() }
+    }
+
+    /// Takes what the check of an archived file has shown, and reports what is wrong with it or,
+    /// where a record crosses, with its neighbour.
+    pub(crate) fn look(&mut self, name: &FileName, records: &SegmentReport) {
+        if let Some(first) = records.damage.first() {
+            self.report(name.as_str(), first, records.damage_count);
+        }
+        // A partial segment is no neighbour of the segments around it.
+        if let FileKind::Segment(_) = name.kind() {
+            for damage in self.edges.add(records).into_iter().filter_map(|met| met.damage) {
+                let file =
+                    SegmentName::holding(damage.timeline, damage.segment, settings::segment_size());
+                self.report(&file.to_string(), &damage, 1);
+            }
+        }
+    }
+
+    fn report(&mut self, file: &str, damage: &Damage, count: u64) {
+        let key = (damage.timeline, damage.segment);
+        if self.reported.contains(&key) {
+            return;
+        }
+        self.reported.push_back(key);
+        if self.reported.len() > REMEMBERED {
+            self.reported.pop_front();
+        }
+        let more = match count {
+            0 | 1 => String::new(),
+            n => format!(" {} more places in the file do not follow.", n - 1),
+        };
+        Report {
+            code: PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
+            message: format!("WAL file \"{file}\" is damaged"),
+            detail: format!("\"{file}\": {damage}.{more} The file was archived all the same."),
+            hint: "A recovery that needs this file will stop at the damage: take a new base backup, and check the storage of \"pg_wal\".".to_owned(),
+        }
+        .warn();
+    }
+}
