@@ -20,6 +20,7 @@ fn a_plain_cluster_archives_three_segments() {
     for name in &names {
         assert_eq!(archive.read(name), cluster.read_wal(name));
         assert_eq!(archive.read(name).len(), 1 << 20);
+        assert!(archive.read(name)[800_000..900_000].iter().any(|&byte| byte != 0), "not filled");
     }
     cluster.wait_until("the statistics", || {
         (cluster.stat_archiver().archived_count == 3).then_some(())

@@ -45,11 +45,14 @@ impl Cluster {
     /// Completes `count` segments that are nine tenths full of text, and returns their names.
     #[track_caller]
     pub fn fill_whole_segments(&self, count: usize) -> Vec<String> {
-        // md5 gives 32 bytes that do not compress well.
+        // md5 gives 32 bytes that do not compress well. No more than what is left of the segment: a
+        // message that ran over would complete a further one.
         self.switch_after(
             count,
-            "(SELECT string_agg(md5(random()::text || i), '') FROM generate_series(1,
-             (SELECT setting::int FROM pg_settings WHERE name = 'wal_segment_size') * 9 / 320) i)",
+            "(SELECT string_agg(md5(random()::text || i), '') FROM generate_series(1, (
+                 SELECT (size - (pg_current_wal_insert_lsn() - '0/0') % size) * 9 / 320
+                 FROM (SELECT setting::numeric + g * 0 FROM pg_settings
+                       WHERE name = 'wal_segment_size') s (size))::int) i)",
         )
     }
 
