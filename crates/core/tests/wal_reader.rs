@@ -267,3 +267,21 @@ fn what_is_damaged_is_said_in_the_servers_words() {
         "{text}"
     );
 }
+
+/// The beginning of a chain of segments that is not at hand hides no more than the record it cuts.
+#[test]
+fn records_are_checked_as_soon_as_one_begins_though_none_ended_before() {
+    let mut writer = Writer::new(8192, 0x300_0000);
+    for len in [2_500_000, 1_500_000, 1_500_000, 10] {
+        writer.record(10, 0, &data(len));
+    }
+    writer.pad();
+    let (mut records, mut carry) = (0, None);
+    for (index, segment) in writer.segments().iter().enumerate().skip(1) {
+        let report = check_segment(writer.spec(index), segment, carry.take());
+        assert_eq!(report.damage, []);
+        records += report.records;
+        carry = report.tail;
+    }
+    assert_eq!(records, 3);
+}

@@ -71,13 +71,13 @@ impl Tail {
     /// beginning has to be joined first.
     #[must_use]
     pub fn is_resolved(&self) -> bool {
-        match self.state {
+        match &self.state {
             TailState::Through => false,
             TailState::Lost => true,
+            // With its whole header at hand a record can be checked; its link is the head's.
+            TailState::Open(open) => open.header_left() == 0 || self.prev != Prev::Head,
             // One that ended right behind a record from before may have ended by a switch.
-            TailState::Boundary | TailState::Open(_) | TailState::Ended(_) => {
-                self.prev != Prev::Head
-            }
+            TailState::Boundary | TailState::Ended(_) => self.prev != Prev::Head,
         }
     }
 }
