@@ -16,6 +16,7 @@
 //! }
 //! ```
 
+pub mod archive;
 pub mod backup;
 pub mod builder;
 pub mod cluster;
