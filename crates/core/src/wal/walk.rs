@@ -13,7 +13,7 @@ use super::damage::{Damage, DamageKind};
 use super::edge::{Fate, Fragment, Head, Prev, Tail, TailState};
 use super::header::{BlockSize, LongPageHeader, PageHeader};
 use super::lsn::Lsn;
-use super::record::{Open, Visit};
+use super::record::{Open, Summer, Visit};
 use super::report::{End, SegmentReport, SegmentSpec};
 
 /// Where the walk stands between two pages.
@@ -62,6 +62,7 @@ pub(super) struct Walk {
     /// What did not follow, while nothing good was found behind it.
     pending: Option<Damage>,
     leftovers: bool,
+    summer: Summer,
     records: u64,
     abandoned: u64,
     damage: Vec<Damage>,
@@ -90,6 +91,7 @@ impl Walk {
             summing: false,
             pending: None,
             leftovers: false,
+            summer: Summer::new(),
             records: 0,
             abandoned: 0,
             damage: Vec::new(),

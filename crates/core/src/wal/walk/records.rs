@@ -7,7 +7,7 @@ use super::super::edge::{Fate, Prev, padded_end};
 use super::super::header::PageHeader;
 use super::super::lsn::Lsn;
 use super::super::record::{
-    Open, Record, RecordHeader, Visit, align, checksum, overwritten, plausible_length,
+    Open, Record, RecordHeader, Summer, Visit, align, overwritten, plausible_length,
 };
 use super::super::report::End;
 use super::{Place, Walk};
@@ -198,7 +198,7 @@ impl Walk {
             self.place = Place::Inside(Open::begin(lsn, header.length, rest));
             return Ok(None);
         };
-        let computed = checksum(bytes, crc32c::crc32c(data));
+        let computed = self.summer.checksum(bytes, data);
         if computed != header.crc {
             return Err(DamageKind::Checksum { found: header.crc, computed });
         }
@@ -304,5 +304,5 @@ fn follower(rest: &[u8], bad: Lsn, lsn: Lsn) -> Option<Lsn> {
     let bytes = rest.first_chunk::<{ RecordHeader::SIZE }>()?;
     let data = rest.get(RecordHeader::SIZE..length as usize)?;
     let header = RecordHeader::parse(bytes)?;
-    (checksum(bytes, crc32c::crc32c(data)) == header.crc).then_some(prev)
+    (Summer::new().checksum(bytes, data) == header.crc).then_some(prev)
 }
