@@ -161,7 +161,10 @@ impl Sealed<'_> {
             return match dir.link_unnamed(&file, final_name) {
                 Ok(()) => Ok(Publication::Published),
                 Err(e) if exists(&e) => Ok(Publication::NameTaken),
-                Err(e) if cannot_link(&e) => Ok(Publication::NeedsName),
+                // ENOENT: there is no /proc here. Or the directory is gone; a name then tells so.
+                Err(e) if cannot_link(&e) || e.raw_os_error() == Some(libc::ENOENT) => {
+                    Ok(Publication::NeedsName)
+                }
                 Err(e) => Err(fail(e)),
             };
         };
@@ -213,7 +216,6 @@ fn cannot_link(error: &io::Error) -> bool {
                 | libc::EOPNOTSUPP
                 | libc::ENOSYS
                 | libc::EINVAL
-                | libc::ENOENT
                 | libc::EXDEV
                 | libc::EMLINK
         )
