@@ -26,10 +26,12 @@ fn again<T>(op: Op, mut call: impl FnMut(Verdict) -> io::Result<T>) -> io::Resul
     let mut tries = 0;
     loop {
         match announce(op).and_then(&mut call) {
-            Err(error)
-                if error.kind() == io::ErrorKind::Interrupted && tries < INTERRUPTED_TRIES =>
-            {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {
                 tries += 1;
+                if tries > INTERRUPTED_TRIES {
+                    // Not `EINTR`: loops around readers and writers go on at that for ever.
+                    return Err(io::Error::from_raw_os_error(libc::EAGAIN));
+                }
             }
             result => return result,
         }
