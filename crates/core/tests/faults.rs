@@ -1,0 +1,407 @@
+//! Each file-system operation fails in turn, at each of its calls, in every way that storage has.
+//!
+//! After each: old or new under the final name, never torn; nothing left behind; the error is told
+//! as what it is; the next try succeeds.
+
+#![cfg(feature = "fault-injection")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
+
+mod common;
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use common::*;
+use walsafe_core::archive::{Job, Outcome};
+use walsafe_core::codec::Codec;
+use walsafe_core::error::{Error, ErrorKind};
+use walsafe_core::fault::{Effect, Fault, Op, Plan};
+use walsafe_core::staged::Staging;
+
+/// What storage reports when it is in trouble, and what it is to be called.
+const TROUBLE: [(i32, ErrorKind); 8] = [
+    (libc::ENOSPC, ErrorKind::OutOfSpace),
+    (libc::EDQUOT, ErrorKind::QuotaExceeded),
+    (libc::EIO, ErrorKind::IoError),
+    (libc::EROFS, ErrorKind::ReadOnly),
+    (libc::ESTALE, ErrorKind::StaleHandle),
+    (libc::EMFILE, ErrorKind::TooManyOpenFiles),
+    (libc::EACCES, ErrorKind::PermissionDenied),
+    (libc::EINTR, ErrorKind::IoError),
+];
+
+/// What a file system reports when it cannot do a thing: another way may be found.
+const INABILITY: [i32; 5] =
+    [libc::EOPNOTSUPP, libc::EINVAL, libc::EPERM, libc::ENOENT, libc::ENOSYS];
+
+/// Tests that count descriptors run one at a time.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn descriptors() -> usize {
+    fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+fn is_publishing(op: &Op) -> bool {
+    matches!(op, Op::Link | Op::LinkUnnamed | Op::Rename)
+}
+
+fn is_creating(op: &Op) -> bool {
+    matches!(op, Op::CreateNamed | Op::CreateUnnamed)
+}
+
+/// One file to be archived again and again, with one fault at a time.
+struct Trial {
+    world: World,
+    job: Job,
+    path: PathBuf,
+    /// The bytes that the archive is to hold.
+    stored: Vec<u8>,
+    /// What stood there before and must not change.
+    present: Option<Still>,
+    cases: usize,
+    failed: usize,
+}
+
+impl Trial {
+    /// Archives a file once without faults, and learns what is to come of it.
+    fn new(world: World, content: &[u8], present: bool) -> Self {
+        let name = if content.len() == SEGMENT {
+            segment_name(1, 1)
+        } else {
+            "of any length".replace(' ', "")
+        };
+        let job = world.wal(&name, content);
+        world.run(&job).unwrap();
+        let path = world.path(&job);
+        let stored = fs::read(&path).unwrap();
+        let present = present.then(|| still(&path));
+        Self { world, job, path, stored, present, cases: 0, failed: 0 }
+    }
+
+    fn reset(&self) {
+        if self.present.is_none() {
+            let _ = fs::remove_file(&self.path);
+        }
+        for name in self.world.names().iter().filter(|name| name.starts_with('.')) {
+            fs::remove_file(self.world.archive.join(name)).unwrap();
+        }
+    }
+
+    fn run(&self, faults: Vec<Fault>) -> (Result<Outcome, Error>, Vec<Op>, usize) {
+        let plan = Plan::new(faults);
+        let result = self.world.run(&self.job);
+        (result, plan.calls(), plan.hits())
+    }
+
+    /// Whole, or absent where nothing was; never anything else.
+    fn look(&self, what: &str, must_be_there: bool) {
+        match fs::read(&self.path) {
+            Ok(there) => assert!(there == self.stored, "{what}: torn"),
+            Err(_) => assert!(!must_be_there, "{what}: absent"),
+        }
+        if let Some(before) = &self.present {
+            assert_eq!(&still(&self.path), before, "{what}: changed");
+        }
+    }
+
+    fn temporaries(&self) -> usize {
+        self.world.names().iter().filter(|name| name.starts_with('.')).count()
+    }
+
+    /// Fails one call, looks, and tries again without a fault.
+    fn fault(&mut self, fault: Fault) {
+        self.reset();
+        let what = format!("{:?} {:?}: {fault:?}", self.world.plan.staging, self.path);
+        let before = descriptors();
+        let (result, calls, hits) = self.run(vec![fault]);
+        assert!(hits > 0, "{what}: not hit");
+        assert_eq!(descriptors(), before, "{what}: a descriptor was left open");
+        self.look(&what, result.is_ok());
+        let left = usize::from(fault.op == Op::Unlink);
+        assert!(self.temporaries() <= left, "{what}: {:?}", self.world.names());
+        self.judge(&what, fault, &result, &calls);
+        self.failed += usize::from(result.is_err());
+        self.cases += 1;
+
+        let (again, calls, _) = self.run(Vec::new());
+        let outcome = again.unwrap_or_else(|e| panic!("{what}: then {e}: {}", e.detail()));
+        self.look(&what, true);
+        assert!(self.temporaries() <= left, "{what}: {:?}", self.world.names());
+        if outcome.already_present {
+            assert_proven(&calls, &what);
+        }
+    }
+
+    fn judge(&self, what: &str, fault: Fault, result: &Result<Outcome, Error>, calls: &[Op]) {
+        let Effect::Fail(errno) = fault.effect else { return };
+        let expected = TROUBLE.iter().find(|(number, _)| *number == errno).map(|(_, kind)| *kind);
+        // A temporary name that cannot be removed, or space that cannot be told, fails nothing.
+        let harmless = matches!(fault.op, Op::Unlink | Op::FileSystem);
+        match (result, expected) {
+            (Ok(_), Some(_)) => {
+                assert!(harmless || errno == libc::EINTR, "{what}: counted as archived");
+            }
+            (Err(error), Some(expected)) => {
+                let kind = error.kind();
+                let detail = error.detail();
+                // A call that is interrupted again and again ends as `EAGAIN`.
+                let numbers = [errno, if errno == libc::EINTR { libc::EAGAIN } else { errno }];
+                let told = numbers.iter().any(|n| detail.contains(&format!("(os error {n})")));
+                assert!(told, "{what}: {detail}");
+                // The server's own side is named by its path.
+                let data = self.world.pg_wal.parent().unwrap().to_str().unwrap();
+                let on_server = detail.contains(data);
+                let server = matches!(kind, ErrorKind::SourceUnreadable | ErrorKind::DataDirectory);
+                assert!(kind == expected || (server && on_server), "{what}: {kind:?}, {detail}");
+                assert_eq!(
+                    server,
+                    on_server && errno != libc::EMFILE,
+                    "{what}: {kind:?}, {detail}"
+                );
+            }
+            (_, None) => {}
+        }
+        // A flush that failed is the end of that copy (guarantee G8).
+        if fault.op == Op::Flush && result.is_err() {
+            let nth = calls.iter().enumerate().filter(|(_, op)| **op == Op::Flush);
+            let failed = nth.map(|(at, _)| at).nth(fault.skip).unwrap();
+            assert!(!calls[failed..].iter().any(is_publishing), "{what}: {calls:?}");
+        }
+    }
+
+    /// Faults every call of a run without faults.
+    fn every_call(&mut self, only: impl Fn(Op) -> bool) {
+        self.reset();
+        let (result, calls, _) = self.run(Vec::new());
+        result.unwrap();
+        let forever = usize::MAX;
+        for (at, op) in calls.iter().copied().enumerate().filter(|(_, op)| only(*op)) {
+            let skip = calls[..at].iter().filter(|before| **before == op).count();
+            let fault = |times, effect| Fault { op, skip, times, effect };
+            for (errno, _) in TROUBLE {
+                self.fault(fault(1, Effect::Fail(errno)));
+            }
+            self.fault(fault(forever, Effect::Fail(libc::EINTR)));
+            for errno in INABILITY {
+                self.fault(fault(1, Effect::Fail(errno)));
+                self.fault(fault(forever, Effect::Fail(errno)));
+            }
+            if op == Op::Write {
+                self.fault(fault(1, Effect::Short));
+                self.fault(fault(forever, Effect::Short));
+            }
+        }
+        self.reset();
+    }
+}
+
+/// A file that was there counts only after it was flushed, read, and its directory flushed, all
+/// through handles that this call has opened.
+fn assert_proven(calls: &[Op], what: &str) {
+    let at = |wanted: Op| calls.iter().position(|op| *op == wanted);
+    let (opened, flushed) = (at(Op::OpenDirectory), at(Op::Flush));
+    assert!(opened.is_some() && opened < flushed, "{what}: {calls:?}");
+    let after = &calls[flushed.unwrap()..];
+    let last = after.iter().rposition(|op| *op == Op::FlushDirectory);
+    let reads = after[..last.unwrap()].iter().filter(|op| **op == Op::Read).count();
+    assert!(reads >= 2, "{what}: not compared between the flushes: {calls:?}");
+    assert!(!calls.iter().any(is_creating), "{what}: {calls:?}");
+}
+
+/// A segment that is quick to encode, and has holes.
+fn sparse_segment() -> Vec<u8> {
+    let mut content = segment(1, 1, 1);
+    content[64 << 10..512 << 10].fill(0);
+    content[600 << 10..].fill(0);
+    content
+}
+
+fn world(staging: Staging, codec: &str, verify: bool) -> World {
+    let mut world = World::new();
+    world.plan.staging = staging;
+    world.plan.compression = compression(codec);
+    world.plan.verify = verify;
+    world
+}
+
+#[test]
+fn no_fault_tears_a_new_file_or_counts_it_as_archived() {
+    let _alone = alone();
+    let (mut cases, mut failed) = (0, 0);
+    for staging in STAGINGS {
+        for codec in CODECS {
+            for verify in [false, true] {
+                let world = world(staging, codec, verify);
+                let mut trial = Trial::new(world, &sparse_segment(), false);
+                trial.every_call(|_| true);
+                cases += trial.cases;
+                failed += trial.failed;
+            }
+        }
+    }
+    eprintln!("new files: {cases} faults, {failed} tries failed");
+    assert!(failed > 3000, "{failed}");
+}
+
+#[test]
+fn no_fault_changes_a_file_that_is_there_or_counts_it_unproven() {
+    let _alone = alone();
+    let (mut cases, mut failed) = (0, 0);
+    for codec in CODECS {
+        let world = world(Staging::Unnamed, codec, false);
+        let mut trial = Trial::new(world, &sparse_segment(), true);
+        trial.every_call(|_| true);
+        cases += trial.cases;
+        failed += trial.failed;
+    }
+    eprintln!("files there already: {cases} faults, {failed} tries failed");
+    assert!(failed > 1000, "{failed}");
+}
+
+#[test]
+fn no_fault_in_any_chunk_of_a_long_file_tears_it() {
+    let _alone = alone();
+    let (mut cases, mut failed) = (0, 0);
+    for staging in STAGINGS {
+        for codec in ["none", "lz4", "zstd"] {
+            let world = world(staging, codec, true);
+            let mut trial = Trial::new(world, &random(5 * SEGMENT / 2, 5), false);
+            trial.every_call(|op| matches!(op, Op::Write | Op::Read | Op::Truncate));
+            cases += trial.cases;
+            failed += trial.failed;
+        }
+    }
+    eprintln!("long files: {cases} faults, {failed} tries failed");
+}
+
+/// The first file in a new archive: identity file and list of destinations too.
+#[test]
+fn no_fault_while_an_archive_is_begun_counts_before_identity_and_list_are_durable() {
+    let _alone = alone();
+    let begin = || {
+        let world = World::new();
+        let job = world.wal("00000002.history", b"1\t0/300000\tx\n");
+        (world, job)
+    };
+    let (world, job) = begin();
+    let plan = Plan::new(Vec::new());
+    world.run(&job).unwrap();
+    let calls = plan.calls();
+    drop(plan);
+    let (mut cases, mut failed) = (0, 0);
+    for (at, op) in calls.iter().copied().enumerate() {
+        let skip = calls[..at].iter().filter(|before| **before == op).count();
+        for (errno, _) in TROUBLE {
+            let forever = [libc::EIO, libc::EINTR].contains(&errno).then_some(usize::MAX);
+            for times in [1].into_iter().chain(forever) {
+                let (world, job) = begin();
+                let what = format!("{op:?} {skip} {errno} {times}");
+                let before = descriptors();
+                let fault = Fault { op, skip, times, effect: Effect::Fail(errno) };
+                let plan = Plan::new(vec![fault]);
+                let result = world.run(&job);
+                drop(plan);
+                assert_eq!(descriptors(), before, "{what}");
+                let names = world.names();
+                if !matches!(op, Op::Unlink) {
+                    assert!(!names.iter().any(|name| name.starts_with('.')), "{what}: {names:?}");
+                }
+                if names.iter().any(|name| name == "00000002.history") {
+                    assert!(names.iter().any(|name| name == "walsafe_archive.id"), "{what}");
+                    assert!(world.plan.memory.is_durable(&world.archive), "{what}");
+                }
+                failed += usize::from(result.is_err());
+                cases += 1;
+                let plan = Plan::new(Vec::new());
+                world.run(&job).unwrap_or_else(|e| panic!("{what}: {e}: {}", e.detail()));
+                let again = plan.calls();
+                drop(plan);
+                if op == Op::FlushDirectory && result.is_err() {
+                    let flushes = again.iter().filter(|call| **call == op).count();
+                    // Identity file, list, archived file; when only the last failed, that one.
+                    let wanted = if skip == 3 { 1 } else { 3 };
+                    assert!(flushes >= wanted, "{what}: {again:?}");
+                }
+                assert!(world.plan.memory.contains(&world.archive).unwrap());
+            }
+        }
+    }
+    eprintln!("beginning an archive: {cases} faults, {failed} tries failed");
+    assert!(failed > 300, "{failed}");
+}
+
+#[test]
+fn after_a_failed_flush_of_the_directory_it_is_flushed_through_a_fresh_handle() {
+    let _alone = alone();
+    for staging in STAGINGS {
+        for codec in CODECS {
+            let world = world(staging, codec, false);
+            let trial = Trial::new(world, &sparse_segment(), false);
+            trial.reset();
+            let fault = |skip| Fault {
+                op: Op::FlushDirectory,
+                skip,
+                times: 1,
+                effect: Effect::Fail(libc::EIO),
+            };
+            let (result, _, _) = trial.run(vec![fault(0)]);
+            assert_eq!(result.unwrap_err().kind(), ErrorKind::IoError);
+            assert!(trial.path.exists(), "the file has its name, and may lose it");
+            for _ in 0..3 {
+                let (result, calls, _) = trial.run(vec![fault(0)]);
+                result.unwrap_err();
+                assert!(calls.contains(&Op::OpenDirectory), "{calls:?}");
+            }
+            let (result, calls, _) = trial.run(Vec::new());
+            assert!(result.unwrap().already_present);
+            assert_proven(&calls, codec);
+        }
+    }
+}
+
+/// What a full disk says of the space left, with every codec: lz4's last write lost the reason.
+#[test]
+fn a_full_disk_is_told_as_one_with_every_codec() {
+    let _alone = alone();
+    for codec in CODECS {
+        let world = world(Staging::Unnamed, codec, false);
+        let mut trial = Trial::new(world, &random(5 * SEGMENT / 2, 5), false);
+        trial.reset();
+        let (_, calls, _) = trial.run(Vec::new());
+        let writes = calls.iter().filter(|op| **op == Op::Write).count();
+        for skip in 0..writes {
+            trial.reset();
+            let effect = Effect::Fail(libc::ENOSPC);
+            let fault = Fault { op: Op::Write, skip, times: usize::MAX, effect };
+            let error = trial.run(vec![fault]).0.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::OutOfSpace, "{codec}, write {skip}");
+            assert!(error.detail().contains(" MB are free there."), "{}", error.detail());
+        }
+        trial.cases += writes;
+    }
+    assert_eq!(Codec::ALL.len(), CODECS.len());
+}
+
+/// A directory that is removed while a copy is under way is missing, and not a file system without
+/// hard links.
+#[test]
+fn a_directory_that_goes_away_under_a_copy_is_missing() {
+    let _alone = alone();
+    for staging in STAGINGS {
+        let world = world(staging, "none", false);
+        let trial = Trial::new(world, &sparse_segment(), false);
+        trial.reset();
+        let gone = match staging {
+            Staging::Unnamed => [Op::LinkUnnamed, Op::CreateNamed],
+            Staging::Named => [Op::Link, Op::Rename],
+        };
+        let effect = Effect::Fail(libc::ENOENT);
+        let faults = gone.map(|op| Fault { op, skip: 0, times: usize::MAX, effect });
+        let error = trial.run(faults.to_vec()).0.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::DestinationMissing, "{staging:?}: {error}");
+    }
+}
