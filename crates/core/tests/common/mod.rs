@@ -273,6 +273,11 @@ impl Mount {
         mounted.then_some(Self(dir))
     }
 
+    /// What the file system's disk is made of.
+    pub fn image(&self) -> PathBuf {
+        self.0.path().join("image")
+    }
+
     pub fn tempdir(&self) -> TempDir {
         tempfile::tempdir_in(self.0.path().join("mnt")).unwrap()
     }
