@@ -28,6 +28,7 @@ pub mod segment;
 pub mod settings;
 pub mod sink;
 pub mod staged;
+pub mod stats;
 pub mod sys;
 pub mod temporary;
 pub mod wal;

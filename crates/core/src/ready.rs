@@ -6,10 +6,12 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::path::Path;
+use std::time::SystemTime;
 
 use crate::error::{Action, Error};
 use crate::name::{FileKind, FileName};
 use crate::sys::Dir;
+use crate::wal::SegmentSize;
 
 /// A waiting file, ordered as the server takes them.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,6 +43,44 @@ pub fn first_waiting(archive_status: &Path, limit: usize) -> Result<Vec<FileName
         })
         .map_err(fail)?;
     Ok(first.into_sorted_vec().into_iter().map(|waiting| waiting.name).collect())
+}
+
+/// What waits to be archived.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Backlog {
+    /// Number of files.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Since when the oldest of them waits.
+    pub oldest: Option<SystemTime>,
+}
+
+/// Counts the waiting files. One look at each `.ready` file; segments count with the segment size,
+/// only other files are looked up in `pg_wal`.
+///
+/// # Errors
+/// The directory could not be read.
+pub fn backlog(pg_wal: &Path, segment_size: SegmentSize) -> Result<Backlog, Error> {
+    let archive_status = pg_wal.join("archive_status");
+    let fail = |e| Error::io(Action::ReadStatus, &archive_status, e);
+    let mut backlog = Backlog::default();
+    let dir = Dir::open(&archive_status).map_err(fail)?;
+    dir.for_each_name(|entry| {
+        let Some(Ok(name)) = entry.strip_suffix(".ready").map(FileName::new) else { return };
+        // A file that is gone by now was archived in the meantime.
+        let Ok(since) = archive_status.join(entry).metadata().and_then(|m| m.modified()) else {
+            return;
+        };
+        backlog.files += 1;
+        backlog.bytes += match name.segment() {
+            Some(_) => segment_size.bytes().into(),
+            None => pg_wal.join(name.as_str()).metadata().map_or(0, |m| m.len()),
+        };
+        backlog.oldest = Some(backlog.oldest.map_or(since, |oldest| oldest.min(since)));
+    })
+    .map_err(fail)?;
+    Ok(backlog)
 }
 
 #[cfg(test)]
@@ -75,5 +115,23 @@ mod tests {
         ];
         assert_eq!(names(100), all);
         assert_eq!(names(2), all.get(..2).unwrap());
+    }
+
+    #[test]
+    fn the_backlog_counts_files_bytes_and_the_longest_wait() {
+        let temp = tempfile::tempdir().unwrap();
+        let status = temp.path().join("archive_status");
+        std::fs::create_dir(&status).unwrap();
+        let size = SegmentSize::new(1 << 20).unwrap();
+        assert_eq!(backlog(temp.path(), size).unwrap(), Backlog::default());
+        std::fs::write(temp.path().join("00000002.history"), "12345").unwrap();
+        for name in ["00000002.history.ready", "000000010000000000000002.ready", "x.done"] {
+            std::fs::write(status.join(name), "").unwrap();
+        }
+        let oldest = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1000);
+        let file = std::fs::File::open(status.join("000000010000000000000002.ready")).unwrap();
+        file.set_modified(oldest).unwrap();
+        let expected = Backlog { files: 2, bytes: (1 << 20) + 5, oldest: Some(oldest) };
+        assert_eq!(backlog(temp.path(), size).unwrap(), expected);
     }
 }

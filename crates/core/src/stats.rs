@@ -1,0 +1,343 @@
+//! What the archiver tells other sessions: one fixed record in a small file.
+//!
+//! The archiver is the only writer; it writes the whole record at once after each file. A reader
+//! that meets a write half done sees a wrong checksum and looks again. The counts go on over
+//! restarts; a reset is a second file of the same form, whose counts are subtracted, so that no
+//! session ever writes into the archiver's record.
+//!
+//! Layout, little-endian: `magic` (8 bytes), then the fields of [`Stats`] in order, numbers of 8
+//! bytes, texts of a fixed room behind a length of 2 bytes, then a CRC-32C of all before it.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use crate::sys;
+
+/// Name of the archiver's record, in `pg_stat_tmp`.
+pub const FILE_NAME: &str = "walsafe_archive.stat";
+/// Name of the record of the last reset, in `pg_stat_tmp`.
+pub const RESET_NAME: &str = "walsafe_archive.reset";
+
+const MAGIC: &[u8; 8] = b"walsafe1";
+/// Numbers of a record.
+const NUMBERS: usize = 15;
+/// Room for each text of a record.
+const ROOM: [usize; 4] = [1024, 64, 64, 1024];
+const TEXT_LEN: usize = ROOM[0] + ROOM[1] + ROOM[2] + ROOM[3] + 2 * ROOM.len();
+const RECORD_LEN: usize = MAGIC.len() + 8 * NUMBERS + TEXT_LEN + 4;
+/// How often a reader looks again at a record that is being written.
+const TRIES: usize = 5;
+
+/// The archiver's counts. Times are microseconds since 1970, 0 for never.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// When counting began; tells one series of counts from another.
+    pub since: u64,
+    /// Files archived, those already present included.
+    pub archived: u64,
+    /// Files of these that the archive held already.
+    pub already_present: u64,
+    /// Failed calls.
+    pub failed: u64,
+    /// Bytes of WAL files archived.
+    pub wal_bytes: u64,
+    /// Bytes stored for them; holes do not count.
+    pub stored_bytes: u64,
+    /// Time the server's calls have taken, in microseconds.
+    pub busy_us: u64,
+    /// Time the last call took, in microseconds.
+    pub last_us: u64,
+    /// Files found damaged.
+    pub damaged: u64,
+    /// When a file was archived last.
+    pub archived_at: u64,
+    /// When a call failed last.
+    pub failed_at: u64,
+    /// Whether the last call failed (1), or failed because the destination is not there (2).
+    pub failing: u64,
+    /// Free space of the destination when it was last seen, in bytes.
+    pub free_bytes: u64,
+    /// Whether `free_bytes` is known (1).
+    pub free_known: u64,
+    /// In the record of a reset, when that was; 0 in the archiver's own.
+    pub reset_at: u64,
+    /// The destination.
+    pub destination: String,
+    /// The file archived last.
+    pub last_archived: String,
+    /// The file that failed last.
+    pub last_failed: String,
+    /// What the last failure was.
+    pub last_error: String,
+}
+
+impl Stats {
+    fn numbers(&self) -> [u64; NUMBERS] {
+        [
+            self.since,
+            self.archived,
+            self.already_present,
+            self.failed,
+            self.wal_bytes,
+            self.stored_bytes,
+            self.busy_us,
+            self.last_us,
+            self.damaged,
+            self.archived_at,
+            self.failed_at,
+            self.failing,
+            self.free_bytes,
+            self.free_known,
+            self.reset_at,
+        ]
+    }
+
+    fn texts(&self) -> [&str; ROOM.len()] {
+        [&self.destination, &self.last_archived, &self.last_failed, &self.last_error]
+    }
+
+    /// Writes the record's bytes.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut record = Vec::with_capacity(RECORD_LEN);
+        record.extend(MAGIC);
+        for number in self.numbers() {
+            record.extend(number.to_le_bytes());
+        }
+        for (text, room) in self.texts().into_iter().zip(ROOM) {
+            let fits = |end: &usize| text.is_char_boundary(*end);
+            let cut = (0..=room.min(text.len())).rev().find(fits).unwrap_or(0);
+            let text = text.get(..cut).unwrap_or_default();
+            record.extend(u16::try_from(text.len()).unwrap_or(0).to_le_bytes());
+            record.extend(text.as_bytes());
+            record.resize(record.len() + room - text.len(), 0);
+        }
+        let crc = crc32c::crc32c(&record);
+        record.extend(crc.to_le_bytes());
+        record
+    }
+
+    /// Reads a record's bytes; `None` for anything that is not a whole record of this form.
+    #[must_use]
+    pub fn decode(record: &[u8]) -> Option<Self> {
+        let (body, crc) = record.split_last_chunk::<4>()?;
+        if record.len() != RECORD_LEN || crc32c::crc32c(body) != u32::from_le_bytes(*crc) {
+            return None;
+        }
+        let mut rest = body.strip_prefix(MAGIC)?;
+        let mut numbers = [0; NUMBERS];
+        for number in &mut numbers {
+            let (bytes, after) = rest.split_first_chunk::<8>()?;
+            *number = u64::from_le_bytes(*bytes);
+            rest = after;
+        }
+        let mut texts = <[String; ROOM.len()]>::default();
+        for (text, room) in texts.iter_mut().zip(ROOM) {
+            let (len, after) = rest.split_first_chunk::<2>()?;
+            let (field, after) = after.split_at_checked(room)?;
+            let field = field.get(..usize::from(u16::from_le_bytes(*len)))?;
+            *text = String::from_utf8(field.to_vec()).ok()?;
+            rest = after;
+        }
+        let [
+            since,
+            archived,
+            already_present,
+            failed,
+            wal_bytes,
+            stored_bytes,
+            busy_us,
+            last_us,
+            damaged,
+            archived_at,
+            failed_at,
+            failing,
+            free_bytes,
+            free_known,
+            reset_at,
+        ] = numbers;
+        let [destination, last_archived, last_failed, last_error] = texts;
+        Some(Self {
+            since,
+            archived,
+            already_present,
+            failed,
+            wal_bytes,
+            stored_bytes,
+            busy_us,
+            last_us,
+            damaged,
+            archived_at,
+            failed_at,
+            failing,
+            free_bytes,
+            free_known,
+            reset_at,
+            destination,
+            last_archived,
+            last_failed,
+            last_error,
+        })
+    }
+
+    /// Returns what was counted since a reset. A reset of another series of counts has no effect.
+    #[must_use]
+    pub fn since_reset(mut self, reset: &Self) -> Self {
+        if reset.since != self.since {
+            return self;
+        }
+        for (count, before) in [
+            (&mut self.archived, reset.archived),
+            (&mut self.already_present, reset.already_present),
+            (&mut self.failed, reset.failed),
+            (&mut self.wal_bytes, reset.wal_bytes),
+            (&mut self.stored_bytes, reset.stored_bytes),
+            (&mut self.busy_us, reset.busy_us),
+            (&mut self.damaged, reset.damaged),
+        ] {
+            *count = count.saturating_sub(before);
+        }
+        if self.archived_at <= reset.reset_at {
+            (self.archived_at, self.last_us) = (0, 0);
+            self.last_archived.clear();
+        }
+        if self.failed_at <= reset.reset_at {
+            self.failed_at = 0;
+            self.last_failed.clear();
+            self.last_error.clear();
+        }
+        self
+    }
+}
+
+/// The archiver's record, open for writing.
+#[derive(Debug)]
+pub struct StatsFile(File);
+
+impl StatsFile {
+    /// Opens the archiver's record in `directory` and returns the counts in it; new ones if it is
+    /// not there, torn or foreign.
+    ///
+    /// # Errors
+    /// The file could not be opened.
+    pub fn open(directory: &Path, now: u64) -> io::Result<(Self, Stats)> {
+        let path = directory.join(FILE_NAME);
+        let file = File::options()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(&path)?;
+        let stats = read(&path).unwrap_or_else(|| Stats { since: now, ..Stats::default() });
+        Ok((Self(file), stats))
+    }
+
+    /// Writes the record. Nothing is flushed: after a crash of the machine the counts of the last
+    /// seconds may be missing, or the record be torn, and counting begins anew.
+    ///
+    /// # Errors
+    /// The write failed.
+    pub fn write(&self, stats: &Stats) -> io::Result<()> {
+        sys::write_all_at(&self.0, &stats.encode(), 0)
+    }
+}
+
+/// Reads a record; `None` if it is not there, torn or foreign.
+fn read(path: &Path) -> Option<Stats> {
+    (0..TRIES).find_map(|_| Stats::decode(&std::fs::read(path).ok()?))
+}
+
+/// Reads the archiver's counts since the last reset, and when that was (0 for never). `None` if
+/// there is no valid record.
+#[must_use]
+pub fn current(directory: &Path) -> Option<(Stats, u64)> {
+    let stats = read(&directory.join(FILE_NAME))?;
+    Some(match read(&directory.join(RESET_NAME)).filter(|reset| reset.since == stats.since) {
+        Some(reset) => (stats.since_reset(&reset), reset.reset_at),
+        None => (stats, 0),
+    })
+}
+
+/// Sets the counts to zero, as readers see them.
+///
+/// # Errors
+/// There is no valid record (nothing has been counted), or the record of the reset could not be
+/// written.
+pub fn reset(directory: &Path, now: u64) -> io::Result<()> {
+    let stats = read(&directory.join(FILE_NAME)).ok_or(io::ErrorKind::NotFound)?;
+    let record = Stats { reset_at: now, ..stats }.encode();
+    let temporary: PathBuf = directory.join(format!("{RESET_NAME}.{}", std::process::id()));
+    std::fs::write(&temporary, record)?;
+    std::fs::rename(&temporary, directory.join(RESET_NAME))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn sample() -> Stats {
+        Stats {
+            since: 7,
+            archived: 10,
+            failed: 2,
+            archived_at: 100,
+            failed_at: 50,
+            destination: "/mnt/archive".to_owned(),
+            last_archived: "000000010000000000000003".to_owned(),
+            last_error: "é".repeat(2000),
+            ..Stats::default()
+        }
+    }
+
+    #[test]
+    fn a_record_reads_back_and_a_long_text_is_cut_at_a_character() {
+        let read = Stats::decode(&sample().encode()).unwrap();
+        assert_eq!(read.last_error, "é".repeat(512));
+        assert_eq!(Stats { last_error: sample().last_error, ..read }, sample());
+    }
+
+    #[test]
+    fn counts_go_on_over_restarts_and_a_reset_sets_them_to_zero() {
+        let temp = tempfile::tempdir().unwrap();
+        let (file, stats) = StatsFile::open(temp.path(), 7).unwrap();
+        assert_eq!(stats, Stats { since: 7, ..Stats::default() });
+        file.write(&sample()).unwrap();
+        let (file, stats) = StatsFile::open(temp.path(), 9).unwrap();
+        assert_eq!((stats.since, stats.archived), (7, 10));
+
+        reset(temp.path(), 60).unwrap();
+        file.write(&Stats { archived: 11, ..sample() }).unwrap();
+        let (now, reset_at) = current(temp.path()).unwrap();
+        assert_eq!((now.archived, now.failed, reset_at), (1, 0, 60));
+        assert_eq!((now.archived_at, now.failed_at), (100, 0));
+        assert_eq!(now.last_error, "");
+    }
+
+    #[test]
+    fn a_torn_or_foreign_record_is_unknown() {
+        let temp = tempfile::tempdir().unwrap();
+        assert_eq!(current(temp.path()), None);
+        let record = sample().encode();
+        for contents in [&record[..100], &[0; RECORD_LEN], b"", &[&record[..], b"x"].concat()] {
+            std::fs::write(temp.path().join(FILE_NAME), contents).unwrap();
+            assert_eq!(current(temp.path()), None);
+        }
+        assert_eq!(StatsFile::open(temp.path(), 9).unwrap().1.since, 9);
+    }
+
+    proptest! {
+        #[test]
+        fn a_flipped_bit_is_never_taken_for_a_record(at in 0..RECORD_LEN * 8) {
+            let mut record = sample().encode();
+            record[at / 8] ^= 1 << (at % 8);
+            prop_assert_eq!(Stats::decode(&record), None);
+        }
+    }
+}
