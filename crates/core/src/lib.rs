@@ -7,6 +7,7 @@
 
 pub mod archive;
 pub mod buffer;
+pub mod check;
 pub mod codec;
 pub mod compare;
 pub mod control;
@@ -18,8 +19,11 @@ pub mod fault;
 pub mod finding;
 pub mod history;
 pub mod identity;
+pub mod listing;
+pub mod manifest;
 pub mod memory;
 pub mod name;
+pub mod overview;
 pub mod pool;
 pub mod reading;
 pub mod ready;
@@ -31,4 +35,5 @@ pub mod staged;
 pub mod stats;
 pub mod sys;
 pub mod temporary;
+pub mod verify;
 pub mod wal;

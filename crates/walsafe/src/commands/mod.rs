@@ -9,11 +9,18 @@ use crate::arguments::{Command, Program};
 use crate::guard::STOP;
 use crate::terminal::{self, Output};
 
+mod check;
+mod generate;
 mod init;
+mod list;
+mod manifest;
 mod restore;
+mod verify;
 
 /// The exit status of success.
 pub(crate) const DONE: u8 = 0;
+/// The exit status of a command other than `restore` that did its work and found something.
+pub(crate) const FOUND: u8 = 1;
 /// The exit status of a command other than `restore` that could not do its work.
 pub(crate) const FAILED: u8 = 2;
 
@@ -30,6 +37,12 @@ pub(crate) fn run(arguments: Vec<OsString>) -> u8 {
         Ok(program) => match program.command {
             Command::Restore(arguments) => restore::run(&arguments),
             Command::Init(arguments) => init::run(&arguments),
+            Command::Verify(arguments) => verify::run(&arguments),
+            Command::List(arguments) => list::run(&arguments),
+            Command::Check(arguments) => check::run(&arguments),
+            Command::Manifest(arguments) => manifest::run(&arguments),
+            Command::Completions(arguments) => generate::completions(&arguments),
+            Command::Man(arguments) => generate::man(&arguments),
         },
         Err(error) => refuse(&arguments, &error),
     }
@@ -66,10 +79,30 @@ fn refuse(arguments: &[OsString], error: &clap::Error) -> u8 {
         if missing.is_empty() { "" } else { " " }
     ));
     // What is not surely another command may stand in a restore_command: recovery must stop.
-    if known && first != "restore" { FAILED } else { STOP }
+    match first {
+        "check" => check::UNKNOWN,
+        _ if known && first != "restore" => FAILED,
+        _ => STOP,
+    }
 }
 
 /// Words an error of the core as one line.
 fn sentence(error: &walsafe_core::error::Error, hint: &str) -> String {
     format!("{error}: {} {hint}", error.detail())
+}
+
+/// Writes one JSON document.
+fn print_json(value: &serde_json::Value) -> bool {
+    let mut output = Output::new();
+    output.line(format_args!("{value:#}"));
+    output.finish()
+}
+
+/// Words a length for people.
+fn megabytes(bytes: u64) -> String {
+    match bytes {
+        0..1_048_576 => format!("{} kB", bytes.div_ceil(1024)),
+        1_048_576..10_737_418_240 => format!("{} MB", bytes >> 20),
+        _ => format!("{:.1} GB", bytes as f64 / 1_073_741_824.0),
+    }
 }

@@ -1,0 +1,84 @@
+//! Where a proof begins: a base backup's label, or an address.
+
+use thiserror::Error as ThisError;
+
+use crate::wal::Lsn;
+
+/// Where a recovery is to begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Start {
+    /// The address of the first record that is needed.
+    pub lsn: Lsn,
+    /// The timeline that the address is on; found from the newest timeline's history if it is not
+    /// given.
+    pub timeline: Option<u32>,
+    /// The address up to which a backup needs WAL to be consistent, if it is known.
+    pub stop: Option<Lsn>,
+}
+
+/// Tells why a text is no start.
+#[derive(Debug, Clone, PartialEq, Eq, ThisError)]
+pub enum StartError {
+    /// The line is missing or is not of its form.
+    #[error("the line \"{0}\" is missing or cannot be understood")]
+    Line(&'static str),
+}
+
+impl Start {
+    /// Begins at an address.
+    #[must_use]
+    pub fn at(lsn: Lsn) -> Self {
+        Self { lsn, timeline: None, stop: None }
+    }
+
+    /// Reads a `backup_label` or a backup history file (`build_backup_content` in
+    /// `access/transam/xlogbackup.c`).
+    ///
+    /// # Errors
+    /// The start is missing from it.
+    pub fn from_label(text: &str) -> Result<Self, StartError> {
+        let value = |key: &'static str| {
+            text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(": "))
+        };
+        let address = |key| value(key).and_then(|rest| rest.split(' ').next()?.parse().ok());
+        let start = "START WAL LOCATION";
+        let timeline = "START TIMELINE";
+        Ok(Self {
+            lsn: address(start).ok_or(StartError::Line(start))?,
+            timeline: Some(
+                value(timeline)
+                    .and_then(|text| text.trim().parse().ok())
+                    .ok_or(StartError::Line(timeline))?,
+            ),
+            stop: address("STOP WAL LOCATION"),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    const LABEL: &str = "START WAL LOCATION: 0/2000028 (file 000000010000000000000002)\n\
+        CHECKPOINT LOCATION: 0/2000060\nBACKUP METHOD: streamed\nBACKUP FROM: primary\n\
+        START TIME: 2026-11-21 07:00:00 UTC\nLABEL: weekly\nSTART TIMELINE: 1\n";
+
+    #[test]
+    fn a_label_tells_address_and_timeline() {
+        let start = Start::from_label(LABEL).unwrap();
+        assert_eq!(start, Start { lsn: Lsn(0x200_0028), timeline: Some(1), stop: None });
+        let history =
+            format!("{LABEL}STOP WAL LOCATION: 0/2000138 (file 000000010000000000000002)\n");
+        assert_eq!(Start::from_label(&history).unwrap().stop, Some(Lsn(0x200_0138)));
+    }
+
+    #[test]
+    fn what_is_no_label_is_refused() {
+        for text in ["", "START WAL LOCATION: x\nSTART TIMELINE: 1\n", "START WAL LOCATION: 0/1\n"]
+        {
+            assert!(Start::from_label(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! `walsafe check`: is a directory fit to archive to, and to recover from?
+
+use walsafe_core::check::{self, Options, Status};
+
+use super::print_json;
+use crate::arguments::Check;
+use crate::terminal::Output;
+
+/// What monitoring programs take for "could not tell".
+pub(crate) const UNKNOWN: u8 = 3;
+
+/// Runs the command and returns its exit status, as Nagios and its kin expect it.
+pub(super) fn run(arguments: &Check) -> u8 {
+    let options = Options {
+        data_directory: arguments.pgdata.as_deref(),
+        min_free: u64::from(arguments.min_free) << 20,
+        read_only: arguments.read_only,
+    };
+    let checks = check::check(&arguments.archive, &options);
+    let worst = checks.iter().map(|check| check.status).max().unwrap_or(Status::Ok);
+    let (word, status) = match worst {
+        Status::Ok => ("OK", 0),
+        Status::Warning => ("WARNING", 1),
+        Status::Error => ("CRITICAL", 2),
+    };
+    let written = if arguments.json {
+        let checks: Vec<_> = checks
+            .iter()
+            .map(|check| {
+                serde_json::json!({
+                    "check": check.name, "status": check.status.name(), "detail": check.detail,
+                })
+            })
+            .collect();
+        print_json(&serde_json::json!({
+            "archive": arguments.archive.display().to_string(),
+            "status": worst.name(),
+            "checks": checks,
+        }))
+    } else {
+        let mut output = Output::new();
+        // Monitoring programs show the first line.
+        let first = checks.iter().find(|check| check.status == worst && worst != Status::Ok);
+        let what = first.map_or_else(
+            || format!("{} checks of \"{}\"", checks.len(), arguments.archive.display()),
+            |check| format!("{}: {}", check.name, check.detail),
+        );
+        output.line(format_args!("WALSAFE {word} - {what}"));
+        for check in &checks {
+            output.line(format_args!("{:8} {}: {}", check.status.name(), check.name, check.detail));
+        }
+        output.finish()
+    };
+    if written { status } else { UNKNOWN }
+}

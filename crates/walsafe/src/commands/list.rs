@@ -1,0 +1,129 @@
+//! `walsafe list`: what an archive holds.
+
+use std::time::SystemTime;
+
+use walsafe_core::codec::Codec;
+use walsafe_core::overview::{Overview, Timeline};
+
+use super::{DONE, FAILED, FOUND, megabytes, print_json, sentence};
+use crate::arguments::List;
+use crate::terminal::{self, Output};
+
+/// Runs the command and returns its exit status.
+pub(super) fn run(arguments: &List) -> u8 {
+    let overview = match Overview::read(&arguments.archive) {
+        Ok(overview) => overview,
+        Err(e) => {
+            terminal::complain(&sentence(&e, e.kind().advice().hint));
+            return FAILED;
+        }
+    };
+    for (name, error) in &overview.unreadable {
+        terminal::complain(&format!("could not look up \"{}\": {error}", name.escape_default()));
+    }
+    let written =
+        if arguments.json { print_json(&json(arguments, &overview)) } else { print(&overview) };
+    match (written, overview.unreadable.is_empty()) {
+        (false, _) => FAILED,
+        (true, true) => DONE,
+        (true, false) => FOUND,
+    }
+}
+
+fn time(at: SystemTime) -> String {
+    humantime::format_rfc3339_seconds(at).to_string()
+}
+
+const fn encoding(codec: Codec) -> &'static str {
+    match codec {
+        Codec::None => "plain",
+        Codec::Lz4 => "lz4",
+        Codec::Zstd => "zstd",
+        Codec::Gzip => "gzip",
+    }
+}
+
+fn print(overview: &Overview) -> bool {
+    let mut output = Output::new();
+    match &overview.identity {
+        Some(identity) => output.line(format_args!(
+            "cluster {}, archived since {}",
+            identity.system_identifier, identity.created
+        )),
+        None => output.line("no identity file (see \"walsafe init --help\")"),
+    };
+    if let Some(size) = overview.segment_size {
+        output.line(format_args!("segments of {}", megabytes(size.bytes().into())));
+    }
+    for timeline in &overview.timelines {
+        output.line("");
+        let history = if timeline.history { ", with history file" } else { "" };
+        output.line(format_args!(
+            "timeline {}: {} segments, {} partial, {} backups{history}",
+            timeline.timeline, timeline.segments, timeline.partials, timeline.backups
+        ));
+        for run in &timeline.runs {
+            output.line(format_args!("  {} to {}  {:>8}", run.first, run.last, run.count));
+        }
+        output.line(format_args!(
+            "  {} in files, {} on disk",
+            megabytes(timeline.bytes),
+            megabytes(timeline.allocated)
+        ));
+        if let Some((first, last)) = timeline.times {
+            output.line(format_args!("  archived from {} to {}", time(first), time(last)));
+        }
+    }
+    output.line("");
+    for (codec, count) in &overview.encodings {
+        output.line(format_args!("{count} files {}", encoding(*codec)));
+    }
+    if overview.others > 0 {
+        output.line(format_args!("{} files that are no WAL", overview.others));
+    }
+    output.finish()
+}
+
+fn timeline_json(timeline: &Timeline) -> serde_json::Value {
+    let ranges: Vec<_> = timeline
+        .runs
+        .iter()
+        .map(|run| {
+            serde_json::json!({
+                "first": run.first.to_string(),
+                "last": run.last.to_string(),
+                "segments": run.count,
+            })
+        })
+        .collect();
+    serde_json::json!({
+        "timeline": timeline.timeline,
+        "ranges": ranges,
+        "segments": timeline.segments,
+        "partials": timeline.partials,
+        "backups": timeline.backups,
+        "history": timeline.history,
+        "bytes": timeline.bytes,
+        "allocated_bytes": timeline.allocated,
+        "first_archived": timeline.times.map(|(first, _)| time(first)),
+        "last_archived": timeline.times.map(|(_, last)| time(last)),
+    })
+}
+
+fn json(arguments: &List, overview: &Overview) -> serde_json::Value {
+    let encodings: serde_json::Map<_, _> = overview
+        .encodings
+        .iter()
+        .map(|(codec, count)| (encoding(*codec).to_owned(), (*count).into()))
+        .collect();
+    let identity = overview.identity.as_ref();
+    serde_json::json!({
+        "archive": arguments.archive.display().to_string(),
+        "system_identifier": identity.map(|identity| identity.system_identifier.to_string()),
+        "created": identity.map(|identity| identity.created.clone()),
+        "segment_size": overview.segment_size.map(|size| size.bytes()),
+        "timelines": overview.timelines.iter().map(timeline_json).collect::<Vec<_>>(),
+        "encodings": encodings,
+        "others": overview.others,
+    })
+}

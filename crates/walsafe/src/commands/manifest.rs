@@ -1,0 +1,61 @@
+//! `walsafe manifest`: digests of the stored files, for `b3sum --check`.
+
+use walsafe_core::error::{Action, Error};
+use walsafe_core::identity;
+use walsafe_core::listing::Listing;
+use walsafe_core::manifest::{self, Origin};
+use walsafe_core::sys::Dir;
+
+use super::{DONE, FAILED, FOUND, print_json, sentence};
+use crate::arguments::Manifest;
+use crate::terminal::{self, Output};
+
+/// Runs the command and returns its exit status.
+pub(super) fn run(arguments: &Manifest) -> u8 {
+    let path = &arguments.archive;
+    let listed = Dir::open(path)
+        .map_err(|e| Error::io(Action::OpenDestination, path, e))
+        .and_then(|dir| Listing::read(&dir).map(|listing| (dir, listing)));
+    let (dir, listing) = match listed {
+        Ok(listed) => listed,
+        Err(e) => {
+            terminal::complain(&sentence(&e, e.kind().advice().hint));
+            return FAILED;
+        }
+    };
+    let marked = listing.marked.then(|| identity::FILE_NAME.to_owned());
+    let names = listing.files.into_iter().map(|file| file.stored_name).chain(marked);
+    let (mut output, mut entries, mut complete) = (Output::new(), Vec::new(), true);
+    for name in names {
+        match manifest::stored_digest_of(&dir, &name, arguments.read) {
+            Ok(None) => {}
+            Ok(Some((digest, origin))) if arguments.json => {
+                let attribute = origin == Origin::Attribute;
+                let source = if attribute { "attribute" } else { "read" };
+                entries.push(serde_json::json!({
+                    "file": name, "blake3": digest.to_string(), "source": source,
+                }));
+            }
+            Ok(Some((digest, _))) => {
+                if !output.line(format_args!("{digest}  {name}")) {
+                    break;
+                }
+            }
+            Err(e) => {
+                terminal::complain(&sentence(&e, "It is not in the manifest."));
+                complete = false;
+            }
+        }
+    }
+    let mut written = output.finish();
+    if arguments.json {
+        written &= print_json(&serde_json::json!({
+            "archive": path.display().to_string(), "files": entries,
+        }));
+    }
+    match (written, complete) {
+        (false, _) => FAILED,
+        (true, true) => DONE,
+        (true, false) => FOUND,
+    }
+}
