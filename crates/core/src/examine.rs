@@ -5,7 +5,6 @@
 
 use std::io::{self, Read};
 
-use crate::buffer::CHUNK;
 use crate::codec::{Codec, Decoder};
 use crate::digest::{CONTENT_ATTRIBUTE, Digest, Hasher, STORED_ATTRIBUTE};
 use crate::finding::{FindingKind, Problem};
@@ -14,8 +13,12 @@ use crate::name::{FileKind, FileName, SegmentName};
 use crate::reading::{Archived, PastCache, read_full};
 use crate::segment::{self, Cluster, SegmentError};
 use crate::sys;
+use crate::wal::SegmentSpec;
 use crate::wal::{End, HeaderError, LongPageHeader, SegmentChecker, SegmentReport, SegmentSize};
-use crate::wal::{SegmentSpec, Tail};
+
+mod consumer;
+
+use consumer::Consumer;
 
 /// No history file, and nothing else that is not a segment, is longer.
 const MAX_OTHER_LEN: u64 = 64 << 20;
@@ -34,8 +37,8 @@ pub struct Expectation {
     pub thorough: bool,
     /// Read from storage, past the page cache.
     pub past_cache: bool,
-    /// How the segment before ended, if it was checked.
-    pub carry: Option<Tail>,
+    /// Hash, and check records, in a thread beside the one that reads.
+    pub beside: bool,
 }
 
 /// What reading a file has shown.
@@ -103,12 +106,12 @@ pub fn examine(
     let mut reading = Reading::new(name, expected, &claims, archived);
     let ended = reading.run(&mut raw, archived.codec, &mut found, each)?;
     if ended {
-        let content = reading.hasher.digest();
-        found.content = Some(content);
-        found.stored = raw.hasher.map(|hasher| hasher.digest());
-        if !encoded {
-            found.stored = Some(content);
-        }
+        found.content = reading.content;
+        found.stored = match raw.hasher {
+            Some(hasher) => Some(hasher.digest()),
+            None if encoded => None,
+            None => reading.content,
+        };
     }
     found.len = reading.len;
     found.had_digest = claims.stored.is_some() || claims.content.is_some();
@@ -177,11 +180,11 @@ struct Reading<'a> {
     expected: &'a Expectation,
     check_records: bool,
     plain_len: Option<u64>,
-    hasher: Hasher,
     len: u64,
     /// A segment's length, once its header was read.
     size: Option<u64>,
-    records: Option<SegmentChecker>,
+    content: Option<Digest>,
+    records: Option<SegmentReport>,
     /// The whole of a small file.
     text: Vec<u8>,
 }
@@ -200,9 +203,9 @@ impl<'a> Reading<'a> {
             expected,
             check_records: expected.thorough || !digest,
             plain_len: (archived.codec == Codec::None).then_some(archived.entry.len),
-            hasher: Hasher::default(),
             len: 0,
             size: None,
+            content: None,
             records: None,
             text: Vec::new(),
         }
@@ -224,26 +227,25 @@ impl<'a> Reading<'a> {
                 return Ok(false);
             }
         };
-        let mut buffer = vec![0; CHUNK];
+        let mut chunk = consumer::new_chunk();
+        let mut consumer: Option<Consumer> = None;
         loop {
-            let got = match read_full(&mut decoder, &mut buffer) {
+            let got = match read_full(&mut decoder, consumer::bytes_mut(&mut chunk)) {
                 Ok(got) => got,
                 Err(e) => {
                     found.fail(read_problem(&e, self.len));
                     return Ok(false);
                 }
             };
-            let chunk = buffer.get(..got).unwrap_or_default();
-            if self.len == 0 {
-                self.begin(chunk, found);
-            }
+            let bytes = chunk.get(..got).unwrap_or_default();
+            let consumer = consumer.get_or_insert_with(|| {
+                let beside = self.expected.beside && got == consumer::CHUNK;
+                Consumer::new(self.begin(bytes, found), beside)
+            });
+            consumer.take(&chunk, got);
             self.len += got as u64;
-            self.hasher.update(chunk);
-            if let Some(records) = &mut self.records {
-                records.feed(chunk);
-            }
             if self.segment.is_none() {
-                self.text.extend_from_slice(chunk);
+                self.text.extend_from_slice(bytes);
             }
             // A stream that never ends is damage; so is one that goes on after the segment.
             let limit = match self.segment {
@@ -256,32 +258,47 @@ impl<'a> Reading<'a> {
                 found.fail(Problem::new(FindingKind::Corrupt, reason));
                 return Ok(false);
             }
-            each(chunk)?;
-            if got < CHUNK {
+            each(bytes)?;
+            if got < consumer::CHUNK {
                 break;
             }
+            chunk = consumer.next(chunk);
         }
         if let Err(e) = decoder.finish() {
             found.fail(read_problem(&e, self.len));
             return Ok(false);
         }
+        if let Some(consumed) = consumer.map(Consumer::finish) {
+            self.content = Some(consumed.digest);
+            self.records = consumed.records;
+        }
         Ok(true)
     }
 
-    /// Looks at the first chunk: a segment's header says what the rest must be.
-    fn begin(&mut self, chunk: &[u8], found: &mut Examined) {
-        let Some(segment) = self.segment else { return };
-        let header = match LongPageHeader::parse(chunk) {
-            Ok(header) => header,
-            Err(e) => return found.fail(header_problem(&e.into())),
-        };
+    /// Looks at the first chunk: a segment's header says what the rest must be. Returns what is
+    /// to check the records, if they are to be checked.
+    fn begin(&mut self, chunk: &[u8], found: &mut Examined) -> Option<SegmentChecker> {
+        match self.check_header(chunk, found) {
+            Ok(checker) => checker,
+            Err(problem) => {
+                found.fail(problem);
+                None
+            }
+        }
+    }
+
+    fn check_header(
+        &mut self,
+        chunk: &[u8],
+        found: &mut Examined,
+    ) -> Result<Option<SegmentChecker>, Problem> {
+        let Some(segment) = self.segment else { return Ok(None) };
+        let header = LongPageHeader::parse(chunk).map_err(|e| header_problem(&e.into()))?;
         found.header = Some(header);
         let size = match self.expected.segment_size {
             Some(size) => size,
-            None => match SegmentSize::new(header.segment_size.into()) {
-                Ok(size) => size,
-                Err(e) => return found.fail(Problem::new(FindingKind::Corrupt, e.to_string())),
-            },
+            None => SegmentSize::new(header.segment_size.into())
+                .map_err(|e| Problem::new(FindingKind::Corrupt, e.to_string()))?,
         };
         self.size = Some(size.bytes().into());
         let cluster = Cluster {
@@ -289,17 +306,18 @@ impl<'a> Reading<'a> {
             segment_size: size,
         };
         // The length is judged at the end, when it is known.
-        if let Err(e) = segment::check(segment, size.bytes().into(), chunk, &cluster) {
-            return found.fail(header_problem(&e));
-        }
-        let Some(start) = segment.start(size).filter(|_| self.check_records) else { return };
+        segment::check(segment, size.bytes().into(), chunk, &cluster)
+            .map_err(|e| header_problem(&e))?;
+        let Some(start) = segment.start(size).filter(|_| self.check_records) else {
+            return Ok(None);
+        };
         let spec = SegmentSpec {
             timeline: segment.timeline,
             start,
             segment_size: size,
             system_identifier: Some(cluster.system_identifier),
         };
-        self.records = Some(SegmentChecker::new(spec, self.expected.carry.clone()));
+        Ok(Some(SegmentChecker::new(spec, None)))
     }
 
     /// Weighs what was found: a file that is cut short is that before anything else, and bytes
@@ -318,8 +336,7 @@ impl<'a> Reading<'a> {
         let mut first = self.check_length();
         first = first.or_else(|| claims.check(found));
         first = first.or(pending);
-        if let Some(records) = self.records.take() {
-            let report = records.finish();
+        if let Some(report) = self.records.take() {
             first = first.or_else(|| damage(&report, found.had_digest));
             found.records = Some(report);
         }
