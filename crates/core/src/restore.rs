@@ -219,8 +219,6 @@ fn open_archive(request: &Request<'_>) -> Result<(Dir, Expectation), RestoreErro
     let expected = Expectation {
         system_identifier: theirs.or(ours),
         segment_size: control.and_then(|control| control.segment_size),
-        // The server waits meanwhile, so its processor is free.
-        beside: true,
         ..Expectation::default()
     };
     Ok((dir, expected))
