@@ -94,7 +94,7 @@ pub fn examine(
     let hash_raw =
         encoded && (expected.thorough || (claims.stored.is_some() && claims.content.is_none()));
     let mut raw = match raw {
-        Ok(inner) => Hashed { inner, hasher: hash_raw.then(Hasher::default) },
+        Ok(inner) => Hashed { inner, hasher: hash_raw.then(Hasher::default), at_end: false },
         Err(e) => {
             found.fail(unreadable(&e));
             return Ok(found);
@@ -109,6 +109,12 @@ pub fn examine(
             None if encoded => None,
             None => reading.content,
         };
+    }
+    if reading.undecodable && raw.at_end {
+        // The decoder wanted more: whatever it calls that, the file was cut short.
+        if let Some(problem) = &mut found.problem {
+            problem.kind = FindingKind::Truncated;
+        }
     }
     found.len = reading.len;
     found.had_digest = claims.stored.is_some() || claims.content.is_some();
@@ -158,11 +164,14 @@ impl Claims {
 struct Hashed {
     inner: Box<dyn Read>,
     hasher: Option<Hasher>,
+    /// More was asked for than there is.
+    at_end: bool,
 }
 
 impl Read for Hashed {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let got = self.inner.read(buf)?;
+        self.at_end |= got == 0 && !buf.is_empty();
         if let (Some(hasher), Some(bytes)) = (&mut self.hasher, buf.get(..got)) {
             hasher.update(bytes);
         }
@@ -184,6 +193,8 @@ struct Reading<'a> {
     records: Option<SegmentReport>,
     /// The whole of a small file.
     text: Vec<u8>,
+    /// The decoder failed, and not the system.
+    undecodable: bool,
 }
 
 impl<'a> Reading<'a> {
@@ -205,6 +216,7 @@ impl<'a> Reading<'a> {
             content: None,
             records: None,
             text: Vec::new(),
+            undecodable: false,
         }
     }
 
@@ -229,6 +241,7 @@ impl<'a> Reading<'a> {
             let got = match read_full(&mut decoder, &mut buffer) {
                 Ok(got) => got,
                 Err(e) => {
+                    self.undecodable = e.raw_os_error().is_none();
                     found.fail(read_problem(&e, self.len));
                     return Ok(false);
                 }

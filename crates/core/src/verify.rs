@@ -203,7 +203,8 @@ impl Report {
                 self.findings.push(Finding { file, problem: problem.clone() });
             }
         }
-        let timelines = continuity::Timelines::of(&read);
+        let size = chain.as_ref().map_or(SegmentSize::DEFAULT, |chain| chain.size);
+        let timelines = continuity::Timelines::of(&read, size);
         match chain {
             None => self.findings.extend(timelines.gaps()),
             Some(mut chain) => {

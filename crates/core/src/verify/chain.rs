@@ -28,7 +28,7 @@ pub struct Chain {
     pub stop: Option<Lsn>,
     /// Segments on the way.
     pub segments: usize,
-    size: SegmentSize,
+    pub(super) size: SegmentSize,
     legs: Vec<Leg>,
     /// Where the last timeline's first segment on the way begins.
     last_from: Lsn,

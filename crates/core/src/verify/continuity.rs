@@ -93,9 +93,10 @@ impl Timelines {
     }
 
     /// Sorts what was read. A damaged file is there all the same: it has a finding of its own.
-    pub(super) fn of(read: &[Read]) -> Self {
-        let size = most(read.iter().filter_map(|file| file.size));
-        let mut timelines = Self::new(size.unwrap_or(SegmentSize::DEFAULT));
+    /// `size` is for where none was read.
+    pub(super) fn of(read: &[Read], size: SegmentSize) -> Self {
+        let mut timelines =
+            Self::new(most(read.iter().filter_map(|file| file.size)).unwrap_or(size));
         for file in read {
             timelines.add(file.listed.name.kind(), file.size.unwrap_or(timelines.size));
             timelines.add_history(file);
@@ -272,8 +273,10 @@ pub(super) fn join_edges(read: &mut [Read]) {
     // address the older timeline first.
     let mut order: Vec<(Lsn, u32, usize)> = Vec::new();
     for (index, file) in read.iter().enumerate() {
+        // What is damaged or another cluster's has a finding, and says nothing of its neighbours.
         if let (FileKind::Segment(segment), Some(size)) = (file.listed.name.kind(), file.size)
             && let Some(start) = segment.start(size)
+            && file.problem.is_none()
         {
             order.push((start, segment.timeline, index));
         }

@@ -1,6 +1,6 @@
 //! An archive and a server's directory to try the program on, and WAL made for the purpose.
 
-#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::indexing_slicing)]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -58,6 +58,10 @@ impl Wal {
 
     /// Appends a record with `len` bytes of data.
     pub fn record(&mut self, len: usize) {
+        self.write_record(0x20, len); // XLOG_NOOP
+    }
+
+    fn write_record(&mut self, info: u8, len: usize) {
         self.page(0);
         let at = self.bytes.len() as u64;
         let data: Vec<u8> = (0..len).map(|_| self.random() as u8).collect();
@@ -65,7 +69,7 @@ impl Wal {
         header.extend((24 + len as u32).to_ne_bytes());
         header.extend(0_u32.to_ne_bytes());
         header.extend(self.prev.to_ne_bytes());
-        header.extend([0x20, 0, 0, 0]); // XLOG_NOOP
+        header.extend([info, 0, 0, 0]);
         let crc = crc32c::crc32c_append(crc32c::crc32c(&data), &header);
         header.extend(crc.to_ne_bytes());
         header.extend(data);
@@ -88,6 +92,27 @@ impl Wal {
             self.record(len);
         }
         self.bytes[MB..(count + 1) * MB].chunks(MB).map(<[u8]>::to_vec).collect()
+    }
+}
+
+impl Wal {
+    /// Ends the timeline where its WAL is now, and begins another: the first segment of the new
+    /// one is a copy of the old one's up to there. Returns the address of the switch.
+    pub fn branch(&mut self, timeline: u32) -> u64 {
+        self.bytes.resize(self.bytes.len().next_multiple_of(8), 0);
+        // A page header does not stand by itself at the end.
+        if self.bytes.len().is_multiple_of(PAGE) {
+            self.record(100);
+        }
+        self.timeline = timeline;
+        let switch = self.bytes.len() as u64;
+        self.end_of_recovery();
+        switch
+    }
+
+    /// What a server writes first on a new timeline: `XLOG_END_OF_RECOVERY`.
+    fn end_of_recovery(&mut self) {
+        self.write_record(0x90, 32);
     }
 }
 
@@ -163,6 +188,10 @@ impl Place {
         command
     }
 
+    pub fn verify(&self) -> Verified {
+        Verified::of(walsafe().args(["verify", "--json"]).arg(self.path("archive")))
+    }
+
     pub fn restore(&self, file: &str) -> Run {
         Run::of(&mut self.restore_command(file))
     }
@@ -224,5 +253,34 @@ impl Run {
     #[track_caller]
     pub fn delivers(&self) {
         assert_eq!((self.status, &*self.out, &*self.err), (Some(0), "", ""), "{self:?}");
+    }
+}
+
+/// What `walsafe verify --json` said.
+#[derive(Debug)]
+pub struct Verified {
+    pub status: Option<i32>,
+    pub report: serde_json::Value,
+}
+
+impl Verified {
+    #[track_caller]
+    pub fn of(command: &mut Command) -> Self {
+        let run = Run::of(command);
+        let report = serde_json::from_str(&run.out).unwrap_or_else(|e| panic!("{e}: {run:?}"));
+        Self { status: run.status, report }
+    }
+
+    /// The findings as `file: kind`.
+    pub fn findings(&self) -> Vec<String> {
+        let findings = self.report["findings"].as_array().unwrap();
+        let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+        findings.iter().map(|f| format!("{}: {}", text(&f["file"]), text(&f["kind"]))).collect()
+    }
+
+    #[track_caller]
+    pub fn finds(&self, expected: &[&str]) {
+        assert_eq!(self.findings(), expected, "{self:#?}");
+        assert_eq!(self.status, Some(i32::from(!expected.is_empty())));
     }
 }
