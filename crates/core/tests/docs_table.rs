@@ -1,0 +1,69 @@
+//! The table of errors in docs/operations.md is the one in the code.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test says what is wrong by panicking")]
+
+use std::collections::BTreeMap;
+
+use walsafe_core::error::ErrorKind;
+
+const MANUAL: &str = include_str!("../../../docs/operations.md");
+/// Where the words of messages and of their details stand.
+const SOURCES: [&str; 3] = [
+    include_str!("../src/error.rs"),
+    include_str!("../src/compare.rs"),
+    include_str!("../src/reading.rs"),
+];
+
+struct Row {
+    message: String,
+    sqlstate: String,
+    hint: String,
+}
+
+/// Returns the manual's table by kind.
+fn rows() -> BTreeMap<String, Row> {
+    let mut rows = BTreeMap::new();
+    let table = MANUAL
+        .lines()
+        .skip_while(|line| !line.starts_with("| Kind |"))
+        .skip(2)
+        .take_while(|line| line.starts_with('|'));
+    for line in table {
+        let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+        let [kind, message, sqlstate, hint] = cells[..] else {
+            panic!("not four cells: {line}");
+        };
+        let row = Row {
+            message: message.to_owned(),
+            sqlstate: sqlstate.to_owned(),
+            hint: hint.to_owned(),
+        };
+        let kind = kind.trim_matches('`').to_owned();
+        assert!(rows.insert(kind.clone(), row).is_none(), "{kind} stands there twice");
+    }
+    rows
+}
+
+#[test]
+fn the_manual_has_every_kind_with_the_sqlstate_and_the_hint_of_the_code() {
+    let mut rows = rows();
+    for kind in ErrorKind::ALL {
+        let name = format!("{kind:?}");
+        let row = rows.remove(&name).unwrap_or_else(|| panic!("{name} is missing"));
+        assert_eq!(row.sqlstate, kind.advice().sqlstate, "{name}");
+        assert_eq!(row.hint, kind.advice().hint, "{name}");
+    }
+    assert!(rows.is_empty(), "not in the code: {:?}", rows.keys());
+}
+
+#[test]
+fn the_words_that_the_manual_quotes_first_are_those_of_the_code() {
+    // The system's own words, as in "No space left on device", are not ours to check.
+    let by_the_system =
+        ["QuotaExceeded", "PermissionDenied", "StaleHandle", "TooManyOpenFiles", "IoError"];
+    for (kind, row) in rows().iter().filter(|(kind, _)| !by_the_system.contains(&kind.as_str())) {
+        let quoted =
+            row.message.split('`').nth(1).unwrap_or_else(|| panic!("{kind} quotes nothing"));
+        assert!(SOURCES.iter().any(|source| source.contains(quoted)), "{kind}: \"{quoted}\"");
+    }
+}
