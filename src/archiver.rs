@@ -23,6 +23,7 @@ use crate::damage::DamageWatch;
 use crate::report::{self, Report};
 use crate::settings::{self, Settings};
 use crate::waiting::Waiter;
+use crate::watch::Watch;
 
 /// Files listed at one look into `archive_status`.
 const BATCH: usize = 1024;
@@ -73,32 +74,54 @@ struct Archiver {
     retired: Vec<Pool>,
     space_warned: Option<Instant>,
     damage: DamageWatch,
+    watch: Watch,
 }
 
 impl Archiver {
     fn new() -> Self {
-        Self { pool: None, retired: Vec::new(), space_warned: None, damage: DamageWatch::new() }
+        Self {
+            pool: None,
+            retired: Vec::new(),
+            space_warned: None,
+            damage: DamageWatch::new(),
+            watch: Watch::default(),
+        }
     }
 
+    /// Archives a file, and counts the call for the status view.
     fn archive(&mut self, name: &str, path: &CStr) -> Result<Outcome, Error> {
-        let name =
-            FileName::new(name).map_err(|source| Error::Name { name: name.to_owned(), source })?;
-        let job = Job { name, source: Path::new(&*path.to_string_lossy()).to_owned() };
+        let started = Instant::now();
         // The server asks first whether archiving is configured.
         let settings = Settings::current().ok_or_else(|| Error::Panicked {
             message: "\"walsafe_archive.destination\" is not set".to_owned(),
         })?;
-        self.keep_pool(&settings)?;
-        self.wait_for_retired(&settings)?;
-        let Some(pool) = &self.pool else {
-            return Err(Error::Panicked { message: "there is no pool".to_owned() });
+        let result = self.archive_with(&settings, name, path);
+        let damaged = match &result {
+            Ok(outcome) => {
+                self.warn_of_space(&settings, outcome);
+                outcome.records.as_ref().map_or(0, |records| self.damage.look(name, records))
+            }
+            Err(_) => 0,
         };
-        let outcome = ask(pool, &job, &settings)?;
-        self.warn_of_space(&settings, &outcome);
-        if let Some(records) = &outcome.records {
-            self.damage.look(&job.name, records);
+        self.watch.count(name, settings.destination.path(), started, &result, damaged);
+        result
+    }
+
+    fn archive_with(
+        &mut self,
+        settings: &Settings,
+        name: &str,
+        path: &CStr,
+    ) -> Result<Outcome, Error> {
+        let name =
+            FileName::new(name).map_err(|source| Error::Name { name: name.to_owned(), source })?;
+        let job = Job { name, source: Path::new(&*path.to_string_lossy()).to_owned() };
+        self.keep_pool(settings)?;
+        self.wait_for_retired(settings)?;
+        match &self.pool {
+            Some(pool) => ask(pool, &job, settings),
+            None => Err(Error::Panicked { message: "there is no pool".to_owned() }),
         }
-        Ok(outcome)
     }
 
     /// Makes a pool, or another one if a setting changed that decides how files are archived.

@@ -27,25 +27,28 @@ impl DamageWatch {
     }
 
     /// Takes what the check of an archived file has shown, and reports what is wrong with it or,
-    /// where a record crosses, with its neighbour.
-    pub(crate) fn look(&mut self, name: &FileName, records: &SegmentReport) {
+    /// where a record crosses, with its neighbour. Returns the number of files reported.
+    pub(crate) fn look(&mut self, name: &str, records: &SegmentReport) -> u64 {
+        let mut files = 0;
         if let Some(first) = records.damage.first() {
-            self.report(name.as_str(), first, records.damage_count);
+            files += self.report(name, first, records.damage_count);
         }
         // A partial segment is no neighbour of the segments around it.
-        if let FileKind::Segment(_) = name.kind() {
+        let kind = FileName::new(name).map(|name| name.kind());
+        if let Ok(FileKind::Segment(_)) = kind {
             for damage in self.edges.add(records).into_iter().filter_map(|met| met.damage) {
                 let file =
                     SegmentName::holding(damage.timeline, damage.segment, settings::segment_size());
-                self.report(&file.to_string(), &damage, 1);
+                files += self.report(&file.to_string(), &damage, 1);
             }
         }
+        files
     }
 
-    fn report(&mut self, file: &str, damage: &Damage, count: u64) {
+    fn report(&mut self, file: &str, damage: &Damage, count: u64) -> u64 {
         let key = (damage.timeline, damage.segment);
         if self.reported.contains(&key) {
-            return;
+            return 0;
         }
         self.reported.push_back(key);
         if self.reported.len() > REMEMBERED {
@@ -62,5 +65,6 @@ impl DamageWatch {
             hint: "A recovery that needs this file will stop at the damage: take a new base backup, and check the storage of \"pg_wal\".".to_owned(),
         }
         .warn();
+        1
     }
 }

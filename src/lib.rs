@@ -2,16 +2,19 @@
 //!
 //! A thin shell around `walsafe_core`: settings in, one report out. `module` has the callbacks of
 //! each server version, `archiver` what they do, `waiting` how the main thread waits, `settings` the
-//! configuration parameters, `report` the one place that calls ereport.
+//! configuration parameters, `report` the one place that calls ereport, `sql` the functions.
 
 #![allow(unsafe_code, reason = "the server's interface is C; every block has its argument")]
 
 mod archiver;
+mod background;
 mod damage;
 mod module;
 mod report;
 mod settings;
+mod sql;
 mod waiting;
+mod watch;
 
 pgrx::pg_module_magic!(name, version);
 

@@ -36,6 +36,22 @@ pub(crate) fn failure(file: &str, error: &Error) {
     .warn();
 }
 
+/// Raises an error of the core in a session.
+pub(crate) fn raise_error(error: &Error) -> ! {
+    let Advice { sqlstate, hint } = error.kind().advice();
+    ErrorReport::new(code(sqlstate), error.to_string(), "walsafe_archive")
+        .set_detail(error.detail())
+        .set_hint(hint)
+        .report(PgLogLevel::ERROR);
+    unreachable!("an ERROR does not return")
+}
+
+/// Raises an error in a session.
+pub(crate) fn raise(code: PgSqlErrorCode, message: &'static str, detail: &str) -> ! {
+    ErrorReport::new(code, message, "walsafe_archive").set_detail(detail).report(PgLogLevel::ERROR);
+    unreachable!("an ERROR does not return")
+}
+
 /// Translates the SQLSTATEs of the core's table.
 fn code(sqlstate: &str) -> PgSqlErrorCode {
     match sqlstate {

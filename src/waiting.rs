@@ -27,27 +27,7 @@ impl Waiter {
     ///
     /// Reloads are left to the server, between two calls.
     pub(crate) fn wait(&mut self, handle: BorrowedFd<'_>, timeout: Duration) {
-        let events = pg_sys::WL_LATCH_SET
-            | pg_sys::WL_SOCKET_READABLE
-            | pg_sys::WL_TIMEOUT
-            | pg_sys::WL_EXIT_ON_PM_DEATH;
-        let milliseconds = timeout.min(LONGEST).as_millis().max(1);
-        // SAFETY: called in the main thread, whose latch is set up; the handle is open for the
-        // time of the call.
-        let happened = unsafe {
-            pg_sys::WaitLatchOrSocket(
-                pg_sys::MyLatch,
-                events as _,
-                handle.as_raw_fd(),
-                milliseconds as _,
-                pg_sys::PG_WAIT_EXTENSION,
-            )
-        };
-        if happened as u32 & pg_sys::WL_LATCH_SET != 0 {
-            // SAFETY: the main thread's own latch.
-            unsafe { pg_sys::ResetLatch(pg_sys::MyLatch) };
-            self.latch_was_set = true;
-        }
+        self.latch_was_set |= wait_for_latch(handle, timeout);
         // SAFETY: a flag that signal handlers of this thread set.
         if unsafe { pg_sys::ProcSignalBarrierPending } != 0 {
             // SAFETY: called in the main thread, where the server's own loop would call it.
@@ -59,6 +39,42 @@ impl Waiter {
             unsafe { pg_sys::ProcessLogMemoryContextInterrupt() };
         }
     }
+}
+
+/// Waits in a session until `handle` is readable, the latch is set or the time is over; raises the
+/// server's error when the query is cancelled.
+pub(crate) fn wait_in_session(handle: BorrowedFd<'_>, timeout: Duration) {
+    wait_for_latch(handle, timeout);
+    pgrx::check_for_interrupts!();
+}
+
+/// Waits until `handle` is readable, the latch is set or the time is over. Resets the latch, and
+/// returns whether it was set. Does not return when the postmaster has died.
+fn wait_for_latch(handle: BorrowedFd<'_>, timeout: Duration) -> bool {
+    let events = pg_sys::WL_LATCH_SET
+        | pg_sys::WL_SOCKET_READABLE
+        | pg_sys::WL_TIMEOUT
+        | pg_sys::WL_EXIT_ON_PM_DEATH;
+    let milliseconds = timeout.min(LONGEST).as_millis().max(1);
+    // SAFETY: a pointer that is set up before any library is loaded, read in the main thread.
+    let latch = unsafe { pg_sys::MyLatch };
+    // SAFETY: called in the main thread with its own latch; the handle is open for the time of the
+    // call.
+    let happened = unsafe {
+        pg_sys::WaitLatchOrSocket(
+            latch,
+            events as _,
+            handle.as_raw_fd(),
+            milliseconds as _,
+            pg_sys::PG_WAIT_EXTENSION,
+        )
+    };
+    let set = happened as u32 & pg_sys::WL_LATCH_SET != 0;
+    if set {
+        // SAFETY: the main thread's own latch.
+        unsafe { pg_sys::ResetLatch(latch) };
+    }
+    set
 }
 
 impl Drop for Waiter {

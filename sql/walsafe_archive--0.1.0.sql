@@ -1,0 +1,117 @@
+-- walsafe_archive 0.1.0: status, checks and verification of the archive.
+\echo Use "CREATE EXTENSION walsafe_archive" to load this file. \quit
+
+CREATE FUNCTION walsafe_archive_stat(
+    OUT destination text,
+    OUT state text,
+    OUT last_archived_wal text,
+    OUT last_archived_time double precision,
+    OUT last_failed_wal text,
+    OUT last_failed_time double precision,
+    OUT last_error text,
+    OUT archived_count bigint,
+    OUT already_present_count bigint,
+    OUT failed_count bigint,
+    OUT wal_bytes bigint,
+    OUT stored_bytes bigint,
+    OUT busy_ms double precision,
+    OUT last_ms double precision,
+    OUT backlog_files bigint,
+    OUT backlog_bytes bigint,
+    OUT oldest_waiting_since double precision,
+    OUT free_bytes bigint,
+    OUT pg_wal_free_bytes bigint,
+    OUT damaged_count bigint,
+    OUT stats_reset double precision)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'walsafe_archive_stat_wrapper'
+LANGUAGE C STRICT VOLATILE PARALLEL RESTRICTED;
+
+COMMENT ON FUNCTION walsafe_archive_stat() IS
+    'the row behind the view walsafe_archive_status; times in seconds since 1970';
+
+CREATE VIEW walsafe_archive_status AS
+SELECT
+    destination,
+    state,
+    last_archived_wal,
+    to_timestamp(last_archived_time) AS last_archived_time,
+    last_failed_wal,
+    to_timestamp(last_failed_time) AS last_failed_time,
+    last_error,
+    archived_count,
+    already_present_count,
+    failed_count,
+    wal_bytes,
+    stored_bytes,
+    busy_ms,
+    last_ms,
+    backlog_files,
+    backlog_bytes,
+    clock_timestamp() - to_timestamp(oldest_waiting_since) AS oldest_waiting_age,
+    free_bytes,
+    pg_wal_free_bytes,
+    damaged_count,
+    to_timestamp(stats_reset) AS stats_reset
+FROM walsafe_archive_stat();
+
+COMMENT ON VIEW walsafe_archive_status IS
+    'what the archiver does, how far behind it is, and why it fails';
+
+CREATE FUNCTION walsafe_archive_reset()
+RETURNS void
+AS 'MODULE_PATHNAME', 'walsafe_archive_reset_wrapper'
+LANGUAGE C STRICT VOLATILE PARALLEL RESTRICTED;
+
+COMMENT ON FUNCTION walsafe_archive_reset() IS
+    'sets the counts of walsafe_archive_status to zero';
+
+CREATE FUNCTION walsafe_archive_check(
+    OUT check_name text,
+    OUT status text,
+    OUT detail text)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'walsafe_archive_check_wrapper'
+LANGUAGE C STRICT VOLATILE PARALLEL RESTRICTED;
+
+COMMENT ON FUNCTION walsafe_archive_check() IS
+    'checks the configuration and the destination: ok, warning or error';
+
+CREATE FUNCTION walsafe_archive_verify(
+    destination text DEFAULT NULL,
+    OUT file text,
+    OUT finding text,
+    OUT reason text,
+    OUT advice text)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'walsafe_archive_verify_wrapper'
+LANGUAGE C VOLATILE PARALLEL RESTRICTED;
+
+COMMENT ON FUNCTION walsafe_archive_verify(text) IS
+    'reads every file of an archive and returns what is wrong; no rows: nothing is';
+
+CREATE FUNCTION walsafe_archive_gaps(
+    destination text DEFAULT NULL,
+    OUT file text,
+    OUT finding text,
+    OUT reason text,
+    OUT advice text)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'walsafe_archive_gaps_wrapper'
+LANGUAGE C VOLATILE PARALLEL RESTRICTED;
+
+COMMENT ON FUNCTION walsafe_archive_gaps(text) IS
+    'returns the segments that are missing from an archive';
+
+REVOKE ALL ON FUNCTION walsafe_archive_stat() FROM PUBLIC;
+REVOKE ALL ON FUNCTION walsafe_archive_reset() FROM PUBLIC;
+REVOKE ALL ON FUNCTION walsafe_archive_check() FROM PUBLIC;
+REVOKE ALL ON FUNCTION walsafe_archive_verify(text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION walsafe_archive_gaps(text) FROM PUBLIC;
+REVOKE ALL ON walsafe_archive_status FROM PUBLIC;
+
+GRANT EXECUTE ON FUNCTION walsafe_archive_stat() TO pg_monitor;
+GRANT EXECUTE ON FUNCTION walsafe_archive_check() TO pg_monitor;
+GRANT SELECT ON walsafe_archive_status TO pg_monitor;
+GRANT EXECUTE ON FUNCTION walsafe_archive_verify(text) TO pg_read_server_files;
+GRANT EXECUTE ON FUNCTION walsafe_archive_gaps(text) TO pg_read_server_files;

@@ -1,0 +1,270 @@
+//! The extension's SQL functions. sql/ declares them: pgrx generates nothing (`sql = false`), and a
+//! test holds the two against each other.
+
+use std::ffi::CStr;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use std::time::SystemTime;
+
+use pgrx::prelude::*;
+use walsafe_core::check::{self, Status};
+use walsafe_core::finding::Finding;
+use walsafe_core::settings::Destination;
+use walsafe_core::stats::{self, Stats};
+use walsafe_core::verify::{self, VerifyError};
+use walsafe_core::{ready, sys};
+
+use crate::settings::{self, Settings};
+use crate::watch::{self, WAITING};
+use crate::{background, report};
+
+/// Threads that a verification from SQL reads with: it leaves processors to the database.
+const VERIFY_THREADS: usize = 2;
+
+/// The row behind the view `walsafe_archive_status`. Times are seconds since 1970; the view turns
+/// them into timestamps.
+#[pg_extern(sql = false)]
+#[allow(clippy::type_complexity, reason = "pgrx wants the row's type spelled out")]
+fn walsafe_archive_stat() -> TableIterator<
+    'static,
+    (
+        name!(destination, Option<String>),
+        name!(state, Option<String>),
+        name!(last_archived_wal, Option<String>),
+        name!(last_archived_time, Option<f64>),
+        name!(last_failed_wal, Option<String>),
+        name!(last_failed_time, Option<f64>),
+        name!(last_error, Option<String>),
+        name!(archived_count, Option<i64>),
+        name!(already_present_count, Option<i64>),
+        name!(failed_count, Option<i64>),
+        name!(wal_bytes, Option<i64>),
+        name!(stored_bytes, Option<i64>),
+        name!(busy_ms, Option<f64>),
+        name!(last_ms, Option<f64>),
+        name!(backlog_files, Option<i64>),
+        name!(backlog_bytes, Option<i64>),
+        name!(oldest_waiting_since, Option<f64>),
+        name!(free_bytes, Option<i64>),
+        name!(pg_wal_free_bytes, Option<i64>),
+        name!(damaged_count, Option<i64>),
+        name!(stats_reset, Option<f64>),
+    ),
+> {
+    let settings = Settings::current().filter(|_| settings::archives_with_this_module());
+    let destination = settings.map(|s| s.destination.path().display().to_string());
+    let known = stats::current(Path::new(watch::DIRECTORY));
+    let state = match (&destination, &known) {
+        (None, _) => Some("unconfigured"),
+        (Some(_), None) => None,
+        // What was counted for another destination says nothing about this one.
+        (Some(path), Some((stats, _))) if stats.destination != *path => None,
+        (Some(_), Some((stats, _))) => Some(match stats.failing {
+            0 => "ok",
+            WAITING => "waiting",
+            _ => "failing",
+        }),
+    };
+    let backlog = ready::backlog(Path::new("pg_wal"), settings::segment_size()).ok();
+    let pg_wal = sys::Dir::open(Path::new("pg_wal")).and_then(|dir| dir.space()).ok();
+    let (stats, reset_at) = known.unzip();
+    let count = |field: fn(&Stats) -> u64| stats.as_ref().map(|s| big(field(s)));
+    let milliseconds = |field: fn(&Stats) -> u64| stats.as_ref().map(|s| field(s) as f64 / 1e3);
+    let time = |field: fn(&Stats) -> u64| stats.as_ref().and_then(|s| seconds(field(s)));
+    let text = |field: fn(&Stats) -> &String| {
+        stats.as_ref().map(field).filter(|text| !text.is_empty()).cloned()
+    };
+    TableIterator::once((
+        destination,
+        state.map(str::to_owned),
+        text(|s| &s.last_archived),
+        time(|s| s.archived_at),
+        text(|s| &s.last_failed),
+        time(|s| s.failed_at),
+        text(|s| &s.last_error),
+        count(|s| s.archived),
+        count(|s| s.already_present),
+        count(|s| s.failed),
+        count(|s| s.wal_bytes),
+        count(|s| s.stored_bytes),
+        milliseconds(|s| s.busy_us),
+        milliseconds(|s| s.last_us),
+        backlog.map(|b| big(b.files)),
+        backlog.map(|b| big(b.bytes)),
+        backlog.and_then(|b| b.oldest).and_then(|t: SystemTime| seconds(watch::microseconds(t))),
+        stats.as_ref().filter(|s| s.free_known != 0).map(|s| big(s.free_bytes)),
+        pg_wal.map(|space| big(space.free)),
+        count(|s| s.damaged),
+        reset_at.and_then(seconds),
+    ))
+}
+
+fn big(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn seconds(microseconds: u64) -> Option<f64> {
+    (microseconds != 0).then_some(microseconds as f64 / 1e6)
+}
+
+/// Sets the counts of the view to zero.
+#[pg_extern(sql = false)]
+fn walsafe_archive_reset() {
+    let now = watch::microseconds(SystemTime::now());
+    match stats::reset(Path::new(watch::DIRECTORY), now) {
+        // Nothing was counted yet.
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+        Err(e) => report::raise(
+            PgSqlErrorCode::ERRCODE_IO_ERROR,
+            "could not reset the statistics of the archiver",
+            &e.to_string(),
+        ),
+        Ok(()) => {}
+    }
+}
+
+/// Checks the configuration and the destination.
+#[pg_extern(sql = false)]
+fn walsafe_archive_check()
+-> TableIterator<'static, (name!(check_name, String), name!(status, String), name!(detail, String))>
+{
+    let mut rows = settings::checks();
+    if let Some(settings) = Settings::current() {
+        let path = settings.destination.path().to_owned();
+        let data_directory = settings::data_directory();
+        let min_free = settings.min_free_space;
+        let checks = in_background(move |_| {
+            let options = check::Options {
+                data_directory: Some(data_directory),
+                min_free,
+                ..check::Options::default()
+            };
+            check::check(&path, &options)
+        });
+        rows.extend(checks);
+    }
+    TableIterator::new(
+        rows.into_iter().map(|c| (c.name.to_owned(), c.status.name().to_owned(), c.detail)),
+    )
+}
+
+/// Makes a row of the check, for what the server's configuration says.
+pub(crate) fn checked(
+    name: &'static str,
+    status: Status,
+    detail: impl Into<String>,
+) -> check::Check {
+    check::Check { name, status, detail: detail.into() }
+}
+
+/// A finding as a row.
+type Row = (String, String, String, String);
+
+/// Reads every file of an archive and returns what is wrong.
+#[pg_extern(sql = false)]
+fn walsafe_archive_verify(
+    destination: Option<&str>,
+) -> TableIterator<
+    'static,
+    (name!(file, String), name!(finding, String), name!(reason, String), name!(advice, String)),
+> {
+    let path = archive_to_read(destination);
+    let result = in_background(move |cancelled| {
+        let options = verify::Options { threads: VERIFY_THREADS, ..verify::Options::default() };
+        verify::verify(&path, &options, &mut |_| !cancelled.load(Ordering::Relaxed))
+            .map(|report| report.findings)
+    });
+    TableIterator::new(rows(result))
+}
+
+/// Returns the segments that are missing from an archive.
+#[pg_extern(sql = false)]
+fn walsafe_archive_gaps(
+    destination: Option<&str>,
+) -> TableIterator<
+    'static,
+    (name!(file, String), name!(finding, String), name!(reason, String), name!(advice, String)),
+> {
+    let path = archive_to_read(destination);
+    let result = in_background(move |cancelled| {
+        verify::gaps(&path, &mut |_| !cancelled.load(Ordering::Relaxed))
+    });
+    TableIterator::new(rows(result))
+}
+
+fn rows(result: Result<Vec<Finding>, VerifyError>) -> std::vec::IntoIter<Row> {
+    let findings = match result {
+        Ok(findings) => findings,
+        Err(VerifyError::Archive(error)) => report::raise_error(&error),
+        Err(error) => report::raise(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            "could not verify the archive",
+            &error.to_string(),
+        ),
+    };
+    let rows: Vec<Row> = findings
+        .into_iter()
+        .map(|Finding { file, problem }| {
+            let kind = problem.kind;
+            (file, kind.name().to_owned(), problem.reason, kind.advice().to_owned())
+        })
+        .collect();
+    rows.into_iter()
+}
+
+/// Runs `work` beside the session's main thread.
+fn in_background<T: Send + 'static>(
+    work: impl FnOnce(&std::sync::atomic::AtomicBool) -> T + Send + 'static,
+) -> T {
+    background::run(work).unwrap_or_else(|reason| {
+        report::raise(PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, "could not read the archive", &reason)
+    })
+}
+
+/// Returns the archive that a function is to read: the one given, or the configured one. Only who
+/// may read the server's files may have it read, whatever the function's privileges are.
+fn archive_to_read(given: Option<&str>) -> PathBuf {
+    // SAFETY: looks at the session's user in its main thread.
+    let user = unsafe { pg_sys::GetUserId() };
+    let role = pg_sys::Oid::from(pg_sys::ROLE_PG_READ_SERVER_FILES);
+    // SAFETY: takes two role numbers; called in a session's transaction.
+    if !unsafe { pg_sys::has_privs_of_role(user, role) } {
+        report::raise(
+            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            "permission denied to read an archive",
+            "Only roles with privileges of the \"pg_read_server_files\" role may do so.",
+        );
+    }
+    let Some(given) = given else {
+        return Settings::current().map_or_else(
+            || {
+                report::raise(
+                    PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                    "there is no archive to read",
+                    "\"walsafe_archive.destination\" is not set.",
+                )
+            },
+            |settings| settings.destination.path().to_owned(),
+        );
+    };
+    match Destination::new(given, settings::data_directory()) {
+        Ok(destination) => destination.path().to_owned(),
+        Err(error) => report::raise(
+            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            "invalid archive directory",
+            &error.to_string(),
+        ),
+    }
+}
+
+/// Reads one of the server's settings that are not this module's.
+pub(crate) fn server_setting(name: &CStr) -> String {
+    // SAFETY: the name is a valid C string; a missing setting gives a null pointer, and no
+    // privilege is asked for.
+    let value = unsafe { pg_sys::GetConfigOption(name.as_ptr(), true, false) };
+    if value.is_null() {
+        return String::new();
+    }
+    // SAFETY: a valid C string until the next call.
+    unsafe { CStr::from_ptr(value) }.to_string_lossy().into_owned()
+}
