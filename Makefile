@@ -63,9 +63,13 @@ demo:
 	tools/setup build test
 	tools/demo
 
+# As for the tests, the server is a copy of this tree's own.
 bench:
 	tools/setup build bench
-	bench/run
+	set -e; server=$$(tools/test-server "$(PG_CONFIG)"); \
+	$(MAKE) --no-print-directory install pkglibdir="$$("$$server" --pkglibdir)" \
+		sharedir="$$("$$server" --sharedir)" bindir="$$("$$server" --bindir)"; \
+	WALSAFE_PG_CONFIG="$$server" bench/run $(BENCH)
 
 soak:
 	WALSAFE_SOAK_SECONDS="$${WALSAFE_SOAK_SECONDS:-3600}" tools/run-tests 15 -- --test soak
@@ -83,7 +87,7 @@ help:
 	@echo 'make test      all tests, on PostgreSQL 15 and the versions that are cached'
 	@echo 'make test-all  the same on 15, 16, 17 and 18, getting what is missing'
 	@echo 'make demo      a cluster is lost and recovered from its archive'
-	@echo 'make bench     the peers side by side'
+	@echo 'make bench     the peers side by side (BENCH="--segments 20 --rounds 1" for a quick look)'
 	@echo 'make soak      an hour of archiving with faults (WALSAFE_SOAK_SECONDS=3600)'
 	@echo 'make lint      formatting, clippy for each server version, documentation, scripts'
 	@echo 'make clean     what cargo built'

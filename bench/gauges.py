@@ -1,0 +1,154 @@
+"""What a run costs: CPU time, memory, page cache, space."""
+
+import os
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+PAGE = os.sysconf("SC_PAGE_SIZE")
+TICK = os.sysconf("SC_CLK_TCK")
+
+
+def _cgroup_root():
+    for line in Path("/proc/mounts").read_text().splitlines():
+        _, path, kind, *_ = line.split()
+        if kind == "cgroup2":
+            return Path(path)
+    return None
+
+
+class ProcessGroup:
+    """A process and all that it starts, daemons included: a control group of its own. Where none
+    can be made, the process with those children that it waited for."""
+
+    def __init__(self, pid):
+        self.pid = pid
+        self.path = None
+        root = _cgroup_root()
+        if root:
+            path = root / f"walsafe-bench-{os.getpid()}"
+            try:
+                path.mkdir(exist_ok=True)
+                (path / "cgroup.procs").write_text(str(pid))
+                self.path = path
+            except OSError:
+                pass
+
+    @property
+    def complete(self):
+        """Whether processes that have detached are counted, too."""
+        return self.path is not None
+
+    def pids(self):
+        if self.path:
+            return [int(pid) for pid in (self.path / "cgroup.procs").read_text().split()]
+        found = [self.pid]
+        for pid in found:
+            try:
+                children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+            except OSError:
+                continue
+            found.extend(int(child) for child in children)
+        return found
+
+    def cpu_seconds(self):
+        if self.path:
+            usage = (self.path / "cpu.stat").read_text().split()
+            return int(usage[usage.index("usage_usec") + 1]) / 1e6
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return sum(int(ticks) for ticks in fields[11:15]) / TICK
+
+    def remove(self):
+        if self.path:
+            try:
+                self.path.rmdir()
+            except OSError:
+                pass  # a process is still in it
+
+
+def private_kb(pid):
+    """Resident memory that is the process's own: no shared buffers, no files."""
+    try:
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("RssAnon:"):
+                return int(line.split()[1])
+    except OSError:
+        pass
+    return 0
+
+
+class MemoryWatch(threading.Thread):
+    """Samples the private memory of a group; keeps the highest sum."""
+
+    def __init__(self, group, every=0.1):
+        super().__init__(daemon=True)
+        self.group = group
+        self.every = every
+        self.at_rest = private_kb(group.pid)
+        self.peak = self.at_rest
+        self.over = threading.Event()
+
+    def run(self):
+        while not self.over.wait(self.every):
+            try:
+                self.peak = max(self.peak, sum(private_kb(pid) for pid in self.group.pids()))
+            except OSError:
+                pass
+
+    def finish(self):
+        self.over.set()
+        self.join()
+
+
+def cached_mb(paths):
+    """How much of these files the page cache holds, in MB."""
+    total = 0
+    paths = [str(path) for path in paths]
+    for at in range(0, len(paths), 500):
+        output = subprocess.run(["fincore", "-b", "-n", "-r", "-o", "RES", *paths[at:at + 500]],
+                                check=True, capture_output=True, text=True).stdout
+        total += sum(int(size) for size in output.split())
+    return total / 1e6
+
+
+def load_into_cache(paths):
+    """Reads files, so that all of them are in the page cache."""
+    for path in paths:
+        with open(path, "rb") as file:
+            while file.read(1 << 20):
+                pass
+
+
+def drop_from_cache(paths):
+    """Drops what is clean of these files from the page cache."""
+    for path in paths:
+        with open(path, "rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def files_in(directory):
+    return [Path(base) / name for base, _, names in os.walk(directory) for name in names]
+
+
+def stored_bytes(directory):
+    """The space that files take; holes take none."""
+    return sum(os.lstat(path).st_blocks * 512 for path in files_in(directory))
+
+
+def machine(below):
+    """What this machine is, as (name, value) pairs."""
+    cpu = "unknown"
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            cpu = line.partition(":")[2].strip()
+    memory = int(Path("/proc/meminfo").read_text().split()[1]) / 1e6
+    kind = subprocess.run(["stat", "-f", "-c", "%T", below], capture_output=True, text=True).stdout
+    return [
+        ("CPU", f"{os.cpu_count()} × {cpu}"),
+        ("memory", f"{memory:.0f} GB"),
+        ("kernel", os.uname().release),
+        ("file system", kind.strip()),
+        ("load average before", " ".join(f"{n:.2f}" for n in os.getloadavg())),
+        ("date", time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())),
+    ]
