@@ -118,6 +118,7 @@ impl Progress {
 pub fn archive_file(plan: &Plan, job: &Job, progress: &Progress) -> Result<Outcome, Error> {
     let source = Source::open(&job.source)?;
     check_segment(plan, job, &source)?;
+    source.spare_page_cache();
     let dir = destination::open(
         plan.destination.path(),
         &plan.cluster,

@@ -386,7 +386,7 @@ impl ErrorKind {
             ),
             Self::Stalled => (
                 "58030",
-                "Check the storage of the archive and the network to it. Nothing more is started there until the call that hangs returns; archiving then goes on by itself.",
+                "Check the storage of the archive and the network to it. Nothing more is started there until the call that hangs returns; archiving then goes on by itself. A call that the kernel cannot interrupt holds up a shutdown of the server until it returns.",
             ),
             Self::Internal => {
                 ("XX000", "Please report this with the server's log. The file is tried again.")

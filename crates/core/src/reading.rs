@@ -56,13 +56,31 @@ impl Source {
         &self.path
     }
 
+    /// From here on reads past the page cache a file that is mostly not in it, so that a backlog
+    /// does not push the database out. One that is cached, as a segment just written, is read from
+    /// there and stays. Buffers must then be aligned, as a [`Buffer`] is.
+    pub fn spare_page_cache(&self) {
+        let mostly = self.len() / 2;
+        if sys::cached_bytes(&self.file, self.len()).is_some_and(|cached| cached < mostly) {
+            let _ = sys::set_direct(&self.file, true);
+        }
+    }
+
     /// Reads at an offset until `buf` is full or the file ends.
     ///
     /// # Errors
     /// The file could not be read.
     pub fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize, Error> {
-        sys::read_full_at(&self.file, buf, offset)
-            .map_err(|e| Error::io(Action::ReadSource, &self.path, e))
+        match sys::read_full_at(&self.file, buf, offset) {
+            // The file system took the flag for direct I/O and refuses the read: go without.
+            Err(e)
+                if e.raw_os_error() == Some(libc::EINVAL) && sys::set_direct(&self.file, false) =>
+            {
+                sys::read_full_at(&self.file, buf, offset)
+            }
+            result => result,
+        }
+        .map_err(|e| Error::io(Action::ReadSource, &self.path, e))
     }
 
     /// Makes the error for a file that had another length when it was read than when it was opened.
@@ -187,5 +205,41 @@ impl Archived {
     /// The decoder could not be set up.
     pub fn decode(&self) -> io::Result<Decoder<PastCache>> {
         Decoder::new(self.codec, PastCache::new(self.file.try_clone()?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::buffer::CHUNK;
+
+    fn read_all(source: &Source) -> Vec<u8> {
+        source.spare_page_cache();
+        let (mut buffer, mut content) = (Buffer::new(), Vec::new());
+        loop {
+            let n = source.read_at(buffer.bytes_mut(), content.len() as u64).unwrap();
+            content.extend(buffer.filled(n));
+            if n < CHUNK {
+                return content;
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_not_cached_stays_out_of_the_page_cache_and_a_cached_one_in_it() {
+        let content: Vec<u8> = (0..3 * CHUNK + 777).map(|i| (i / 3) as u8).collect();
+        let temp = tempfile::NamedTempFile::new_in(".").unwrap();
+        std::fs::write(temp.path(), &content).unwrap();
+        let cached = || sys::cached_bytes(temp.as_file(), content.len() as u64).unwrap();
+        assert!(read_all(&Source::open(temp.path()).unwrap()) == content);
+        assert!(cached() >= content.len() as u64);
+
+        temp.as_file().sync_all().unwrap();
+        sys::drop_cached(temp.as_file(), 0, 0);
+        assert_eq!(cached(), 0);
+        assert!(read_all(&Source::open(temp.path()).unwrap()) == content);
+        assert!(cached() < CHUNK as u64, "{} bytes are cached", cached());
     }
 }

@@ -134,6 +134,9 @@ impl<'a> Staged<'a> {
         sys::set_mode(&self.file, mode).map_err(fail(Action::SealCopy))?;
         if flush {
             sys::flush(&self.file).map_err(fail(Action::FlushCopy))?;
+            // Where there is no direct I/O the copy went through the page cache, which belongs to
+            // the database.
+            sys::drop_cached(&self.file, 0, 0);
         }
         Ok(Sealed(self))
     }

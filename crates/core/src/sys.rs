@@ -22,6 +22,10 @@ const INTERRUPTED_TRIES: usize = 16;
 /// Alignment of buffers, offsets and lengths for direct I/O: fits every block device in use.
 pub const DIRECT_ALIGNMENT: usize = 4096;
 
+/// The smallest memory page there is.
+#[cfg(target_os = "linux")]
+const PAGE: usize = 4096;
+
 fn again<T>(op: Op, mut call: impl FnMut(Verdict) -> io::Result<T>) -> io::Result<T> {
     let mut tries = 0;
     loop {
@@ -572,6 +576,46 @@ pub fn drop_cached(file: &File, offset: u64, len: u64) {
             libc::posix_fadvise(file.as_raw_fd(), offset, len, libc::POSIX_FADV_DONTNEED);
         }
     }
+}
+
+/// Returns how many bytes of a file's first `len` are in the page cache; `None` where that cannot
+/// be told. Reads nothing.
+#[cfg(target_os = "linux")]
+#[must_use]
+pub fn cached_bytes(file: &File, len: u64) -> Option<u64> {
+    let len = usize::try_from(len).ok().filter(|len| *len > 0)?;
+    // SAFETY: a new mapping where the kernel likes, of a file that `file` holds open. Its pages
+    // are never touched, so that a file that shrinks does no harm.
+    let map = unsafe {
+        libc::mmap(
+            std::ptr::null_mut(),
+            len,
+            libc::PROT_READ,
+            libc::MAP_SHARED,
+            file.as_raw_fd(),
+            0,
+        )
+    };
+    if map == libc::MAP_FAILED {
+        return None;
+    }
+    let mut resident = vec![0_u8; len.div_ceil(PAGE)];
+    // SAFETY: the mapping is of this length, and the vector has a byte for each of its pages: no
+    // system has smaller pages.
+    let result = unsafe { libc::mincore(map, len, resident.as_mut_ptr().cast()) };
+    // SAFETY: the mapping made above, which nothing refers to.
+    unsafe { libc::munmap(map, len) };
+    // SAFETY: takes a number and returns one.
+    let page = u64::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).ok()?;
+    let pages = resident.iter().filter(|page| **page & 1 != 0).count();
+    (result == 0).then_some(pages as u64 * page)
+}
+
+/// Returns how many bytes of a file are in the page cache: cannot be told on this system.
+#[cfg(not(target_os = "linux"))]
+#[must_use]
+pub fn cached_bytes(_: &File, _: u64) -> Option<u64> {
+    None
 }
 
 /// Turns direct I/O of an open file on or off. Returns `false` where it is not to be had.
