@@ -138,6 +138,13 @@ impl ClusterBuilder {
         self.without(Denied::SETXATTR).without(Denied::FSETXATTR)
     }
 
+    /// A umask of 000, which takes no permission away: nothing but the server's own care keeps its
+    /// files private.
+    #[must_use]
+    pub fn umask_000(self) -> Self {
+        self.without(Denied::UMASK)
+    }
+
     /// Recovers from an archive at start: puts `recovery.signal`. Set `restore_command` too.
     #[must_use]
     pub fn recovery(self) -> Self {

@@ -28,6 +28,21 @@ pub struct Report {
     pub hint: String,
 }
 
+impl Report {
+    /// Checks that this is the report of a file that was not archived, with all that an
+    /// administrator needs: what could not be done, with what, and what to do about it.
+    #[track_caller]
+    pub fn assert_explains(&self, file: &str) {
+        assert_eq!(self.level, "WARNING", "{self:?}");
+        let begin = format!("could not archive file \"{file}\": ");
+        assert!(self.message.starts_with(&begin) && !self.message.ends_with('.'), "{self:?}");
+        for part in [&self.detail, &self.hint] {
+            assert!(part.len() > 20 && part.ends_with('.'), "{self:?}");
+        }
+        assert!(!self.sqlstate.starts_with("00") && self.sqlstate != "01000", "{self:?}");
+    }
+}
+
 /// The file that a cluster writes its log to.
 #[derive(Debug)]
 pub struct Log {

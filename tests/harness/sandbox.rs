@@ -31,6 +31,9 @@ impl Denied {
     /// Extended attributes by descriptor.
     pub const FSETXATTR: Self = Self::new("fsetxattr", "EOPNOTSUPP");
 
+    /// The server sets a umask of its own when it starts; here that fails, and the umask is 000.
+    pub const UMASK: Self = Self::new("umask", "EPERM");
+
     #[must_use]
     pub const fn new(call: &'static str, errno: &'static str) -> Self {
         Self { call, errno }

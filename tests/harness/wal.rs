@@ -30,6 +30,13 @@ impl Cluster {
         scratch::read(&self.pg_wal().join(name))
     }
 
+    /// The name of the segment that is being written: the next to be archived.
+    #[must_use]
+    #[track_caller]
+    pub fn current_segment(&self) -> String {
+        self.sql("SELECT pg_walfile_name(pg_current_wal_insert_lsn())")
+    }
+
     /// Ends the current segment, which must hold something, and returns its name.
     #[track_caller]
     pub fn switch_wal(&self) -> String {
@@ -119,6 +126,31 @@ impl Cluster {
         let status = self.pg_wal().join("archive_status");
         !status.join(format!("{name}.ready")).exists()
             && (status.join(format!("{name}.done")).exists() || !self.pg_wal().join(name).exists())
+    }
+
+    /// Marks an archived file as one that waits, as a crash between archiving and marking does. The
+    /// archiver sees it when it looks next.
+    #[track_caller]
+    pub fn mark_ready_again(&self, name: &str) {
+        let status = self.pg_wal().join("archive_status");
+        std::fs::rename(status.join(format!("{name}.done")), status.join(format!("{name}.ready")))
+            .unwrap_or_else(|error| panic!("{name} is not marked as archived: {error}"));
+    }
+
+    /// Hands a file over to the archiver that the server has not asked it for.
+    pub fn put_ready(&self, name: &str, contents: impl AsRef<[u8]>) {
+        scratch::write(&self.pg_wal().join(name), contents);
+        scratch::write(&self.pg_wal().join("archive_status").join(format!("{name}.ready")), "");
+    }
+
+    /// Takes back what [`Cluster::put_ready`] handed over.
+    #[track_caller]
+    pub fn remove_ready(&self, name: &str) {
+        for path in [format!("archive_status/{name}.ready"), name.to_owned()] {
+            let path = self.pg_wal().join(path);
+            std::fs::remove_file(&path)
+                .unwrap_or_else(|error| panic!("could not remove {}: {error}", path.display()));
+        }
     }
 
     /// Waits until nothing waits to be archived.
