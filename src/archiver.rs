@@ -52,10 +52,15 @@ pub(crate) fn archive(file: &CStr, path: &CStr) -> bool {
 }
 
 /// Ends the threads, without waiting for one that hangs.
+///
+/// The server calls this in the middle of a file too, when the wait there has ended the process
+/// because the postmaster died. The threads then end with the process.
 pub(crate) fn shut_down() {
-    ARCHIVER.with_borrow_mut(|archiver| {
-        archiver.pool = None;
-        archiver.retired.clear();
+    ARCHIVER.with(|archiver| {
+        if let Ok(mut archiver) = archiver.try_borrow_mut() {
+            archiver.pool = None;
+            archiver.retired.clear();
+        }
     });
 }
 
