@@ -654,9 +654,17 @@ pub fn host_name() -> String {
     if clean.is_empty() { "localhost".to_owned() } else { clean }
 }
 
-/// Tells whether a process of this number runs in our process namespace.
+/// Tells whether a process of this number runs in our process namespace. One that has ended and
+/// that its parent, an idle init for one, has not collected yet does not run: what a thread of it is
+/// held in by the kernel may still happen, but nothing after that.
 #[must_use]
 pub fn process_runs(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+    // The name before it, in parentheses, may hold anything.
+    let state = stat.as_ref().ok().and_then(|stat| stat.rsplit_once(") ")?.1.chars().next());
+    if let Some('Z' | 'X') = state {
+        return false;
+    }
     let Ok(pid) = libc::pid_t::try_from(pid) else { return false };
     if pid <= 0 {
         return false;

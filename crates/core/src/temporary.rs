@@ -96,6 +96,8 @@ pub fn is_own_name(name: &str) -> bool {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use std::process::Stdio;
+
     use super::*;
 
     fn us() -> Owner {
@@ -121,6 +123,27 @@ mod tests {
         ] {
             assert!(!is_temporary(name), "{name}");
         }
+    }
+
+    #[test]
+    fn a_process_that_has_ended_but_was_not_collected_is_dead() {
+        // Its files were left for as long as init took to collect a killed archiver.
+        let temp = tempfile::tempdir().unwrap();
+        let mut child = std::process::Command::new("true").stdout(Stdio::piped()).spawn().unwrap();
+        // The end of its output comes before it is a zombie.
+        std::io::copy(&mut child.stdout.take().unwrap(), &mut std::io::sink()).unwrap();
+        let zombie = Owner { pid: child.id(), ..us() };
+        std::fs::write(temp.path().join(zombie.temporary_name("a")), "x").unwrap();
+        let dir = Dir::open(temp.path()).unwrap();
+        let removed = (0..1000).find_map(|_| match remove_stray(&dir, &us()).unwrap() {
+            0 => {
+                std::thread::sleep(std::time::Duration::from_millis(2));
+                None
+            }
+            n => Some(n),
+        });
+        assert_eq!(removed, Some(1));
+        child.wait().unwrap();
     }
 
     #[test]
