@@ -7,7 +7,7 @@
 //! Bounds: at most `max(workers, 1)` threads, and at most [`AHEAD_PER_WORKER`] files a worker that
 //! are done or under way and not asked for yet.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use crate::archive::{Job, Outcome, Plan, Progress, archive_file};
 use crate::destination;
 use crate::error::Error;
-use crate::name::FileName;
+use crate::name::{FileKind, FileName};
 use crate::{sys, temporary};
 
 /// How many files a worker may be ahead of the server's calls.
@@ -80,8 +80,8 @@ struct State {
 
 struct Running {
     progress: Arc<Progress>,
-    /// The step count that was last seen, and when it changed.
-    seen: (u64, Instant),
+    /// The step count when the pool was last held.
+    held_at: u64,
     ahead: bool,
 }
 
@@ -142,7 +142,10 @@ impl Pool {
         if state.done.get(&job.name).is_some_and(|done| done.ahead && done.result.is_err()) {
             state.done.remove(&job.name);
         }
-        state.ahead.retain(|waiting| waiting.name != job.name);
+        // The server asks in its order: what comes before this file waits no longer.
+        let asked = server_order(&job.name);
+        state.ahead.retain(|waiting| server_order(&waiting.name) > asked);
+        state.done.retain(|name, _| server_order(name) >= asked);
         if !state.done.contains_key(&job.name) && !state.running.contains_key(&job.name) {
             state.asked = Some(job.clone());
             state.last_event = Some(Instant::now());
@@ -181,12 +184,11 @@ impl Pool {
         if !state.held {
             return None;
         }
-        let now = Instant::now();
-        let before: Vec<_> = state.running.values().map(|running| running.seen.0).collect();
-        let moved = state.running.values_mut().map(|running| running.look(now).0).ne(before);
-        let stuck_since = state.running.values().map(|running| running.seen.1).min();
+        let mut running = state.running.values();
+        let moved = running.any(|running| running.progress.steps() != running.held_at);
+        let stuck_since = state.running.values().map(|running| running.progress.last_step()).min();
         match stuck_since {
-            Some(since) if !moved => Some(now.saturating_duration_since(since)),
+            Some(since) if !moved => Some(Instant::now().saturating_duration_since(since)),
             _ => {
                 state.held = false;
                 drop(state);
@@ -201,6 +203,9 @@ impl Pool {
         let mut state = self.shared.lock();
         state.held = true;
         state.asked = None;
+        for running in state.running.values_mut() {
+            running.held_at = running.progress.steps();
+        }
     }
 
     /// Tells whether more files may be offered: the last batch is taken, and nothing fails.
@@ -210,11 +215,16 @@ impl Pool {
         self.workers > 0 && state.ahead.is_empty() && !state.failing && !state.held
     }
 
-    /// Offers files to archive ahead, in the server's order.
+    /// Offers files to archive ahead, in the server's order. A pool without workers takes none.
     pub fn offer(&self, jobs: impl IntoIterator<Item = Job>) {
+        if self.workers == 0 {
+            return;
+        }
         let mut state = self.shared.lock();
+        let waiting: HashSet<_> = state.ahead.iter().map(|job| job.name.clone()).collect();
         for job in jobs {
-            let known = state.done.contains_key(&job.name)
+            let known = waiting.contains(&job.name)
+                || state.done.contains_key(&job.name)
                 || state.running.contains_key(&job.name)
                 || state.asked.as_ref().is_some_and(|asked| asked.name == job.name);
             if !known {
@@ -241,10 +251,9 @@ impl Pool {
     /// under way.
     #[must_use]
     pub fn busy(&self) -> Option<Duration> {
-        let mut state = self.shared.lock();
-        let now = Instant::now();
-        let since = state.running.values_mut().map(|running| running.look(now).1).min()?;
-        Some(now.saturating_duration_since(since))
+        let state = self.shared.lock();
+        let since = state.running.values().map(|running| running.progress.last_step()).min()?;
+        Some(Instant::now().saturating_duration_since(since))
     }
 
     /// Returns the number of threads.
@@ -283,11 +292,11 @@ impl Drop for Pool {
 impl State {
     /// Returns since when nothing has moved for a file: its own steps once a thread has it, until
     /// then anything that the pool does.
-    fn quiet_since(&mut self, name: &FileName, now: Instant) -> Instant {
-        if let Some(running) = self.running.get_mut(name) {
-            return running.look(now).1;
+    fn quiet_since(&self, name: &FileName, now: Instant) -> Instant {
+        if let Some(running) = self.running.get(name) {
+            return running.progress.last_step();
         }
-        let moved = self.running.values_mut().map(|running| running.look(now).1).max();
+        let moved = self.running.values().map(|running| running.progress.last_step()).max();
         moved.max(self.last_event).unwrap_or(now)
     }
 
@@ -304,17 +313,6 @@ impl State {
             return None;
         }
         self.ahead.pop_front().map(|job| (job, true))
-    }
-}
-
-impl Running {
-    /// Looks at the step count, and returns it with the time of its last change.
-    fn look(&mut self, now: Instant) -> (u64, Instant) {
-        let steps = self.progress.steps();
-        if steps != self.seen.0 {
-            self.seen = (steps, now);
-        }
-        self.seen
     }
 }
 
@@ -371,8 +369,7 @@ impl Shared {
             if let Some((job, ahead)) = state.take(workers) {
                 let progress = Arc::new(Progress::default());
                 let now = Instant::now();
-                let seen = (progress.steps(), now);
-                let running = Running { progress: Arc::clone(&progress), seen, ahead };
+                let running = Running { progress: Arc::clone(&progress), held_at: 0, ahead };
                 state.running.insert(job.name.clone(), running);
                 state.last_event = Some(now);
                 return Some((job, progress));
@@ -382,6 +379,11 @@ impl Shared {
             state.idle -= 1;
         }
     }
+}
+
+/// Orders names as the server asks for them: history files first, then by name.
+fn server_order(name: &FileName) -> (bool, &FileName) {
+    (!matches!(name.kind(), FileKind::History { .. }), name)
 }
 
 fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
