@@ -180,12 +180,12 @@ pub fn compression(text: &str) -> Compression {
 /// What must not change of a file that stands in an archive.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Still {
-    inode: u64,
+    pub inode: u64,
     mode: u32,
-    len: u64,
+    pub len: u64,
     mtime: (i64, i64),
     links: u64,
-    content: Option<blake3::Hash>,
+    pub content: Option<blake3::Hash>,
 }
 
 pub fn still(path: &Path) -> Still {
