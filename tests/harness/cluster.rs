@@ -300,6 +300,14 @@ impl Cluster {
         self.wait_until("an archiver", || self.archiver_pid())
     }
 
+    /// Has the archiver look for files at once: after three failures it sleeps for a minute.
+    pub fn wake_archiver(&self) {
+        if let Some(pid) = self.archiver_pid() {
+            // It only sets the latch of a process that has nothing to do.
+            process::signal(pid, Signal::USR1);
+        }
+    }
+
     /// Waits for something; panics after [`TIMEOUT`].
     #[track_caller]
     pub fn wait_until<T>(&self, what: &str, ready: impl FnMut() -> Option<T>) -> T {

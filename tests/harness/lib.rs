@@ -42,7 +42,7 @@ pub use fuse::FuseMount;
 pub use log::{Mark, Report};
 pub use mount::{Fs, Mount};
 pub use picture::Picture;
-pub use power_cut::PowerCut;
+pub use power_cut::{Dark, PowerCut};
 pub use scratch::Scratch;
 pub use server::Server;
 pub use skip::{privileged, skip, tool};

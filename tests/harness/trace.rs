@@ -1,6 +1,7 @@
 //! The system calls of a running process, recorded or made to fail, by strace.
 
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -54,6 +55,15 @@ impl Trace {
     #[track_caller]
     pub fn inject(pid: i32, calls: &str, fault: &str) -> Self {
         Self::start(pid, &["-e", &format!("trace={calls}"), "-e", &format!("inject={fault}")])
+    }
+
+    /// The same, for calls on a directory, or on names in it, only.
+    #[must_use]
+    #[track_caller]
+    pub fn inject_in(pid: i32, dir: &Path, calls: &str, fault: &str) -> Self {
+        let dir = dir.to_str().expect("a path of ours");
+        let (trace, inject) = (format!("trace={calls}"), format!("inject={fault}"));
+        Self::start(pid, &["-P", dir, "-e", &trace, "-e", &inject])
     }
 
     #[track_caller]

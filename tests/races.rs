@@ -1,0 +1,296 @@
+//! Several servers and one directory: nothing is replaced, and who comes second is told why (G3, G4).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use harness::{
+    Cluster, ClusterBuilder, Mark, Scratch, Stop, TIMEOUT, archive, process, scratch, wait_until,
+};
+use rustix::process::Signal;
+
+/// Segments that both servers complete under the same names before their archivers start at once.
+const BATCH: usize = 50;
+const BATCHES: usize = 6;
+
+/// What is known of a file since it was first seen: inode, time of change of its bytes, contents.
+#[derive(Debug, PartialEq, Eq, Clone)]
+struct Seen {
+    inode: u64,
+    modified: (i64, i64),
+    bytes: Vec<u8>,
+}
+
+fn look(path: &Path) -> Seen {
+    let metadata = path.symlink_metadata().expect("a file that was there");
+    Seen {
+        inode: metadata.ino(),
+        modified: (metadata.mtime(), metadata.mtime_nsec()),
+        bytes: scratch::read(path),
+    }
+}
+
+/// Notes each file as soon as it appears, until told to stop.
+fn watch(archive: &Path, stop: &AtomicBool) -> BTreeMap<String, Seen> {
+    let mut seen = BTreeMap::new();
+    loop {
+        let last = stop.load(Ordering::Relaxed);
+        for name in scratch::names(archive) {
+            if !name.starts_with('.') {
+                seen.entry(name.clone()).or_insert_with(|| look(&archive.join(&name)));
+            }
+        }
+        if last {
+            return seen;
+        }
+    }
+}
+
+/// Brings both servers to the same segment.
+fn align(clusters: &[&Cluster; 2]) {
+    let at = clusters.map(|cluster| {
+        let name = cluster.sql("SELECT pg_walfile_name(pg_current_wal_insert_lsn())");
+        u64::from_str_radix(&name[8..], 16).expect("a segment's name")
+    });
+    // With segments of 1 MB the names count on, up to the first 4 GB.
+    for (i, cluster) in clusters.iter().enumerate() {
+        let behind = usize::try_from(at[1 - i].saturating_sub(at[i])).expect("a few");
+        if behind > 0 {
+            cluster.fill_segments(behind);
+        }
+    }
+}
+
+/// Waits until a server has archived all that waits or is told that a file is taken; then does what
+/// an administrator would: marks the lost files as done. Returns their names.
+fn settle(cluster: &Cluster, archive: &Path) -> BTreeSet<String> {
+    let mut lost = BTreeSet::new();
+    wait_until(TIMEOUT, "a server to have done with the batch", || {
+        let ready = cluster.ready_files();
+        for name in &ready {
+            let theirs = archive::contents(archive, name);
+            if theirs.is_some_and(|bytes| bytes != cluster.read_wal(name)) {
+                let status = cluster.pg_wal().join("archive_status");
+                // The report has to be there first: so wait for the file it stops at.
+                let first = ready.iter().find(|ready| !lost.contains(*ready));
+                if first == Some(name)
+                    && !cluster.log().text().contains(&format!("could not archive file \"{name}\""))
+                {
+                    continue;
+                }
+                drop(fs::rename(
+                    status.join(format!("{name}.ready")),
+                    status.join(format!("{name}.done")),
+                ));
+                lost.insert(name.clone());
+            }
+        }
+        cluster.wake_archiver();
+        ready.is_empty().then_some(())
+    });
+    lost
+}
+
+fn first_stays(setup: impl Fn(ClusterBuilder) -> ClusterBuilder) {
+    let archive = Scratch::new("archive");
+    let settings = |builder: ClusterBuilder| {
+        setup(builder.set("walsafe_archive.workers", "64").set("wal_keep_size", "4GB"))
+    };
+    let first = settings(Cluster::archiving_to(archive.path())).start();
+    let copy = first.base_backup().restore();
+    let second = settings(copy.archive_to(archive.path())).start();
+    assert_eq!(first.system_identifier(), second.system_identifier());
+    let clusters = [&first, &second];
+
+    let stop = AtomicBool::new(false);
+    let (seen, lost) = std::thread::scope(|scope| {
+        let watcher = scope.spawn(|| watch(archive.path(), &stop));
+        let mut lost = [BTreeSet::new(), BTreeSet::new()];
+        for _ in 0..BATCHES {
+            let archivers = clusters.map(Cluster::wait_archiver);
+            for archiver in archivers {
+                process::signal(archiver, Signal::STOP);
+            }
+            align(&clusters);
+            let names = clusters.map(|cluster| cluster.fill_whole_segments(BATCH));
+            assert_eq!(names[0], names[1], "not the same names");
+            for archiver in archivers {
+                process::signal(archiver, Signal::CONT);
+            }
+            for (cluster, lost) in clusters.iter().zip(&mut lost) {
+                lost.extend(settle(cluster, archive.path()));
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+        (watcher.join().expect("the watcher"), lost)
+    });
+
+    // Byte for byte, inode for inode.
+    for (name, before) in &seen {
+        assert!(*before == look(&archive.join(name)), "{name} was changed or replaced");
+    }
+    assert!(archive::temporaries(archive.path()).is_empty());
+    let collisions = lost.iter().map(BTreeSet::len).sum::<usize>();
+    assert!(collisions >= BATCH * BATCHES, "only {collisions} collisions");
+    assert!(lost[0].is_disjoint(&lost[1]), "a file that both lost");
+    for (cluster, lost) in clusters.iter().zip(&lost) {
+        assert!(!lost.is_empty(), "no race: one server was always first");
+        let reports = cluster.log().archiver_reports(Mark::default());
+        let mut told = 0;
+        for report in reports.iter().filter(|r| r.message.starts_with("could not archive")) {
+            assert_eq!(report.sqlstate, "58P02", "{report:?}");
+            assert!(report.message.ends_with("the archive holds a different file of that name"));
+            assert!(report.detail.contains("the first difference is at offset"), "{report:?}");
+            assert!(report.hint.contains("no other server writes into this directory"));
+            told += 1;
+        }
+        assert!(told > 0);
+        assert!(cluster.stat_archiver().failed_count >= told);
+    }
+    eprintln!(
+        "{collisions} collisions, {} lost by the one and {} by the other; 0 files changed",
+        lost[0].len(),
+        lost[1].len()
+    );
+}
+
+#[test]
+fn the_first_file_stays_with_unnamed_temporary_files() {
+    first_stays(|builder| builder);
+}
+
+#[test]
+fn the_first_file_stays_with_named_temporary_files() {
+    first_stays(|builder| builder.without_tmpfile().set("walsafe_archive.compression", "lz4"));
+}
+
+/// As on a file system that has neither links nor unnamed files: `renameat2` decides.
+#[test]
+fn the_first_file_stays_where_there_are_no_links() {
+    first_stays(|builder| builder.without_tmpfile().without(harness::sandbox::Denied::LINKAT));
+}
+
+/// One archive for three servers, across a promotion.
+#[test]
+fn standbys_that_archive_always_conflict_in_the_tail_of_a_timeline_only() {
+    let archive = Scratch::new("archive");
+    let always =
+        |builder: ClusterBuilder| builder.archive_to(archive.path()).set("archive_mode", "always");
+    let primary = always(Cluster::builder()).start();
+    let backup = primary.base_backup_without_wal();
+    let heir = always(primary.streaming_standby()).start();
+    let follower = always(primary.streaming_standby()).start();
+    primary.sql("CREATE TABLE t (x int)");
+    let names = primary.fill_whole_segments(20);
+    for cluster in [&primary, &heir, &follower] {
+        cluster.wait_until("the WAL to be archived by each", || {
+            (cluster.is_archived(&names[19]) && cluster.ready_files().is_empty()).then_some(())
+        });
+    }
+
+    // The follower stands still in the middle of a segment, the heir is promoted there, and the old
+    // primary goes on and completes that segment on the old timeline.
+    primary.sql("INSERT INTO t VALUES (1)");
+    let switch = primary.current_lsn();
+    for standby in [&heir, &follower] {
+        standby.wait_replayed(&switch);
+    }
+    follower.stop(Stop::Fast);
+    let tail = primary.sql("SELECT pg_walfile_name(pg_current_wal_insert_lsn())");
+    heir.promote();
+    heir.sql("INSERT INTO t VALUES (2)");
+    assert_eq!(primary.switch_wal(), tail);
+    primary.wait_archived(&tail);
+    heir.fill_segments(3);
+    heir.wait_all_archived();
+
+    let heir_conninfo = format!("host={} user=postgres", heir.socket_dir().display());
+    follower.set_conf("primary_conninfo", &heir_conninfo);
+    let mark = follower.mark();
+    follower.start();
+    let report = follower.wait_for_report(mark, "58P02");
+    assert!(report.message.contains(&format!("could not archive file \"{tail}\"")), "{report:?}");
+    assert!(report.detail.contains("where timeline 2 branched off"), "{report:?}");
+    assert!(report.detail.contains("The two agree up to "), "{report:?}");
+    assert!(report.hint.contains("rename the file's \".ready\""), "{report:?}");
+    assert!(report.hint.contains("to \".done\""), "{report:?}");
+
+    // What the HINT says.
+    let before = look(&archive.join(&tail));
+    let status = follower.pg_wal().join("archive_status");
+    fs::rename(status.join(format!("{tail}.ready")), status.join(format!("{tail}.done")))
+        .expect("what the HINT says can be done");
+    let after = heir.switch_wal();
+    follower.wait_until("the follower to go on archiving", || {
+        (follower.is_archived(&after) && follower.ready_files().is_empty()).then_some(())
+    });
+    assert!(before == look(&archive.join(&tail)), "the archived tail was touched");
+
+    // Nothing else failed anywhere.
+    for cluster in [&primary, &heir, &follower] {
+        let other: Vec<_> = cluster
+            .log()
+            .archiver_reports(Mark::default())
+            .into_iter()
+            .filter(|report| !report.message.contains(&tail))
+            .collect();
+        assert!(other.is_empty(), "{other:?}");
+    }
+    assert_eq!(primary.stat_archiver().failed_count, 0);
+    assert_eq!(heir.stat_archiver().failed_count, 0);
+
+    // A recovery that follows the switch needs neither tail.
+    heir.sql("INSERT INTO t VALUES (3)");
+    let last = heir.switch_wal();
+    heir.wait_archived(&last);
+    let restore = format!("cp {}/%f %p", archive.path().display());
+    let again = backup.restore().recovery().set("restore_command", &restore).start();
+    again.wait_until("the end of recovery", || {
+        (again.sql("SELECT pg_is_in_recovery()") == "f").then_some(())
+    });
+    assert_eq!(again.sql("SELECT x FROM t ORDER BY x"), "1\n2\n3");
+}
+
+/// Two servers promoted to one timeline: the second must not take the first one's history for its own.
+#[test]
+fn a_history_file_of_the_same_name_tells_of_the_other_server() {
+    let archive = Scratch::new("archive");
+    let primary = Cluster::archiving_to(archive.path()).start();
+    let early = primary.base_backup();
+    let heir = primary.streaming_standby().archive_to(archive.path()).start();
+    primary.sql("CREATE TABLE t (x int)");
+    primary.wait_archived(&primary.switch_wal());
+    heir.wait_replayed(&primary.current_lsn());
+    heir.promote();
+    heir.switch_wal();
+    heir.wait_all_archived();
+    let before = look(&archive.join("00000002.history"));
+
+    // Recovered without a look at the archive, so that it takes the same number.
+    let second = early
+        .restore()
+        .archive_to(archive.path())
+        .recovery()
+        .set("restore_command", "false")
+        .create();
+    let mark = second.mark();
+    second.start();
+    let report = second.wait_for_report(mark, "58P02");
+    assert!(report.message.contains("could not archive file \"00000002.history\""), "{report:?}");
+    assert!(report.detail.contains("Another server already used timeline 2."), "{report:?}");
+    assert!(report.hint.contains("Another server was promoted to the same timeline"));
+    assert!(report.hint.contains("an archive directory of its own"), "{report:?}");
+    assert!(before == look(&archive.join("00000002.history")));
+
+    // What the HINT says.
+    let own = Scratch::new("archive");
+    second.wait_until("the end of recovery", || {
+        (second.sql("SELECT pg_is_in_recovery()") == "f").then_some(())
+    });
+    second.reconfigure("walsafe_archive.destination", own.path().to_str().expect("a path of ours"));
+    second.switch_wal();
+    second.wait_all_archived();
+    assert!(own.names().contains(&"00000002.history".to_owned()));
+}
