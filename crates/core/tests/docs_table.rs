@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test says what is wrong by panicking")]
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
 
 use walsafe_core::error::ErrorKind;
 
@@ -65,5 +67,27 @@ fn the_words_that_the_manual_quotes_first_are_those_of_the_code() {
         let quoted =
             row.message.split('`').nth(1).unwrap_or_else(|| panic!("{kind} quotes nothing"));
         assert!(SOURCES.iter().any(|source| source.contains(quoted)), "{kind}: \"{quoted}\"");
+    }
+}
+
+#[test]
+fn the_tests_that_the_design_names_exist() {
+    let design = include_str!("../../../docs/design.md");
+    let table = design.lines().skip_while(|line| !line.starts_with("| | Without it fails |"));
+    let named: Vec<&str> = table
+        .flat_map(|line| line.split('`').skip(1).step_by(2))
+        .filter(|word| word.contains('_') && !word.contains(['.', '/']))
+        .collect();
+    assert!(named.len() > 30, "{named:?}");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let sources: String = ["tests", "crates/core/tests", "crates/walsafe/tests"]
+        .iter()
+        .flat_map(|dir| fs::read_dir(root.join(dir)).unwrap())
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "rs"))
+        .map(|path| fs::read_to_string(path).unwrap())
+        .collect();
+    for name in named {
+        assert!(sources.contains(&format!("fn {name}()")), "{name}");
     }
 }
