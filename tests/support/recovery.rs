@@ -1,0 +1,154 @@
+//! What the tests of recoveries have in common: a primary with rows to count, and its archive.
+
+#![allow(dead_code)]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::time::Duration;
+
+use harness::command::run_within;
+use harness::log::Mark;
+use harness::server::as_server_user;
+use harness::{Backup, Cluster, ClusterBuilder, Scratch, Server, TIMEOUT};
+
+/// The `restore_command` of the documentation.
+pub fn restore_command(archive: &Path) -> String {
+    restore_command_with(archive, "")
+}
+
+/// The same, with further options.
+pub fn restore_command_with(archive: &Path, options: &str) -> String {
+    let program = Server::under_test().walsafe();
+    format!("{} restore --from {} {options} %f \"%p\"", program.display(), archive.display())
+}
+
+/// What a call of `walsafe` came to.
+#[derive(Debug)]
+pub struct Run {
+    pub code: Option<i32>,
+    pub out: String,
+    pub err: String,
+}
+
+/// Runs `walsafe` as the server's user.
+pub fn walsafe(arguments: &[&str]) -> Run {
+    walsafe_in(Path::new("/"), arguments)
+}
+
+/// The same, in a directory.
+pub fn walsafe_in(directory: &Path, arguments: &[&str]) -> Run {
+    let mut command = Command::new(Server::under_test().walsafe());
+    as_server_user(&mut command).args(arguments).current_dir(directory);
+    let output = run_within(&mut command, "", TIMEOUT);
+    Run { code: output.code(), out: output.stdout, err: output.stderr }
+}
+
+/// The findings of `walsafe verify`, as lines `file: kind: reason`.
+pub fn findings(archive: &Path) -> Vec<String> {
+    let run = walsafe(&["verify", path(archive)]);
+    assert!(matches!(run.code, Some(0 | 1)), "{run:?}");
+    let found: Vec<String> = run
+        .out
+        .lines()
+        .take_while(|line| !line.starts_with("checked "))
+        .filter(|line| !line.starts_with("    "))
+        .map(str::to_owned)
+        .collect();
+    assert_eq!(run.code == Some(0), found.is_empty(), "{run:?}");
+    found
+}
+
+#[track_caller]
+pub fn assert_clean(archive: &Path) {
+    assert_eq!(findings(archive), Vec::<String>::new());
+}
+
+pub fn path(path: &Path) -> &str {
+    path.to_str().expect("a path of ours")
+}
+
+/// A primary that archives with the module, and a base backup that needs the archive.
+pub struct Origin {
+    pub archive: Scratch,
+    pub primary: Cluster,
+    pub backup: Backup,
+}
+
+impl Origin {
+    pub fn new() -> Self {
+        Self::with(|builder| builder)
+    }
+
+    /// The same, with further settings.
+    pub fn with(configure: impl FnOnce(ClusterBuilder) -> ClusterBuilder) -> Self {
+        let archive = Scratch::new("archive");
+        let primary = configure(Cluster::archiving_to(archive.path())).start();
+        primary.sql("CREATE TABLE rows (n int)");
+        let backup = primary.base_backup_without_wal();
+        Self { archive, primary, backup }
+    }
+
+    /// Adds a row, and WAL of some segments behind it.
+    pub fn row(&self, n: u32) {
+        self.primary.sql(&format!("INSERT INTO rows VALUES ({n})"));
+        self.primary.fill_whole_segments(2);
+    }
+
+    /// Ends the primary, with everything archived.
+    pub fn lose(&self) {
+        self.primary.switch_wal();
+        self.primary.wait_all_archived();
+        self.primary.kill_all();
+    }
+
+    /// A cluster to be recovered from the backup and the archive.
+    pub fn recovery(&self) -> ClusterBuilder {
+        self.backup
+            .restore_copy()
+            .recovery()
+            .set("restore_command", &restore_command(self.archive.path()))
+    }
+
+    /// A standby that has nothing but the archive.
+    pub fn standby(&self) -> ClusterBuilder {
+        let command = restore_command_with(self.archive.path(), "--on-error=stop");
+        self.backup.restore_copy().standby().set("restore_command", &command)
+    }
+
+    pub fn stored(&self, name: &str) -> PathBuf {
+        self.archive.join(name)
+    }
+}
+
+/// Waits until a recovery that ends with a promotion has ended, and counts the rows.
+#[track_caller]
+pub fn rows_after_recovery(cluster: &Cluster) -> String {
+    cluster.wait_until("the end of recovery", || {
+        (cluster.psql("SELECT pg_is_in_recovery()").as_deref() == Ok("f")).then_some(())
+    });
+    rows(cluster)
+}
+
+/// The rows, `1,2,3`.
+#[track_caller]
+pub fn rows(cluster: &Cluster) -> String {
+    cluster.sql("SELECT string_agg(n::text, ',' ORDER BY n) FROM rows")
+}
+
+/// Starts a recovery that has to stop with an error, and returns its log.
+#[track_caller]
+pub fn refuses(cluster: &Cluster, reason: &str) {
+    let mark = cluster.mark();
+    cluster.launch();
+    let status: ExitStatus = cluster.wait_exit(Duration::from_secs(60));
+    assert!(!status.success(), "the recovery came to an end: {status:?}");
+    let log = cluster.log().since(mark);
+    assert!(log.contains(reason), "the log does not say \"{reason}\":\n{log}");
+    assert!(!log.contains("archive recovery complete"), "{log}");
+    assert!(!log.contains("selected new timeline"), "{log}");
+}
+
+/// The end of the log, now.
+pub fn mark(cluster: &Cluster) -> Mark {
+    cluster.mark()
+}
