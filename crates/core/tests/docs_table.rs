@@ -91,3 +91,14 @@ fn the_tests_that_the_design_names_exist() {
         assert!(sources.contains(&format!("fn {name}()")), "{name}");
     }
 }
+
+#[test]
+fn the_extension_knows_every_sqlstate_of_the_table() {
+    let report = include_str!("../../../src/report.rs");
+    for kind in ErrorKind::ALL {
+        let sqlstate = kind.advice().sqlstate;
+        // What stands for all others.
+        let known = sqlstate == "XX000" || report.contains(&format!("\"{sqlstate}\" =>"));
+        assert!(known, "{kind:?}: src/report.rs would report {sqlstate} as XX000");
+    }
+}
