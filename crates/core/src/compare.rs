@@ -288,12 +288,19 @@ fn branches_of(timeline: u32, source: &Source, context: Context<'_>) -> Vec<(u32
     let pg_wal = source.path().parent().and_then(|dir| Dir::open(dir).ok());
     let mut branches = Vec::new();
     for dir in pg_wal.iter().chain([context.archive]) {
-        let mut names = Vec::new();
-        if dir.for_each_name(|name| names.extend(FileName::from_stored(name).ok())).is_err() {
+        // Only history files are kept in mind: an archive may hold millions of others.
+        let mut histories = Vec::new();
+        let listed = dir.for_each_name(|stored| {
+            if let Ok((name, codec)) = FileName::from_stored(stored)
+                && let FileKind::History { timeline: successor } = name.kind()
+            {
+                histories.push((successor, name, codec));
+            }
+        });
+        if listed.is_err() {
             continue;
         }
-        for (name, codec) in names {
-            let FileKind::History { timeline: successor } = name.kind() else { continue };
+        for (successor, name, codec) in histories {
             let contents = Archived::open(dir, name.stored(codec), codec)
                 .ok()
                 .flatten()
