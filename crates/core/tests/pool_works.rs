@@ -326,6 +326,30 @@ mod faulted {
         }
     }
 
+    /// Idle threads are there, and files for them; while one call hangs they are left alone.
+    #[test]
+    fn a_pool_that_is_held_starts_nothing_though_threads_are_idle() {
+        let _alone = alone();
+        let world = World::new();
+        let jobs = segments(&world, 6);
+        let pool = pool(&world, 3);
+        archive(&pool, &jobs[0]).unwrap();
+        let faults = hang(Op::Flush, 0, 1);
+        pool.ask(&jobs[1]);
+        wait_until("the hang", || faults.hits() == 1);
+        pool.hold();
+        pool.offer(jobs[2..].iter().cloned());
+        pool.ask(&jobs[2]);
+        std::thread::sleep(Duration::from_millis(100));
+        assert!(pool.still_held().is_some());
+        assert_eq!(done_in_order(&world, &jobs), 1, "nothing was started");
+        faults.release();
+        wait_until("the release", || pool.still_held().is_none());
+        for job in &jobs[1..] {
+            assert!(!archive(&pool, job).unwrap().already_present);
+        }
+    }
+
     #[test]
     fn a_hang_ahead_does_not_hold_up_the_file_that_is_asked_for() {
         let _alone = alone();
