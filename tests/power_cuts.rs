@@ -1,0 +1,268 @@
+//! Power cuts of the archive's disk under load: what counts as archived is there, whole and equal, and
+//! no file under a final name is torn (G1, G2).
+//!
+//! The set of names that count is taken before each cut. It is what the server marked `.done`, so it
+//! says that the module reported success, and nothing more.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use harness::{
+    Cluster, ClusterBuilder, Dark, Fs, PowerCut, Scratch, Trace, archive, privileged, require, rng,
+    scratch, tool,
+};
+
+/// Cuts for each file system and each way to publish.
+const CUTS: usize = 20;
+/// Fits the WAL of one run.
+const DISK_MB: u64 = 600;
+
+/// What a cut left, against what had been promised.
+#[derive(Debug, Default)]
+struct Loss {
+    promised: usize,
+    /// Promised, and there is nothing under the name.
+    missing: Vec<String>,
+    /// There is something under the name, and it is not the WAL file.
+    torn: Vec<String>,
+}
+
+/// Compares the archive as it came up with the WAL.
+fn look(archive: &Path, promised: &[String], wal: &BTreeMap<String, Vec<u8>>) -> Loss {
+    let mut loss = Loss { promised: promised.len(), ..Loss::default() };
+    for name in promised {
+        if archive::stored(archive, name).is_none() {
+            loss.missing.push(name.clone());
+        }
+    }
+    // Those that nobody was promised may be missing, but never torn.
+    for name in archive::names(archive) {
+        let (path, codec) = archive::stored(archive, &name).expect("it was listed");
+        let whole = archive::decode(&path, codec).is_ok_and(|bytes| Some(&bytes) == wal.get(&name));
+        if !whole {
+            loss.torn.push(name);
+        }
+    }
+    loss
+}
+
+/// Archives under load and cuts the power again and again; returns the cuts, each with the names that
+/// counted as archived before it.
+fn cut_under_load(
+    cluster: &Cluster,
+    disk: &PowerCut,
+    cuts: usize,
+    rng: &mut fastrand::Rng,
+) -> Vec<(Vec<String>, Dark)> {
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                cluster.fill_whole_segments(2);
+                cluster.fill_segments(2);
+                // The disk is small: what is archived must not run away from the cuts.
+                cluster.wait_until("the backlog to shrink", || {
+                    (cluster.ready_files().len() < 8).then_some(())
+                });
+            }
+        });
+        cluster.wait_until("the first files to be archived", || {
+            (cluster.done_files().len() > 3).then_some(())
+        });
+        let dark = (0..cuts)
+            .map(|_| {
+                std::thread::sleep(Duration::from_micros(rng.u64(1_000..120_000)));
+                let promised = cluster.done_files();
+                (promised, disk.cut_off())
+            })
+            .collect();
+        stop.store(true, Ordering::Relaxed);
+        dark
+    })
+}
+
+/// Keeps all WAL, to be compared with.
+fn keeping(builder: ClusterBuilder) -> ClusterBuilder {
+    builder.set("wal_keep_size", "8GB")
+}
+
+fn all_wal(cluster: &Cluster) -> BTreeMap<String, Vec<u8>> {
+    scratch::names(&cluster.pg_wal())
+        .into_iter()
+        .filter(|name| name.len() >= 24)
+        .map(|name| (name.clone(), cluster.read_wal(&name)))
+        .collect()
+}
+
+fn nothing_is_lost(fs: Fs, setup: impl Fn(ClusterBuilder) -> ClusterBuilder) {
+    let mut rng = rng();
+    let disk = PowerCut::new(fs, DISK_MB);
+    let archive = disk.dir("archive");
+    let cluster = setup(keeping(Cluster::archiving_to(&archive))).start();
+    cluster.wait_archived(&cluster.switch_wal());
+
+    let mut cuts = cut_under_load(&cluster, &disk, CUTS / 2, &mut rng);
+    cluster.set_conf("walsafe_archive.workers", "4");
+    cluster.reconfigure("walsafe_archive.compression", "zstd:1");
+    cuts.extend(cut_under_load(&cluster, &disk, CUTS - CUTS / 2, &mut rng));
+    cluster.wait_all_archived();
+
+    let wal = all_wal(&cluster);
+    let (count, mut promised, mut files) = (cuts.len(), 0, 0);
+    for (number, (names, dark)) in cuts.into_iter().enumerate() {
+        let after = disk.come_up(dark);
+        let loss = look(&after.join("archive"), &names, &wal);
+        assert!(loss.missing.is_empty() && loss.torn.is_empty(), "{fs:?}, cut {number}: {loss:?}");
+        promised += loss.promised;
+        files += archive::names(&after.join("archive")).len();
+        if number + 1 < count {
+            continue;
+        }
+        // The server goes on from here. It was promised more than the disk had then, as another
+        // server would not have been: so only what is new counts.
+        assert!(loss.promised > 4, "hardly anything was archived: {loss:?}");
+        let dir = after.join("archive");
+        cluster.reconfigure("walsafe_archive.destination", dir.to_str().expect("a path of ours"));
+        let failed = cluster.stat_archiver().failed_count;
+        // The archiver reads the settings between two files.
+        cluster.wait_archived(&cluster.fill_segments(2)[1]);
+        for name in cluster.fill_whole_segments(3) {
+            cluster.wait_archived(&name);
+            assert_eq!(archive::contents(&dir, &name).expect("archived"), cluster.read_wal(&name));
+        }
+        assert_eq!(archive::temporaries(&dir), [""; 0]);
+        assert_eq!(cluster.stat_archiver().failed_count, failed);
+        cluster.stop(harness::Stop::Fast);
+    }
+    eprintln!(
+        "{fs:?}: {count} cuts, {promised} promised and {files} files looked at, 0 lost, 0 torn"
+    );
+}
+
+#[test]
+fn ext4_with_unnamed_temporary_files() {
+    require!(privileged());
+    nothing_is_lost(Fs::Ext4, |builder| builder);
+}
+
+#[test]
+fn ext4_with_named_temporary_files() {
+    require!(privileged());
+    nothing_is_lost(Fs::Ext4, ClusterBuilder::without_tmpfile);
+}
+
+#[test]
+fn xfs_with_unnamed_temporary_files() {
+    require!(privileged());
+    nothing_is_lost(Fs::Xfs, |builder| builder);
+}
+
+#[test]
+fn xfs_with_named_temporary_files() {
+    require!(privileged());
+    nothing_is_lost(Fs::Xfs, ClusterBuilder::without_tmpfile);
+}
+
+#[test]
+fn btrfs_with_unnamed_temporary_files() {
+    require!(privileged());
+    nothing_is_lost(Fs::Btrfs, |builder| builder);
+}
+
+#[test]
+fn btrfs_with_named_temporary_files() {
+    require!(privileged());
+    nothing_is_lost(Fs::Btrfs, ClusterBuilder::without_tmpfile);
+}
+
+/// The same cuts find losses where there are some: else those above would prove nothing. And the
+/// policy `file` may lose names, but what is there is whole.
+#[test]
+fn weaker_ways_lose_files_in_the_same_cuts() {
+    require!(privileged());
+    for fs in Fs::ALL {
+        let mut rng = rng();
+        for way in ["cp", "none", "file"] {
+            let disk = PowerCut::new(fs, DISK_MB);
+            let archive = disk.dir("archive");
+            let builder = keeping(match way {
+                "cp" => {
+                    Cluster::builder().archive_command(&format!("cp %p {}/%f", archive.display()))
+                }
+                policy => {
+                    Cluster::archiving_to(&archive).set("walsafe_archive.fsync_policy", policy)
+                }
+            });
+            let cluster = builder.start();
+            let cuts = cut_under_load(&cluster, &disk, 5, &mut rng);
+            cluster.stop(harness::Stop::Fast);
+            let wal = all_wal(&cluster);
+            let (mut promised, mut missing, mut torn) = (0, 0, 0);
+            for (names, dark) in cuts {
+                let loss = look(&disk.come_up(dark).join("archive"), &names, &wal);
+                promised += loss.promised;
+                missing += loss.missing.len();
+                torn += loss.torn.len();
+            }
+            eprintln!("{fs:?}, {way}: {promised} promised, {missing} missing, {torn} torn");
+            if way == "file" {
+                assert_eq!(torn, 0, "{fs:?}: the policy \"file\" shows torn files");
+            } else {
+                assert!(missing + torn > 0, "{fs:?}: {way} loses nothing, so these cuts are none");
+            }
+        }
+    }
+}
+
+/// The other side: the file is published, and the server crashes before its `.done` survives.
+#[test]
+fn a_server_that_forgot_its_success_succeeds_again() {
+    require!(tool("strace"));
+    for setup in [|b: ClusterBuilder| b, ClusterBuilder::without_tmpfile] {
+        for codec in ["none", "lz4", "zstd", "gzip"] {
+            let archive = Scratch::new("archive");
+            let cluster = setup(keeping(Cluster::archiving_to(archive.path())))
+                .set("walsafe_archive.compression", codec)
+                .start();
+            cluster.wait_archived(&cluster.switch_wal());
+            // The rename to `.done` never reaches the disk.
+            let trace = Trace::inject(
+                cluster.wait_archiver(),
+                "rename,renameat,renameat2",
+                "rename,renameat:error=EIO",
+            );
+            let names = cluster.fill_whole_segments(3);
+            cluster.wait_until("the files to be published", || {
+                names.iter().all(|n| archive::stored(archive.path(), n).is_some()).then_some(())
+            });
+            cluster.kill_all();
+            drop(trace);
+            let ready = cluster.ready_files();
+            assert!(names.iter().all(|name| ready.contains(name)), "{ready:?}");
+            let inode = |name: &String| {
+                use std::os::unix::fs::MetadataExt;
+                let (path, _) = archive::stored(archive.path(), name).expect("archived");
+                path.metadata().expect("archived").ino()
+            };
+            let before: Vec<u64> = names.iter().map(inode).collect();
+
+            // In another encoding too, if the administrator chose one meanwhile.
+            cluster.set_conf("walsafe_archive.compression", "zstd:2");
+            cluster.start();
+            for name in &names {
+                cluster.wait_archived(name);
+                assert_eq!(
+                    archive::contents(archive.path(), name).expect("archived"),
+                    cluster.read_wal(name)
+                );
+            }
+            assert_eq!(names.iter().map(inode).collect::<Vec<_>>(), before);
+            assert_eq!(cluster.stat_archiver().failed_count, 0);
+            let mut twice = archive::names(archive.path());
+            twice.dedup();
+            assert_eq!(twice, archive::names(archive.path()), "archived in two encodings");
+        }
+    }
+}
