@@ -6,19 +6,24 @@
 use std::io::{self, Read};
 
 use crate::codec::{Codec, Decoder};
-use crate::digest::{CONTENT_ATTRIBUTE, Digest, Hasher, STORED_ATTRIBUTE};
+use crate::digest::{Digest, Hasher};
 use crate::finding::{FindingKind, Problem};
 use crate::history::{self, Ancestor};
 use crate::name::{FileKind, FileName, SegmentName};
 use crate::reading::{Archived, PastCache, read_full};
-use crate::segment::{self, Cluster, SegmentError};
-use crate::sys;
+use crate::segment::{self, Cluster};
 use crate::wal::SegmentSpec;
-use crate::wal::{End, HeaderError, LongPageHeader, SegmentChecker, SegmentReport, SegmentSize};
+use crate::wal::{LongPageHeader, SegmentChecker, SegmentReport, SegmentSize};
 
 /// Bytes read at a time: few enough to stay in the processor's cache from the reading over the
 /// hashing to the writing, which is what makes a restore as fast as `cp`.
 const CHUNK: usize = 256 << 10;
+mod digests;
+mod problems;
+
+use digests::{Claims, Hashed};
+use problems::{check_backup_history, damage, header_problem, read_problem, unreadable};
+
 /// No history file, and nothing else that is not a segment, is longer.
 const MAX_OTHER_LEN: u64 = 64 << 20;
 /// The largest segment that there can be.
@@ -121,62 +126,6 @@ pub fn examine(
     let pending = found.problem.take();
     reading.judge(&mut found, &claims, pending, ended);
     Ok(found)
-}
-
-/// The digests that a file carries.
-struct Claims {
-    stored: Option<Digest>,
-    content: Option<Digest>,
-}
-
-impl Claims {
-    fn read(archived: &Archived) -> Result<Self, Problem> {
-        let one = |attribute| match sys::attribute(&archived.file, attribute) {
-            Ok(None) => Ok(None),
-            Ok(Some(text)) => text.parse().map(Some).map_err(|e| {
-                let reason = format!("its attribute {attribute} is no digest: {e}");
-                Problem::new(FindingKind::DigestMismatch, reason)
-            }),
-            Err(e) => Err(unreadable(&e)),
-        };
-        Ok(Self { stored: one(STORED_ATTRIBUTE)?, content: one(CONTENT_ATTRIBUTE)? })
-    }
-
-    /// Holds the claims against what was computed.
-    fn check(&self, found: &Examined) -> Option<Problem> {
-        let pairs = [
-            ("stored bytes", self.stored, found.stored),
-            ("contents", self.content, found.content),
-        ];
-        pairs.into_iter().find_map(|(what, claimed, computed)| match (claimed, computed) {
-            (Some(claimed), Some(computed)) if claimed != computed => Some(Problem::new(
-                FindingKind::DigestMismatch,
-                format!(
-                    "BLAKE3 of its {what} is {computed}, and {claimed} was recorded when it was archived"
-                ),
-            )),
-            _ => None,
-        })
-    }
-}
-
-/// A stream of stored bytes that is hashed on the way, if that was asked for.
-struct Hashed {
-    inner: Box<dyn Read>,
-    hasher: Option<Hasher>,
-    /// More was asked for than there is.
-    at_end: bool,
-}
-
-impl Read for Hashed {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let got = self.inner.read(buf)?;
-        self.at_end |= got == 0 && !buf.is_empty();
-        if let (Some(hasher), Some(bytes)) = (&mut self.hasher, buf.get(..got)) {
-            hasher.update(bytes);
-        }
-        Ok(got)
-    }
 }
 
 /// The state of one file being read.
@@ -388,76 +337,4 @@ impl<'a> Reading<'a> {
             _ => {}
         }
     }
-}
-
-/// A backup history file begins with the address of the backup's start and its segment's name
-/// (`build_backup_content` in `access/transam/xlogbackup.c`).
-fn check_backup_history(text: &[u8], segment: SegmentName) -> Option<Problem> {
-    let text = String::from_utf8_lossy(text);
-    let line = text.lines().next().unwrap_or_default();
-    let file = line
-        .strip_prefix("START WAL LOCATION: ")
-        .and_then(|rest| rest.split_once(" (file "))
-        .and_then(|(_, file)| file.strip_suffix(')'));
-    match file {
-        Some(file) if file == segment.to_string() => None,
-        Some(file) => Some(Problem::new(
-            FindingKind::WrongName,
-            format!("it is of a backup that began in {}", file.escape_default()),
-        )),
-        None if text.is_empty() => Some(Problem::new(FindingKind::Truncated, "it has 0 bytes")),
-        None => {
-            Some(Problem::new(FindingKind::Corrupt, "its first line is not the start of a backup"))
-        }
-    }
-}
-
-fn damage(report: &SegmentReport, had_digest: bool) -> Option<Problem> {
-    let first = report.damage.first()?;
-    let more = match report.damage_count {
-        0 | 1 => String::new(),
-        more => format!(" (and {} more places)", more - 1),
-    };
-    let origin = if had_digest {
-        "; the digest agrees, so the segment was damaged before it was archived"
-    } else {
-        ""
-    };
-    Some(Problem::new(FindingKind::Corrupt, format!("{first}{more}{origin}")))
-}
-
-/// Was the format of the records known, so that they were checked?
-#[must_use]
-pub fn records_known(report: &SegmentReport) -> bool {
-    !matches!(report.end, End::UnknownVersion(_))
-}
-
-fn header_problem(error: &SegmentError) -> Problem {
-    let kind = match error {
-        SegmentError::Header(
-            HeaderError::SystemIdentifier { .. } | HeaderError::SegmentSize { .. },
-        ) => FindingKind::WrongCluster,
-        SegmentError::Header(HeaderError::Address { .. } | HeaderError::Timeline { .. })
-        | SegmentError::Number { .. } => FindingKind::WrongName,
-        SegmentError::Header(HeaderError::TooShort { .. }) => FindingKind::Truncated,
-        SegmentError::Length { .. } | SegmentError::Header(_) => FindingKind::Corrupt,
-    };
-    Problem::new(kind, error.to_string())
-}
-
-fn unreadable(error: &io::Error) -> Problem {
-    Problem::new(FindingKind::Unreadable, error.to_string())
-}
-
-/// Tells the system's errors from the decoder's.
-fn read_problem(error: &io::Error, at: u64) -> Problem {
-    if error.raw_os_error().is_some() {
-        return Problem::new(FindingKind::Unreadable, format!("{error}, after {at} bytes"));
-    }
-    let kind = match error.kind() {
-        io::ErrorKind::UnexpectedEof => FindingKind::Truncated,
-        io::ErrorKind::OutOfMemory => FindingKind::Unreadable,
-        _ => FindingKind::Corrupt,
-    };
-    Problem::new(kind, format!("it cannot be decoded: {error}, after {at} bytes of contents"))
 }
