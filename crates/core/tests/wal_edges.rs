@@ -163,7 +163,8 @@ fn what_is_kept_is_bounded_and_what_is_dropped_is_counted() {
         let report = check_segment(writer.spec(0), writer.segments()[0], None);
         edges.add(&report);
     }
-    assert!(edges.dropped() >= 6);
+    // Six ends and six beginnings.
+    assert_eq!(edges.dropped(), 12);
 }
 
 #[test]
@@ -179,4 +180,79 @@ fn a_checker_carries_on_with_an_end_that_was_kept() {
         records += report.records;
     }
     assert_eq!(records, writer.written.len() as u64);
+}
+
+/// Fills a segment to its last byte, the last record being `last` bytes long, and begins another.
+fn full_segment(last: usize) -> Writer {
+    let mut writer = Writer::new(8192, 0x300_0000);
+    let room = |writer: &Writer| SIZE as usize - writer.bytes.len();
+    while room(&writer) > 8192 {
+        writer.record(10, 0, &data(1000));
+    }
+    while room(&writer) > 2200 {
+        writer.record(10, 0, &data(16));
+    }
+    writer.record(10, 0, &data(room(&writer) - last - 24));
+    writer.record(10, 0, &data(last - 24));
+    assert_eq!(writer.bytes.len(), SIZE as usize);
+    writer.record(10, 0, &data(100));
+    writer.pad();
+    writer
+}
+
+#[test]
+fn segments_of_two_histories_do_not_fit_together() {
+    let (ours, theirs) = (full_segment(400), full_segment(600));
+    let first = check_segment(ours.spec(0), ours.segments()[0], None);
+    assert_eq!((first.end, first.damage_count), (End::Full, 0));
+    for (writer, fits) in [(&ours, true), (&theirs, false)] {
+        let segment = writer.segments()[1];
+        let alone = check_segment(writer.spec(1), segment, None);
+        assert_eq!(alone.damage, []);
+        let tail = first.tail.clone().unwrap();
+        let joined = join(&tail, alone.head.as_ref().unwrap(), alone.tail.as_ref()).unwrap();
+        let carried = check_segment(writer.spec(1), segment, Some(tail));
+        assert_eq!((joined.damage.is_none(), carried.is_sound()), (fits, fits));
+        if let Some(damage) = joined.damage {
+            let (found, expected) =
+                (Lsn(theirs.written.last().unwrap().3), Lsn(ours.written.last().unwrap().3));
+            assert_eq!(damage.kind, DamageKind::PrevLink { found, expected });
+        }
+    }
+}
+
+#[test]
+fn a_remaining_length_that_disagrees_with_the_record_is_named_as_such() {
+    let mut writer = sample(8192);
+    writer.pad();
+    let mut segments = segments_of(&writer);
+    // xlp_rem_len, by a bit that leaves the next record where it is.
+    segments[1][16] ^= 1;
+    let (_, damage) = add_all(&writer, &segments[..2], &[0, 1]);
+    assert!(
+        damage.iter().any(|damage| matches!(damage.kind, DamageKind::ContinuationLength { .. })),
+        "{damage:?}"
+    );
+}
+
+#[test]
+fn a_timeline_lower_than_the_page_before_is_damage_on_every_page() {
+    let mut writer = Writer { timeline: 3, ..Writer::new(8192, 0x300_0000) };
+    while writer.bytes.len() < 2 * SIZE as usize {
+        writer.record(10, 0, &data(700));
+    }
+    writer.pad();
+    let mut segments = segments_of(&writer);
+    let first = check_segment(writer.spec(0), &segments[0], None);
+    for page in [0, 8192, 81920, SIZE as usize - 8192] {
+        for flip in [1, 2] {
+            segments[1][page + 4] ^= flip;
+            let report = check_segment(writer.spec(1), &segments[1], first.tail.clone());
+            segments[1][page + 4] ^= flip;
+            let (found, after) = (3 ^ u32::from(flip), 3);
+            let kind = DamageKind::TimelineSequence { found, after };
+            assert_eq!(report.damage.first().map(|damage| &damage.kind), Some(&kind));
+            assert_eq!(report.damage_count, 1, "{:?}", report.damage);
+        }
+    }
 }

@@ -285,3 +285,18 @@ fn records_are_checked_as_soon_as_one_begins_though_none_ended_before() {
     }
     assert_eq!(records, 3);
 }
+
+#[test]
+fn a_page_that_continues_a_record_by_no_bytes_is_damage() {
+    let mut writer = Writer::new(8192, 0x300_0000);
+    while writer.bytes.len() < SIZE as usize {
+        writer.record(10, 0, &data(8192 - 24 - 24));
+        writer.bytes.resize(writer.bytes.len().next_multiple_of(8192), 0);
+    }
+    let mut segment = writer.segments()[0].to_vec();
+    let low = if cfg!(target_endian = "little") { 2 } else { 3 };
+    segment[low] |= PageFlags::FIRST_IS_CONTRECORD as u8;
+    let report = check_segment(writer.spec(0), &segment, None);
+    assert_eq!(report.damage[0].kind, DamageKind::UnexpectedContinuation { found: 0 });
+    assert_eq!(report.damage[0].offset, 0);
+}

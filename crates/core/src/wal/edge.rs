@@ -171,13 +171,12 @@ impl Head {
     /// Is `tail` the end of the segment before this one?
     ///
     /// The one before has the same timeline in its name, or that of the first page: the first
-    /// segment of a timeline is a copy of the older one's up to the switch. The WAL that ended
-    /// on an older timeline is not continued on a newer one's segments.
+    /// segment of a timeline is a copy of the older one's up to the switch. So the WAL that ended
+    /// on an older timeline is not held against a newer one's that goes on without it.
     #[must_use]
     pub fn follows(&self, tail: &Tail) -> bool {
         let names = tail.timeline == self.timeline || tail.timeline == self.page_timeline;
-        let ended = matches!(tail.state, TailState::Ended(_));
-        tail.next == self.start && names && !(ended && self.page_timeline > tail.page_timeline)
+        names && tail.next == self.start
     }
 }
 

@@ -170,6 +170,17 @@ impl Walk {
                 Ok(None) => return,
                 Err(kind) => kind,
             };
+            // A right checksum and a link into this segment's length: no old contents, which name
+            // older addresses, but another history.
+            if let DamageKind::PrevLink { found, .. } = kind
+                && (1..u64::from(self.spec.segment_size.bytes()))
+                    .contains(&lsn.distance_from(found))
+                && whole_record(rest)
+            {
+                self.found_at(lsn, kind);
+                self.prev = Prev::Known(found);
+                continue;
+            }
             match self.look_on(lsn, kind, body, at, from + 8) {
                 Some(found) => from = found,
                 None => return,
@@ -301,8 +312,14 @@ fn follower(rest: &[u8], bad: Lsn, lsn: Lsn) -> Option<Lsn> {
     if prev == bad {
         return Some(prev);
     }
-    let bytes = rest.first_chunk::<{ RecordHeader::SIZE }>()?;
-    let data = rest.get(RecordHeader::SIZE..length as usize)?;
-    let header = RecordHeader::parse(bytes)?;
-    (Summer::new().checksum(bytes, data) == header.crc).then_some(prev)
+    whole_record(rest).then_some(prev)
+}
+
+/// Is there a record at the front of `rest`, whole and with the right checksum?
+fn whole_record(rest: &[u8]) -> bool {
+    let Some(bytes) = rest.first_chunk::<{ RecordHeader::SIZE }>() else { return false };
+    RecordHeader::parse(bytes).is_some_and(|header| {
+        rest.get(RecordHeader::SIZE..header.length as usize)
+            .is_some_and(|data| Summer::new().checksum(bytes, data) == header.crc)
+    })
 }
