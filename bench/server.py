@@ -206,7 +206,8 @@ class Cluster:
             finally:
                 load.terminate()
                 load.wait()
-            self.sql("SELECT pg_switch_wal()")
+            # Page images follow each checkpoint: a busy server has them all the time.
+            self.sql("SELECT pg_switch_wal(); CHECKPOINT")
         self.sql("ALTER SYSTEM RESET synchronous_commit; CHECKPOINT")
         self.backlog = self.waiting()
         self.stop()
