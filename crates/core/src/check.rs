@@ -140,7 +140,7 @@ fn identity(dir: &Dir, options: &Options<'_>) -> Check {
         Ok(Some(there)) => match control {
             Some(control) if control.system_identifier != there.system_identifier => {
                 let error = Error::OtherCluster {
-                    path: dir.path().to_owned(),
+                    path: dir.path().join(identity::FILE_NAME),
                     ours: control.system_identifier,
                     theirs: there.system_identifier,
                 };

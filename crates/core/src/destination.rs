@@ -58,7 +58,7 @@ pub fn open(
     };
     if identity.system_identifier != cluster.system_identifier {
         return Err(Error::OtherCluster {
-            path: path.to_owned(),
+            path: path.join(identity::FILE_NAME),
             ours: cluster.system_identifier,
             theirs: identity.system_identifier,
         });
@@ -103,7 +103,7 @@ pub fn check_adoptable(dir: &Dir, cluster: &Cluster) -> Result<(), Error> {
         let Some(theirs) = system_identifier(dir, name, *codec)? else { continue };
         if theirs != cluster.system_identifier {
             return Err(Error::OtherCluster {
-                path: dir.path().to_owned(),
+                path: dir.path().join(name.stored(*codec)),
                 ours: cluster.system_identifier,
                 theirs,
             });
@@ -158,7 +158,7 @@ fn system_identifier(dir: &Dir, name: &FileName, codec: Codec) -> Result<Option<
 pub fn init(path: &Path, cluster: &Cluster, owner: &Owner, mode: u32) -> Result<bool, Error> {
     let dir = Dir::open(path).map_err(|e| Error::io(Action::OpenDestination, path, e))?;
     let other = |theirs| Error::OtherCluster {
-        path: path.to_owned(),
+        path: path.join(identity::FILE_NAME),
         ours: cluster.system_identifier,
         theirs,
     };

@@ -113,10 +113,10 @@ pub enum Error {
         /// What is wrong with it.
         source: SegmentError,
     },
-    /// The identity file names another cluster.
+    /// The identity file, or WAL in a directory that has none, is another cluster's.
     #[error("the archive directory belongs to another cluster")]
     OtherCluster {
-        /// The archive directory.
+        /// The file that says so.
         path: PathBuf,
         /// This cluster's system identifier.
         ours: u64,
@@ -466,7 +466,7 @@ impl fmt::Display for Detail<'_> {
             Error::Segment { path, source } => write!(f, "\"{}\": {source}.", path.display()),
             Error::OtherCluster { path, ours, theirs } => write!(
                 f,
-                "The identity file of \"{}\" names the system identifier {theirs}, and this cluster's is {ours}.",
+                "\"{}\" carries the system identifier {theirs}, and this cluster's is {ours}.",
                 path.display()
             ),
             Error::BadIdentity { path, reason } => write!(f, "\"{}\": {reason}.", path.display()),

@@ -15,7 +15,7 @@ use crate::control::ControlFile;
 use crate::error::{Action, Error, ErrorKind};
 use crate::examine::{self, Expectation};
 use crate::finding::{FindingKind, Problem};
-use crate::identity::Identity;
+use crate::identity::{self, Identity};
 use crate::name::{FileKind, FileName};
 use crate::reading::Archived;
 use crate::sys::{Dir, Space};
@@ -212,7 +212,9 @@ fn open_archive(request: &Request<'_>) -> Result<(Dir, Expectation), RestoreErro
             return Err(RestoreError::Unmarked { path: path.to_owned() });
         }
         (Some(ours), Some(theirs)) if ours != theirs => {
-            return Err(Error::OtherCluster { path: path.to_owned(), ours, theirs }.into());
+            return Err(
+                Error::OtherCluster { path: path.join(identity::FILE_NAME), ours, theirs }.into()
+            );
         }
         _ => {}
     }
