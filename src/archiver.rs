@@ -122,9 +122,10 @@ impl Archiver {
             FileName::new(name).map_err(|source| Error::Name { name: name.to_owned(), source })?;
         let job = Job { name, source: Path::new(&*path.to_string_lossy()).to_owned() };
         self.keep_pool(settings)?;
-        self.wait_for_retired(settings)?;
+        let mut waiter = Waiter::new(job.name.as_str());
+        self.wait_for_retired(settings, &mut waiter)?;
         match &self.pool {
-            Some(pool) => ask(pool, &job, settings),
+            Some(pool) => ask(pool, &job, settings, &mut waiter),
             None => Err(Error::Panicked { message: "there is no pool".to_owned() }),
         }
     }
@@ -150,8 +151,11 @@ impl Archiver {
 
     /// Waits until no file of earlier settings is under way to the same destination: a call that
     /// hangs must not gather others behind it, nor two threads work on one file.
-    fn wait_for_retired(&mut self, settings: &Settings) -> Result<(), Error> {
-        let mut waiter = Waiter::new();
+    fn wait_for_retired(
+        &mut self,
+        settings: &Settings,
+        waiter: &mut Waiter<'_>,
+    ) -> Result<(), Error> {
         loop {
             self.retired.retain(|pool| pool.busy().is_some());
             let same = |pool: &&Pool| pool.plan().destination == settings.destination;
@@ -188,7 +192,12 @@ impl Archiver {
 }
 
 /// Asks the pool for a file and waits for it; offers it the next waiting files meanwhile.
-fn ask(pool: &Pool, job: &Job, settings: &Settings) -> Result<Outcome, Error> {
+fn ask(
+    pool: &Pool,
+    job: &Job,
+    settings: &Settings,
+    waiter: &mut Waiter<'_>,
+) -> Result<Outcome, Error> {
     let stalled = |still_for: Duration| Error::Stalled {
         path: settings.destination.path().to_owned(),
         seconds: still_for.as_secs(),
@@ -200,7 +209,6 @@ fn ask(pool: &Pool, job: &Job, settings: &Settings) -> Result<Outcome, Error> {
     if pool.wants_more() {
         offer_more(pool);
     }
-    let mut waiter = Waiter::new();
     loop {
         pool.clear_wake();
         let still_for = match pool.status(job) {

@@ -13,6 +13,7 @@ mod module;
 mod report;
 mod settings;
 mod sql;
+mod wait_event;
 mod waiting;
 mod watch;
 

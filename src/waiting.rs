@@ -1,24 +1,30 @@
 //! How the archiver's main thread waits while threads copy (guarantee G10).
 
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pgrx::pg_sys;
 
-/// Longest single wait: nothing depends on it but how soon a look at the clock comes.
-const LONGEST: Duration = Duration::from_secs(60);
+use crate::wait_event::{self, WaitEvent};
+
+/// Longest single wait, and so how often the process title is brought up to date.
+const LONGEST: Duration = Duration::from_secs(5);
 
 /// Waits for one call of the server to be answered, and keeps the process responsive meanwhile.
 ///
 /// The process latch belongs to the archiver's main loop, which must see every wake-up that comes
 /// while we wait: dropping this sets the latch again if we have reset it.
-pub(crate) struct Waiter {
+pub(crate) struct Waiter<'a> {
     latch_was_set: bool,
+    file: &'a str,
+    since: Instant,
 }
 
-impl Waiter {
-    pub(crate) fn new() -> Self {
-        Self { latch_was_set: false }
+impl<'a> Waiter<'a> {
+    /// Begins to wait for a file that the server has asked for.
+    pub(crate) fn new(file: &'a str) -> Self {
+        Self { latch_was_set: false, file, since: Instant::now() }
     }
 
     /// Waits until `handle` is readable, the latch is set or the time is over, and does what the
@@ -27,7 +33,8 @@ impl Waiter {
     ///
     /// Reloads are left to the server, between two calls.
     pub(crate) fn wait(&mut self, handle: BorrowedFd<'_>, timeout: Duration) {
-        self.latch_was_set |= wait_for_latch(handle, timeout);
+        self.latch_was_set |= wait_for_latch(handle, timeout, wait_event::COPY);
+        self.show_time();
         // SAFETY: a flag that signal handlers of this thread set.
         if unsafe { pg_sys::ProcSignalBarrierPending } != 0 {
             // SAFETY: called in the main thread, where the server's own loop would call it.
@@ -39,18 +46,45 @@ impl Waiter {
             unsafe { pg_sys::ProcessLogMemoryContextInterrupt() };
         }
     }
+
+    /// Adds to the server's own process title, "archiving NAME", for how long; the server sets the
+    /// next one after the call. A call as short as it should be changes nothing.
+    fn show_time(&self) {
+        let waited = self.since.elapsed();
+        if waited < LONGEST {
+            return;
+        }
+        let title = format!("archiving {} for {} s", self.file, waited.as_secs());
+        if let Ok(title) = CString::new(title) {
+            set_title(&title);
+        }
+    }
+}
+
+/// Sets the process title, if the server's settings want one.
+fn set_title(title: &CStr) {
+    // SAFETY: called in the main thread with a valid C string, which is copied.
+    #[cfg(feature = "pg15")]
+    unsafe {
+        pg_sys::set_ps_display(title.as_ptr());
+    }
+    // SAFETY: as above; later versions make an inline function of the other.
+    #[cfg(not(feature = "pg15"))]
+    unsafe {
+        pg_sys::set_ps_display_with_len(title.as_ptr(), title.count_bytes());
+    }
 }
 
 /// Waits in a session until `handle` is readable, the latch is set or the time is over; raises the
 /// server's error when the query is cancelled.
 pub(crate) fn wait_in_session(handle: BorrowedFd<'_>, timeout: Duration) {
-    wait_for_latch(handle, timeout);
+    wait_for_latch(handle, timeout, wait_event::READ);
     pgrx::check_for_interrupts!();
 }
 
 /// Waits until `handle` is readable, the latch is set or the time is over. Resets the latch, and
 /// returns whether it was set. Does not return when the postmaster has died.
-fn wait_for_latch(handle: BorrowedFd<'_>, timeout: Duration) -> bool {
+fn wait_for_latch(handle: BorrowedFd<'_>, timeout: Duration, event: WaitEvent) -> bool {
     let events = pg_sys::WL_LATCH_SET
         | pg_sys::WL_SOCKET_READABLE
         | pg_sys::WL_TIMEOUT
@@ -66,7 +100,7 @@ fn wait_for_latch(handle: BorrowedFd<'_>, timeout: Duration) -> bool {
             events as _,
             handle.as_raw_fd(),
             milliseconds as _,
-            pg_sys::PG_WAIT_EXTENSION,
+            event.number(),
         )
     };
     let set = happened as u32 & pg_sys::WL_LATCH_SET != 0;
@@ -77,7 +111,7 @@ fn wait_for_latch(handle: BorrowedFd<'_>, timeout: Duration) -> bool {
     set
 }
 
-impl Drop for Waiter {
+impl Drop for Waiter<'_> {
     fn drop(&mut self) {
         if self.latch_was_set {
             // SAFETY: the main thread's own latch; setting it never fails or raises.

@@ -1,0 +1,44 @@
+//! What `pg_stat_activity` shows while the main thread waits: an event of our own where the server
+//! has them (17 and later), `Extension` before.
+
+#[cfg(not(any(feature = "pg15", feature = "pg16")))]
+use std::cell::RefCell;
+use std::ffi::CStr;
+
+use pgrx::pg_sys;
+
+/// The archiver waits for a copy.
+pub(crate) const COPY: WaitEvent = WaitEvent(c"WalsafeArchiveCopy");
+/// A session waits for a check or a verification of an archive.
+pub(crate) const READ: WaitEvent = WaitEvent(c"WalsafeArchiveRead");
+
+/// A wait event's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct WaitEvent(&'static CStr);
+
+impl WaitEvent {
+    /// Returns the number that the server knows it by.
+    #[cfg(any(feature = "pg15", feature = "pg16"))]
+    pub(crate) fn number(self) -> u32 {
+        // The name is for later versions.
+        let Self(_) = self;
+        pg_sys::PG_WAIT_EXTENSION
+    }
+
+    /// Returns the number that the server knows it by; asks the server once in each process.
+    #[cfg(not(any(feature = "pg15", feature = "pg16")))]
+    pub(crate) fn number(self) -> u32 {
+        thread_local! {
+            static KNOWN: RefCell<Vec<(WaitEvent, u32)>> = const { RefCell::new(Vec::new()) };
+        }
+        let known = |known: &Vec<(Self, u32)>| known.iter().find(|(e, _)| *e == self).map(|e| e.1);
+        if let Some(number) = KNOWN.with_borrow(known) {
+            return number;
+        }
+        // SAFETY: called in the main thread of a process with shared memory, with a valid C string
+        // that the server copies. A name that another process has given keeps its number.
+        let number = unsafe { pg_sys::WaitEventExtensionNew(self.0.as_ptr()) };
+        KNOWN.with_borrow_mut(|known| known.push((self, number)));
+        number
+    }
+}
