@@ -147,12 +147,20 @@ pub(crate) fn checks() -> Vec<Check> {
                 "\"archive_command\" is \"{command}\", and it is what archives. Set it to an empty string, and \"archive_library\" to \"walsafe_archive\"."
             ),
         )
-    } else {
+    } else if cfg!(feature = "pg15") {
         checked(
             "archive_command",
             Status::Warning,
             format!(
-                "\"archive_command\" is \"{command}\" although \"archive_library\" is set: 15 passes it over, and later versions refuse to archive. Set it to an empty string."
+                "\"archive_command\" is \"{command}\" although \"archive_library\" is set: this version passes it over, later ones refuse to archive. Set it to an empty string."
+            ),
+        )
+    } else {
+        checked(
+            "archive_command",
+            Status::Error,
+            format!(
+                "\"archive_command\" is \"{command}\" although \"archive_library\" is set: the server refuses to archive with both. Set it to an empty string."
             ),
         )
     };
