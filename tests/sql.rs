@@ -1,0 +1,54 @@
+//! The extension in SQL: each column of the view, each check, verification and gaps, who may call
+//! what, and that the library and its SQL belong together.
+
+use harness::{Cluster, ClusterBuilder, Scratch};
+
+#[path = "sql/check.rs"]
+mod check;
+#[path = "sql/extension.rs"]
+mod extension;
+#[path = "sql/hang.rs"]
+mod hang;
+#[path = "sql/rights.rs"]
+mod rights;
+#[path = "sql/status.rs"]
+mod status;
+#[path = "sql/verify.rs"]
+mod verify;
+
+/// Starts a cluster and creates the extension in it.
+#[track_caller]
+fn start(builder: ClusterBuilder) -> Cluster {
+    let cluster = builder.start();
+    cluster.sql("CREATE EXTENSION walsafe_archive");
+    cluster
+}
+
+/// A cluster with the extension that archives to a directory of its own.
+#[track_caller]
+fn archiving() -> (Scratch, Cluster) {
+    let archive = Scratch::new("archive");
+    let cluster = start(Cluster::archiving_to(archive.path()));
+    (archive, cluster)
+}
+
+/// An expression over the status view's row; NULL reads as nothing.
+#[track_caller]
+fn status(cluster: &Cluster, expression: &str) -> String {
+    cluster.sql(&format!("SELECT {expression} FROM walsafe_archive_status"))
+}
+
+/// The same, as a number.
+#[track_caller]
+fn number(cluster: &Cluster, column: &str) -> f64 {
+    let text = status(cluster, column);
+    text.parse().unwrap_or_else(|_| panic!("{column} is \"{text}\", no number"))
+}
+
+/// Waits until an expression over the status view is true.
+#[track_caller]
+fn wait_for(cluster: &Cluster, expression: &str) {
+    cluster.wait_until(&format!("{expression} in the status view"), || {
+        (status(cluster, expression) == "t").then_some(())
+    });
+}

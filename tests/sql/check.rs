@@ -1,0 +1,246 @@
+//! `walsafe_archive_check()` names each misconfiguration: every test makes one.
+
+use std::fs;
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use harness::scratch::{chmod, make_dir};
+use harness::{
+    Cluster, Fs, FuseMount, Mount, Scratch, TIMEOUT, Trace, privileged, require, tool, wait_until,
+};
+
+use crate::{archiving, start};
+
+/// What the check of that name says: its status, and the detail.
+#[track_caller]
+fn checked(cluster: &Cluster, name: &str) -> (String, String) {
+    let row = cluster.sql(&format!(
+        "SELECT status || '|' || detail FROM walsafe_archive_check() WHERE check_name = '{name}'"
+    ));
+    let (status, detail) = row.split_once('|').unwrap_or_else(|| panic!("no check {name}: {row}"));
+    (status.to_owned(), detail.to_owned())
+}
+
+/// Asserts how a check comes out, and what it says.
+#[track_caller]
+fn assert_check(cluster: &Cluster, name: &str, status: &str, says: &str) {
+    let (found, detail) = checked(cluster, name);
+    assert!(found == status && detail.contains(says), "{name}: {found}: {detail}");
+}
+
+fn point_to(cluster: &Cluster, destination: &Path) {
+    cluster.reconfigure("walsafe_archive.destination", destination.to_str().unwrap());
+    cluster.wait_until("the reload", || {
+        let now = cluster.sql("SELECT destination FROM walsafe_archive_status");
+        (now == destination.to_str().unwrap()).then_some(())
+    });
+}
+
+#[test]
+fn a_good_configuration_has_nothing_to_complain_about() {
+    require!(privileged());
+    let storage = Mount::new(Fs::Ext4, 64);
+    let cluster = start(Cluster::archiving_to(storage.path()));
+    cluster.wait_archived(&cluster.switch_wal());
+    let found = cluster.sql(
+        "SELECT check_name, status, detail FROM walsafe_archive_check() WHERE status <> 'ok'
+         AND check_name <> 'flush latency'",
+    );
+    assert_eq!(found, "");
+    let names = cluster.sql("SELECT string_agg(check_name, ', ') FROM walsafe_archive_check()");
+    assert_eq!(
+        names,
+        "archive_mode, archive_library, archive_command, destination, directory, ownership, identity, \
+         free space, no-replace publish, unnamed temporary files, extended attributes, \
+         flush latency, same file system, contents"
+    );
+    // The probes leave nothing behind.
+    let names = harness::scratch::names(storage.path());
+    assert!(!names.iter().any(|name| name.contains("tmp") || name.contains("check")), "{names:?}");
+}
+
+#[test]
+fn the_servers_own_settings() {
+    let (_archive, cluster) = archiving();
+    let both = if cluster.server().major == 15 { "warning" } else { "error" };
+    cluster.sql("ALTER SYSTEM SET archive_command = 'cp %p /x/%f'");
+    cluster.sql("SELECT pg_reload_conf()");
+    wait_until(TIMEOUT, "the reload", || {
+        (checked(&cluster, "archive_command").0 != "ok").then_some(())
+    });
+    assert_check(&cluster, "archive_command", both, "\"cp %p /x/%f\" although \"archive_library\"");
+    cluster.alter_system("archive_library", "");
+    wait_until(TIMEOUT, "the reload", || {
+        (checked(&cluster, "archive_library").0 == "error").then_some(())
+    });
+    assert_check(&cluster, "archive_library", "error", "this module is not in use");
+    assert_check(&cluster, "archive_command", "error", "it is what archives");
+    cluster.sql("ALTER SYSTEM RESET ALL");
+    cluster.sql("ALTER SYSTEM SET archive_mode = off");
+    cluster.sql("ALTER SYSTEM SET walsafe_archive.destination = ''");
+    cluster.restart();
+    assert_check(&cluster, "archive_mode", "error", "\"archive_mode\" is off");
+    assert_check(&cluster, "archive_command", "ok", "is not set");
+    assert_check(&cluster, "destination", "error", "is not set");
+}
+
+#[test]
+fn a_missing_destination() {
+    let home = Scratch::new("archive");
+    let cluster = start(Cluster::archiving_to(&home.join("missing")));
+    assert_check(&cluster, "directory", "error", "No such file or directory");
+    assert_check(&cluster, "directory", "error", "Create or mount the directory");
+}
+
+#[test]
+fn a_destination_that_cannot_be_written() {
+    let (archive, cluster) = archiving();
+    chmod(archive.path(), 0o500);
+    assert_check(&cluster, "no-replace publish", "error", "Permission denied");
+    chmod(archive.path(), 0o700);
+}
+
+#[test]
+fn a_destination_open_to_others() {
+    let (archive, cluster) = archiving();
+    for (mode, status, says) in [
+        (0o755, "warning", "everybody can list it"),
+        (0o770, "error", "others than its owner can write"),
+        (0o777, "error", "others than its owner can write"),
+        (0o750, "ok", "mode 0750"),
+        (0o700, "ok", "mode 0700"),
+    ] {
+        chmod(archive.path(), mode);
+        assert_check(&cluster, "ownership", status, says);
+    }
+}
+
+/// The setting itself refuses a path inside, but a symbolic link hides it.
+#[test]
+fn a_destination_inside_the_data_directory() {
+    let home = Scratch::new("link");
+    let link = home.join("archive");
+    let cluster = Cluster::archiving_to(&link).create();
+    let inside = cluster.data().join("archive");
+    make_dir(&inside);
+    std::os::unix::fs::symlink(&inside, &link).unwrap();
+    cluster.start();
+    cluster.sql("CREATE EXTENSION walsafe_archive");
+    assert_check(&cluster, "directory", "error", "inside the data directory");
+}
+
+#[test]
+fn a_destination_on_the_file_system_of_the_data() {
+    require!(privileged());
+    let (_archive, cluster) = archiving();
+    assert_check(&cluster, "same file system", "warning", "one broken disk takes both");
+    let storage = Mount::tmpfs(16);
+    point_to(&cluster, storage.path());
+    assert_check(&cluster, "same file system", "ok", "of its own");
+}
+
+#[test]
+fn the_archive_of_another_cluster() {
+    let (archive, cluster) = archiving();
+    cluster.wait_archived(&cluster.switch_wal());
+    assert_check(&cluster, "identity", "ok", &cluster.system_identifier().to_string());
+    let other = start(Cluster::archiving_to(archive.path()));
+    assert_check(&other, "identity", "error", "belongs to another cluster");
+    assert_check(&other, "identity", "error", &other.system_identifier().to_string());
+}
+
+#[test]
+fn a_destination_that_is_not_mounted() {
+    require!(privileged());
+    let storage = Mount::new(Fs::Ext4, 32);
+    let cluster = start(Cluster::archiving_to(storage.path()));
+    cluster.wait_archived(&cluster.switch_wal());
+    storage.unmount();
+    assert_check(&cluster, "identity", "error", "has lost its identity file");
+    assert_check(&cluster, "identity", "error", "walsafe init");
+    storage.mount();
+    assert_check(&cluster, "identity", "ok", "");
+}
+
+#[test]
+fn a_destination_low_on_space() {
+    require!(privileged());
+    let storage = Mount::tmpfs(64);
+    let cluster = start(Cluster::archiving_to(storage.path()));
+    assert_check(&cluster, "free space", "ok", "MB are free");
+    let ballast = storage.fill_but(2 << 20);
+    assert_check(&cluster, "free space", "warning", "of 64 MB are free");
+    fs::remove_file(ballast).unwrap();
+    cluster.reconfigure("walsafe_archive.min_free_space", "1GB");
+    wait_until(TIMEOUT, "the reload", || {
+        (checked(&cluster, "free space").0 == "warning").then_some(())
+    });
+    assert_check(&cluster, "free space", "warning", "less than the 1024 MB asked for");
+}
+
+#[test]
+fn a_file_system_without_unnamed_temporary_files() {
+    require!(privileged());
+    require!(tool("bindfs"));
+    let storage = FuseMount::new();
+    let cluster = start(Cluster::archiving_to(storage.path()));
+    assert_check(&cluster, "unnamed temporary files", "ok", "has none");
+    assert_check(&cluster, "no-replace publish", "ok", "cannot replace");
+}
+
+#[test]
+fn a_file_system_without_extended_attributes() {
+    let archive = Scratch::new("archive");
+    let cluster = start(Cluster::archiving_to(archive.path()).without_xattrs());
+    assert_check(&cluster, "extended attributes", "warning", "no digest there");
+}
+
+#[test]
+fn a_file_system_without_any_way_to_publish() {
+    let archive = Scratch::new("archive");
+    let cluster = start(
+        Cluster::archiving_to(archive.path())
+            .without_renameat2()
+            .without(harness::sandbox::Denied::LINKAT),
+    );
+    assert_check(&cluster, "no-replace publish", "error", "cannot publish");
+}
+
+#[test]
+fn other_files_in_the_archive() {
+    let (archive, cluster) = archiving();
+    cluster.wait_archived(&cluster.switch_wal());
+    assert_check(&cluster, "contents", "ok", "segments");
+    fs::write(archive.join("notes of mine"), "").unwrap();
+    assert_check(&cluster, "contents", "warning", "\"notes of mine\"");
+}
+
+#[test]
+fn storage_that_is_slow_to_flush() {
+    require!(tool("strace"));
+    let (_archive, cluster) = archiving();
+    let home = Scratch::new("signal");
+    let go = home.join("go");
+    let script = format!(
+        "SET application_name = 'slow';
+         DO $$ BEGIN LOOP EXIT WHEN (pg_stat_file('{}', true)).size IS NOT NULL;
+             PERFORM pg_sleep(0.1); END LOOP; END $$;
+         SELECT status || '|' || detail FROM walsafe_archive_check() WHERE check_name = 'flush latency'",
+        go.display()
+    );
+    let row = thread::scope(|scope| {
+        let asked = scope.spawn(|| cluster.psql_within(&script, Duration::from_secs(120)));
+        let pid = cluster.wait_until("the session", || {
+            let pid = "SELECT pid FROM pg_stat_activity WHERE application_name = 'slow'";
+            cluster.sql(pid).parse().ok()
+        });
+        let slow = "fsync,fdatasync:delay_enter=700000";
+        let _trace = Trace::inject(pid, "fsync,fdatasync", slow);
+        harness::scratch::write(&go, "");
+        asked.join().unwrap()
+    });
+    assert!(row.success(), "{row:?}");
+    assert!(row.stdout.starts_with("warning|"), "{row:?}");
+    assert!(row.stdout.contains("Archiving cannot be faster"), "{row:?}");
+}

@@ -1,0 +1,318 @@
+//! Every column of `walsafe_archive_status` means what it is called.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+
+use harness::command::run;
+use harness::scratch::{chmod, make_dir, write};
+use harness::{Cluster, Mount, Scratch, Stop, privileged, require};
+
+use crate::{archiving, number, start, status, wait_for};
+
+const SEGMENT: f64 = 1048576.0;
+
+/// The server counts a moment after the call, so its numbers follow.
+#[track_caller]
+fn wait_for_the_servers_counts(cluster: &Cluster) {
+    let same = "a.archived_count = s.archived_count AND a.failed_count = s.failed_count
+        AND a.last_archived_wal IS NOT DISTINCT FROM s.last_archived_wal
+        AND a.last_failed_wal IS NOT DISTINCT FROM s.last_failed_wal
+        AND coalesce(abs(extract(epoch FROM a.last_archived_time - s.last_archived_time)), 0) < 5
+        AND coalesce(abs(extract(epoch FROM a.last_failed_time - s.last_failed_time)), 0) < 5";
+    let sql = format!("SELECT {same} FROM pg_stat_archiver a, walsafe_archive_status s");
+    cluster.wait_until("the server's own counts", || (cluster.sql(&sql) == "t").then_some(()));
+}
+
+fn record(cluster: &Cluster) -> PathBuf {
+    cluster.data().join("pg_stat_tmp").join("walsafe_archive.stat")
+}
+
+fn status_file(cluster: &Cluster, name: &str) -> PathBuf {
+    cluster.pg_wal().join("archive_status").join(name)
+}
+
+#[test]
+fn the_row_tells_what_was_archived_and_how_much_of_it() {
+    require!(privileged());
+    let storage = Mount::tmpfs(64);
+    let cluster = start(Cluster::archiving_to(storage.path()));
+    assert_eq!(cluster.sql("SHOW shared_preload_libraries"), "");
+    let names = cluster.fill_whole_segments(4);
+    cluster.wait_all_archived();
+    wait_for_the_servers_counts(&cluster);
+
+    let archived = number(&cluster, "archived_count");
+    assert!(archived >= 4.0, "{archived}");
+    assert_eq!(status(&cluster, "state"), "ok");
+    assert_eq!(status(&cluster, "destination"), storage.path().to_str().unwrap());
+    assert_eq!(status(&cluster, "last_archived_wal"), *names.last().unwrap());
+    assert_eq!(number(&cluster, "wal_bytes"), archived * SEGMENT);
+    let stored = number(&cluster, "stored_bytes");
+    assert!(stored > 3.0 * SEGMENT && stored < archived * SEGMENT, "{stored} of {archived}");
+    let (busy, last) = (number(&cluster, "busy_ms"), number(&cluster, "last_ms"));
+    assert!(last > 0.0 && busy > last && busy < 60_000.0, "{busy} ms, the last {last} ms");
+    assert_eq!(status(&cluster, "backlog_files, backlog_bytes, oldest_waiting_age"), "0|0|");
+    let none = "already_present_count, failed_count, last_failed_wal, last_failed_time, last_error,
+        damaged_count, stats_reset";
+    assert_eq!(status(&cluster, none), "0|0||||0|");
+    let known = number(&cluster, "free_bytes");
+    let really = free(storage.path());
+    assert!((known - really).abs() < 2.0 * SEGMENT, "{known}, not {really}");
+    let pg_wal = number(&cluster, "pg_wal_free_bytes");
+    let really = free(&cluster.pg_wal());
+    assert!(pg_wal > really * 0.5 && pg_wal < really * 2.0, "{pg_wal}, not {really}");
+}
+
+fn free(path: &Path) -> f64 {
+    let stat = rustix::fs::statvfs(path).expect("a file system");
+    (stat.f_bavail * stat.f_frsize) as f64
+}
+
+#[test]
+fn with_compression_less_is_stored() {
+    let archive = Scratch::new("archive");
+    let cluster =
+        start(Cluster::archiving_to(archive.path()).set("walsafe_archive.compression", "zstd"));
+    cluster.fill_whole_segments(3);
+    cluster.wait_all_archived();
+    let lengths: u64 = archive
+        .names()
+        .iter()
+        .filter(|name| name.ends_with(".zst"))
+        .map(|name| archive.join(name).metadata().unwrap().len())
+        .sum();
+    assert_eq!(number(&cluster, "stored_bytes"), lengths as f64);
+    assert_eq!(number(&cluster, "wal_bytes"), number(&cluster, "archived_count") * SEGMENT);
+}
+
+#[test]
+fn failures_say_why_and_what_waits_piles_up_until_they_end() {
+    let (archive, cluster) = archiving();
+    cluster.wait_archived(&cluster.switch_wal());
+    chmod(archive.path(), 0o500);
+    let names = cluster.fill_segments(4);
+    cluster.wait_failures(1);
+    wait_for_the_servers_counts(&cluster);
+    assert_eq!(status(&cluster, "state, last_failed_wal"), format!("failing|{}", names[0]));
+    let error = status(&cluster, "last_error");
+    assert!(error.contains("Permission denied"), "{error}");
+    assert!(error.contains(archive.path().to_str().unwrap()), "{error}");
+    let backlog = status(&cluster, "backlog_files, backlog_bytes");
+    assert_eq!(backlog, format!("4|{}", 4 << 20));
+
+    // The age is that of the oldest, and grows.
+    let file = File::open(status_file(&cluster, &format!("{}.ready", names[2]))).unwrap();
+    file.set_modified(SystemTime::now() - Duration::from_secs(7200)).unwrap();
+    let age = "extract(epoch FROM oldest_waiting_age)";
+    let before = number(&cluster, age);
+    assert!((7199.0..7300.0).contains(&before), "{before}");
+    wait_for(&cluster, &format!("{age} > {before} + 0.5"));
+
+    chmod(archive.path(), 0o700);
+    cluster.switch_wal();
+    cluster.wait_all_archived();
+    wait_for_the_servers_counts(&cluster);
+    assert_eq!(status(&cluster, "state, backlog_files, oldest_waiting_age"), "ok|0|");
+    assert_eq!(status(&cluster, "last_error"), error, "the last failure stays to be read");
+}
+
+#[test]
+fn a_missing_destination_is_waited_for() {
+    let home = Scratch::new("archive");
+    let destination = home.join("later");
+    let cluster = start(Cluster::archiving_to(&destination));
+    cluster.switch_wal();
+    wait_for(&cluster, "state = 'waiting'");
+    let error = status(&cluster, "last_error");
+    assert!(error.contains("No such file or directory"), "{error}");
+    make_dir(&destination);
+    cluster.switch_wal();
+    cluster.wait_all_archived();
+    wait_for(&cluster, "state = 'ok'");
+}
+
+#[test]
+fn a_server_that_does_not_archive_with_this_module_is_unconfigured() {
+    let (archive, cluster) = archiving();
+    cluster.wait_archived(&cluster.switch_wal());
+    cluster.reconfigure("walsafe_archive.destination", "");
+    wait_for(&cluster, "state = 'unconfigured' AND destination IS NULL");
+    cluster.reconfigure("walsafe_archive.destination", archive.path().to_str().unwrap());
+    wait_for(&cluster, "state = 'ok'");
+    cluster.reconfigure("archive_library", "");
+    wait_for(&cluster, "state = 'unconfigured'");
+    cluster.set_conf("archive_library", "walsafe_archive");
+    cluster.set_conf("archive_mode", "off");
+    cluster.restart();
+    assert_eq!(status(&cluster, "state"), "unconfigured");
+    // What was counted stays to be read.
+    assert!(number(&cluster, "archived_count") >= 1.0);
+}
+
+/// What was counted for one destination says nothing about the state of another.
+#[test]
+fn a_new_destination_has_no_state_until_something_was_tried() {
+    let (_archive, cluster) = archiving();
+    cluster.wait_archived(&cluster.switch_wal());
+    let home = Scratch::new("other");
+    cluster.reconfigure("walsafe_archive.destination", home.path().to_str().unwrap());
+    wait_for(&cluster, "state IS NULL AND destination LIKE '%other'");
+    cluster.wait_archived(&cluster.switch_wal());
+    wait_for(&cluster, "state = 'ok'");
+}
+
+#[test]
+fn a_file_that_the_archive_held_already_is_counted_as_such() {
+    let (_archive, cluster) = archiving();
+    let name = cluster.switch_wal();
+    cluster.wait_archived(&name);
+    let before = number(&cluster, "archived_count");
+    let (done, ready) = (
+        status_file(&cluster, &format!("{name}.done")),
+        status_file(&cluster, &format!("{name}.ready")),
+    );
+    fs::rename(done, ready).unwrap();
+    cluster.switch_wal();
+    cluster.wait_all_archived();
+    assert_eq!(number(&cluster, "archived_count"), before + 2.0);
+    assert_eq!(number(&cluster, "already_present_count"), 1.0);
+    wait_for_the_servers_counts(&cluster);
+}
+
+#[test]
+fn ten_thousand_waiting_files_are_counted_at_once() {
+    let home = Scratch::new("archive");
+    let cluster = start(Cluster::archiving_to(&home.join("missing")));
+    // The server tries the first, and fails, before it would look at the others.
+    let first = cluster.switch_wal();
+    for n in 0..9_999 {
+        write(
+            &status_file(&cluster, &format!("00000001{:08X}{:08X}.ready", 1 + n / 256, n % 256)),
+            "",
+        );
+    }
+    let began = Instant::now();
+    let row = status(&cluster, "backlog_files, backlog_bytes, oldest_waiting_age IS NOT NULL");
+    let took = began.elapsed();
+    eprintln!("10,000 waiting files: the view took {took:?}, a new session included");
+    assert_eq!(row, format!("10000|{}|t", 10_000_u64 << 20), "{first}");
+    assert!(took < Duration::from_secs(5), "{took:?}");
+}
+
+#[test]
+fn damage_found_before_archiving_is_counted_and_the_file_archived() {
+    let home = Scratch::new("archive");
+    let destination = home.join("later");
+    let cluster =
+        start(Cluster::archiving_to(&destination).set("walsafe_archive.check_wal", "records"));
+    let good = cluster.switch_wal();
+    let name = cluster.fill_whole_segments(1).remove(0);
+    let file = File::options().read(true).write(true).open(cluster.pg_wal().join(&name)).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, 400_000).unwrap();
+    file.write_all_at(&[byte[0] ^ 1], 400_000).unwrap();
+    make_dir(&destination);
+    cluster.switch_wal();
+    cluster.wait_archived(&good);
+    cluster.wait_archived(&name);
+    wait_for(&cluster, "damaged_count = 1");
+    assert_eq!(status(&cluster, "state"), "ok");
+    assert!(destination.join(&name).exists());
+}
+
+#[test]
+fn counts_go_on_over_restarts_and_crashes() {
+    let (_archive, cluster) = archiving();
+    cluster.fill_segments(3);
+    cluster.wait_all_archived();
+    let before = number(&cluster, "archived_count");
+    cluster.restart();
+    assert!(number(&cluster, "archived_count") >= before);
+    cluster.switch_wal();
+    cluster.wait_all_archived();
+    let later = number(&cluster, "archived_count");
+    assert!(later > before, "{later} after {before}");
+    cluster.kill_all();
+    cluster.start();
+    cluster.wait_all_archived();
+    cluster.wait_archived(&cluster.switch_wal());
+    let last = number(&cluster, "archived_count");
+    assert!(last > later && number(&cluster, "wal_bytes") == last * SEGMENT, "{last}");
+}
+
+#[test]
+fn a_torn_or_foreign_record_reads_as_unknown() {
+    let (_archive, cluster) = archiving();
+    cluster.fill_segments(2);
+    cluster.wait_all_archived();
+    let whole = fs::read(record(&cluster)).unwrap();
+    let archived = number(&cluster, "archived_count");
+    let mut flipped = whole.clone();
+    flipped[20] ^= 4;
+    let unknown = "num_nulls(state, last_archived_wal, last_archived_time, last_failed_wal,
+        last_failed_time, last_error, archived_count, already_present_count, failed_count, wal_bytes,
+        stored_bytes, busy_ms, last_ms, free_bytes, damaged_count, stats_reset)";
+    for contents in [&whole[..whole.len() / 2], b"", b"another program's", &flipped] {
+        write(&record(&cluster), contents);
+        assert_eq!(status(&cluster, unknown), "16", "{} bytes", contents.len());
+        assert_eq!(status(&cluster, "destination IS NULL, backlog_files"), "f|0");
+        cluster.sql("SELECT walsafe_archive_reset()");
+    }
+    fs::remove_file(record(&cluster)).unwrap();
+    assert_eq!(status(&cluster, unknown), "16");
+
+    // A new archiver counts anew.
+    write(&record(&cluster), &flipped);
+    cluster.stop(Stop::Fast);
+    write(&record(&cluster), &flipped);
+    cluster.start();
+    cluster.wait_archived(&cluster.switch_wal());
+    let anew = number(&cluster, "archived_count");
+    assert!(anew >= 1.0 && anew < archived, "{anew}, and {archived} before");
+}
+
+#[test]
+fn a_reset_sets_the_counts_to_zero_and_nothing_else() {
+    let (archive, cluster) = archiving();
+    cluster.fill_segments(2);
+    cluster.wait_all_archived();
+    chmod(archive.path(), 0o500);
+    cluster.switch_wal();
+    wait_for(&cluster, "failed_count >= 3");
+    cluster.sql("SELECT walsafe_archive_reset()");
+    let zero = "archived_count, already_present_count, wal_bytes, stored_bytes, damaged_count";
+    assert_eq!(status(&cluster, zero), "0|0|0|0|0");
+    assert_eq!(status(&cluster, "last_archived_wal, last_archived_time"), "|");
+    wait_for(&cluster, "stats_reset BETWEEN now() - interval '1 min' AND now()");
+    assert_eq!(status(&cluster, "state, backlog_files"), "failing|1", "a reset repairs nothing");
+    chmod(archive.path(), 0o700);
+    cluster.switch_wal();
+    cluster.wait_all_archived();
+    assert_eq!(status(&cluster, "archived_count"), "2");
+    cluster.restart();
+    assert!(number(&cluster, "archived_count") < 6.0, "the reset is forgotten by a restart");
+    assert_eq!(status(&cluster, "stats_reset IS NULL"), "f");
+}
+
+/// Other sessions know the settings as placeholders until the library is loaded: what a user has put
+/// there must not become the destination.
+#[test]
+fn a_users_own_setting_does_not_change_the_destination() {
+    let (archive, cluster) = archiving();
+    cluster.wait_archived(&cluster.switch_wal());
+    cluster.sql("CREATE ROLE mon LOGIN IN ROLE pg_monitor");
+    let row = cluster.sql(
+        "SET SESSION AUTHORIZATION mon;
+         SET walsafe_archive.destination = '/var/tmp/evil';
+         SELECT destination FROM walsafe_archive_status",
+    );
+    assert_eq!(row, archive.path().to_str().unwrap());
+    let mut psql = cluster.client("psql");
+    psql.env("PGUSER", "mon")
+        .env("PGOPTIONS", "-c walsafe_archive.destination=/var/tmp/evil")
+        .args(["-XAtqc", "SELECT destination FROM walsafe_archive_status"]);
+    let row = run(&mut psql);
+    assert!(!row.contains("evil"), "{row}");
+}
