@@ -1,0 +1,249 @@
+//! What is in monitoring/ works as it stands: the exporters' queries on a live cluster for a member of
+//! `pg_monitor`, the alert rules by Prometheus's own tool, and `walsafe check` as Nagios runs it.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use harness::command::{Output, run, run_within};
+use harness::scratch::chmod;
+use harness::{Cluster, Fs, Mount, Scratch, Server, TIMEOUT, privileged, require, tool};
+
+fn monitoring(name: &str) -> PathBuf {
+    let tree = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");
+    tree.join("monitoring").join(name)
+}
+
+fn text(name: &str) -> String {
+    fs::read_to_string(monitoring(name)).unwrap()
+}
+
+/// An exporter's file: the one query in it, and what it makes of the columns.
+struct Exporter {
+    query: String,
+    columns: BTreeSet<String>,
+    metrics: BTreeSet<String>,
+}
+
+/// The block below `query: |`.
+fn query(yaml: &str) -> String {
+    let (before, after) = yaml.split_once("query: |\n").expect("a query");
+    assert!(!after.contains("query: |"), "one query");
+    let indent = before.rsplit('\n').next().unwrap().len() + 1;
+    let inside = |line: &&str| line.len() - line.trim_start().len() >= indent;
+    after.lines().take_while(inside).collect::<Vec<_>>().join("\n")
+}
+
+fn exporters() -> [Exporter; 2] {
+    let yaml = text("postgres_exporter-queries.yaml");
+    let entries = || yaml.lines().filter_map(|l| l.strip_prefix("    - ")?.strip_suffix(':'));
+    let postgres = Exporter {
+        query: query(&yaml),
+        columns: entries().map(str::to_owned).collect(),
+        // postgres_exporter puts the query's name before the column's.
+        metrics: entries()
+            .filter(|column| *column != "destination")
+            .map(|column| format!("walsafe_archive_{column}"))
+            .collect(),
+    };
+    let yaml = text("sql_exporter-walsafe.collector.yaml");
+    let values = |key: &str| -> BTreeSet<String> {
+        let lines =
+            yaml.lines().filter_map(|line| line.trim_start_matches([' ', '-']).strip_prefix(key));
+        lines.map(|value| value.trim_matches(['[', ']', ' ']).to_owned()).collect()
+    };
+    let mut columns = values("values:");
+    columns.extend(values("key_labels:"));
+    let sql = Exporter { query: query(&yaml), columns, metrics: values("metric_name:") };
+    [postgres, sql]
+}
+
+/// One column of an exporter's row, as a member of pg_monitor sees it.
+#[track_caller]
+fn column(cluster: &Cluster, exporter: &Exporter, column: &str) -> String {
+    cluster.sql(&format!("SET ROLE exporter; SELECT {column} FROM ({}) q", exporter.query))
+}
+
+#[test]
+fn the_exporters_queries_run_for_a_member_of_pg_monitor_whatever_the_state() {
+    let archive = Scratch::new("archive");
+    let cluster = Cluster::archiving_to(archive.path()).start();
+    cluster.sql("CREATE EXTENSION walsafe_archive; CREATE ROLE exporter IN ROLE pg_monitor");
+    let check = |configured: &str, failing: &str| {
+        for exporter in exporters() {
+            let row = column(&cluster, &exporter, "count(*), min(configured), max(failing)");
+            assert_eq!(row, format!("1|{configured}|{failing}"));
+            let names: BTreeSet<String> =
+                column(&cluster, &exporter, "json_object_keys(to_json(q))")
+                    .lines()
+                    .map(str::to_owned)
+                    .collect();
+            assert_eq!(names, exporter.columns);
+            // Each is a number, but for the label.
+            for name in exporter.columns.iter().filter(|name| *name != "destination") {
+                let kind = column(&cluster, &exporter, &format!("pg_typeof({name})"));
+                assert!(
+                    ["integer", "bigint", "double precision"].contains(&&*kind),
+                    "{name}: {kind}"
+                );
+            }
+        }
+    };
+    // Nothing was archived yet.
+    check("1", "");
+    cluster.wait_archived(&cluster.switch_wal());
+    check("1", "0");
+    for exporter in exporters() {
+        let row =
+            column(&cluster, &exporter, "destination, archived_count > 0, oldest_waiting_seconds");
+        assert_eq!(row, format!("{}|t|0", archive.path().display()));
+    }
+    chmod(archive.path(), 0o500);
+    cluster.switch_wal();
+    cluster.wait_failures(1);
+    check("1", "1");
+    for exporter in exporters() {
+        let row = column(
+            &cluster,
+            &exporter,
+            "oldest_waiting_seconds > 0, failed_count > 0, backlog_files",
+        );
+        assert_eq!(row, "t|t|1");
+    }
+    chmod(archive.path(), 0o700);
+    cluster.reconfigure("walsafe_archive.destination", "");
+    cluster.wait_until("the reload", || {
+        let state = cluster.sql("SELECT state FROM walsafe_archive_status");
+        (state == "unconfigured").then_some(())
+    });
+    check("0", "0");
+}
+
+fn metrics_in(text: &str) -> BTreeSet<String> {
+    text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
+        .filter(|word| word.starts_with("walsafe_archive_") || word.starts_with("walsafe_verify_"))
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn both_exporters_have_the_metrics_that_the_alerts_are_about() {
+    let [postgres, sql] = exporters();
+    assert!(postgres.metrics.len() > 10, "{:?}", postgres.metrics);
+    assert_eq!(postgres.metrics, sql.metrics);
+    assert_eq!(postgres.query.replace(' ', ""), sql.query.replace(' ', ""));
+    let script = metrics_in(&text("walsafe-verify-metrics"));
+    let rules = text("alerts.yaml");
+    let used = rules.lines().filter_map(|line| line.trim_start().strip_prefix("expr: "));
+    let used: BTreeSet<String> = used.flat_map(metrics_in).collect();
+    assert!(used.len() > 6, "{used:?}");
+    for metric in used {
+        assert!(
+            postgres.metrics.contains(&metric) || script.contains(&metric),
+            "alerts.yaml asks for {metric}, which nothing exports"
+        );
+    }
+}
+
+#[test]
+fn prometheus_accepts_the_alert_rules() {
+    require!(tool("promtool"));
+    let said =
+        run(Command::new("promtool").args(["check", "rules"]).arg(monitoring("alerts.yaml")));
+    assert!(said.contains("SUCCESS"), "{said}");
+}
+
+#[test]
+fn the_alerts_fire_when_they_should_and_only_then() {
+    require!(tool("promtool"));
+    let said =
+        run(Command::new("promtool").args(["test", "rules"]).arg(monitoring("alerts_test.yaml")));
+    assert!(said.contains("SUCCESS"), "{said}");
+}
+
+/// Runs the script as cron would, with the program `walsafe` under test.
+fn verify_metrics(archive: &Path, file: &Path) -> Output {
+    let bindir = &Server::under_test().bindir;
+    let path = format!("{}:/usr/bin:/bin", bindir.display());
+    run_within(
+        Command::new(monitoring("walsafe-verify-metrics")).env("PATH", path).arg(archive).arg(file),
+        "",
+        TIMEOUT,
+    )
+}
+
+fn metric(file: &Path, name: &str) -> u64 {
+    let text = fs::read_to_string(file).unwrap();
+    let line = text.lines().find(|line| line.starts_with(&format!("{name}{{"))).expect(name);
+    line.rsplit_once(' ').unwrap().1.parse().unwrap()
+}
+
+#[test]
+fn a_verification_leaves_its_outcome_and_the_time_of_the_last_success() {
+    let archive = Scratch::new("archive");
+    let cluster = Cluster::archiving_to(archive.path()).start();
+    let names = cluster.fill_whole_segments(3);
+    cluster.wait_all_archived();
+    let home = Scratch::new("metrics");
+    let file = home.join("walsafe.prom");
+    let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+
+    let began = now();
+    let output = verify_metrics(archive.path(), &file);
+    assert_eq!(output.code(), Some(0), "{output:?}");
+    assert_eq!(metric(&file, "walsafe_verify_exit_status"), 0);
+    let succeeded = metric(&file, "walsafe_verify_success_time_seconds");
+    assert!((began..=now()).contains(&succeeded), "{succeeded}");
+    assert_eq!(home.names(), ["walsafe.prom"]);
+
+    let damaged = File::options().write(true).open(archive.join(&names[1])).unwrap();
+    damaged.write_all_at(b"damage", 5000).unwrap();
+    let output = verify_metrics(archive.path(), &file);
+    assert_eq!(output.code(), Some(1), "{output:?}");
+    assert!(output.stdout.contains(&names[1]), "{output:?}");
+    assert_eq!(metric(&file, "walsafe_verify_exit_status"), 1);
+    assert_eq!(metric(&file, "walsafe_verify_success_time_seconds"), succeeded);
+
+    let output = verify_metrics(Path::new("/nowhere"), &file);
+    assert_eq!(output.code(), Some(2), "{output:?}");
+    assert_eq!(metric(&file, "walsafe_verify_exit_status"), 2);
+    assert_eq!(metric(&file, "walsafe_verify_success_time_seconds"), succeeded);
+
+    // Never verified with success.
+    let fresh = home.join("fresh.prom");
+    assert_eq!(verify_metrics(Path::new("/no \"where\" \\"), &fresh).code(), Some(2));
+    assert_eq!(metric(&fresh, "walsafe_verify_success_time_seconds"), 0);
+
+    if tool("promtool").is_ok() {
+        let text = fs::read_to_string(&fresh).unwrap();
+        let mut promtool = Command::new("promtool");
+        let output = run_within(promtool.args(["check", "metrics"]), &text, TIMEOUT);
+        assert!(output.success(), "{output:?}");
+    }
+}
+
+/// 0, 1 and 2 are OK, WARNING and CRITICAL, and the first line says why.
+#[test]
+fn walsafe_check_ends_as_nagios_expects_it() {
+    require!(privileged());
+    let storage = Mount::new(Fs::Ext4, 64);
+    let cluster = Cluster::archiving_to(storage.path()).start();
+    cluster.wait_archived(&cluster.switch_wal());
+    let check = |archive: &Path, status: i32, says: &str| {
+        let mut walsafe = cluster.server().command("walsafe");
+        walsafe.arg("check").arg("--pgdata").arg(cluster.data()).arg(archive);
+        let output = run_within(&mut walsafe, "", TIMEOUT);
+        let first = output.stdout.lines().next().unwrap_or_default();
+        assert!(output.code() == Some(status) && first.starts_with(says), "{output:?}");
+    };
+    check(storage.path(), 0, "WALSAFE OK - ");
+    chmod(storage.path(), 0o755);
+    check(storage.path(), 1, "WALSAFE WARNING - ownership: ");
+    chmod(storage.path(), 0o700);
+    storage.unmount();
+    check(storage.path(), 2, "WALSAFE CRITICAL - identity: ");
+    check(Path::new("/nowhere"), 2, "WALSAFE CRITICAL - directory: ");
+}
