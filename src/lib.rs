@@ -10,6 +10,7 @@ mod archiver;
 mod background;
 mod damage;
 mod module;
+mod reload;
 mod report;
 mod settings;
 mod sql;

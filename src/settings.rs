@@ -13,6 +13,7 @@ use walsafe_core::codec::Compression;
 use walsafe_core::settings::{self as values, Destination, FileMode};
 use walsafe_core::wal::SegmentSize;
 
+use crate::reload;
 use crate::report::{self, Report};
 use crate::sql::{checked, server_setting};
 
@@ -325,8 +326,13 @@ fn string(
 unsafe extern "C-unwind" fn check_destination(
     value: *mut *mut c_char,
     _extra: *mut *mut c_void,
-    _source: pg_sys::GucSource::Type,
+    source: pg_sys::GucSource::Type,
 ) -> bool {
+    // At a reload the server checks every parameter that the files set, and there is no archiving
+    // without this one: so this is called once for each reload.
+    if source == pg_sys::GucSource::PGC_S_FILE && is_reload_in_archiver() {
+        reload::report_refused();
+    }
     let check = |path: &str| match path {
         "" => Ok(()),
         path => Destination::new(path, data_directory()).map(drop).map_err(|e| e.to_string()),
@@ -362,6 +368,14 @@ unsafe extern "C-unwind" fn check_compression(
     unsafe { check_text("walsafe_archive.compression", value, check) }
 }
 
+/// Tells whether a check hook is called because the archiver reads the configuration again: before,
+/// the server reports what it refuses.
+fn is_reload_in_archiver() -> bool {
+    // SAFETY: set once when the process starts.
+    let archiver = unsafe { pg_sys::MyBackendType } == pg_sys::BackendType::B_ARCHIVER;
+    archiver && REGISTERED.get()
+}
+
 /// Checks a new value, and leaves the reason of a refusal as the DETAIL of the server's message.
 ///
 /// The server's message of a refusal at a reload goes to the log only from the postmaster, and that
@@ -388,9 +402,7 @@ unsafe fn check_text(
     let Err(detail) = result else { return true };
     // SAFETY: the server calls check hooks in its main thread.
     unsafe { report::set_check_detail(&detail) };
-    // SAFETY: set once when the process starts.
-    let archiver = unsafe { pg_sys::MyBackendType } == pg_sys::BackendType::B_ARCHIVER;
-    if archiver && REGISTERED.get() {
+    if is_reload_in_archiver() {
         Report {
             code: PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
             message: format!(
