@@ -312,6 +312,11 @@ impl State {
         if self.failing || unclaimed >= workers * AHEAD_PER_WORKER {
             return None;
         }
+        // A history file that conflicts says that another server went on from here: no segment of
+        // this one may come into the archive ahead of that answer.
+        if self.running.keys().any(|name| matches!(name.kind(), FileKind::History { .. })) {
+            return None;
+        }
         self.ahead.pop_front().map(|job| (job, true))
     }
 }

@@ -103,6 +103,26 @@ fn files_are_archived_ahead_and_then_answered_at_once() {
 }
 
 #[test]
+fn nothing_goes_ahead_of_a_history_file() {
+    // Segments of a server whose history conflicts came into the archive beside the refusal.
+    let _alone = alone();
+    let world = World::new();
+    let jobs = segments(&world, 8);
+    let history = world.wal("00000002.history", b"1\t0/3000000\tno recovery target specified\n");
+    let theirs = "1\t0/2000000\tno recovery target specified\n";
+    fs::write(world.path(&history), theirs).unwrap();
+    let pool = pool(&world, 4);
+    pool.ask(&history);
+    pool.offer(jobs.iter().cloned());
+    assert!(finish(&pool, &history).is_err());
+    assert_eq!(done_in_order(&world, &jobs), 0);
+
+    fs::remove_file(world.path(&history)).unwrap();
+    assert!(archive(&pool, &history).is_ok());
+    wait_until("files ahead", || done_in_order(&world, &jobs) == jobs.len());
+}
+
+#[test]
 fn a_single_worker_goes_ahead_in_the_order_offered_and_no_further_than_its_bound() {
     let _alone = alone();
     let world = World::new();
