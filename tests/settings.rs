@@ -1,0 +1,246 @@
+//! Settings: refused when they cannot be right, at once in a session and loudly at a reload; followed
+//! when they change.
+
+use std::fs;
+
+use harness::{Cluster, Mark, Scratch, scratch};
+
+/// Values that cannot be right, and what the refusal's DETAIL or the server's own words say.
+fn wrong_values(cluster: &Cluster) -> Vec<(&'static str, String, &'static str)> {
+    let data = cluster.data().to_str().unwrap();
+    let destination = "walsafe_archive.destination";
+    vec![
+        (destination, "archive".to_owned(), "must be an absolute path"),
+        (destination, data.to_owned(), "inside the data directory"),
+        (destination, format!("{data}/pg_wal/archive"), "inside the data directory"),
+        (destination, format!("/{}", "a".repeat(1000)), "too long"),
+        (destination, "/mnt/a,/mnt/b".to_owned(), "Commas and double quotes"),
+        (destination, "/mnt/\"a\"".to_owned(), "Commas and double quotes"),
+        (destination, "/mnt/../etc".to_owned(), "\"..\""),
+        ("walsafe_archive.file_mode", "0666".to_owned(), "0600, 0640, 0400 and 0440"),
+        ("walsafe_archive.file_mode", "0644".to_owned(), "0600, 0640, 0400 and 0440"),
+        ("walsafe_archive.file_mode", "rw-------".to_owned(), "0600, 0640, 0400 and 0440"),
+        ("walsafe_archive.compression", "rar".to_owned(), "not a known encoding"),
+        ("walsafe_archive.compression", "zstd:99".to_owned(), "not a whole number from 1 to"),
+        ("walsafe_archive.compression", "lz4:1".to_owned(), "takes no level"),
+        ("walsafe_archive.fsync_policy", "on".to_owned(), "full, file, none"),
+        ("walsafe_archive.check_wal", "page".to_owned(), "off, header, records"),
+        ("walsafe_archive.workers", "65".to_owned(), "(0 .. 64)"),
+        ("walsafe_archive.workers", "-1".to_owned(), "(0 .. 64)"),
+        ("walsafe_archive.workers", "many".to_owned(), "invalid value for parameter"),
+        ("walsafe_archive.verify", "perhaps".to_owned(), "Boolean"),
+        ("walsafe_archive.stall_timeout", "-1".to_owned(), "outside the valid range"),
+        ("walsafe_archive.min_free_space", "1 fathom".to_owned(), "invalid value for parameter"),
+    ]
+}
+
+/// Without it a slip of the pen is stored, and found out when archiving stands still.
+#[test]
+fn a_session_that_loaded_the_module_refuses_what_cannot_be_right() {
+    let archive = Scratch::new("archive");
+    let cluster = Cluster::archiving_to(archive.path()).start();
+    for (name, value, said) in wrong_values(&cluster) {
+        let value = value.replace('\'', "''");
+        let refused =
+            cluster.psql(&format!("LOAD 'walsafe_archive';\nALTER SYSTEM SET {name} = '{value}'"));
+        let refused = refused.expect_err(name);
+        assert!(refused.contains("ERROR:  22023:"), "{name} = {value}: {refused}");
+        assert!(refused.contains(said), "{name} = {value}: {refused}");
+        let text = name == "walsafe_archive.destination"
+            || name.ends_with("file_mode")
+            || name.ends_with("compression");
+        if text {
+            let words = format!("invalid value for parameter \"{name}\"");
+            assert!(refused.contains(&words) && refused.contains("DETAIL:  "), "{refused}");
+        }
+    }
+    let stored = fs::read_to_string(cluster.data().join("postgresql.auto.conf")).unwrap();
+    assert!(!stored.contains("walsafe_archive"), "{stored}");
+
+    // What may be right is taken, also a directory that does not exist now, and no directory at all.
+    for (name, value) in [
+        ("destination", "/mnt/not/there/yet"),
+        ("destination", ""),
+        ("file_mode", "0440"),
+        ("compression", "zstd:3"),
+        ("fsync_policy", "file"),
+        ("check_wal", "off"),
+        ("workers", "64"),
+        ("workers", "0"),
+        ("stall_timeout", "2min"),
+        ("min_free_space", "10GB"),
+    ] {
+        cluster.sql(&format!(
+            "LOAD 'walsafe_archive';\nALTER SYSTEM SET walsafe_archive.{name} = '{value}'"
+        ));
+    }
+}
+
+/// Without it a setting whose name was misspelt is taken without a word, and does nothing.
+#[test]
+fn a_name_that_does_not_exist_under_the_reserved_prefix_is_refused() {
+    let cluster = Cluster::builder().start();
+    let refused = cluster
+        .psql("LOAD 'walsafe_archive';\nALTER SYSTEM SET walsafe_archive.destinaton = '/mnt/a'")
+        .expect_err("there is no such setting");
+    assert!(refused.contains("walsafe_archive.destinaton"), "{refused}");
+    let refused = cluster
+        .psql("LOAD 'walsafe_archive';\nSET walsafe_archive.destinaton = '/mnt/a'")
+        .expect_err("there is no such setting");
+    assert!(refused.contains("\"walsafe_archive\" is a reserved prefix"), "{refused}");
+    let refused = cluster
+        .psql("LOAD 'walsafe_archive';\nSET walsafe_archive.destination = '/mnt/a'")
+        .expect_err("a session has no say in it");
+    assert!(refused.contains("cannot be changed now"), "{refused}");
+}
+
+/// Without it a wrong value in postgresql.conf, which the postmaster cannot judge, would stop archiving
+/// or be ignored in silence.
+#[test]
+fn a_wrong_value_in_the_file_is_reported_at_the_reload_and_the_old_one_stays_in_force() {
+    let archive = Scratch::new("archive");
+    let cluster = Cluster::archiving_to(archive.path())
+        .set("walsafe_archive.file_mode", "0640")
+        .set("walsafe_archive.workers", "3")
+        .start();
+    let pid = cluster.wait_archiver();
+    cluster.wait_archived(&cluster.switch_wal());
+    let conf = cluster.data().join("postgresql.conf");
+    let right = fs::read_to_string(&conf).unwrap();
+    for (name, value, said) in wrong_values(&cluster) {
+        let mark = cluster.mark();
+        cluster.reconfigure(name, &value);
+        let segment = cluster.switch_wal();
+        let report = cluster.wait_for_report(mark, "22023");
+        assert_eq!(report.level, "WARNING");
+        assert!(report.message.contains(name), "{report:?}");
+        let all = format!("{} {} {}", report.message, report.detail, report.hint);
+        assert!(all.contains(said), "{name} = {value}: {report:?}");
+        cluster.wait_archived(&segment);
+        assert_eq!(archive.read(&segment), cluster.read_wal(&segment));
+        let mode = scratch_mode(&archive, &segment);
+        assert_eq!(mode, 0o640, "{name} = {value}");
+        scratch::write(&conf, &right);
+    }
+    assert_eq!(cluster.archiver_pid(), Some(pid));
+    assert_eq!(cluster.stat_archiver().failed_count, 0);
+
+    // A right value is no reason for a report.
+    cluster.reload();
+    let mark = cluster.mark();
+    cluster.reconfigure("walsafe_archive.file_mode", "0600");
+    cluster.wait_until("the new mode", || {
+        let segment = cluster.switch_wal();
+        cluster.wait_archived(&segment);
+        (scratch_mode(&archive, &segment) == 0o600).then_some(())
+    });
+    assert_eq!(cluster.log().archiver_reports(mark), []);
+}
+
+fn scratch_mode(archive: &Scratch, name: &str) -> u32 {
+    use std::os::unix::fs::PermissionsExt;
+    fs::metadata(archive.join(name)).unwrap().permissions().mode() & 0o777
+}
+
+/// Without it a server that boots before its network file system is mounted would not archive until
+/// somebody restarts something.
+#[test]
+fn a_destination_that_appears_later_is_used_without_a_restart() {
+    let home = Scratch::new("later");
+    let archive = home.join("archive");
+    let cluster = Cluster::archiving_to(&archive).start();
+    let pid = cluster.wait_archiver();
+    let mark = cluster.mark();
+    let name = cluster.switch_wal();
+    let report = cluster.wait_for_report(mark, "58P01");
+    report.assert_explains(&name);
+    assert!(report.detail.contains(archive.to_str().unwrap()), "{report:?}");
+    cluster.wait_failures(1);
+    assert!(cluster.ready_files().contains(&name));
+    assert!(!archive.exists(), "it is not for us to make it");
+
+    scratch::make_dir(&archive);
+    cluster.switch_wal();
+    cluster.wait_all_archived();
+    assert_eq!(scratch::read(&archive.join(&name)), cluster.read_wal(&name));
+    assert_eq!(cluster.archiver_pid(), Some(pid));
+
+    // Not a directory, and one where we may do nothing.
+    for (sqlstate, spoil) in [("58P01", false), ("42501", true)] {
+        let aside = home.join("aside");
+        fs::rename(&archive, &aside).unwrap();
+        if spoil {
+            fs::create_dir(&archive).unwrap();
+            scratch::chmod(&archive, 0);
+        } else {
+            scratch::write(&archive, "a file");
+        }
+        let mark = cluster.mark();
+        let name = cluster.switch_wal();
+        let report = cluster.wait_for_report(mark, sqlstate);
+        report.assert_explains(&name);
+        if spoil {
+            fs::remove_dir(&archive).unwrap();
+        } else {
+            fs::remove_file(&archive).unwrap();
+        }
+        fs::rename(&aside, &archive).unwrap();
+        cluster.switch_wal();
+        cluster.wait_all_archived();
+        assert_eq!(scratch::read(&archive.join(&name)), cluster.read_wal(&name));
+    }
+}
+
+/// Without it an administrator who moves the archive could not know when the old directory is done with.
+#[test]
+fn a_destination_changed_by_reload_takes_every_later_file() {
+    let (first, second) = (Scratch::new("first"), Scratch::new("second"));
+    let cluster = Cluster::archiving_to(first.path()).start();
+    let pid = cluster.wait_archiver();
+    let before = cluster.fill_segments(3);
+    cluster.wait_all_archived();
+    cluster.reconfigure("walsafe_archive.destination", second.path().to_str().unwrap());
+    let between = cluster.wait_until("the new destination to be used", || {
+        let name = cluster.switch_wal();
+        cluster.wait_archived(&name);
+        second.join(&name).exists().then_some(name)
+    });
+    let after = cluster.fill_segments(3);
+    cluster.wait_all_archived();
+    for name in before {
+        assert_eq!(first.read(&name), cluster.read_wal(&name));
+        assert!(!second.join(&name).exists());
+    }
+    for name in after.iter().chain([&between]) {
+        assert_eq!(second.read(name), cluster.read_wal(name));
+        assert!(!first.join(name).exists(), "archived ahead under the old setting");
+    }
+    assert_eq!(cluster.archiver_pid(), Some(pid));
+    assert_eq!(cluster.stat_archiver().failed_count, 0);
+}
+
+/// Without it a server without a destination would fill `pg_wal` and not say why.
+#[test]
+fn without_a_destination_the_server_says_that_archiving_is_not_configured() {
+    let cluster = Cluster::builder()
+        .set("archive_mode", "on")
+        .set("archive_library", "walsafe_archive")
+        .start();
+    let mark = Mark::default();
+    let name = cluster.switch_wal();
+    cluster.wait_for_log(mark, "is not configured");
+    let mut reports = cluster.log().archiver_reports(mark);
+    reports.retain(|report| report.message.contains("not configured"));
+    if cluster.server().major >= 17 {
+        assert!(reports[0].detail.contains("walsafe_archive.destination"), "{reports:?}");
+    }
+    assert_eq!(cluster.ready_files(), std::slice::from_ref(&name));
+
+    let archive = Scratch::new("archive");
+    cluster.reconfigure("walsafe_archive.destination", archive.path().to_str().unwrap());
+    cluster.wait_until("the file to be archived", || {
+        cluster.switch_wal();
+        archive.join(&name).exists().then_some(())
+    });
+    cluster.wait_all_archived();
+}
