@@ -188,7 +188,9 @@ impl Trial {
             self.fault(fault(forever, Effect::Fail(libc::EINTR)));
             for errno in INABILITY {
                 self.fault(fault(1, Effect::Fail(errno)));
-                self.fault(fault(forever, Effect::Fail(errno)));
+                if is_publishing(&op) || is_creating(&op) {
+                    self.fault(fault(forever, Effect::Fail(errno)));
+                }
             }
             if op == Op::Write {
                 self.fault(fault(1, Effect::Short));
@@ -235,6 +237,10 @@ fn no_fault_tears_a_new_file_or_counts_it_as_archived() {
     for staging in STAGINGS {
         for codec in CODECS {
             for verify in [false, true] {
+                // Every codec with and without, but only the plain one on both paths.
+                if codec != "none" && verify != (staging == Staging::Named) {
+                    continue;
+                }
                 let world = world(staging, codec, verify);
                 let mut trial = Trial::new(world, &sparse_segment(), false);
                 trial.every_call(|_| true);
@@ -244,7 +250,7 @@ fn no_fault_tears_a_new_file_or_counts_it_as_archived() {
         }
     }
     eprintln!("new files: {cases} faults, {failed} tries failed");
-    assert!(failed > 3000, "{failed}");
+    assert!(failed > 2500, "{failed}");
 }
 
 #[test]
@@ -259,7 +265,7 @@ fn no_fault_changes_a_file_that_is_there_or_counts_it_unproven() {
         failed += trial.failed;
     }
     eprintln!("files there already: {cases} faults, {failed} tries failed");
-    assert!(failed > 1000, "{failed}");
+    assert!(failed > 800, "{failed}");
 }
 
 #[test]
@@ -331,7 +337,7 @@ fn no_fault_while_an_archive_is_begun_counts_before_identity_and_list_are_durabl
         }
     }
     eprintln!("beginning an archive: {cases} faults, {failed} tries failed");
-    assert!(failed > 300, "{failed}");
+    assert!(failed > 200, "{failed}");
 }
 
 #[test]
