@@ -462,11 +462,12 @@ fn timelines_are_followed_and_flips_in_their_numbers_are_found() {
         assert_eq!(report.damage, [], "{}", segment.name);
     }
     assert_flips_are_found(&mut way, &records, 1000);
-    // Every bit of every timeline number in a page header.
+    // A bit of every page's timeline number, and all of them on the first pages.
     let timeline_of = |segment: &Segment, page: usize| {
         let header = segment.bytes.get(page..).and_then(PageHeader::parse);
         header.map_or(0, |header| header.timeline)
     };
+    let mut random = Random::from_environment();
     let (mut found, mut harmless, mut ambiguous) = (0, 0, 0);
     for index in 1..way.len() - 1 {
         let before = reports[index - 1].tail.clone();
@@ -481,7 +482,8 @@ fn timelines_are_followed_and_flips_in_their_numbers_are_found() {
             }
             let (this, next) =
                 (timeline_of(&way[index], page), timeline_of(&way[index], page + 8192));
-            for bit in 0..32 {
+            let one = random.below(32);
+            for bit in if page < 3 * 8192 { 0..32 } else { one..one + 1 } {
                 let segment = &mut way[index];
                 let at = (page + 4 + bit / 8, 1 << (bit % 8));
                 if flip_is_found(segment.spec, &mut segment.bytes, at, before.as_ref(), []) {

@@ -300,3 +300,17 @@ fn a_page_that_continues_a_record_by_no_bytes_is_damage() {
     assert_eq!(report.damage[0].kind, DamageKind::UnexpectedContinuation { found: 0 });
     assert_eq!(report.damage[0].offset, 0);
 }
+
+#[test]
+fn more_damage_than_is_listed_is_counted() {
+    let mut writer = Writer::new(8192, 0x300_0000);
+    while writer.bytes.len() < SIZE as usize {
+        writer.record(10, 0, &data(500));
+    }
+    let mut segment = writer.segments()[0].to_vec();
+    for page in 0..50 {
+        segment[page * 8192 + 4000] ^= 0x10;
+    }
+    let report = check_segment(writer.spec(0), &segment, None);
+    assert_eq!((report.damage.len(), report.damage_count), (SegmentReport::DAMAGE_LISTED, 50));
+}
