@@ -32,11 +32,11 @@ fn standby(place: &Place) {
 fn a_delivered_segment_is_whole_private_fully_allocated_and_a_file_of_its_own() {
     let place = place();
     let mut sparse = segments()[0].clone();
-    sparse[100 * 8192..].fill(0);
+    sparse[10 * 8192..].fill(0);
     let archived = place.put("000000010000000000000001", &[]);
     fs::File::options().write(true).open(&archived).unwrap().set_len(MB as u64).unwrap();
     let file = fs::File::options().write(true).open(&archived).unwrap();
-    std::os::unix::fs::FileExt::write_all_at(&file, &sparse[..100 * 8192], 0).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &sparse[..10 * 8192], 0).unwrap();
     common::set_digests(&archived, &sparse, &sparse);
     place.restore(ONE).delivers();
     assert_eq!(fs::read(place.target()).unwrap(), sparse);
@@ -263,6 +263,7 @@ fn on_error_overrides_what_the_kind_of_recovery_says() {
 fn an_unmarked_archive_is_accepted_only_when_asked_for() {
     let place = place();
     unmark(&place);
+    place.restore(TWO).says(126, "no identity file");
     let run = |file: &str| Run::of(place.restore_command(file).arg("--allow-unmarked"));
     run(TWO).delivers();
     run(&segment_name(1, 4)).says(1, "neither is any later");
