@@ -10,9 +10,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use harness::{
-    Cluster, ClusterBuilder, Dark, Fs, PowerCut, Scratch, Trace, archive, privileged, require, rng,
-    scratch, tool,
+    Cluster, ClusterBuilder, Dark, Fs, PowerCut, Scratch, TIMEOUT, Trace, archive, privileged,
+    process, require, rng, scratch, tool, wait_until,
 };
+use rustix::process::Signal;
 
 /// Cuts for each file system and each way to publish.
 const CUTS: usize = 20;
@@ -265,4 +266,85 @@ fn a_server_that_forgot_its_success_succeeds_again() {
             assert_eq!(twice, archive::names(archive.path()), "archived in two encodings");
         }
     }
+}
+
+/// The whole machine loses power, the data directory's disk with the archive's: what the server takes
+/// for archived when it comes up is there, and what it does not it archives again, be it there or not.
+#[test]
+fn both_disks_lose_power_together() {
+    require!(privileged());
+    let mut rng = rng();
+    let (mut promised, mut again, mut count) = (0, 0, 0);
+    for (fs, setup) in [
+        (Fs::Xfs, (|builder| builder) as fn(ClusterBuilder) -> ClusterBuilder),
+        (Fs::Btrfs, ClusterBuilder::without_tmpfile),
+    ] {
+        let data_disk = PowerCut::new(Fs::Ext4, DISK_MB);
+        let archive_disk = PowerCut::new(fs, DISK_MB);
+        let archive = archive_disk.dir("archive");
+        let settings = |builder: ClusterBuilder| {
+            setup(keeping(builder)).set("fsync", "on").set("walsafe_archive.workers", "4")
+        };
+        let cluster = settings(Cluster::archiving_to(&archive).home_in(data_disk.path())).start();
+        cluster.wait_archived(&cluster.fill_segments(4)[3]);
+        // initdb flushed nothing.
+        data_disk.sync();
+
+        let stop = AtomicBool::new(false);
+        let cuts: Vec<(Dark, Dark)> = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    cluster.fill_whole_segments(4);
+                }
+            });
+            let archiver = cluster.wait_archiver();
+            let cuts = (0..4)
+                .map(|_| {
+                    std::thread::sleep(Duration::from_micros(rng.u64(100_000..400_000)));
+                    // At one moment, as far as archiving goes: it stands still meanwhile.
+                    process::signal(archiver, Signal::STOP);
+                    wait_until(TIMEOUT, "the archiver to stop", || {
+                        (process::state(archiver) == Some('T')).then_some(())
+                    });
+                    let cut = (archive_disk.cut_off(), data_disk.cut_off());
+                    process::signal(archiver, Signal::CONT);
+                    cut
+                })
+                .collect();
+            stop.store(true, Ordering::Relaxed);
+            cuts
+        });
+        cluster.kill_all();
+
+        for (archive_dark, data_dark) in cuts {
+            count += 1;
+            let archive_disk = archive_disk.come_up(archive_dark);
+            let data_disk = data_disk.come_up(data_dark);
+            let archive = archive_disk.join("archive");
+            let came_up =
+                settings(ClusterBuilder::come_up(&data_disk.join("cluster")).archive_to(&archive))
+                    .create();
+            let done = came_up.done_files();
+            for name in &done {
+                let archived = archive::contents(&archive, name);
+                let archived = archived.unwrap_or_else(|| panic!("{fs:?}: {name} is lost"));
+                assert!(archived == came_up.read_wal(name), "{fs:?}: {name} differs");
+            }
+            promised += done.len();
+            let ready = came_up.ready_files();
+            again += ready.iter().filter(|n| archive::stored(&archive, n).is_some()).count();
+
+            came_up.start();
+            let last = came_up.switch_wal();
+            came_up.wait_archived(&last);
+            came_up.wait_all_archived();
+            for name in ready.iter().chain([&last]) {
+                let archived = archive::contents(&archive, name).expect("it is archived");
+                assert!(archived == came_up.read_wal(name), "{fs:?}: {name} differs");
+            }
+            assert_eq!(came_up.stat_archiver().failed_count, 0);
+            assert_eq!(archive::temporaries(&archive), [""; 0]);
+        }
+    }
+    eprintln!("{count} cuts of both disks, {promised} promised, {again} archived twice, 0 lost");
 }

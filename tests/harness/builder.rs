@@ -34,6 +34,7 @@ pub struct ClusterBuilder {
     source: Source,
     settings: Vec<(String, String)>,
     initdb_arguments: Vec<String>,
+    home_in: Option<PathBuf>,
     pub(crate) denied: Vec<Denied>,
 }
 
@@ -55,12 +56,19 @@ impl ClusterBuilder {
         Self::with(Source::Existing(home))
     }
 
+    /// A cluster whose directory, made with [`ClusterBuilder::home_in`], came up on another disk.
+    #[must_use]
+    pub fn come_up(home: &Path) -> Self {
+        Self::existing(Scratch::adopt(home))
+    }
+
     fn with(source: Source) -> Self {
         Self {
             server: Server::under_test().clone(),
             source,
             settings: Vec::new(),
             initdb_arguments: Vec::new(),
+            home_in: None,
             denied: Vec::new(),
         }
     }
@@ -102,6 +110,13 @@ impl ClusterBuilder {
             Source::Initdb { segment_mb } => *segment_mb = megabytes,
             Source::Existing(_) => panic!("the segment size of a backup is fixed"),
         }
+        self
+    }
+
+    /// Where the cluster is made, as `cluster`: on a disk of the test's own, for example.
+    #[must_use]
+    pub fn home_in(mut self, dir: &Path) -> Self {
+        self.home_in = Some(dir.to_owned());
         self
     }
 
@@ -196,7 +211,14 @@ impl ClusterBuilder {
     }
 
     fn initdb(&self, segment_mb: u32) -> Scratch {
-        let home = Scratch::new(&format!("pg{}", self.server.major));
+        let home = match &self.home_in {
+            Some(dir) => {
+                let home = dir.join("cluster");
+                scratch::make_dir(&home);
+                Scratch::adopt(&home)
+            }
+            None => Scratch::new(&format!("pg{}", self.server.major)),
+        };
         let data: PathBuf = home.join("data");
         run(self
             .server

@@ -56,8 +56,14 @@ impl PowerCut {
     #[must_use]
     pub fn dir(&self, name: &str) -> PathBuf {
         let path = self.disk.dir(name);
-        run(Command::new("sync").arg("-f").arg(self.path()));
+        self.sync();
         path
+    }
+
+    /// Flushes all that is on the disk: how it was set up is no part of the test.
+    #[track_caller]
+    pub fn sync(&self) {
+        run(Command::new("sync").arg("-f").arg(self.path()));
     }
 
     /// Cuts the power: the disk as it comes up afterwards, its journal replayed. The disk itself runs

@@ -38,6 +38,12 @@ impl Scratch {
         Self { path }
     }
 
+    /// Takes over a directory that is there, on a disk of the test's own.
+    #[must_use]
+    pub fn adopt(path: &Path) -> Self {
+        Self { path: path.to_owned() }
+    }
+
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
