@@ -12,7 +12,9 @@ use crate::history;
 use crate::name::{FileKind, FileName};
 use crate::reading::{Archived, Source, read_full};
 use crate::sys::Dir;
-use crate::wal::{Lsn, Parting, SegmentComparison, SegmentSize, SegmentSpec, Side};
+use crate::wal::{
+    End, Lsn, Parting, SegmentChecker, SegmentComparison, SegmentSize, SegmentSpec, Side,
+};
 
 /// How the archived file differs from ours.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -251,35 +253,48 @@ fn explain(
         segment_size: context.segment_size,
         system_identifier: None,
     };
-    Ok(match part(source, archived, context, spec)? {
-        Some(Parting::SameRecords) => Nature::Padding,
+    let (parting, our_end) = part(source, archived, context, spec)?;
+    Ok(match parting {
+        Some(Parting::SameRecords) if our_end.is_some_and(|end| end <= differs_at) => {
+            Nature::Padding
+        }
+        Some(Parting::SameRecords) => Nature::Other,
         Some(Parting::AtRecord { lsn, ends }) => Nature::Records { first_record: lsn, ends },
         None => Nature::Other,
     })
 }
 
-/// Reads both versions of a segment once more, record by record, and tells where they part.
+/// Reads both versions of a segment once more, record by record, and tells where they part, and
+/// where the WAL of ours ends, if it has any and ends cleanly.
 fn part(
     source: &Source,
     archived: &Archived,
     context: Context<'_>,
     spec: SegmentSpec,
-) -> Result<Option<Parting>, Error> {
+) -> Result<(Option<Parting>, Option<Lsn>), Error> {
     let path = context.archive.path().join(&archived.stored_name);
     let fail = |e| Error::io(Action::ReadArchived, &path, e);
     let mut stream = archived.decode().map_err(fail)?;
     let (mut ours, mut theirs) = (Buffer::new(), Buffer::new());
     let mut comparison = SegmentComparison::new(spec);
+    let mut checker = SegmentChecker::new(spec, None);
     let mut offset = 0;
     loop {
         let n = source.read_at(ours.bytes_mut(), offset)?;
         let m = read_full(&mut stream, theirs.bytes_mut()).map_err(fail)?;
         comparison.feed(ours.filled(n), theirs.filled(m));
+        checker.feed(ours.filled(n));
         offset += n as u64;
         if n < CHUNK && m < CHUNK {
-            return Ok(comparison.finish());
+            break;
         }
     }
+    let report = checker.finish();
+    let our_end = match report.end {
+        End::SwitchAt(lsn) | End::EndsAt { lsn, .. } if report.is_sound() => Some(lsn),
+        _ => None,
+    };
+    Ok((comparison.finish(), our_end.filter(|_| report.records > 0)))
 }
 
 /// Returns the timelines that branched off `timeline`, and where, by the history files that the

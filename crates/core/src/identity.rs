@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::time::SystemTime;
 
 use thiserror::Error as ThisError;
@@ -140,6 +141,22 @@ impl Identity {
         }
         dir.flush().map_err(|e| Error::io(Action::FlushDirectory, dir.path(), e))?;
         Ok(true)
+    }
+
+    /// Gives a directory's identity file to the user that runs the server, durably: one that root
+    /// has written with mode 0600 could not be read by the archiver.
+    ///
+    /// # Errors
+    /// The file could not be opened or flushed, or not be given away (only root may).
+    pub fn give_to(dir: &Dir, user: u32, group: u32) -> Result<(), Error> {
+        let fail = |e| Error::io(Action::SealCopy, dir.path().join(FILE_NAME), e);
+        let file = dir.open_file(FILE_NAME).map_err(fail)?;
+        let there = file.metadata().map_err(fail)?;
+        if (there.uid(), there.gid()) == (user, group) {
+            return Ok(());
+        }
+        std::os::unix::fs::fchown(&file, Some(user), Some(group)).map_err(fail)?;
+        Self::flush(dir)
     }
 
     /// Flushes an identity file that is there already, and the directory.

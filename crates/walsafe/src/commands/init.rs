@@ -1,9 +1,14 @@
 //! `walsafe init`: marks a directory as the archive of a cluster.
 
+use std::os::unix::fs::MetadataExt;
+
 use walsafe_core::control::ControlFile;
 use walsafe_core::destination;
+use walsafe_core::error::{Action, Error};
+use walsafe_core::identity::Identity;
 use walsafe_core::segment::Cluster;
 use walsafe_core::settings::FileMode;
+use walsafe_core::sys::Dir;
 use walsafe_core::temporary::Owner;
 use walsafe_core::wal::SegmentSize;
 
@@ -35,7 +40,9 @@ pub(super) fn run(arguments: &Init) -> u8 {
         segment_size: control.segment_size.unwrap_or(SegmentSize::DEFAULT),
     };
     let owner = Owner::this_process();
-    let created = match destination::init(&arguments.destination, &cluster, &owner, mode.bits()) {
+    let created = destination::init(&arguments.destination, &cluster, &owner, mode.bits())
+        .and_then(|created| give_to_server(arguments).map(|()| created));
+    let created = match created {
         Ok(created) => created,
         Err(e) => {
             terminal::complain(&sentence(&e, e.kind().advice().hint));
@@ -61,4 +68,14 @@ pub(super) fn run(arguments: &Init) -> u8 {
             .line(format_args!("\"{destination}\" is the archive of cluster {identifier} already"));
     }
     if output.finish() { DONE } else { FAILED }
+}
+
+/// Gives the identity file to the data directory's owner: run by root, it would be root's, and the
+/// server could not read it.
+fn give_to_server(arguments: &Init) -> Result<(), Error> {
+    let data = std::fs::metadata(&arguments.pgdata)
+        .map_err(|e| Error::io(Action::ReadControl, &arguments.pgdata, e))?;
+    let dir = Dir::open(&arguments.destination)
+        .map_err(|e| Error::io(Action::OpenDestination, &arguments.destination, e))?;
+    Identity::give_to(&dir, data.uid(), data.gid())
 }
