@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use harness::{
-    Cluster, ClusterBuilder, Dark, Fs, PowerCut, Scratch, TIMEOUT, Trace, archive, privileged,
-    process, require, rng, scratch, tool, wait_until,
+    Cluster, ClusterBuilder, Dark, Fs, PowerCut, Scratch, StopOnDrop, TIMEOUT, Trace, archive,
+    privileged, process, require, rng, scratch, tool, wait_until,
 };
 use rustix::process::Signal;
 
@@ -59,6 +59,7 @@ fn cut_under_load(
 ) -> Vec<(Vec<String>, Dark)> {
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let _stop = StopOnDrop(&stop);
         scope.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
                 cluster.fill_whole_segments(2);
@@ -72,15 +73,13 @@ fn cut_under_load(
         cluster.wait_until("the first files to be archived", || {
             (cluster.done_files().len() > 3).then_some(())
         });
-        let dark = (0..cuts)
+        (0..cuts)
             .map(|_| {
                 std::thread::sleep(Duration::from_micros(rng.u64(1_000..120_000)));
                 let promised = cluster.done_files();
                 (promised, disk.cut_off())
             })
-            .collect();
-        stop.store(true, Ordering::Relaxed);
-        dark
+            .collect()
     })
 }
 
@@ -292,13 +291,14 @@ fn both_disks_lose_power_together() {
 
         let stop = AtomicBool::new(false);
         let cuts: Vec<(Dark, Dark)> = std::thread::scope(|scope| {
+            let _stop = StopOnDrop(&stop);
             scope.spawn(|| {
                 while !stop.load(Ordering::Relaxed) {
                     cluster.fill_whole_segments(4);
                 }
             });
             let archiver = cluster.wait_archiver();
-            let cuts = (0..4)
+            (0..4)
                 .map(|_| {
                     std::thread::sleep(Duration::from_micros(rng.u64(100_000..400_000)));
                     // At one moment, as far as archiving goes: it stands still meanwhile.
@@ -310,9 +310,7 @@ fn both_disks_lose_power_together() {
                     process::signal(archiver, Signal::CONT);
                     cut
                 })
-                .collect();
-            stop.store(true, Ordering::Relaxed);
-            cuts
+                .collect()
         });
         cluster.kill_all();
 

@@ -7,7 +7,8 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use harness::{
-    Cluster, ClusterBuilder, Mark, Scratch, Stop, TIMEOUT, archive, process, scratch, wait_until,
+    Cluster, ClusterBuilder, Mark, Scratch, Stop, StopOnDrop, TIMEOUT, archive, process, scratch,
+    wait_until,
 };
 use rustix::process::Signal;
 
@@ -106,6 +107,7 @@ fn first_stays(setup: impl Fn(ClusterBuilder) -> ClusterBuilder) {
 
     let stop = AtomicBool::new(false);
     let (seen, lost) = std::thread::scope(|scope| {
+        let stopping = StopOnDrop(&stop);
         let watcher = scope.spawn(|| watch(archive.path(), &stop));
         let mut lost = [BTreeSet::new(), BTreeSet::new()];
         for _ in 0..BATCHES {
@@ -123,7 +125,7 @@ fn first_stays(setup: impl Fn(ClusterBuilder) -> ClusterBuilder) {
                 lost.extend(settle(cluster, archive.path()));
             }
         }
-        stop.store(true, Ordering::Relaxed);
+        drop(stopping);
         (watcher.join().expect("the watcher"), lost)
     });
 

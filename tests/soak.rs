@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use harness::wait::poll;
 use harness::{
-    Cluster, Fs, Mount, Stop, TIMEOUT, Trace, archive, privileged, process, require, rng, scratch,
-    tool, wait_until,
+    Cluster, Fs, Mount, Stop, StopOnDrop, TIMEOUT, Trace, archive, privileged, process, require,
+    rng, scratch, tool, wait_until,
 };
 use rustix::process::Signal;
 
@@ -154,13 +154,13 @@ fn a_recovery_reaches_the_last_acknowledged_transaction() {
     let mut faults: BTreeMap<&str, u32> = BTreeMap::new();
     let began = Instant::now();
     std::thread::scope(|scope| {
+        let _stop = StopOnDrop(&stop);
         let loader = scope.spawn(|| load(&cluster, &stop, &acknowledged));
         while began.elapsed() < Duration::from_secs(seconds) && !loader.is_finished() {
             *faults.entry(fault(&cluster, &mount, &mut rng)).or_default() += 1;
             cluster.wake_archiver();
             std::thread::sleep(Duration::from_millis(rng.u64(100..2000)));
         }
-        stop.store(true, Ordering::Relaxed);
     });
     let acknowledged = acknowledged.into_inner().expect("no panic");
 

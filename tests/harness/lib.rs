@@ -47,7 +47,7 @@ pub use scratch::Scratch;
 pub use server::Server;
 pub use skip::{privileged, skip, tool};
 pub use trace::{Call, Trace};
-pub use wait::{TIMEOUT, wait_until};
+pub use wait::{StopOnDrop, TIMEOUT, wait_until};
 
 /// A generator of random numbers whose seed is printed, for a test to be repeated with
 /// `WALSAFE_SEED`.

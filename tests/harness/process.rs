@@ -15,10 +15,12 @@ pub fn signal(pid: i32, signal: Signal) {
     }
 }
 
-/// Whether a process runs. One that has ended and waits to be collected does not.
+/// Whether a process runs. One that has ended and waits to be collected does not, but a killed one
+/// does as long as the kernel holds one of its threads: it is still attached to its shared memory,
+/// and another server cannot start.
 #[must_use]
 pub fn is_alive(pid: i32) -> bool {
-    state(pid).is_some_and(|state| state != 'Z' && state != 'X')
+    state(pid).is_some_and(|state| (state != 'Z' && state != 'X') || threads(pid) > 1)
 }
 
 /// The state letter in /proc/PID/stat: `R`, `S`, `D` (held by the kernel), `T`, `Z`.

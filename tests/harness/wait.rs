@@ -1,5 +1,6 @@
 //! Waiting for something to come true, with an end.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long a test waits for what should take a moment. Generous: the machine may be busy.
@@ -27,5 +28,16 @@ pub fn poll<T>(timeout: Duration, mut ready: impl FnMut() -> Option<T>) -> Optio
         }
         std::thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(50));
+    }
+}
+
+/// Tells threads of the test to end when it is dropped, also while the test fails: it would wait for
+/// them for ever.
+#[derive(Debug)]
+pub struct StopOnDrop<'a>(pub &'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
