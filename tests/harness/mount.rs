@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::command::run;
 use crate::scratch::{self, Scratch};
 use crate::skip::find_tool;
-use crate::wait::poll;
+use crate::wait::{poll, wait_until};
 
 /// A kind of file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -186,9 +186,21 @@ impl Mount {
     #[track_caller]
     pub fn fill_but(&self, free: u64) -> PathBuf {
         let ballast = self.join("ballast");
-        let stat = rustix::fs::statvfs(&self.point).expect("it is mounted");
-        let size = (stat.f_bavail * stat.f_frsize).saturating_sub(free);
-        run(Command::new("fallocate").args(["-l", &size.to_string()]).arg(&ballast));
+        let mut spare = free;
+        let fill = || {
+            let stat = rustix::fs::statvfs(&self.point).expect("it is mounted");
+            let size = (stat.f_bavail * stat.f_frsize).saturating_sub(spare).max(1);
+            let mut command = Command::new("fallocate");
+            command.args(["-l", &size.to_string()]).arg(&ballast);
+            let filled = command.output().is_ok_and(|output| output.status.success());
+            if !filled {
+                // Somebody else wrote in between, or the file system needs some for itself.
+                drop(std::fs::remove_file(&ballast));
+                spare += 64 << 10;
+            }
+            filled.then_some(())
+        };
+        wait_until(Duration::from_secs(5), "the file system to be filled", fill);
         ballast
     }
 }
