@@ -39,8 +39,10 @@ mod table {
 
     #[pg_guard]
     unsafe extern "C-unwind" fn archive_file(file: *const c_char, path: *const c_char) -> bool {
-        // SAFETY: the server passes two C strings that outlive the call.
-        let (file, path): (&CStr, &CStr) = unsafe { (given(file), given(path)) };
+        // SAFETY: the server passes a C string that outlives the call.
+        let file: &CStr = unsafe { given(file) };
+        // SAFETY: as above.
+        let path: &CStr = unsafe { given(path) };
         archiver::archive(file, path)
     }
 
@@ -106,8 +108,10 @@ mod table {
         file: *const c_char,
         path: *const c_char,
     ) -> bool {
-        // SAFETY: the server passes two C strings that outlive the call.
-        let (file, path): (&CStr, &CStr) = unsafe { (given(file), given(path)) };
+        // SAFETY: the server passes a C string that outlives the call.
+        let file: &CStr = unsafe { given(file) };
+        // SAFETY: as above.
+        let path: &CStr = unsafe { given(path) };
         archiver::archive(file, path)
     }
 

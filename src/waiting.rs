@@ -114,8 +114,10 @@ fn wait_for_latch(handle: BorrowedFd<'_>, timeout: Duration, event: WaitEvent) -
 impl Drop for Waiter<'_> {
     fn drop(&mut self) {
         if self.latch_was_set {
+            // SAFETY: a pointer that is set up before any library is loaded, read in the main thread.
+            let latch = unsafe { pg_sys::MyLatch };
             // SAFETY: the main thread's own latch; setting it never fails or raises.
-            unsafe { pg_sys::SetLatch(pg_sys::MyLatch) };
+            unsafe { pg_sys::SetLatch(latch) };
         }
     }
 }
