@@ -103,26 +103,6 @@ fn files_are_archived_ahead_and_then_answered_at_once() {
 }
 
 #[test]
-fn nothing_goes_ahead_of_a_history_file() {
-    // Segments of a server whose history conflicts came into the archive beside the refusal.
-    let _alone = alone();
-    let world = World::new();
-    let jobs = segments(&world, 8);
-    let history = world.wal("00000002.history", b"1\t0/3000000\tno recovery target specified\n");
-    let theirs = "1\t0/2000000\tno recovery target specified\n";
-    fs::write(world.path(&history), theirs).unwrap();
-    let pool = pool(&world, 4);
-    pool.ask(&history);
-    pool.offer(jobs.iter().cloned());
-    assert!(finish(&pool, &history).is_err());
-    assert_eq!(done_in_order(&world, &jobs), 0);
-
-    fs::remove_file(world.path(&history)).unwrap();
-    assert!(archive(&pool, &history).is_ok());
-    wait_until("files ahead", || done_in_order(&world, &jobs) == jobs.len());
-}
-
-#[test]
 fn a_single_worker_goes_ahead_in_the_order_offered_and_no_further_than_its_bound() {
     let _alone = alone();
     let world = World::new();
@@ -286,6 +266,36 @@ mod faulted {
 
     fn hang(op: Op, skip: usize, times: usize) -> Faults {
         Faults::everywhere(vec![Fault { op, skip, times, effect: Effect::Hang }])
+    }
+
+    /// Segments of a server whose history conflicts came into the archive beside the refusal.
+    #[test]
+    fn nothing_goes_ahead_of_a_history_file() {
+        let _alone = alone();
+        let world = World::new();
+        let jobs = segments(&world, 9);
+        let history =
+            world.wal("00000002.history", b"1\t0/3000000\tno recovery target specified\n");
+        let theirs = "1\t0/2000000\tno recovery target specified\n";
+        let pool = pool(&world, 4);
+        assert!(archive(&pool, &jobs[8]).is_ok());
+        fs::write(world.path(&history), theirs).unwrap();
+
+        // The history file is looked at for a while; the files behind it wait.
+        let faults = hang(Op::Flush, 0, 1);
+        pool.ask(&history);
+        wait_until("the history file to be under way", || faults.hits() == 1);
+        pool.offer(jobs[..8].iter().cloned());
+        std::thread::sleep(Duration::from_millis(300));
+        assert_eq!(done_in_order(&world, &jobs[..8]), 0);
+        faults.release();
+        let refused = finish(&pool, &history).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::ConflictHistory);
+        assert_eq!(done_in_order(&world, &jobs[..8]), 0);
+
+        fs::remove_file(world.path(&history)).unwrap();
+        assert!(archive(&pool, &history).is_ok());
+        wait_until("files ahead", || done_in_order(&world, &jobs) == jobs.len());
     }
 
     fn still_for(pool: &Pool, job: &Job) -> Duration {
