@@ -84,7 +84,7 @@ help:
 	@echo 'make [build]   the extension for the server of PG_CONFIG, and the program walsafe'
 	@echo 'make install   both, into that server (PG_CONFIG=..., DESTDIR=...)'
 	@echo 'make uninstall takes them out again'
-	@echo 'make test      all tests, on PostgreSQL 15 and the versions that are cached'
+	@echo 'make test      all tests, on PostgreSQL 15'
 	@echo 'make test-all  the same on 15, 16, 17 and 18, getting what is missing'
 	@echo 'make demo      a cluster is lost and recovered from its archive'
 	@echo 'make bench     the peers side by side (BENCH="--segments 20 --rounds 1" for a quick look)'
