@@ -35,7 +35,8 @@ fn unconfigured() -> ClusterBuilder {
 
 /// Segments of the usual size.
 fn whole_size(builder: ClusterBuilder) -> ClusterBuilder {
-    builder.segment_mb(16).set("min_wal_size", "32MB")
+    // No checkpoint takes a segment away before it is compared.
+    builder.segment_mb(16).set("min_wal_size", "32MB").set("max_wal_size", "1GB")
 }
 
 /// Decodes a file by the stock program; `None` when that finds fault with it.
