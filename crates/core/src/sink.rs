@@ -50,7 +50,12 @@ impl<'f> Sink<'f> {
             return Ok(());
         }
         if self.direct && !data.len().is_multiple_of(DIRECT_ALIGNMENT) {
+            // Only what is left over of the last block goes through the page cache.
+            let whole = data.len() - data.len() % DIRECT_ALIGNMENT;
+            let (blocks, rest) = data.split_at(whole);
+            self.write_at(blocks, offset)?;
             self.leave_direct();
+            return self.write_at(rest, offset + whole as u64);
         }
         match sys::write_all_at(self.file, data, offset) {
             // The file system took the flag and refuses the write, or made half of one: go on
