@@ -109,11 +109,17 @@ pub fn chmod(path: &Path, mode: u32) {
         .unwrap_or_else(|error| panic!("could not change the mode of {}: {error}", path.display()));
 }
 
-/// Writes a file that belongs to the server's user.
+/// Writes a file that belongs to the server's user. A server that reads it at the same moment, as it
+/// may still do after a reload, finds the old contents or the new, never half of them.
 pub fn write(path: &Path, contents: impl AsRef<[u8]>) {
-    fs::write(path, contents)
-        .unwrap_or_else(|error| panic!("could not write {}: {error}", path.display()));
-    give_away(path);
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".new");
+    let beside = Path::new(&beside);
+    fs::write(beside, contents)
+        .unwrap_or_else(|error| panic!("could not write {}: {error}", beside.display()));
+    give_away(beside);
+    fs::rename(beside, path)
+        .unwrap_or_else(|error| panic!("could not replace {}: {error}", path.display()));
 }
 
 /// The contents of a file that has to be there.
