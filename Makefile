@@ -12,12 +12,21 @@ PG_MAJOR = $(shell $(PG_CONFIG) --version | sed -n 's/^PostgreSQL \([0-9]*\).*/\
 pkglibdir = $(shell $(PG_CONFIG) --pkglibdir)
 sharedir = $(shell $(PG_CONFIG) --sharedir)
 bindir = $(shell $(PG_CONFIG) --bindir)
+# For packages: where manual pages and completions go.
+datadir ?= /usr/share
+zsh_completions ?= $(datadir)/zsh/vendor-completions
+
+# The packages that `make deb` builds are for these.
+PG_MAJORS ?= 15
 
 target = $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
 release = $(target)/release
+# The builder's home directory stays out of the binaries: they are the same whoever builds them.
+release_flags = RUSTFLAGS="$$RUSTFLAGS --remap-path-prefix=$${CARGO_HOME:-$$HOME/.cargo}/registry/src/="
 extension_files = walsafe_archive.control $(wildcard sql/*.sql)
 
-.PHONY: all build extension program install uninstall test test-all demo bench soak lint clean help
+.PHONY: all build extension program install install-extension install-program install-manual uninstall \
+	test test-all test-packages demo bench soak lint deb dist clean help
 
 all: build
 
@@ -28,11 +37,11 @@ build: extension program
 # of the server's headers stays the same between builds and tests.
 extension:
 	@test -n "$(PG_MAJOR)" || { echo "no PostgreSQL found; set PG_CONFIG" >&2; exit 1; }
-	PGRX_PG_CONFIG_PATH="$(PG_CONFIG)" $(CARGO) build --release -p walsafe_archive \
-		--no-default-features --features pg$(PG_MAJOR)
+	$(release_flags) PGRX_PG_CONFIG_PATH="$(PG_CONFIG)" $(CARGO) build --release --locked \
+		-p walsafe_archive --no-default-features --features pg$(PG_MAJOR)
 
 program:
-	$(CARGO) build --release -p walsafe
+	$(release_flags) $(CARGO) build --release --locked -p walsafe
 
 # Written beside and renamed: a running server has the old library mapped, and
 # writing into that file would crash it.
@@ -40,13 +49,31 @@ define install_file
 $(INSTALL) -m $(1) $(2) "$(DESTDIR)$(3).new" && mv -f "$(DESTDIR)$(3).new" "$(DESTDIR)$(3)"
 endef
 
-install: build
-	$(INSTALL) -d "$(DESTDIR)$(pkglibdir)" "$(DESTDIR)$(sharedir)/extension" "$(DESTDIR)$(bindir)"
+install: install-extension install-program
+
+install-extension: extension
+	$(INSTALL) -d "$(DESTDIR)$(pkglibdir)" "$(DESTDIR)$(sharedir)/extension"
 	$(call install_file,755,$(release)/libwalsafe_archive.so,$(pkglibdir)/walsafe_archive.so)
-	$(call install_file,755,$(release)/walsafe,$(bindir)/walsafe)
 	set -e; for file in $(extension_files); do test -e $$file || continue; \
 		to="$(sharedir)/extension/$${file##*/}"; \
 		$(call install_file,644,$$file,$$to); done
+
+install-program: program
+	$(INSTALL) -d "$(DESTDIR)$(bindir)"
+	$(call install_file,755,$(release)/walsafe,$(bindir)/walsafe)
+
+# Manual pages and completions, which the program prints itself.
+manual = $(DESTDIR)$(datadir)/man/man1
+bash_completions = $(DESTDIR)$(datadir)/bash-completion/completions
+fish_completions = $(DESTDIR)$(datadir)/fish/vendor_completions.d
+install-manual: program
+	$(INSTALL) -d "$(manual)" "$(bash_completions)" "$(DESTDIR)$(zsh_completions)" "$(fish_completions)"
+	$(release)/walsafe man >"$(manual)/walsafe.1"
+	set -e; for command in $$(sed -n 's/^walsafe\\-\(.*\)(1)$$/\1/p' "$(manual)/walsafe.1"); do \
+		$(release)/walsafe man $$command >"$(manual)/walsafe-$$command.1"; done
+	$(release)/walsafe completions bash >"$(bash_completions)/walsafe"
+	$(release)/walsafe completions zsh >"$(DESTDIR)$(zsh_completions)/_walsafe"
+	$(release)/walsafe completions fish >"$(fish_completions)/walsafe.fish"
 
 uninstall:
 	rm -f "$(DESTDIR)$(pkglibdir)/walsafe_archive.so" "$(DESTDIR)$(bindir)/walsafe" \
@@ -58,6 +85,9 @@ test:
 
 test-all:
 	tools/run-tests --all
+
+test-packages:
+	tools/test-packages $(PG_MAJORS)
 
 demo:
 	tools/setup build test
@@ -77,6 +107,17 @@ soak:
 lint:
 	tools/lint
 
+deb:
+	tools/deb $(PG_MAJORS)
+
+# The sources of the last commit, as PGXN and rpmbuild want them.
+version = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+dist:
+	mkdir -p target/dist
+	set -e; for format in zip tar.gz; do git archive --format=$$format \
+		--prefix=walsafe_archive-$(version)/ --output=target/dist/walsafe_archive-$(version).$$format HEAD; done
+	@ls target/dist/walsafe_archive-$(version).*
+
 clean:
 	$(CARGO) clean
 
@@ -86,6 +127,9 @@ help:
 	@echo 'make uninstall takes them out again'
 	@echo 'make test      all tests, on PostgreSQL 15'
 	@echo 'make test-all  the same on 15, 16, 17 and 18, getting what is missing'
+	@echo 'make deb       Debian packages in target/deb (PG_MAJORS="15 16 17 18")'
+	@echo 'make test-packages  installs, uses and purges those for 15 in a Debian 12 of its own'
+	@echo 'make dist      the sources as an archive for PGXN and rpmbuild, in target/dist'
 	@echo 'make demo      a cluster is lost and recovered from its archive'
 	@echo 'make bench     the peers side by side (BENCH="--segments 20 --rounds 1" for a quick look)'
 	@echo 'make soak      an hour of archiving with faults (WALSAFE_SOAK_SECONDS=3600)'

@@ -174,7 +174,14 @@ fn the_versions_of_the_project_agree() {
     assert_eq!(default, env!("CARGO_PKG_VERSION"), "walsafe_archive.control and Cargo.toml");
     let meta = fs::read_to_string(tree().join("META.json")).unwrap();
     assert_eq!(meta.matches(&format!("\"version\": \"{default}\"")).count(), 2, "META.json");
-    assert!(versions().0.contains(default), "there is no sql/walsafe_archive--{default}.sql");
+    let script = format!("walsafe_archive--{default}.sql");
+    assert!(meta.contains(&format!("\"file\": \"sql/{script}\"")), "META.json");
+    assert!(versions().0.contains(default), "there is no sql/{script}");
+    let rpm = fs::read_to_string(tree().join("packaging/rpm/walsafe_archive.spec")).unwrap();
+    let rpm = rpm.lines().find_map(|line| line.strip_prefix("Version:")).unwrap();
+    assert_eq!(rpm.trim(), default, "the RPM spec and Cargo.toml");
+    let manual = fs::read_to_string(tree().join("docs/install.md")).unwrap();
+    assert!(manual.contains(&script), "docs/install.md");
 }
 
 #[test]
