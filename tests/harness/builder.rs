@@ -52,7 +52,8 @@ impl ClusterBuilder {
     }
 
     /// A cluster whose data directory, `data` in that directory, is there already.
-    pub(crate) fn existing(home: Scratch) -> Self {
+    #[must_use]
+    pub fn existing(home: Scratch) -> Self {
         Self::with(Source::Existing(home))
     }
 

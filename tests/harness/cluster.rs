@@ -131,6 +131,8 @@ impl Cluster {
         let postgres = self.server().bindir.join("postgres");
         let mut command = sandbox::command(&self.setup.denied, &self.home, &postgres);
         as_server_user(&mut command)
+            // Commands in its configuration find walsafe, as an administrator sees to it.
+            .env("PATH", self.server().path())
             .arg("-D")
             .arg(&self.data)
             .stdin(Stdio::null())
@@ -272,6 +274,20 @@ impl Cluster {
     pub fn client(&self, program: &str) -> Command {
         let mut command = self.server().command(program);
         command
+            .env("PGHOST", self.home.path())
+            .env("PGUSER", "postgres")
+            .env("PGDATABASE", "postgres");
+        command
+    }
+
+    /// A shell script as the server's user, with this cluster's programs first in the `PATH`, and
+    /// clients connecting to it. It ends at the first command that fails.
+    #[must_use]
+    pub fn shell(&self, script: &str) -> Command {
+        let mut command = Command::new("bash");
+        as_server_user(&mut command)
+            .args(["-e", "-o", "pipefail", "-c", script])
+            .env("PATH", self.server().path())
             .env("PGHOST", self.home.path())
             .env("PGUSER", "postgres")
             .env("PGDATABASE", "postgres");

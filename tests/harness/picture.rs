@@ -36,7 +36,14 @@ impl Picture {
     #[must_use]
     #[track_caller]
     pub fn of(dir: &Path) -> Self {
-        let entries = scratch::names(dir).into_iter().map(|name| {
+        Self::of_files(dir, scratch::names(dir))
+    }
+
+    /// Looks at some files of a directory where others come and go.
+    #[must_use]
+    #[track_caller]
+    pub fn of_files(dir: &Path, names: impl IntoIterator<Item = String>) -> Self {
+        let entries = names.into_iter().map(|name| {
             let entry = Entry::of(&dir.join(&name));
             (name, entry)
         });

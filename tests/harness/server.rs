@@ -1,11 +1,13 @@
 //! A PostgreSQL installation, and the user that servers run as.
 
+use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
 use crate::command::run;
+use crate::scratch::{Scratch, chmod};
 
 /// The user that clusters run as when we are root, whom PostgreSQL refuses to serve.
 #[derive(Debug, Clone, Copy)]
@@ -86,12 +88,80 @@ impl Server {
         }
     }
 
+    /// A copy of this tree's copy of the server, for a test that replaces its files. Hard links, so that
+    /// it costs nothing; installing replaces files and writes into none.
+    ///
+    /// # Errors
+    /// This is no server that `tools/test-server` made.
+    pub fn copy_to(&self, dir: &Scratch) -> Result<Self, String> {
+        let root = self.bindir.ancestors().find(|dir| dir.join("made").is_file());
+        let root = root.ok_or("needs a server made by tools/test-server")?;
+        // Whoever runs the server has to reach it.
+        chmod(dir.path(), 0o755);
+        let copy = dir.join("server");
+        let from = root.join(".");
+        let links = Command::new("cp").arg("-al").arg(&from).arg(&copy).status();
+        if !links.is_ok_and(|status| status.success()) {
+            run(Command::new("cp").arg("-a").arg(from).arg(&copy));
+        }
+        let inside = self.bindir.strip_prefix(root).expect("an ancestor");
+        Ok(Self::from_pg_config(&copy.join(inside).join("pg_config")))
+    }
+
+    /// This tree's copy of another server: `15` is Debian's own, the others are those of
+    /// `tools/get-server`. It has the extension if that version's tests were run before.
+    ///
+    /// # Errors
+    /// It is not on this machine.
+    pub fn copy_of(version: &str) -> Result<Self, String> {
+        let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tools");
+        let ask = |tool: &str, arguments: &[&str]| {
+            let output = Command::new(tools.join(tool)).args(arguments).output();
+            let output = output.ok().filter(|output| output.status.success());
+            output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+        };
+        let original = match version {
+            "15" => Some("/usr/lib/postgresql/15/bin/pg_config".to_owned()),
+            other => ask("get-server", &["--if-cached", other]),
+        };
+        original
+            .and_then(|pg_config| ask("test-server", &[&pg_config]))
+            .map(|pg_config| Self::from_pg_config(Path::new(&pg_config)))
+            .ok_or_else(|| format!("needs tools/get-server {version}"))
+    }
+
+    /// Installs the extension and the program that another server has.
+    pub fn install_from(&self, other: &Self) {
+        let files = [
+            (&other.pkglibdir, "walsafe_archive.so", &self.pkglibdir),
+            (&other.bindir, "walsafe", &self.bindir),
+            (
+                &other.sharedir.join("extension"),
+                "walsafe_archive*",
+                &self.sharedir.join("extension"),
+            ),
+        ];
+        for (from, names, to) in files {
+            let copy = format!("cp {}/{names} {}", from.display(), to.display());
+            run(Command::new("sh").args(["-c", &copy]));
+        }
+    }
+
     /// One of the server's programs, run as the server's user.
     #[must_use]
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new(self.bindir.join(program));
         as_server_user(&mut command);
         command
+    }
+
+    /// The `PATH` with the server's programs and `walsafe` first.
+    #[must_use]
+    pub fn path(&self) -> OsString {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let rest = std::env::split_paths(&path);
+        let paths = [self.bindir.clone()].into_iter().chain(rest);
+        std::env::join_paths(paths).expect("no colon in a path of ours")
     }
 
     /// The program `walsafe`, as `make install` put it beside the server's own.
