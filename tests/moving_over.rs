@@ -1,0 +1,319 @@
+//! From `cp`, rsync, basic_archive and pgBackRest to the module and back, on a running server under load:
+//! the commands of docs/moving-over.md, word for word. No segment is lost on the way.
+
+#[path = "support/document.rs"]
+mod document;
+#[path = "support/load.rs"]
+mod load;
+#[path = "support/recovery.rs"]
+mod recovery;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use document::Document;
+use harness::command::{run, run_within};
+use harness::server::as_server_user;
+use harness::{Cluster, ClusterBuilder, Picture, Scratch, Server, Stop, TIMEOUT};
+use harness::{archive, require, scratch, skip, tool};
+use load::{assert_nothing_missing, assert_recovered, finish, keeps_wal, prepare, under_load};
+use recovery::{assert_clean, findings, path, walsafe};
+
+const DOCUMENT: &str = "moving-over.md";
+const IDENTITY: &str = "walsafe_archive.id";
+
+fn with(builder: ClusterBuilder, settings: &[(String, String)]) -> ClusterBuilder {
+    settings.iter().fold(builder, |builder, (name, value)| builder.set(name, value))
+}
+
+/// A cluster that archives as one of the document's blocks says.
+fn archiving_as(document: &Document, block: &str) -> (Cluster, String) {
+    let builder = keeps_wal(Cluster::builder().set("archive_mode", "on"));
+    let cluster = with(builder, &document.settings(block)).start();
+    let first = prepare(&cluster);
+    (cluster, first)
+}
+
+/// Waits until the module has taken over and archived some files.
+fn wait_taken_over(cluster: &Cluster, archive: &Path) {
+    cluster.wait_until("the module to take over", || archive.join(IDENTITY).exists().then_some(()));
+}
+
+/// Moves over in the archive's own directory, under load, with the document's commands.
+fn moves_over(old: &str, leftover: Option<&str>) {
+    let archive = Scratch::new("archive");
+    let document = Document::new(DOCUMENT).with("/mnt/archive", archive.path());
+    let (cluster, first) = archiving_as(&document, old);
+    let backup = cluster.base_backup_without_wal();
+    if let Some(name) = leftover {
+        scratch::write(&archive.join(name), "half a fi");
+    }
+    let mut before = None;
+    let acknowledged = under_load(&cluster, |load| {
+        load.rows(&cluster, 20);
+        // What the old tool is at may still change.
+        let settled = cluster.done_files().into_iter().chain(leftover.map(str::to_owned));
+        before = Some(Picture::of_files(archive.path(), settled));
+        document.run(&cluster, "change");
+        wait_taken_over(&cluster, archive.path());
+        load.rows(&cluster, 20);
+    });
+    let last = finish(&cluster);
+    assert_eq!(cluster.stat_archiver().failed_count, 0, "{}", cluster.log().text());
+    let segments = assert_nothing_missing(&cluster, (&first, &last), |name| {
+        archive::contents(archive.path(), name)
+    });
+    assert!(segments > 40, "{segments} segments are no load");
+    let before = before.expect("taken");
+    let after = Picture::of(archive.path()).only(|name| before.shows(name));
+    assert_eq!(after, before, "a file of the old tool was changed");
+    // The old tool's have no digest.
+    let marked = |name: &str| {
+        rustix::fs::getxattr(archive.join(name), "user.walsafe.content", &mut [0; 128][..]).is_ok()
+    };
+    assert!(!marked(&first) && marked(&last));
+
+    let unknown = findings(archive.path());
+    let expected: Vec<String> = leftover
+        .iter()
+        .filter(|name| name.starts_with('.'))
+        .map(|name| format!("{name}: unknown: "))
+        .collect();
+    assert!(
+        unknown.len() == expected.len()
+            && unknown.iter().zip(&expected).all(|(line, begin)| line.starts_with(begin)),
+        "{unknown:?}"
+    );
+    if let Some(name) = leftover {
+        assert_eq!(archive.read(name), b"half a fi");
+        fs::remove_file(archive.join(name)).expect("removed");
+    }
+    let checked = document.run(&cluster, "check");
+    assert!(checked.ends_with("no findings\n"), "{checked}");
+    cluster.stop(Stop::Fast);
+
+    let recovered = backup.restore_copy().recovery();
+    let recovered = with(recovered, &document.settings("restore")).start();
+    assert_recovered(&recovered, acknowledged);
+}
+
+/// Without it administrators stay with cp, or lose the segments of the moment when they leave it.
+#[test]
+fn from_cp_no_segment_is_lost() {
+    moves_over("cp", None);
+}
+
+#[test]
+fn from_rsync_no_segment_is_lost_whatever_a_killed_one_left() {
+    require!(tool("rsync"));
+    moves_over("rsync", Some(".000000010000000000000009.Xy12ab"));
+}
+
+#[test]
+fn from_basic_archive_no_segment_is_lost_whatever_a_killed_one_left() {
+    if !Server::under_test().has_library("basic_archive") {
+        skip("this server has no basic_archive");
+        return;
+    }
+    moves_over("basic_archive", Some("archtemp.000000010000000000000009.42.1700000000000"));
+}
+
+/// Without it nobody knows what a move in two steps comes to, or one that was left half done.
+#[test]
+fn both_ways_set_at_once_delay_the_archiving_at_worst() {
+    let archive = Scratch::new("archive");
+    let document = Document::new(DOCUMENT).with("/mnt/archive", archive.path());
+    let (cluster, first) = archiving_as(&document, "cp");
+    under_load(&cluster, |load| {
+        load.rows(&cluster, 5);
+        cluster.set_conf("walsafe_archive.destination", path(archive.path()));
+        let mark = cluster.mark();
+        cluster.reconfigure("archive_library", "walsafe_archive");
+        if cluster.server().major == 15 {
+            wait_taken_over(&cluster, archive.path());
+        } else {
+            let line = cluster.wait_for_log(mark, "both ");
+            assert!(line.contains("archive_command") && line.contains("archive_library"), "{line}");
+            load.rows(&cluster, 20);
+            assert!(!archive.join(IDENTITY).exists() && cluster.ready_files().len() > 10);
+        }
+        cluster.reconfigure("archive_command", "");
+        wait_taken_over(&cluster, archive.path());
+        load.rows(&cluster, 5);
+    });
+    let last = finish(&cluster);
+    assert_eq!(cluster.stat_archiver().failed_count, 0);
+    assert_nothing_missing(&cluster, (&first, &last), |name| {
+        archive::contents(archive.path(), name)
+    });
+    assert_clean(archive.path());
+}
+
+/// Without it a move could not be taken back on a server that must not stop.
+#[test]
+fn the_way_back_to_cp_loses_no_segment_either() {
+    let archive = Scratch::new("archive");
+    let document = Document::new(DOCUMENT).with("/mnt/archive", archive.path());
+    let (cluster, first) = archiving_as(&document, "cp");
+    document.run(&cluster, "change");
+    cluster.wait_until("the module to take over", || {
+        // Connections make the server start the next archiver.
+        cluster.switch_wal();
+        archive.join(IDENTITY).exists().then_some(())
+    });
+    under_load(&cluster, |load| {
+        load.rows(&cluster, 10);
+        document.run(&cluster, "back");
+        // The old tool leaves no attributes.
+        cluster.wait_until("cp to be back", || {
+            let status = cluster.pg_wal().join("archive_status");
+            let done = scratch::names(&status);
+            let newest = done.iter().rev().find_map(|name| name.strip_suffix(".done"));
+            let newest = newest.filter(|name| name.len() == 24).map(|name| archive.join(name));
+            let ours = |path: &PathBuf| {
+                rustix::fs::getxattr(path, "user.walsafe.content", &mut [0; 128][..]).is_ok()
+            };
+            newest.filter(|path| path.exists() && !ours(path))
+        });
+        load.rows(&cluster, 10);
+    });
+    let last = finish(&cluster);
+    assert_eq!(cluster.stat_archiver().failed_count, 0, "{}", cluster.log().text());
+    assert_nothing_missing(&cluster, (&first, &last), |name| {
+        archive::contents(archive.path(), name)
+    });
+    assert_clean(archive.path());
+}
+
+/// A pgBackRest repository of a cluster.
+struct Repository {
+    dir: Scratch,
+}
+
+impl Repository {
+    fn new() -> Self {
+        let dir = Scratch::new("pgbackrest");
+        for name in ["repo", "work"] {
+            drop(dir.dir(name));
+        }
+        Self { dir }
+    }
+
+    /// Writes the configuration for a cluster and returns how pgBackRest is called with it.
+    fn command(&self, data: &Path, sockets: &Path) -> String {
+        let work = self.dir.join("work");
+        let (repo, work) = (self.dir.join("repo"), path(&work));
+        let conf = self.dir.join("pgbackrest.conf");
+        let text = format!(
+            "[global]\nrepo1-path={}\nspool-path={work}\nlock-path={work}\nlog-level-file=off\n\
+             log-level-console=warn\ncompress-type=none\nrepo1-retention-full=9\nstart-fast=y\n\
+             [main]\npg1-path={}\npg1-socket-path={}\npg1-user=postgres\n",
+            path(&repo),
+            path(data),
+            path(sockets)
+        );
+        scratch::write(&conf, text);
+        format!("pgbackrest --config={} --stanza=main", path(&conf))
+    }
+
+    /// A segment in the repository: `NAME-SHA1` below a directory for each version and 4 GB.
+    fn contents(&self, name: &str) -> Option<Vec<u8>> {
+        let stanza = self.dir.join("repo/archive/main");
+        let versions = scratch::names(&stanza).into_iter().filter(|name| name.ends_with("-1"));
+        let dirs: Vec<PathBuf> =
+            versions.map(|version| stanza.join(version).join(&name[..16])).collect();
+        let begin = format!("{name}-");
+        dirs.iter().find_map(|dir| {
+            let found = scratch::names(dir).into_iter().find(|file| file.starts_with(&begin))?;
+            Some(scratch::read(&dir.join(found)))
+        })
+    }
+}
+
+/// Without it nobody leaves pgBackRest without a gap in what its backups can be recovered to.
+#[test]
+fn from_pgbackrest_no_segment_is_lost_and_its_backups_are_recovered_across_the_move() {
+    require!(tool("pgbackrest"));
+    let repository = Repository::new();
+    let archive = Scratch::new("archive");
+    let builder = keeps_wal(Cluster::builder().set("archive_mode", "on"));
+    let cluster = builder.set("archive_command", "").create();
+    let program = repository.command(cluster.data(), cluster.socket_dir());
+    let document = Document::new(DOCUMENT)
+        .with("pgbackrest --stanza=main", &program)
+        .with("/mnt/archive", archive.path())
+        .with("/var/backups/base", archive.path().with_extension("base"));
+    for (name, value) in document.settings("pgbackrest") {
+        cluster.set_conf(&name, &value);
+    }
+    cluster.start();
+    let created = run_within(&mut cluster.shell(&format!("{program} stanza-create")), "", TIMEOUT);
+    if !created.success() && created.stderr.contains("unexpected control version") {
+        skip(&format!("this pgBackRest does not know PostgreSQL {}", cluster.server().major));
+        return;
+    }
+    assert!(created.success(), "{created:?}");
+    let first = prepare(&cluster);
+    run(&mut cluster.shell(&format!("{program} --type=full backup")));
+
+    let mut acknowledged = under_load(&cluster, |load| {
+        load.rows(&cluster, 10);
+        document.run(&cluster, "change");
+        wait_taken_over(&cluster, archive.path());
+        load.rows(&cluster, 10);
+    });
+    let base = Scratch::adopt(&archive.path().with_extension("base"));
+    let verified = document.run(&cluster, "new-backup");
+    assert!(verified.ends_with("no findings\n"), "{verified}");
+    cluster.sql(&format!("INSERT INTO rows VALUES ({})", acknowledged + 1));
+    acknowledged += 1;
+    let last = finish(&cluster);
+    assert_eq!(cluster.stat_archiver().failed_count, 0, "{}", cluster.log().text());
+    assert_clean(archive.path());
+    assert!(archive::names(archive.path())[0] > first, "the old way archived nothing");
+    assert_nothing_missing(&cluster, (&first, &last), |name| {
+        // What both have was archived by both, and is the same.
+        let (old, new) = (repository.contents(name), archive::contents(archive.path(), name));
+        assert!(old.is_none() || new.is_none() || old == new, "{name}");
+        new.or(old)
+    });
+    cluster.stop(Stop::Fast);
+
+    // The old tool's backup, by the old tool's restore, to another place.
+    let home = Scratch::new("restored");
+    let data = home.dir("data");
+    let program = repository.command(&data, home.path());
+    let document = Document::new(DOCUMENT)
+        .with("pgbackrest --stanza=main", &program)
+        .with("/mnt/archive", archive.path());
+    document.run(&cluster, "pgbackrest-restore");
+    let auto = fs::read_to_string(data.join("postgresql.auto.conf")).expect("written");
+    let (_, command) = document.settings("restore-both").remove(0);
+    assert!(auto.contains(&command), "not what the document says: {auto}");
+    let recovered = ClusterBuilder::existing(home).set("archive_mode", "off").start();
+    assert_recovered(&recovered, acknowledged);
+    drop(recovered);
+
+    // While the repository is out of reach, the recovery of such a backup stops.
+    let home = Scratch::new("restored");
+    let data = home.dir("data");
+    let program = repository.command(&data, home.path());
+    let document = Document::new(DOCUMENT)
+        .with("pgbackrest --stanza=main", &program)
+        .with("/mnt/archive", archive.path());
+    document.run(&cluster, "pgbackrest-restore");
+    fs::rename(repository.dir.join("repo"), repository.dir.join("away")).expect("renamed");
+    let stopped = ClusterBuilder::existing(home).set("archive_mode", "off").create();
+    recovery::refuses(&stopped, "the file is missing from the archive, and later WAL is there");
+
+    // A backup of after the move needs the new archive alone.
+    let home = Scratch::new("restored");
+    let mut copy = Command::new("cp");
+    run(as_server_user(&mut copy).arg("-a").arg(base.path()).arg(home.join("data")));
+    scratch::write(&home.join("data/recovery.signal"), "");
+    let recovered = ClusterBuilder::existing(home).set("archive_mode", "off");
+    let recovered = with(recovered, &document.settings("restore")).start();
+    assert_recovered(&recovered, acknowledged);
+    assert_eq!(walsafe(&["list", path(archive.path())]).code, Some(0));
+}

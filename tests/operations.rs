@@ -1,0 +1,353 @@
+//! What administrators do with an archive: drills, retention, taking files away. The commands of
+//! docs/recovery-drill.md and docs/retention.md, word for word.
+
+#[path = "support/document.rs"]
+mod document;
+#[path = "support/recovery.rs"]
+mod recovery;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use document::Document;
+use harness::command::run_within;
+use harness::{Picture, Scratch, Stop, TIMEOUT, require, scratch, tool};
+use recovery::{
+    Origin, Run, assert_clean, findings, path, refuses, restore_command, rows_after_recovery,
+    walsafe, walsafe_in,
+};
+
+/// A document of an archive and a base backup.
+fn document(file: &'static str, origin: &Origin) -> Document {
+    Document::new(file)
+        .with("/var/backups/base", origin.backup.data())
+        .with("/mnt/archive", origin.archive.path())
+}
+
+/// Without it a command in the documentation is no longer run when the test that did so has gone.
+#[test]
+fn every_marked_block_of_the_documentation_is_used_by_a_test() {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = |path: PathBuf| fs::read_to_string(path).unwrap_or_default();
+    let programs: String = scratch::names(tests)
+        .into_iter()
+        .filter(|name| name.ends_with(".rs"))
+        .map(|name| text(tests.join(name)))
+        .collect();
+    let docs = tests.join("../docs");
+    let mut marked = 0;
+    for page in scratch::names(&docs) {
+        for line in text(docs.join(&page)).lines() {
+            let name = line.strip_prefix("<!-- test: ").and_then(|rest| rest.strip_suffix(" -->"));
+            let Some(name) = name else { continue };
+            marked += 1;
+            assert!(programs.contains(&format!("\"{name}\"")), "docs/{page}: {name}");
+        }
+    }
+    assert!(marked > 20, "{marked}");
+}
+
+/// Without it a drill takes the timeline that the real server needs, or tells nothing as it read from
+/// elsewhere than the archive.
+#[test]
+fn a_drill_recovers_from_the_archive_and_changes_nothing_in_it() {
+    let origin = Origin::new();
+    origin.row(1);
+    origin.primary.sql("SELECT pg_create_restore_point('before_the_mistake')");
+    origin.row(2);
+    origin.primary.wait_all_archived();
+    let place = Scratch::new("drill");
+    let document = document("recovery-drill.md", &origin)
+        .with("/var/lib/postgresql/15/drill", place.join("drill"))
+        .with("/var/lib/postgresql/drill.log", place.join("log"))
+        .with("/mnt/drill", place.join("archive"));
+    let before = Picture::of(origin.archive.path());
+    let shown = document.run(&origin.primary, "drill");
+    assert!(shown.contains("\n 1\n(1 row)"), "{shown}");
+    let log = fs::read_to_string(place.join("log")).expect("a log");
+    assert!(
+        log.contains("archive recovery complete") && log.contains("new timeline ID: 2"),
+        "{log}"
+    );
+    assert_eq!(Picture::of(origin.archive.path()), before);
+    let listed = document.run(&origin.primary, "unchanged");
+    assert!(listed.contains("timeline 1") && !listed.contains("timeline 2"), "{listed}");
+
+    // With an archive of its own it archives there, and nowhere else.
+    fs::remove_file(place.join("log")).expect("removed");
+    let listed = document.run(&origin.primary, "drill-archive");
+    assert!(
+        listed.contains("timeline 2: 1 segments") && listed.contains("with history file"),
+        "{listed}"
+    );
+    assert_eq!(Picture::of(origin.archive.path()), before);
+    origin.row(3);
+    origin.lose();
+    assert_clean(origin.archive.path());
+    assert_eq!(rows_after_recovery(&origin.recovery().start()), "1,2,3");
+}
+
+/// Has the archiver use another codec, and a few segments archived with it.
+fn archive_some_as(origin: &Origin, codec: &str, extension: &str) {
+    origin.primary.reconfigure("walsafe_archive.compression", codec);
+    origin.primary.wait_until(codec, || {
+        let name = origin.primary.switch_wal();
+        origin.primary.wait_archived(&name);
+        origin.stored(&format!("{name}{extension}")).exists().then_some(())
+    });
+    origin.primary.fill_segments(3);
+    origin.primary.wait_all_archived();
+}
+
+/// The segments and partial segments in an archive before that one, whatever their timeline.
+fn before(archive: &Scratch, start: &str, extensions: &[&str]) -> BTreeSet<String> {
+    let old = |stored: &String| {
+        let Some(extension) = extensions.iter().rev().find(|e| stored.ends_with(**e)) else {
+            return false;
+        };
+        let name = &stored[..stored.len() - extension.len()];
+        let segment = name.strip_suffix(".partial").unwrap_or(name);
+        segment.len() == 24 && segment[8..] < start[8..]
+    };
+    archive.names().into_iter().filter(old).collect()
+}
+
+/// Without it a cleaning takes what a recovery needs, or leaves a codec's files for ever.
+#[test]
+fn pg_archivecleanup_removes_what_is_before_the_oldest_backup_and_nothing_else() {
+    let mut origin = Origin::new();
+    for (codec, extension) in [("gzip:1", ".gz"), ("lz4", ".lz4"), ("zstd", ".zst")] {
+        archive_some_as(&origin, codec, extension);
+    }
+    let partial = origin.primary.switch_wal();
+    origin.primary.put_ready(&format!("{partial}.partial"), origin.primary.read_wal(&partial));
+    // A second timeline: its history file has to stay.
+    let primary = &origin.primary;
+    primary.stop(Stop::Fast);
+    primary.set_conf("restore_command", &restore_command(origin.archive.path()));
+    scratch::write(&primary.data().join("recovery.signal"), "");
+    primary.start();
+    rows_after_recovery(primary);
+    archive_some_as(&origin, "none", "");
+    origin.backup = origin.primary.base_backup_without_wal();
+    origin.row(1);
+    origin.primary.wait_all_archived();
+    let archive = &origin.archive;
+    assert_clean(archive.path());
+
+    let label = document("retention.md", &origin);
+    let start = label.run(&origin.primary, "oldest").trim().to_owned();
+    assert_eq!((start.len(), &start[..8]), (24, "00000002"));
+    let document = document("retention.md", &origin).with("00000001000000000000002A", &start);
+    let plain = before(archive, &start, &[""]);
+    let zst = before(archive, &start, &["", ".zst"]);
+    let all = before(archive, &start, &["", ".zst", ".lz4", ".gz"]);
+    assert!(all.contains(&format!("{partial}.partial.zst")), "{all:?}");
+    assert!(plain.len() > 3 && zst.len() > plain.len() + 3 && all.len() > zst.len() + 6, "{all:?}");
+    let whole: BTreeSet<String> = archive.names().into_iter().collect();
+    let left =
+        |gone: &BTreeSet<String>| -> Vec<String> { whole.difference(gone).cloned().collect() };
+
+    let listed = document.run(&origin.primary, "dry-run");
+    assert_eq!(listed.lines().count(), plain.len());
+    assert_eq!(archive.names(), left(&BTreeSet::new()), "a dry run removed something");
+    document.run(&origin.primary, "clean");
+    assert_eq!(archive.names(), left(&plain));
+    document.run(&origin.primary, "clean-each");
+    assert_eq!(archive.names(), left(&all));
+    for kind in ["00000002.history", "walsafe_archive.id"] {
+        assert!(archive.names().iter().any(|name| name.starts_with(kind)), "{kind}");
+    }
+    let backups = archive.names().iter().filter(|name| name.contains(".backup")).count();
+    assert_eq!(backups, 2, "{:?}", archive.names());
+    assert_clean(archive.path());
+    let proof = document.run(&origin.primary, "prove");
+    assert!(proof.ends_with("no findings\n"), "{proof}");
+    origin.lose();
+    assert_eq!(rows_after_recovery(&origin.recovery().start()), "1");
+}
+
+/// One codec left out: the rest of it stands alone.
+#[test]
+fn cleaning_one_codec_alone_leaves_the_others_files_and_verify_says_so() {
+    let mut origin = Origin::new();
+    for (codec, extension) in [("lz4", ".lz4"), ("zstd", ".zst")] {
+        archive_some_as(&origin, codec, extension);
+    }
+    origin.backup = origin.primary.base_backup_without_wal();
+    origin.row(1);
+    origin.primary.wait_all_archived();
+    let start = document("retention.md", &origin).run(&origin.primary, "oldest");
+    let start = start.trim();
+    let cleanup = |options: &str| {
+        let command =
+            format!("pg_archivecleanup -d {options} {} {start}", origin.archive.path().display());
+        assert!(run_within(&mut origin.primary.shell(&command), "", TIMEOUT).success());
+    };
+    cleanup("-x .zst");
+    assert!(!before(&origin.archive, start, &[".lz4"]).is_empty());
+    let found = findings(origin.archive.path());
+    assert!(found.len() == 1 && found[0].contains(": gap: "), "{found:?}");
+    cleanup("-x .lz4");
+    assert_clean(origin.archive.path());
+    // Backup history files go where they are asked to.
+    if origin.primary.server().major >= 17 {
+        let backups = || origin.archive.names().iter().filter(|n| n.contains(".backup")).count();
+        assert_eq!(backups(), 2);
+        cleanup("-b -x .zst");
+        assert_eq!(backups(), 1);
+        assert_clean(origin.archive.path());
+    }
+}
+
+/// What `walsafe restore` says of a file, outside a data directory.
+fn restore(origin: &Origin, name: &str) -> Run {
+    let place = Scratch::new("place");
+    let target = place.join("segment");
+    walsafe_in(
+        place.path(),
+        &["restore", "--from", path(origin.archive.path()), name, path(&target)],
+    )
+}
+
+fn segments(archive: &Scratch) -> Vec<String> {
+    archive.names().into_iter().filter(|name| name.len() == 24).collect()
+}
+
+/// Moves files out of the archive, as a shipper does that does not copy.
+fn take_away(origin: &Origin, names: &[String]) -> Scratch {
+    let away = Scratch::new("away");
+    for name in names {
+        fs::rename(origin.stored(name), away.join(name)).expect("renamed");
+    }
+    away
+}
+
+fn put_back(origin: &Origin, away: &Scratch) {
+    for name in away.names() {
+        fs::rename(away.join(&name), origin.stored(&name)).expect("renamed");
+    }
+}
+
+/// Without it an administrator finds out in a recovery what a shipper may not take.
+#[test]
+fn what_a_shipper_has_taken_away_is_seen_unless_it_takes_the_newest_too() {
+    let origin = Origin::new();
+    origin.row(1);
+    origin.row(2);
+    origin.primary.switch_wal();
+    origin.primary.wait_all_archived();
+    let (archive, names) = (origin.archive.path(), segments(&origin.archive));
+    let count = names.len();
+
+    let away = take_away(&origin, &names[..3]);
+    assert_clean(archive);
+    let listed = walsafe(&["list", path(archive)]);
+    assert!(listed.out.contains(&names[3]) && !listed.out.contains(&names[0]), "{listed:?}");
+    assert_eq!(restore(&origin, &names[1]).code, Some(126));
+    put_back(&origin, &away);
+
+    let away = take_away(&origin, &names[2..4]);
+    let found = findings(archive);
+    assert!(found.len() == 1 && found[0].starts_with(&format!("{}: gap: ", names[2])), "{found:?}");
+    assert_eq!(restore(&origin, &names[3]).code, Some(126));
+    put_back(&origin, &away);
+
+    let others: Vec<String> =
+        origin.archive.names().into_iter().filter(|name| name != "walsafe_archive.id").collect();
+    let away = take_away(&origin, &others);
+    let verified = walsafe(&["verify", path(archive)]);
+    assert_eq!(verified.code, Some(0), "{verified:?}");
+    assert_eq!(restore(&origin, &names[1]).code, Some(1));
+    let check = walsafe(&["check", "--read-only", path(archive)]);
+    assert!(check.out.contains("contents: 0 segments"), "{check:?}");
+    put_back(&origin, &away);
+
+    let away = take_away(&origin, &["walsafe_archive.id".to_owned()]);
+    assert_eq!(restore(&origin, &names[1]).code, Some(126));
+    assert_eq!(walsafe(&["verify", path(archive)]).code, Some(0));
+    put_back(&origin, &away);
+
+    assert_eq!(segments(&origin.archive).len(), count);
+    assert_clean(archive);
+}
+
+/// Without it shipped WAL is replaced by another server's, or cannot be brought back.
+#[test]
+fn a_shipper_that_copies_keeps_conflicts_visible_and_brings_everything_back() {
+    require!(tool("rsync"));
+    let origin = Origin::with(|builder| builder.set("wal_keep_size", "1GB"));
+    origin.row(1);
+    origin.row(2);
+    origin.primary.switch_wal();
+    origin.primary.wait_all_archived();
+    let objects = Scratch::new("objects");
+    let document = document("retention.md", &origin).with("/mnt/objects", objects.path());
+    let ship = || document.run(&origin.primary, "ship");
+    let differences = || document.run(&origin.primary, "ship-check");
+    scratch::write(&origin.stored(".walsafe.000000010000000000000009.elsewhere.1.0.tmp"), "x");
+    ship();
+    fs::remove_file(origin.stored(".walsafe.000000010000000000000009.elsewhere.1.0.tmp"))
+        .expect("removed");
+    assert_eq!(objects.names(), origin.archive.names(), "without the temporary file");
+    assert_eq!(differences(), "");
+    let names = segments(&origin.archive);
+
+    // Other contents under a name: refused while the first is here, ...
+    let (conflict, gone) = (&names[1], &names[0]);
+    let genuine = origin.archive.read(conflict);
+    let mut other = genuine.clone();
+    let middle = other.len() / 2;
+    other[middle] ^= 1;
+    scratch::write(&origin.primary.pg_wal().join(conflict), &other);
+    let mark = origin.primary.mark();
+    origin.primary.mark_ready_again(conflict);
+    origin.primary.switch_wal();
+    origin.primary.wait_for_report(mark, "58P02");
+    assert_eq!(origin.archive.read(conflict), genuine);
+    // ... and taken for new when it was moved away. The shipper does not replace the first by it.
+    let away = take_away(&origin, std::slice::from_ref(conflict));
+    origin.primary.switch_wal();
+    origin.primary.wait_all_archived();
+    assert!(origin.archive.read(conflict) == other);
+    ship();
+    assert!(objects.read(conflict) == genuine, "a file was replaced");
+    let differ = differences();
+    assert!(
+        differ.lines().count() == 1 && differ.trim_end().ends_with(conflict.as_str()),
+        "{differ}"
+    );
+    fs::remove_file(origin.stored(conflict)).expect("removed");
+    put_back(&origin, &away);
+    scratch::write(&origin.primary.pg_wal().join(conflict), &genuine);
+    assert_eq!(differences(), "");
+
+    // A file that was taken away with its neighbours and is archived again stands alone, and is the same.
+    let away = take_away(&origin, &names[..3]);
+    origin.primary.mark_ready_again(gone);
+    origin.primary.switch_wal();
+    origin.primary.wait_all_archived();
+    assert!(origin.archive.read(gone) == objects.read(gone));
+    let found = findings(origin.archive.path());
+    assert!(found.len() == 1 && found[0].starts_with(&format!("{}: gap: ", names[1])), "{found:?}");
+    ship();
+    assert_eq!(differences(), "");
+    drop(away);
+
+    // The recovery stops for what is missing, and goes on when it was brought back.
+    origin.lose();
+    ship();
+    let newest = segments(&origin.archive).pop().expect("a segment");
+    for name in segments(&origin.archive) {
+        if name != newest {
+            fs::remove_file(origin.stored(&name)).expect("removed");
+        }
+    }
+    let recovery = origin.recovery().create();
+    refuses(&recovery, "later WAL is there");
+    let proof = document.run(&origin.primary, "bring-back");
+    assert!(proof.ends_with("no findings\n"), "{proof}");
+    recovery.start();
+    assert_eq!(rows_after_recovery(&recovery), "1,2");
+}
