@@ -1,12 +1,30 @@
 """What a run costs: CPU time, memory, page cache, space."""
 
+import ctypes
 import os
+import struct
 import subprocess
 import threading
 import time
 from pathlib import Path
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
+# Where a contestant's pages come from: memory that nothing has used for a while, which a virtual
+# machine may have to get from its host first, or memory that was freed a moment ago.
+MEMORY = ["idle", "warm"]
+IDLE_SECONDS = 3  # a kernel that reports free pages to its host does so after two
+
+
+def set_memory(state, filler, size):
+    """Has free memory be of one of the states of MEMORY; `filler` is a file that is made and removed."""
+    if state == "idle":
+        time.sleep(IDLE_SECONDS)
+        return
+    piece = bytes(1 << 20)
+    with open(filler, "wb") as file:
+        for _ in range(size // len(piece)):
+            file.write(piece)
+    os.unlink(filler)
 TICK = os.sysconf("SC_CLK_TCK")
 
 
@@ -16,6 +34,51 @@ def _cgroup_root():
         if kind == "cgroup2":
             return Path(path)
     return None
+
+
+class StatusWatch:
+    """When files come to a directory, by the clock of this machine: inotify(7)."""
+
+    CREATE, MOVED_TO, IGNORED = 0x100, 0x80, 0x8000
+
+    def __init__(self, directory):
+        self.libc = ctypes.CDLL(None, use_errno=True)
+        self.directory = directory
+        self.seen = {}
+
+    def __enter__(self):
+        self.fd = self.libc.inotify_init1(os.O_CLOEXEC)
+        if self.fd < 0 or self.libc.inotify_add_watch(
+                self.fd, os.fsencode(self.directory), self.CREATE | self.MOVED_TO) < 0:
+            raise OSError(ctypes.get_errno(), "inotify")
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
+        return self
+
+    def _read(self):
+        while True:
+            data = os.read(self.fd, 65536)
+            now = time.monotonic()
+            while data:
+                _, mask, _, length = struct.unpack_from("iIII", data)
+                if mask & self.IGNORED:  # the last there is
+                    return
+                name = data[16:16 + length].rstrip(b"\0").decode()
+                self.seen.setdefault(name, now)
+                data = data[16 + length:]
+
+    def between(self, first, then):
+        """Seconds between the coming of two files, which have come or are about to."""
+        for _ in range(100):
+            if first in self.seen and then in self.seen:
+                return self.seen[then] - self.seen[first]
+            time.sleep(0.01)
+        raise RuntimeError(f"{first} and {then} were not seen, but {sorted(self.seen)}")
+
+    def __exit__(self, *failure):
+        self.libc.inotify_rm_watch(self.fd, 1)  # which the reader is told
+        self.reader.join()
+        os.close(self.fd)
 
 
 class ProcessGroup:

@@ -28,10 +28,10 @@ def ratio(value, other):
     return f"{value / other:.2f}" if other else ""
 
 
-def backlog(results):
+def backlog(results, runs_of):
     wal = results["wal"]
     titles = results["titles"]
-    middle = {key: medians(runs) for key, runs in results["backlog"].items()}
+    middle = {key: medians(runs) for key, runs in runs_of.items()}
     speed = {key: wal["mb"] / one["seconds"] for key, one in middle.items()}
     cpu = {key: one["cpu_seconds"] / wal["segments"] for key, one in middle.items()}
 
@@ -43,7 +43,7 @@ def backlog(results):
         rows.append([
             titles[key],
             f"{one['seconds']:.2f}",
-            spread(results["backlog"][key], "seconds"),
+            spread(runs_of[key], "seconds"),
             f"{speed[key]:.0f}",
             f"{wal['segments'] * 60 / one['seconds']:.0f}",
             against(speed, "basic_archive", key),
@@ -59,7 +59,7 @@ def backlog(results):
     head = ["", "s", "range, s", "MB/s", "segments/min", "speed ÷ basic_archive", "speed ÷ cp",
             "CPU ms/segment", "CPU ÷ basic_archive", "stored MB", "memory MB", "archive in cache MB",
             "pg_wal in cache MB", "left unflushed, s"]
-    rounds = max(len(runs) for runs in results["backlog"].values())
+    rounds = max(len(runs) for runs in runs_of.values())
     state = "dropped from the page cache" if results["cold"] else "in the page cache"
     text = (f"{wal['segments']} segments of 16 MB ({wal['mb']:.0f} MB), {state} before each run; "
             f"medians of {rounds} rounds.\n\n" + table(head, rows))
@@ -68,13 +68,13 @@ def backlog(results):
     return text
 
 
-def single(results):
+def single(results, waits_of):
     rows = [[results["titles"][key], len(waits), f"{median(waits) * 1000:.1f}",
-             f"{min(waits) * 1000:.1f} to {max(waits) * 1000:.1f}"] for key, waits in results["single"].items()]
+             f"{min(waits) * 1000:.1f} to {max(waits) * 1000:.1f}"] for key, waits in waits_of.items()]
     return table(["", "samples", "median, ms", "range, ms"], rows)
 
 
-def many(results):
+def many(results, _):
     rows = []
     for key, one in results["many"].items():
         costs, memory = one["ms_per_file"], one["memory_kb"]
@@ -84,7 +84,7 @@ def many(results):
     return table(["ms a file", *tenths, "last ÷ first", "CPU ms a file", "memory early, MB", "late, MB"], rows)
 
 
-def pgbench(results):
+def pgbench(results, _):
     alone = median(run["tps"] for run in results["pgbench"]["nobody"])
     rows = []
     for key, runs in results["pgbench"].items():
@@ -97,13 +97,15 @@ def pgbench(results):
 
 
 def verbatim(name):
-    return lambda results: f"```\n{results[name]}```\n"
+    return lambda results, _: f"```\n{results[name]}```\n"
 
 
 SECTIONS = [
-    ("machine", "This machine", lambda results: table(["", ""], results["machine"])),
-    ("backlog", "Draining a backlog", backlog),
-    ("single", "A single segment on an idle server", single),
+    ("machine", "This machine", lambda results, _: table(["", ""], results["machine"])),
+    ("backlog, idle", "Draining a backlog into idle memory", backlog),
+    ("backlog, warm", "Draining a backlog into warm memory", backlog),
+    ("single, idle", "A single segment on an idle server, idle memory", single),
+    ("single, warm", "A single segment on an idle server, warm memory", single),
     ("many", "A long backlog of 1 MB segments that hold little", many),
     ("pgbench", "pgbench while a backlog is drained", pgbench),
     ("copy", "Ways to copy", verbatim("copy")),
@@ -115,12 +117,12 @@ def write(results, directory):
     """Writes results.json, results.md and performance.svg, and prints the tables."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "results.json").write_text(json.dumps(results, indent=1))
-    text = "\n".join(f"### {title}\n\n{make(results)}" for name, title, make in SECTIONS if name in results)
+    text = "\n".join(f"### {title}\n\n{make(results, results[name])}" for name, title, make in SECTIONS if name in results)
     (directory / "results.md").write_text(text)
     print(text)
-    if "backlog" in results:
+    if "backlog, idle" in results:
         wal = results["wal"]
-        middle = {key: medians(runs) for key, runs in results["backlog"].items()}
+        middle = {key: medians(runs) for key, runs in results["backlog, idle"].items()}
         title = results["titles"]
         (directory / "performance.svg").write_text(bars([
             ("MB of WAL archived a second (more is better)",

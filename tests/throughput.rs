@@ -305,8 +305,8 @@ fn the_list_of_waiting_files_is_read_once_for_many() {
         |call: &&harness::Call| call.text.contains("archive_status") && call.text.ends_with("= 0");
     let scans = trace.finish().iter().filter(ends).count();
     // The server reads it for every 64 files and once more to find nothing (9). We read it at the
-    // beginning, and at the end for each of the 8 files that two workers may be ahead.
-    assert!((9..=20).contains(&scans), "{scans} scans for {FILES} files");
+    // beginning, and once more when the batch is taken.
+    assert!((9..=12).contains(&scans), "{scans} scans for {FILES} files");
 }
 
 /// Makes a backlog whose file number 5 (from 0) is damaged, sets the destination, and waits until

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::buffer::{Buffer, CHUNK};
+use crate::buffer::Buffer;
 use crate::codec::{Codec, Compression, Encoder};
 use crate::compare::{self, Comparison, Context};
 use crate::destination;
@@ -126,7 +126,8 @@ impl Progress {
     }
 }
 
-/// Archives one file.
+/// Archives one file. `buffer` is what it is copied through, best a [`Buffer::large`] that serves
+/// many files.
 ///
 /// On return, under [`FsyncPolicy::Full`], the file's bytes and its name survive a power cut, and
 /// nothing that stood under a final name was changed. Dies the machine half-way, the archive holds
@@ -135,7 +136,12 @@ impl Progress {
 /// # Errors
 /// The file is not in the archive, or not durably, or other contents are. Nothing under a final
 /// name was changed; a temporary file was removed where that was possible.
-pub fn archive_file(plan: &Plan, job: &Job, progress: &Progress) -> Result<Outcome, Error> {
+pub fn archive_file(
+    plan: &Plan,
+    job: &Job,
+    buffer: &mut Buffer,
+    progress: &Progress,
+) -> Result<Outcome, Error> {
     let source = Source::open(&job.source)?;
     check_segment(plan, job, &source)?;
     source.spare_page_cache();
@@ -148,13 +154,13 @@ pub fn archive_file(plan: &Plan, job: &Job, progress: &Progress) -> Result<Outco
     )?;
     progress.tick();
 
-    if let Some(outcome) = find_present(plan, job, &dir, &source, progress)? {
+    if let Some(outcome) = find_present(plan, job, &dir, &source, buffer, progress)? {
         return Ok(outcome);
     }
     let mut staging = plan.staging;
     let copied = loop {
         let staged = Staged::create(&dir, &stored_name(plan, job), &plan.owner, staging)?;
-        let (sealed, copied) = copy(plan, job, &dir, &source, staged, progress)?;
+        let (sealed, copied) = copy(plan, job, &dir, &source, staged, buffer, progress)?;
         if plan.verify {
             read_back(plan, job, &dir, &sealed, copied.digests.stored, progress)?;
         }
@@ -164,7 +170,7 @@ pub fn archive_file(plan: &Plan, job: &Job, progress: &Progress) -> Result<Outco
             Publication::NameTaken => {
                 // Another server published this name while we copied. What counts is whether it
                 // holds the same.
-                return find_present(plan, job, &dir, &source, progress)?
+                return find_present(plan, job, &dir, &source, buffer, progress)?
                     .ok_or_else(|| vanished(&dir, &stored_name(plan, job)));
             }
         }
@@ -211,6 +217,7 @@ fn find_present(
     job: &Job,
     dir: &Dir,
     source: &Source,
+    buffer: &mut Buffer,
     progress: &Progress,
 ) -> Result<Option<Outcome>, Error> {
     let mut present = None;
@@ -225,7 +232,9 @@ fn find_present(
     let wal_bytes = source.len();
     let space = dir.space().ok();
     let records = match plan.check_wal {
-        CheckWal::Records => read_source(plan, job, source, progress, |_| Ok(()))?.records,
+        CheckWal::Records => {
+            read_source(plan, job, source, buffer.bytes_mut(), progress, |_| Ok(()))?.records
+        }
         CheckWal::Off | CheckWal::Header => None,
     };
     Ok(Some(Outcome { already_present: true, wal_bytes, stored_bytes, content, space, records }))
@@ -271,13 +280,14 @@ fn copy<'d>(
     dir: &Dir,
     source: &Source,
     staged: Staged<'d>,
+    buffer: &mut Buffer,
     progress: &Progress,
 ) -> Result<(Sealed<'d>, Copied), Error> {
     let name = stored_name(plan, job);
     let write_failed = |e| failed(dir, &name, Action::WriteCopy, e);
     let copied = if plan.compression.codec == Codec::None {
         let mut sink = Sink::new(staged.file());
-        let read = read_source(plan, job, source, progress, |chunk| {
+        let read = read_source(plan, job, source, buffer.bytes_mut(), progress, |chunk| {
             sink.put(chunk).map_err(write_failed)
         })?;
         let stored_bytes = sink.finish().map_err(write_failed)?;
@@ -285,10 +295,11 @@ fn copy<'d>(
         let digests = Digests { stored: content, content };
         Copied { digests, stored_bytes, records: read.records }
     } else {
-        let gather = Gather::new(staged.file());
+        let (chunk, output) = buffer.halves();
+        let gather = Gather::new(staged.file(), output);
         let mut encoder =
             Encoder::new(plan.compression, source.len(), gather).map_err(write_failed)?;
-        let read = read_source(plan, job, source, progress, |chunk| {
+        let read = read_source(plan, job, source, chunk, progress, |chunk| {
             encoder.write_all(chunk).map_err(write_failed)
         })?;
         let gather = encoder.finish().map_err(write_failed)?;
@@ -315,14 +326,15 @@ fn read_source(
     plan: &Plan,
     job: &Job,
     source: &Source,
+    buffer: &mut [u8],
     progress: &Progress,
     mut take: impl FnMut(&[u8]) -> Result<(), Error>,
 ) -> Result<Read, Error> {
     let mut checker = record_checker(plan, job);
-    let (mut buffer, mut hasher, mut read) = (Buffer::new(), Hasher::default(), 0);
+    let (mut hasher, mut read) = (Hasher::default(), 0);
     loop {
-        let len = source.read_at(buffer.bytes_mut(), read)?;
-        let chunk = buffer.filled(len);
+        let len = source.read_at(buffer, read)?;
+        let chunk = buffer.get(..len).unwrap_or_default();
         hasher.update(chunk);
         if let Some(checker) = &mut checker {
             checker.feed(chunk);
@@ -330,7 +342,7 @@ fn read_source(
         take(chunk)?;
         read += len as u64;
         progress.tick();
-        if len < CHUNK {
+        if len < buffer.len() {
             break;
         }
     }
@@ -371,7 +383,7 @@ fn read_back(
         let len = read_full(&mut stream, buffer.bytes_mut()).map_err(fail)?;
         hasher.update(buffer.filled(len));
         progress.tick();
-        if len < CHUNK {
+        if len < buffer.bytes().len() {
             break;
         }
     }

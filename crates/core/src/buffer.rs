@@ -1,37 +1,62 @@
-//! A buffer that direct I/O accepts: aligned in memory, of a whole number of blocks.
+//! Buffers that direct I/O accepts: aligned in memory, of a whole number of blocks.
 
-use crate::sys::DIRECT_ALIGNMENT;
+use crate::sys::{self, DIRECT_ALIGNMENT, HUGE_PAGE};
 
-/// Bytes read or written at a time. Large enough that a disk and the hash run at full speed, small
-/// enough that a worker stays within its 4 MB.
-pub const CHUNK: usize = 1 << 20;
+/// Bytes that are read back or compared at a time.
+pub const CHUNK: usize = 512 << 10;
 
-/// One chunk of memory, aligned for direct I/O.
+/// Bytes that are copied at a time, and all that a worker needs for that. In one huge page they are
+/// one piece of memory for the disk too: direct I/O need not look for its pages one by one, nor split
+/// a write because the pages lie about.
+const LARGE: usize = HUGE_PAGE;
+
+/// A piece of memory, aligned for direct I/O.
 pub struct Buffer {
     memory: Vec<u8>,
     start: usize,
+    len: usize,
 }
 
 impl Buffer {
-    /// Allocates a zeroed chunk.
+    /// Allocates a zeroed chunk, to read back or compare.
     #[must_use]
     pub fn new() -> Self {
-        // Larger than needed, so that an aligned chunk lies within wherever the allocator puts it.
-        let memory = vec![0; CHUNK + DIRECT_ALIGNMENT];
-        let start = memory.as_ptr().align_offset(DIRECT_ALIGNMENT);
-        Self { memory, start }
+        Self::aligned(CHUNK, DIRECT_ALIGNMENT)
     }
 
-    /// Returns the chunk.
+    /// Allocates a zeroed buffer to copy with, which is made once for many files.
+    #[must_use]
+    pub fn large() -> Self {
+        let mut buffer = Self::aligned(LARGE, HUGE_PAGE);
+        sys::prefer_huge_pages(buffer.bytes_mut());
+        buffer
+    }
+
+    fn aligned(len: usize, alignment: usize) -> Self {
+        // Larger than needed, so that an aligned piece lies within wherever the allocator puts it.
+        // What is not used is never touched, and takes no memory.
+        let memory = vec![0; len + alignment];
+        let start = memory.as_ptr().align_offset(alignment);
+        Self { memory, start, len }
+    }
+
+    /// Returns the memory.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
-        self.memory.get(self.start..self.start + CHUNK).unwrap_or_default()
+        self.memory.get(self.start..self.start + self.len).unwrap_or_default()
     }
 
-    /// Returns the chunk, to be filled.
+    /// Returns the memory, to be filled.
     #[must_use]
     pub fn bytes_mut(&mut self) -> &mut [u8] {
-        self.memory.get_mut(self.start..self.start + CHUNK).unwrap_or_default()
+        self.memory.get_mut(self.start..self.start + self.len).unwrap_or_default()
+    }
+
+    /// Returns the memory as two pieces, to be filled: one to read into, one to gather output in.
+    #[must_use]
+    pub fn halves(&mut self) -> (&mut [u8], &mut [u8]) {
+        let half = self.len / 2;
+        self.bytes_mut().split_at_mut(half)
     }
 
     /// Returns the first `len` bytes.
@@ -52,10 +77,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_chunk_is_whole_and_aligned() {
-        let mut buffer = Buffer::new();
-        assert_eq!(buffer.bytes_mut().len(), CHUNK);
-        assert_eq!(buffer.bytes().as_ptr() as usize % DIRECT_ALIGNMENT, 0);
-        assert_eq!(buffer.filled(3).len(), 3);
+    fn buffers_are_whole_and_aligned() {
+        for (mut buffer, len, alignment) in
+            [(Buffer::new(), CHUNK, DIRECT_ALIGNMENT), (Buffer::large(), LARGE, HUGE_PAGE)]
+        {
+            assert_eq!(buffer.bytes_mut().len(), len);
+            assert_eq!(buffer.bytes().as_ptr() as usize % alignment, 0);
+            assert_eq!(buffer.filled(3).len(), 3);
+            assert!(buffer.bytes().iter().all(|byte| *byte == 0));
+        }
     }
 }

@@ -86,7 +86,7 @@ mod plan {
     use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
     use super::{Op, Verdict, io};
-    use crate::buffer::{Buffer, CHUNK};
+    use crate::buffer::Buffer;
 
     /// What happens to an operation that a plan picks.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -242,8 +242,8 @@ mod plan {
     /// Writes with one byte in the middle changed.
     pub(crate) fn write_corrupted(file: &File, bytes: &[u8], offset: u64) -> io::Result<usize> {
         // Aligned, as the caller's bytes are.
-        let mut wrong = Buffer::new();
-        let len = bytes.len().min(CHUNK);
+        let mut wrong = Buffer::large();
+        let len = bytes.len().min(wrong.bytes().len());
         if let (Some(to), Some(from)) = (wrong.bytes_mut().get_mut(..len), bytes.get(..len)) {
             to.copy_from_slice(from);
         }

@@ -16,6 +16,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::archive::{Job, Outcome, Plan, Progress, archive_file};
+use crate::buffer::Buffer;
 use crate::destination;
 use crate::error::Error;
 use crate::name::{FileKind, FileName};
@@ -63,6 +64,8 @@ struct State {
     ahead: VecDeque<Job>,
     running: HashMap<FileName, Running>,
     done: HashMap<FileName, Done>,
+    /// The last look for waiting files brought nothing new.
+    nothing_new: bool,
     /// Nothing is started ahead: a file failed.
     failing: bool,
     /// Nothing at all is started: a call hangs.
@@ -148,6 +151,8 @@ impl Pool {
         state.done.retain(|name, _| server_order(name) >= asked);
         if !state.done.contains_key(&job.name) && !state.running.contains_key(&job.name) {
             state.asked = Some(job.clone());
+            // The server has found a file that no look has.
+            state.nothing_new = false;
             state.last_event = Some(Instant::now());
             self.start_threads(&mut state, 1);
         }
@@ -208,11 +213,13 @@ impl Pool {
         }
     }
 
-    /// Tells whether more files may be offered: the last batch is taken, and nothing fails.
+    /// Tells whether a look for waiting files is worth its while: the last batch is taken, there may
+    /// be others, and nothing fails.
     #[must_use]
     pub fn wants_more(&self) -> bool {
         let state = self.shared.lock();
-        self.workers > 0 && state.ahead.is_empty() && !state.failing && !state.held
+        let idle = state.ahead.is_empty() && !state.nothing_new;
+        self.workers > 0 && idle && !state.failing && !state.held
     }
 
     /// Offers files to archive ahead, in the server's order. A pool without workers takes none.
@@ -231,6 +238,7 @@ impl Pool {
                 state.ahead.push_back(job);
             }
         }
+        state.nothing_new = state.ahead.is_empty();
         let waiting = state.ahead.len() + usize::from(state.asked.is_some());
         self.start_threads(&mut state, waiting);
         drop(state);
@@ -330,10 +338,11 @@ impl Shared {
 
     fn work_until_retired(&self) {
         self.lock().starting -= 1;
+        let mut buffer = Buffer::large();
         while let Some((job, progress)) = self.next_job() {
             let archive = || {
                 self.clean();
-                archive_file(&self.plan, &job, &progress)
+                archive_file(&self.plan, &job, &mut buffer, &progress)
             };
             let result = catch_unwind(AssertUnwindSafe(archive))
                 .unwrap_or_else(|panic| Err(Error::Panicked { message: panic_message(&*panic) }));
@@ -347,6 +356,8 @@ impl Shared {
             // A full socket means that the caller has much to read already.
             let _ = (&self.wake).write(&[1]);
         }
+        drop(buffer);
+        sys::give_memory_back();
     }
 
     /// Removes what dead processes left, before this process makes temporary files of its own. As

@@ -4,7 +4,6 @@
 use std::fs::File;
 use std::io::{self, Write};
 
-use crate::buffer::{Buffer, CHUNK};
 use crate::digest::{Digest, Hasher};
 use crate::sys::{self, DIRECT_ALIGNMENT};
 
@@ -28,7 +27,8 @@ impl<'f> Sink<'f> {
         Self { file, direct: sys::set_direct(file, true), offset: 0, written: 0 }
     }
 
-    /// Appends a chunk. All but the last must be of [`CHUNK`] bytes and aligned as a [`Buffer`] is.
+    /// Appends a chunk. All must be aligned as a [`Buffer`](crate::buffer::Buffer) is, and all but
+    /// the last of whole blocks.
     ///
     /// # Errors
     /// What the write reports.
@@ -101,22 +101,22 @@ fn leading(bytes: &[u8], is: impl Fn(&[u8; BLOCK]) -> bool) -> usize {
 /// Gathers an encoder's output into chunks, and hashes it.
 pub struct Gather<'f> {
     sink: Sink<'f>,
-    buffer: Buffer,
+    buffer: &'f mut [u8],
     filled: usize,
     hasher: Hasher,
     len: u64,
 }
 
 impl<'f> Gather<'f> {
-    /// Gathers for a new, empty file.
+    /// Gathers for a new, empty file in a piece of a [`Buffer`](crate::buffer::Buffer).
     #[must_use]
-    pub fn new(file: &'f File) -> Self {
+    pub fn new(file: &'f File, buffer: &'f mut [u8]) -> Self {
         let hasher = Hasher::default();
-        Self { sink: Sink::new(file), buffer: Buffer::new(), filled: 0, hasher, len: 0 }
+        Self { sink: Sink::new(file), buffer, filled: 0, hasher, len: 0 }
     }
 
     fn put(&mut self) -> io::Result<()> {
-        let chunk = self.buffer.filled(self.filled);
+        let chunk = self.buffer.get(..self.filled).unwrap_or_default();
         self.hasher.update(chunk);
         self.sink.put(chunk)?;
         self.len += self.filled as u64;
@@ -137,13 +137,13 @@ impl<'f> Gather<'f> {
 
 impl Write for Gather<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let room = self.buffer.bytes_mut().get_mut(self.filled..).unwrap_or_default();
+        let room = self.buffer.get_mut(self.filled..).unwrap_or_default();
         let n = room.len().min(bytes.len());
         if let (Some(to), Some(from)) = (room.get_mut(..n), bytes.get(..n)) {
             to.copy_from_slice(from);
         }
         self.filled += n;
-        if self.filled == CHUNK {
+        if self.filled == self.buffer.len() {
             self.put()?;
         }
         Ok(n)
@@ -163,6 +163,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::buffer::{Buffer, CHUNK};
 
     /// Writes `content` as the archiver does, and returns how many bytes were not left as holes.
     fn write(file: &File, content: &[u8]) -> u64 {
@@ -200,7 +201,8 @@ mod tests {
         #[test]
         fn gathered_output_is_written_whole(pieces in proptest::collection::vec(0_usize..300_000, 0..20)) {
             let temp = tempfile::NamedTempFile::new_in(".").unwrap();
-            let mut gather = Gather::new(temp.as_file());
+            let mut buffer = Buffer::new();
+            let mut gather = Gather::new(temp.as_file(), buffer.bytes_mut());
             let mut content = Vec::new();
             for (i, len) in pieces.iter().enumerate() {
                 let piece = vec![i as u8; *len];

@@ -22,6 +22,10 @@ const INTERRUPTED_TRIES: usize = 16;
 /// Alignment of buffers, offsets and lengths for direct I/O: fits every block device in use.
 pub const DIRECT_ALIGNMENT: usize = 4096;
 
+/// Size and alignment of a huge page of memory on most machines. Where it is another, or there are
+/// none, nothing is lost but speed.
+pub const HUGE_PAGE: usize = 2 << 20;
+
 /// The smallest memory page there is.
 #[cfg(target_os = "linux")]
 const PAGE: usize = 4096;
@@ -575,6 +579,28 @@ pub fn drop_cached(file: &File, offset: u64, len: u64) {
         unsafe {
             libc::posix_fadvise(file.as_raw_fd(), offset, len, libc::POSIX_FADV_DONTNEED);
         }
+    }
+}
+
+/// Asks the kernel to lay memory into huge pages. Advice: a failure means nothing.
+pub fn prefer_huge_pages(memory: &mut [u8]) {
+    #[cfg(target_os = "linux")]
+    // SAFETY: the memory is the caller's alone for the time of the call, and this advice changes
+    // nothing of its contents.
+    unsafe {
+        libc::madvise(memory.as_mut_ptr().cast(), memory.len(), libc::MADV_HUGEPAGE);
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = memory;
+}
+
+/// Gives memory that was freed back to the system. The allocator would keep what threads that have
+/// ended had, for each of them a share.
+pub fn give_memory_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: may be called at any time, from any thread; it locks what it looks at.
+    unsafe {
+        libc::malloc_trim(0);
     }
 }
 

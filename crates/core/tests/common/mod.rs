@@ -11,6 +11,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 use walsafe_core::archive::{CheckWal, Job, Outcome, Plan, Progress, archive_file};
+use walsafe_core::buffer::Buffer;
 use walsafe_core::codec::{Codec, Compression};
 use walsafe_core::digest::{CONTENT_ATTRIBUTE, STORED_ATTRIBUTE};
 use walsafe_core::error::Error;
@@ -75,7 +76,7 @@ impl World {
     }
 
     pub fn run(&self, job: &Job) -> Result<Outcome, Error> {
-        archive_file(&self.plan, job, &Progress::default())
+        archive_file(&self.plan, job, &mut Buffer::new(), &Progress::default())
     }
 
     /// The path under which the archive holds a file in one encoding.
