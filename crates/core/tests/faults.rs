@@ -275,7 +275,7 @@ fn no_fault_in_any_chunk_of_a_long_file_tears_it() {
     for staging in STAGINGS {
         for codec in ["none", "lz4", "zstd"] {
             let world = world(staging, codec, true);
-            let mut trial = Trial::new(world, &random(5 * SEGMENT / 2, 5), false);
+            let mut trial = Trial::new(world, &random(9 * SEGMENT / 2, 5), false);
             trial.every_call(|op| matches!(op, Op::Write | Op::Read | Op::Truncate));
             cases += trial.cases;
             failed += trial.failed;
@@ -375,7 +375,7 @@ fn a_full_disk_is_told_as_one_with_every_codec() {
     let _alone = alone();
     for codec in CODECS {
         let world = world(Staging::Unnamed, codec, false);
-        let mut trial = Trial::new(world, &random(5 * SEGMENT / 2, 5), false);
+        let mut trial = Trial::new(world, &random(9 * SEGMENT / 2, 5), false);
         trial.reset();
         let (_, calls, _) = trial.run(Vec::new());
         let writes = calls.iter().filter(|op| **op == Op::Write).count();
