@@ -21,24 +21,33 @@ enum Method {
     EarlyWriteBack,
     /// Past the page cache.
     Direct,
+    /// The same from a buffer in one huge page.
+    DirectHuge,
     /// Past the page cache into space allocated beforehand.
     DirectAllocated,
     /// Through the page cache with RWF_DONTCACHE (kernel 6.14): written back at once, then dropped.
     DontCache,
 }
 
-const METHODS: [Method; 5] = [
+const METHODS: [Method; 6] = [
     Method::Buffered,
     Method::EarlyWriteBack,
     Method::Direct,
+    Method::DirectHuge,
     Method::DirectAllocated,
     Method::DontCache,
 ];
 const RWF_DONTCACHE: i32 = 0x80;
 
-fn aligned(len: usize) -> (Vec<u8>, usize) {
-    let memory = vec![0_u8; len + 4096];
-    let start = memory.as_ptr().align_offset(4096);
+fn aligned(len: usize, huge: bool) -> (Vec<u8>, usize) {
+    let alignment = if huge { 2 << 20 } else { 4096 };
+    let mut memory = vec![0_u8; len + 2 * alignment];
+    let start = memory.as_ptr().align_offset(alignment);
+    if huge {
+        let page = &mut memory[start..start + len.next_multiple_of(alignment)];
+        // SAFETY: memory of our own, whose contents this advice does not change.
+        unsafe { libc::madvise(page.as_mut_ptr().cast(), page.len(), libc::MADV_HUGEPAGE) };
+    }
     (memory, start)
 }
 
@@ -54,7 +63,7 @@ fn copy(method: Method, chunk: usize, hash: bool, from: &Path, to: &Path) {
     let len = source.metadata().unwrap().len();
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);
-    if matches!(method, Method::Direct | Method::DirectAllocated) {
+    if matches!(method, Method::Direct | Method::DirectHuge | Method::DirectAllocated) {
         options.custom_flags(libc::O_DIRECT);
     }
     let file = options.open(to).unwrap();
@@ -63,7 +72,7 @@ fn copy(method: Method, chunk: usize, hash: bool, from: &Path, to: &Path) {
         // SAFETY: numbers only.
         unsafe { libc::posix_fallocate(fd, 0, len as i64) };
     }
-    let (mut memory, start) = aligned(chunk);
+    let (mut memory, start) = aligned(chunk, method == Method::DirectHuge);
     let mut hasher = blake3::Hasher::new();
     let mut offset = 0;
     while offset < len {
@@ -133,8 +142,10 @@ fn main() {
         (1, 1024, true),
         (1, 1024, false),
         (1, 256, true),
+        (1, 2048, true),
         (1, 4096, true),
         (2, 1024, true),
+        (2, 2048, true),
         (4, 1024, true),
     ] {
         let mut results = vec![(Vec::new(), Vec::new()); METHODS.len()];

@@ -9,22 +9,12 @@ import time
 from pathlib import Path
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
-# Where a contestant's pages come from: memory that nothing has used for a while, which a virtual
-# machine may have to get from its host first, or memory that was freed a moment ago.
-MEMORY = ["idle", "warm"]
-IDLE_SECONDS = 3  # a kernel that reports free pages to its host does so after two
 
 
-def set_memory(state, filler, size):
-    """Has free memory be of one of the states of MEMORY; `filler` is a file that is made and removed."""
-    if state == "idle":
-        time.sleep(IDLE_SECONDS)
-        return
-    piece = bytes(1 << 20)
-    with open(filler, "wb") as file:
-        for _ in range(size // len(piece)):
-            file.write(piece)
-    os.unlink(filler)
+def settle():
+    """Has free memory be in the same state for all. What was freed a moment ago is cheap to use
+    again; after two seconds a virtual machine's kernel may have given it back to the host."""
+    time.sleep(3)
 TICK = os.sysconf("SC_CLK_TCK")
 
 

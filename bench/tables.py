@@ -102,10 +102,8 @@ def verbatim(name):
 
 SECTIONS = [
     ("machine", "This machine", lambda results, _: table(["", ""], results["machine"])),
-    ("backlog, idle", "Draining a backlog into idle memory", backlog),
-    ("backlog, warm", "Draining a backlog into warm memory", backlog),
-    ("single, idle", "A single segment on an idle server, idle memory", single),
-    ("single, warm", "A single segment on an idle server, warm memory", single),
+    ("backlog", "Draining a backlog", backlog),
+    ("single", "A single segment on an idle server", single),
     ("many", "A long backlog of 1 MB segments that hold little", many),
     ("pgbench", "pgbench while a backlog is drained", pgbench),
     ("copy", "Ways to copy", verbatim("copy")),
@@ -120,9 +118,9 @@ def write(results, directory):
     text = "\n".join(f"### {title}\n\n{make(results, results[name])}" for name, title, make in SECTIONS if name in results)
     (directory / "results.md").write_text(text)
     print(text)
-    if "backlog, idle" in results:
+    if "backlog" in results:
         wal = results["wal"]
-        middle = {key: medians(runs) for key, runs in results["backlog, idle"].items()}
+        middle = {key: medians(runs) for key, runs in results["backlog"].items()}
         title = results["titles"]
         (directory / "performance.svg").write_text(bars([
             ("MB of WAL archived a second (more is better)",

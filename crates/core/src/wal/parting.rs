@@ -35,7 +35,7 @@ pub enum Side {
 
 /// Compares two versions of a segment record by record as their bytes come.
 ///
-/// Bounded memory: the records of [`STEP`] bytes of each.
+/// Bounded memory: the records of `STEP` bytes of each.
 #[derive(Debug)]
 pub struct SegmentComparison {
     ours: SegmentChecker<Vec<Record>>,
