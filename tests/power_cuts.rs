@@ -103,10 +103,12 @@ fn nothing_is_lost(fs: Fs, setup: impl Fn(ClusterBuilder) -> ClusterBuilder) {
     let cluster = setup(keeping(Cluster::archiving_to(&archive))).start();
     cluster.wait_archived(&cluster.switch_wal());
 
-    let mut cuts = cut_under_load(&cluster, &disk, CUTS / 2, &mut rng);
     cluster.set_conf("walsafe_archive.workers", "4");
-    cluster.reconfigure("walsafe_archive.compression", "zstd:1");
-    cuts.extend(cut_under_load(&cluster, &disk, CUTS - CUTS / 2, &mut rng));
+    let mut cuts = Vec::new();
+    for codec in ["none", "lz4", "zstd:1", "gzip:1"] {
+        cluster.reconfigure("walsafe_archive.compression", codec);
+        cuts.extend(cut_under_load(&cluster, &disk, CUTS.div_ceil(4), &mut rng));
+    }
     cluster.wait_all_archived();
 
     let wal = all_wal(&cluster);
@@ -225,6 +227,7 @@ fn a_server_that_forgot_its_success_succeeds_again() {
             let archive = Scratch::new("archive");
             let cluster = setup(keeping(Cluster::archiving_to(archive.path())))
                 .set("walsafe_archive.compression", codec)
+                .set("walsafe_archive.workers", "4")
                 .start();
             cluster.wait_archived(&cluster.switch_wal());
             // The rename to `.done` never reaches the disk.

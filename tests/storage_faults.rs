@@ -12,12 +12,18 @@ use harness::{
     privileged, require, scratch, skip, tool, wait_until,
 };
 
-/// The two ways to keep a file out of sight, with and without look-ahead, and the codecs among them.
-fn variants() -> [fn(ClusterBuilder) -> ClusterBuilder; 3] {
+/// Each codec with four workers; and the two ways to keep a file out of sight, with and without
+/// look-ahead, among them.
+fn variants() -> [fn(ClusterBuilder) -> ClusterBuilder; 5] {
+    fn coded(builder: ClusterBuilder, codec: &str) -> ClusterBuilder {
+        builder.set("walsafe_archive.workers", "4").set("walsafe_archive.compression", codec)
+    }
     [
         |b| b.set("walsafe_archive.workers", "0"),
-        |b| b.set("walsafe_archive.workers", "4").set("walsafe_archive.compression", "zstd:1"),
-        |b| b.set("walsafe_archive.workers", "2").without_tmpfile(),
+        |b| coded(b, "none").without_tmpfile(),
+        |b| coded(b, "lz4"),
+        |b| coded(b, "zstd:1"),
+        |b| coded(b, "gzip:1").without_tmpfile(),
     ]
 }
 
