@@ -109,11 +109,11 @@ fn strip_attributes(file: &std::path::Path) {
 fn a_recovery_to_a_target_stops_at_trouble_before_it_too() {
     let origin = Origin::new();
     origin.row(1);
-    origin.primary.sql("SELECT pg_create_restore_point('here')");
+    let lsn = origin.primary.sql("SELECT pg_create_restore_point('here')");
+    let target = origin.primary.sql(&format!("SELECT pg_walfile_name('{lsn}')"));
     origin.row(2);
     origin.lose();
-    let names = segments(&origin.archive);
-    let hole = origin.stored(&names[1]);
+    let hole = origin.stored(&target);
     let away = origin.archive.path().with_extension("hole");
     fs::rename(&hole, &away).expect("renamed");
     let cluster = origin

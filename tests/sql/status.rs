@@ -187,7 +187,9 @@ fn ten_thousand_waiting_files_are_counted_at_once() {
     let cluster = start(Cluster::archiving_to(&home.join("missing")));
     // The server tries the first, and fails, before it would look at the others.
     let first = cluster.switch_wal();
-    for n in 0..9_999 {
+    // The initdb of some versions fills a segment already.
+    let own = cluster.ready_files().len();
+    for n in 0..10_000 - own {
         write(
             &status_file(&cluster, &format!("00000001{:08X}{:08X}.ready", 1 + n / 256, n % 256)),
             "",
