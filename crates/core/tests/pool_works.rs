@@ -23,8 +23,31 @@ fn alone() -> MutexGuard<'static, ()> {
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn pool(world: &World, workers: usize) -> Pool {
-    Pool::new(world.plan.clone(), workers).unwrap()
+/// A pool whose threads have ended when it is dropped, so that none writes into a world that is
+/// being removed.
+struct Ending(Pool);
+
+impl std::ops::Deref for Ending {
+    type Target = Pool;
+
+    fn deref(&self) -> &Pool {
+        &self.0
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.retire();
+        // One that hangs is let go after its pool in some tests.
+        let start = Instant::now();
+        while self.0.threads() > 0 && start.elapsed() < Duration::from_secs(2) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+fn pool(world: &World, workers: usize) -> Ending {
+    Ending(Pool::new(world.plan.clone(), workers).unwrap())
 }
 
 fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
