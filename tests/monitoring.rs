@@ -70,7 +70,7 @@ fn column(cluster: &Cluster, exporter: &Exporter, column: &str) -> String {
 #[test]
 fn the_exporters_queries_run_for_a_member_of_pg_monitor_whatever_the_state() {
     let archive = Scratch::new("archive");
-    let cluster = Cluster::archiving_to(archive.path()).segment_mb(16).start();
+    let cluster = Cluster::archiving_to(archive.path()).segment_mb(4).start();
     cluster.sql("CREATE EXTENSION walsafe_archive; CREATE ROLE exporter IN ROLE pg_monitor");
     let check = |configured: &str, failing: &str| {
         for exporter in exporters() {
