@@ -111,13 +111,7 @@ fn each_mode_in(archive: &Path, data: &Path, source: &Path) {
             (plan.file_mode, plan.staging) = (mode.parse().unwrap(), staging);
             let name = walsafe_core::name::FileName::new("00000002.history").unwrap();
             let job = walsafe_core::archive::Job { name, source: source.to_owned() };
-            walsafe_core::archive::archive_file(
-                &plan,
-                &job,
-                &mut walsafe_core::buffer::Buffer::new(),
-                &Default::default(),
-            )
-            .unwrap();
+            run(&plan, &job).unwrap();
             let path = archive.join("00000002.history");
             let bits = u32::from_str_radix(mode, 8).unwrap();
             assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, bits, "{mode} {staging:?}");
@@ -143,13 +137,7 @@ fn every_kind_of_file_is_archived_under_its_name() {
             plan.compression = compression(text);
             let job = world.wal(name, content);
             let path = world.stored(&job, plan.compression.codec);
-            walsafe_core::archive::archive_file(
-                &plan,
-                &job,
-                &mut walsafe_core::buffer::Buffer::new(),
-                &Default::default(),
-            )
-            .unwrap();
+            run(&plan, &job).unwrap();
             if let Some(decoded) = decoded(&path, plan.compression.codec) {
                 assert!(decoded == content, "{name} {text}");
             }

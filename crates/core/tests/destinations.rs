@@ -9,8 +9,7 @@ use std::os::unix::fs::symlink;
 use std::sync::Barrier;
 
 use common::*;
-use walsafe_core::archive::{Job, Plan, Progress, archive_file};
-use walsafe_core::buffer::Buffer;
+use walsafe_core::archive::{Job, Plan};
 use walsafe_core::destination;
 use walsafe_core::error::{Error, ErrorKind};
 use walsafe_core::identity::{FILE_NAME, Identity};
@@ -184,7 +183,7 @@ fn compressed_segments_show_whose_an_archive_is() {
         let mut content = segment(1, 3, 3);
         content[..40].copy_from_slice(&header(THEIRS, 1, 3));
         let job = other.wal(&segment_name(1, 3), &content);
-        let result = archive_file(&plan, &job, &mut Buffer::new(), &Progress::default());
+        let result = run(&plan, &job);
         assert_eq!(kind_of(result), ErrorKind::OtherCluster, "{text}");
     }
 }
@@ -242,7 +241,7 @@ fn of_clusters_that_begin_one_archive_at_once_exactly_one_gets_it() {
             let name = walsafe_core::name::FileName::new(&segment_name(1, 1)).unwrap();
             let job = Job { name, source: std::path::PathBuf::clone(source) };
             barrier.wait();
-            archive_file(plan, &job, &mut Buffer::new(), &Progress::default())
+            run(plan, &job)
         };
         let attempt = &attempt;
         let results: Vec<_> = std::thread::scope(|scope| {

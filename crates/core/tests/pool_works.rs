@@ -125,6 +125,29 @@ fn files_are_archived_ahead_and_then_answered_at_once() {
     }
 }
 
+/// Without it every call of the server at the end of a batch lists all that waits once more.
+#[test]
+fn a_look_that_brought_nothing_new_is_not_repeated_until_the_server_knows_more() {
+    let _alone = alone();
+    let world = World::new();
+    let jobs = segments(&world, 4);
+    let pool = pool(&world, 2);
+    pool.ask(&jobs[0]);
+    assert!(pool.wants_more());
+    pool.offer(jobs[..3].iter().cloned());
+    wait_until("files ahead", || done_in_order(&world, &jobs) == 3);
+    assert!(finish(&pool, &jobs[0]).is_ok());
+    assert!(pool.wants_more(), "the batch is taken, and there may be others");
+    pool.offer(jobs[1..3].iter().cloned());
+    for job in &jobs[1..3] {
+        assert!(!pool.wants_more(), "the look before brought nothing new");
+        assert!(archive(&pool, job).is_ok());
+    }
+    pool.ask(&jobs[3]);
+    assert!(pool.wants_more(), "the server has found another file");
+    assert!(finish(&pool, &jobs[3]).is_ok());
+}
+
 #[test]
 fn a_single_worker_goes_ahead_in_the_order_offered_and_no_further_than_its_bound() {
     let _alone = alone();

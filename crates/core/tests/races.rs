@@ -13,8 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::ScopedJoinHandle;
 
 use common::*;
-use walsafe_core::archive::{Job, Plan, Progress, archive_file};
-use walsafe_core::buffer::Buffer;
+use walsafe_core::archive::{Job, Plan};
 use walsafe_core::error::Error;
 use walsafe_core::name::FileName;
 use walsafe_core::staged::Staging;
@@ -54,12 +53,7 @@ impl Race {
             barrier.wait();
             let mut wins = Vec::new();
             for _ in 0..tries {
-                match archive_file(
-                    &self.plans[i],
-                    &self.jobs[i],
-                    &mut Buffer::new(),
-                    &Progress::default(),
-                ) {
+                match run(&self.plans[i], &self.jobs[i]) {
                     Ok(_) => wins.push(true),
                     Err(Error::Conflict { .. }) => wins.push(false),
                     Err(other) => panic!("{other}: {}", other.detail()),
@@ -236,12 +230,7 @@ fn contend(root: &Path, names: u32) {
         while !root.join(format!("here{}.{n}", 3 - seed)).exists() {
             std::hint::spin_loop();
         }
-        match archive_file(
-            &plan,
-            &Job { name: name.clone(), source },
-            &mut Buffer::new(),
-            &Progress::default(),
-        ) {
+        match run(&plan, &Job { name: name.clone(), source }) {
             Ok(outcome) => {
                 assert!(!outcome.already_present);
                 won.push_str(&format!("{name}\n"));

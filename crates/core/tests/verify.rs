@@ -44,12 +44,7 @@ fn a_byte_flipped_on_its_way_to_storage_is_seen_with_verify_and_never_published(
             effect: Effect::Corrupt,
         }]);
         let job = world.wal("long", &random(5 * SEGMENT / 2, 9));
-        let result = walsafe_core::archive::archive_file(
-            &plan,
-            &job,
-            &mut walsafe_core::buffer::Buffer::new(),
-            &Default::default(),
-        );
+        let result = run(&plan, &job);
         assert_eq!(faults.hits(), 1);
         (result, job)
     };

@@ -49,6 +49,11 @@ pub fn scratch() -> TempDir {
     dir
 }
 
+/// Archives a file that nobody watches.
+pub fn run(plan: &Plan, job: &Job) -> Result<Outcome, Error> {
+    archive_file(plan, job, &mut Buffer::new(), &Progress::default())
+}
+
 impl World {
     pub fn new() -> Self {
         Self::at(scratch())
@@ -76,7 +81,7 @@ impl World {
     }
 
     pub fn run(&self, job: &Job) -> Result<Outcome, Error> {
-        archive_file(&self.plan, job, &mut Buffer::new(), &Progress::default())
+        run(&self.plan, job)
     }
 
     /// The path under which the archive holds a file in one encoding.
