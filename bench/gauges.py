@@ -9,13 +9,13 @@ import time
 from pathlib import Path
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
+TICK = os.sysconf("SC_CLK_TCK")
 
 
 def settle():
     """Has free memory be in the same state for all. What was freed a moment ago is cheap to use
     again; after two seconds a virtual machine's kernel may have given it back to the host."""
     time.sleep(3)
-TICK = os.sysconf("SC_CLK_TCK")
 
 
 def _cgroup_root():
