@@ -281,14 +281,17 @@ fn from_pgbackrest_no_segment_is_lost_and_its_backups_are_recovered_across_the_m
     cluster.stop(Stop::Fast);
 
     // The old tool's backup, by the old tool's restore, to another place.
-    let home = Scratch::new("restored");
-    let data = home.dir("data");
-    let program = repository.command(&data, home.path());
-    let document = Document::new(DOCUMENT)
-        .with("pgbackrest --stanza=main", &program)
-        .with("/mnt/archive", archive.path());
-    document.run(&cluster, "pgbackrest-restore");
-    let auto = fs::read_to_string(data.join("postgresql.auto.conf")).expect("written");
+    let restored = || {
+        let home = Scratch::new("restored");
+        let program = repository.command(&home.dir("data"), home.path());
+        let document = Document::new(DOCUMENT)
+            .with("pgbackrest --stanza=main", &program)
+            .with("/mnt/archive", archive.path());
+        document.run(&cluster, "pgbackrest-restore");
+        (home, document)
+    };
+    let (home, document) = restored();
+    let auto = fs::read_to_string(home.join("data/postgresql.auto.conf")).expect("written");
     let (_, command) = document.settings("restore-both").remove(0);
     assert!(auto.contains(&command), "not what the document says: {auto}");
     let recovered = ClusterBuilder::existing(home).set("archive_mode", "off").start();
@@ -296,13 +299,7 @@ fn from_pgbackrest_no_segment_is_lost_and_its_backups_are_recovered_across_the_m
     drop(recovered);
 
     // While the repository is out of reach, the recovery of such a backup stops.
-    let home = Scratch::new("restored");
-    let data = home.dir("data");
-    let program = repository.command(&data, home.path());
-    let document = Document::new(DOCUMENT)
-        .with("pgbackrest --stanza=main", &program)
-        .with("/mnt/archive", archive.path());
-    document.run(&cluster, "pgbackrest-restore");
+    let (home, document) = restored();
     fs::rename(repository.dir.join("repo"), repository.dir.join("away")).expect("renamed");
     let stopped = ClusterBuilder::existing(home).set("archive_mode", "off").create();
     recovery::refuses(&stopped, "the file is missing from the archive, and later WAL is there");

@@ -17,7 +17,7 @@ use document::Document;
 use harness::command::{run, run_within};
 use harness::process::is_alive;
 use harness::server::as_server_user;
-use harness::{Cluster, ClusterBuilder, Picture, Scratch, Server, Stop, TIMEOUT};
+use harness::{Backup, Cluster, ClusterBuilder, Picture, Scratch, Server, Stop, TIMEOUT};
 use harness::{archive, require};
 use load::{assert_nothing_missing, assert_recovered, finish, keeps_wal, prepare, under_load};
 use recovery::{assert_clean, restore_command};
@@ -69,6 +69,24 @@ fn assert_no_crash(cluster: &Cluster) {
     }
 }
 
+/// The server went on, every segment is in the archive, and a backup from before is recovered from it
+/// with all that was acknowledged. Stops the server.
+fn assert_nothing_lost(
+    cluster: &Cluster,
+    archive: &Scratch,
+    (begin, last): (&str, &str),
+    backup: &Backup,
+    acknowledged: u32,
+) {
+    assert_no_crash(cluster);
+    assert_nothing_missing(cluster, (begin, last), |name| archive::contents(archive.path(), name));
+    assert_clean(archive.path());
+    cluster.stop(Stop::Fast);
+    let command = restore_command(archive.path());
+    let recovered = backup.restore_copy().recovery().set("restore_command", &command).start();
+    assert_recovered(&recovered, acknowledged);
+}
+
 /// Without it an installation under load crashes the server, or the old library goes on for months.
 #[test]
 fn a_new_library_is_loaded_on_a_running_server_and_no_segment_is_lost() {
@@ -108,17 +126,9 @@ fn a_new_library_is_loaded_on_a_running_server_and_no_segment_is_lost() {
         }
     });
     let last = finish(&cluster);
-    assert_no_crash(&cluster);
     assert_eq!(cluster.stat_archiver().failed_count, 0);
     assert!(!cluster.log().text().contains("not configured"), "archiving was interrupted");
-    assert_nothing_missing(&cluster, (&begin, &last), |name| {
-        archive::contents(archive.path(), name)
-    });
-    assert_clean(archive.path());
-    cluster.stop(Stop::Fast);
-    let command = restore_command(archive.path());
-    let recovered = backup.restore_copy().recovery().set("restore_command", &command).start();
-    assert_recovered(&recovered, acknowledged);
+    assert_nothing_lost(&cluster, &archive, (&begin, &last), &backup, acknowledged);
 }
 
 /// Without it nobody knows whether a security update of the server needs anything of the archive.
@@ -152,15 +162,7 @@ fn another_minor_version_goes_on_with_the_archive_as_it_is() {
     let now = cluster.sql("SHOW server_version");
     assert_eq!(earlier.is_some(), now != version, "{version} to {now}");
     let last = finish(&cluster);
-    assert_no_crash(&cluster);
-    assert_nothing_missing(&cluster, (&begin, &last), |name| {
-        archive::contents(archive.path(), name)
-    });
-    assert_clean(archive.path());
-    cluster.stop(Stop::Fast);
-    let command = restore_command(archive.path());
-    let recovered = backup.restore_copy().recovery().set("restore_command", &command).start();
-    assert_recovered(&recovered, acknowledged);
+    assert_nothing_lost(&cluster, &archive, (&begin, &last), &backup, acknowledged);
 }
 
 /// From PostgreSQL 15 to the version under test; on 15 to itself, which makes a new cluster all the same.
