@@ -17,7 +17,7 @@ datadir ?= /usr/share
 zsh_completions ?= $(datadir)/zsh/vendor-completions
 
 # The packages that `make deb` builds are for these.
-PG_MAJORS ?= 15
+PG_MAJORS ?= 15 16 17 18
 
 target = $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
 release = $(target)/release
@@ -46,7 +46,7 @@ program:
 # Written beside and renamed: a running server has the old library mapped, and
 # writing into that file would crash it.
 define install_file
-$(INSTALL) -m $(1) $(2) "$(DESTDIR)$(3).new" && mv -f "$(DESTDIR)$(3).new" "$(DESTDIR)$(3)"
+$(INSTALL) -m $(1) "$(2)" "$(DESTDIR)$(3).new" && mv -f "$(DESTDIR)$(3).new" "$(DESTDIR)$(3)"
 endef
 
 install: install-extension install-program
@@ -54,11 +54,12 @@ install: install-extension install-program
 install-extension: extension
 	$(INSTALL) -d "$(DESTDIR)$(pkglibdir)" "$(DESTDIR)$(sharedir)/extension"
 	$(call install_file,755,$(release)/libwalsafe_archive.so,$(pkglibdir)/walsafe_archive.so)
-	set -e; for file in $(extension_files); do test -e $$file || continue; \
+	set -e; for file in $(extension_files); do test -e "$$file" || continue; \
 		to="$(sharedir)/extension/$${file##*/}"; \
 		$(call install_file,644,$$file,$$to); done
 
 install-program: program
+	@$(found_server)
 	$(INSTALL) -d "$(DESTDIR)$(bindir)"
 	$(call install_file,755,$(release)/walsafe,$(bindir)/walsafe)
 
@@ -75,10 +76,17 @@ install-manual: program
 	$(release)/walsafe completions zsh >"$(DESTDIR)$(zsh_completions)/_walsafe"
 	$(release)/walsafe completions fish >"$(fish_completions)/walsafe.fish"
 
+# Without a server found, the directories would be empty, and the paths the root's.
+found_server = test -n "$(pkglibdir)" -a -n "$(sharedir)" -a -n "$(bindir)" || \
+	{ echo "no PostgreSQL found; set PG_CONFIG" >&2; exit 1; }
+
 uninstall:
+	@$(found_server)
 	rm -f "$(DESTDIR)$(pkglibdir)/walsafe_archive.so" "$(DESTDIR)$(bindir)/walsafe" \
 		"$(DESTDIR)$(sharedir)/extension/walsafe_archive.control" \
 		"$(DESTDIR)$(sharedir)/extension"/walsafe_archive--*.sql
+	rm -f "$(manual)"/walsafe.1 "$(manual)"/walsafe-*.1 "$(bash_completions)/walsafe" \
+		"$(DESTDIR)$(zsh_completions)/_walsafe" "$(fish_completions)/walsafe.fish"
 
 test:
 	tools/run-tests
@@ -125,10 +133,10 @@ help:
 	@echo 'make [build]   the extension for the server of PG_CONFIG, and the program walsafe'
 	@echo 'make install   both, into that server (PG_CONFIG=..., DESTDIR=...)'
 	@echo 'make uninstall takes them out again'
-	@echo 'make test      all tests, on PostgreSQL 15'
-	@echo 'make test-all  the same on 15, 16, 17 and 18, getting what is missing'
-	@echo 'make deb       Debian packages in target/deb (PG_MAJORS="15 16 17 18")'
-	@echo 'make test-packages  installs, uses and purges those for 15 in a Debian 12 of its own'
+	@echo 'make test      all tests, on PostgreSQL 15 and on those of 16, 17 and 18 that are there'
+	@echo 'make test-all  the same, getting the servers that are missing'
+	@echo 'make deb       Debian packages for all versions in target/deb (PG_MAJORS=15 for one)'
+	@echo 'make test-packages  installs, uses and purges them in clean Debians of their own'
 	@echo 'make dist      the sources as an archive for PGXN and rpmbuild, in target/dist'
 	@echo 'make demo      a cluster is lost and recovered from its archive'
 	@echo 'make bench     the peers side by side (BENCH="--segments 20 --rounds 1" for a quick look)'

@@ -122,7 +122,7 @@ impl Server {
         };
         let original = match version {
             "15" => Some("/usr/lib/postgresql/15/bin/pg_config".to_owned()),
-            other => ask("get-server", &["--if-cached", other]),
+            other => ask("get-server", &["--if-there", other]),
         };
         original
             .and_then(|pg_config| ask("test-server", &[&pg_config]))
