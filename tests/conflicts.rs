@@ -4,7 +4,7 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use harness::{Cluster, Mark, Picture, Report, Scratch, command, scratch};
 use walsafe_core::digest::Digest;
@@ -170,7 +170,7 @@ fn a_failure_that_goes_on_is_reported_once_for_each_try_of_the_server() {
     // once more, as segments were completed while it tried.
     let mark = cluster.mark();
     cluster.wait_for_log(mark, "failed too many times");
-    std::thread::sleep(Duration::from_secs(4));
+    settled(&cluster);
     let (ours, servers) = warnings(&cluster, began);
     assert!((1..=2).contains(&servers), "{servers} rounds of tries");
     assert_eq!(ours, 3 * servers);
@@ -179,11 +179,23 @@ fn a_failure_that_goes_on_is_reported_once_for_each_try_of_the_server() {
     let mark = cluster.mark();
     cluster.switch_wal();
     cluster.wait_for_log(mark, "failed too many times");
-    std::thread::sleep(Duration::from_secs(2));
+    settled(&cluster);
     assert_eq!(warnings(&cluster, mark), (3, 1));
     fs::remove_dir(archive.join(&name)).unwrap();
     cluster.switch_wal();
     cluster.wait_all_archived();
+}
+
+/// Waits until the archiver has given up for the moment: a round of tries takes two seconds.
+fn settled(cluster: &Cluster) {
+    let mut last = (0, Instant::now());
+    cluster.wait_until("the tries to end", || {
+        let failed = cluster.stat_archiver().failed_count;
+        if failed != last.0 {
+            last = (failed, Instant::now());
+        }
+        (last.1.elapsed() > Duration::from_millis(2500)).then_some(())
+    });
 }
 
 /// How many warnings are ours, and how many the server's own.

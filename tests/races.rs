@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use harness::{
     Cluster, ClusterBuilder, Mark, Scratch, Stop, StopOnDrop, TIMEOUT, archive, process, scratch,
@@ -46,6 +47,8 @@ fn watch(archive: &Path, stop: &AtomicBool) -> BTreeMap<String, Seen> {
         if last {
             return seen;
         }
+        // The servers want the processors too.
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 
@@ -110,14 +113,18 @@ fn first_stays(setup: impl Fn(ClusterBuilder) -> ClusterBuilder) {
         let stopping = StopOnDrop(&stop);
         let watcher = scope.spawn(|| watch(archive.path(), &stop));
         let mut lost = [BTreeSet::new(), BTreeSet::new()];
-        for _ in 0..BATCHES {
-            let archivers = clusters.map(Cluster::wait_archiver);
+        for batch in 0..BATCHES {
+            let mut archivers = clusters.map(Cluster::wait_archiver);
             for archiver in archivers {
                 process::signal(archiver, Signal::STOP);
             }
             align(&clusters);
             let names = clusters.map(|cluster| cluster.fill_whole_segments(BATCH));
             assert_eq!(names[0], names[1], "not the same names");
+            // Each is the first to go on in half of the batches.
+            if batch % 2 == 1 {
+                archivers.reverse();
+            }
             for archiver in archivers {
                 process::signal(archiver, Signal::CONT);
             }

@@ -5,11 +5,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::cluster::Cluster;
-use crate::command::run;
 use crate::log::LINE_PREFIX;
 use crate::sandbox::Denied;
 use crate::scratch::{self, Scratch};
 use crate::server::Server;
+use crate::template;
 
 /// What a test needs nothing else of. `fsync` is off as the tests kill processes and cut the power of
 /// archives, never that of the cluster; a test that is about it sets it.
@@ -25,6 +25,8 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("log_checkpoints", "off"),
     ("log_line_prefix", LINE_PREFIX),
     ("log_timezone", "UTC"),
+    // How long a standby waits before it asks the archive again; 5 s are long for a test.
+    ("wal_retrieve_retry_interval", "200ms"),
 ];
 
 /// Sets up a [`Cluster`].
@@ -221,14 +223,11 @@ impl ClusterBuilder {
             None => Scratch::new(&format!("pg{}", self.server.major)),
         };
         let data: PathBuf = home.join("data");
-        run(self
-            .server
-            .command("initdb")
-            .args(["--no-sync", "--auth=trust", "--username=postgres", "--locale=C"])
-            .args(["--encoding=UTF8", "--no-instructions"])
-            .arg(format!("--wal-segsize={segment_mb}"))
-            .args(&self.initdb_arguments)
-            .arg(&data));
+        if self.initdb_arguments.is_empty() {
+            template::new_cluster(&self.server, segment_mb, &data);
+        } else {
+            template::initdb(&self.server, segment_mb, &self.initdb_arguments, &data);
+        }
         home
     }
 }

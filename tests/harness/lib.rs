@@ -31,6 +31,7 @@ pub mod sandbox;
 pub mod scratch;
 pub mod server;
 pub mod skip;
+mod template;
 pub mod trace;
 pub mod wait;
 pub mod wal;

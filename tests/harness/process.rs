@@ -80,8 +80,22 @@ pub fn threads(pid: i32) -> usize {
 /// Kills every process that works in this directory or below, as those of a cluster do in its data
 /// directory, and waits until they are gone. Processes that the kernel holds stay.
 pub fn kill_all_in(dir: &Path) {
+    kill_all(dir, |pid| works_in(pid, dir));
+}
+
+/// Kills those too whose command line names the directory, as that of a FUSE daemon does.
+pub fn kill_all_about(dir: &Path) {
+    let name = dir.to_string_lossy();
+    kill_all(dir, |pid| works_in(pid, dir) || title(pid).contains(&*name));
+}
+
+fn works_in(pid: i32, dir: &Path) -> bool {
+    fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd.starts_with(dir))
+}
+
+fn kill_all(dir: &Path, chosen: impl Fn(i32) -> bool) {
     let gone = poll(Duration::from_secs(5), || {
-        let pids = working_in(dir);
+        let pids = running(&chosen);
         for &pid in &pids {
             signal(pid, Signal::KILL);
         }
@@ -92,16 +106,13 @@ pub fn kill_all_in(dir: &Path) {
     }
 }
 
-fn working_in(dir: &Path) -> Vec<i32> {
+fn running(chosen: impl Fn(i32) -> bool) -> Vec<i32> {
     let Ok(entries) = fs::read_dir("/proc") else {
         return Vec::new();
     };
     entries
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
-        .filter(|pid| {
-            fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd.starts_with(dir))
-                && is_alive(*pid)
-        })
+        .filter(|&pid| chosen(pid) && is_alive(pid))
         .collect()
 }

@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
+use crate::command::run_within;
 use crate::process;
 use crate::server::Account;
 
@@ -29,7 +31,7 @@ impl Scratch {
     pub fn new(purpose: &str) -> Self {
         static SWEEP: Once = Once::new();
         static NUMBER: AtomicU32 = AtomicU32::new(0);
-        SWEEP.call_once(remove_what_killed_programs_left);
+        SWEEP.call_once(sweep);
 
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("{PREFIX}{}-{number}-{purpose}", std::process::id());
@@ -79,6 +81,8 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
+        // A server that commands of the documentation started, where a later one failed.
+        process::kill_all_in(&self.path);
         if let Err(error) = fs::remove_dir_all(&self.path) {
             eprintln!("could not remove {}: {error}", self.path.display());
         }
@@ -144,31 +148,35 @@ pub fn names(dir: &Path) -> Vec<String> {
     names
 }
 
-fn remove_what_killed_programs_left() {
+/// Removes what killed test programs left.
+pub fn sweep() {
     for name in names(Path::new(ROOT)) {
         let owner =
             name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next()?.parse::<i32>().ok());
         if owner.is_some_and(|pid| !process::is_alive(pid)) {
             let path = Path::new(ROOT).join(&name);
             eprintln!("removing {}, left by a test program that was killed", path.display());
-            process::kill_all_in(&path);
-            unmount_below(&path);
+            // What hangs there goes on first, or nothing could be killed or looked at.
+            for point in mounts_below(&path) {
+                within_limit("fsfreeze", &["-u", &point]);
+            }
+            process::kill_all_about(&path);
+            for point in mounts_below(&path) {
+                within_limit("umount", &["-l", &point]);
+            }
             drop(fs::remove_dir_all(&path));
         }
     }
 }
 
-/// Unmounts, lazily where something is in use, what is mounted below a directory, the latest first.
-fn unmount_below(dir: &Path) {
+/// The mount points below a directory, the latest first.
+fn mounts_below(dir: &Path) -> Vec<String> {
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    let below: Vec<&str> = mounts
-        .lines()
-        .filter_map(|line| line.split(' ').nth(1))
-        .filter(|path| Path::new(path).starts_with(dir))
-        .collect();
-    for path in below.iter().rev() {
-        // A frozen one cannot be unmounted; thawing one that is not frozen fails, harmlessly.
-        drop(Command::new("fsfreeze").args(["-u", path]).output());
-        drop(Command::new("umount").args(["-l", path]).output());
-    }
+    let points = mounts.lines().filter_map(|line| line.split(' ').nth(1));
+    points.filter(|path| Path::new(path).starts_with(dir)).rev().map(str::to_owned).collect()
+}
+
+/// Runs a program whose outcome does not matter: a file system that is not frozen cannot be thawed.
+fn within_limit(program: &str, arguments: &[&str]) {
+    drop(run_within(Command::new(program).args(arguments), "", Duration::from_secs(5)));
 }

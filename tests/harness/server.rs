@@ -88,14 +88,18 @@ impl Server {
         }
     }
 
+    /// Where `tools/test-server` put it; `None` for another server.
+    pub(crate) fn root(&self) -> Option<&Path> {
+        self.bindir.ancestors().find(|dir| dir.join("made").is_file())
+    }
+
     /// A copy of this tree's copy of the server, for a test that replaces its files. Hard links, so that
     /// it costs nothing; installing replaces files and writes into none.
     ///
     /// # Errors
     /// This is no server that `tools/test-server` made.
     pub fn copy_to(&self, dir: &Scratch) -> Result<Self, String> {
-        let root = self.bindir.ancestors().find(|dir| dir.join("made").is_file());
-        let root = root.ok_or("needs a server made by tools/test-server")?;
+        let root = self.root().ok_or("needs a server made by tools/test-server")?;
         // Whoever runs the server has to reach it.
         chmod(dir.path(), 0o755);
         let copy = dir.join("server");
