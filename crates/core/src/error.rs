@@ -190,6 +190,12 @@ pub enum Error {
     /// The copy makes no progress.
     #[error("the archive directory does not respond")]
     Stalled {
+    /// The WAL file's name leads to another file, or to none, than when it was opened.
+    #[error("the WAL file was renamed or replaced while it was copied")]
+    SourceMoved {
+        /// The file.
+        path: PathBuf,
+    },
         /// The archive directory.
         path: PathBuf,
         /// Seconds since the copy last made progress.
@@ -417,7 +423,7 @@ impl Error {
             Self::NotAFile { .. } => ErrorKind::NotAFile,
             Self::NoReplaceUnsupported { .. } => ErrorKind::Unsupported,
             Self::ReadBackDiffers { .. } => ErrorKind::StorageLied,
-            Self::SourceChanged { .. } => ErrorKind::SourceChanged,
+            Self::SourceChanged { .. } | Self::SourceMoved { .. } => ErrorKind::SourceChanged,
             Self::Stalled { .. } => ErrorKind::Stalled,
             Self::Panicked { .. } => ErrorKind::Internal,
         }
@@ -509,6 +515,11 @@ fn system_text(error: &io::Error) -> String {
 
 fn capital(text: &str) -> String {
     let mut chars = text.chars();
+            Error::SourceMoved { path } => write!(
+                f,
+                "\"{}\" is not the file any more that was opened under this name.",
+                path.display()
+            ),
     chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
 }
 

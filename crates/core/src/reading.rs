@@ -88,6 +88,23 @@ impl Source {
     pub fn changed(&self, read: u64) -> Error {
         Error::SourceChanged { path: self.path.clone(), expected: self.entry.len, read }
     }
+
+    /// Makes sure that the name which the file was opened by still leads to it. What was read until
+    /// then is the WAL of that name: the server reuses a segment by giving it another name first,
+    /// and writes into it after that (`InstallXLogFileSegment` in `access/transam/xlog.c`). One
+    /// look after the last read therefore covers them all. No later file can pass for it, as an
+    /// inode that is held open is not given out again.
+    ///
+    /// # Errors
+    /// The name leads elsewhere or nowhere, or could not be looked up.
+    pub fn check_not_moved(&self) -> Result<(), Error> {
+        let there = sys::source_entry(&self.path)
+            .map_err(|e| Error::io(Action::ReadSource, &self.path, e))?;
+        match there {
+            Some(entry) if self.is(&entry) => Ok(()),
+            _ => Err(Error::SourceMoved { path: self.path.clone() }),
+        }
+    }
 }
 
 /// A reader whose bytes come from storage and not from the page cache, as far as the file system

@@ -10,7 +10,7 @@ use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::fault::{Op, Verdict, announce};
@@ -415,16 +415,18 @@ pub fn open_source(path: &Path) -> io::Result<File> {
 /// # Errors
 /// What `fstat` reports.
 pub fn entry(file: &File) -> io::Result<Entry> {
-    use std::os::unix::fs::MetadataExt;
     announce(Op::Stat)?;
-    let metadata = file.metadata()?;
-    Ok(Entry {
+    Ok(entry_from(&file.metadata()?))
+}
+
+fn entry_from(metadata: &std::fs::Metadata) -> Entry {
+    Entry {
         device: metadata.dev(),
         inode: metadata.ino(),
         mode: metadata.mode(),
         links: metadata.nlink(),
         len: metadata.len(),
-    })
+    }
 }
 
 /// Reads at an offset until `buf` is full or the file ends, and returns how many bytes it got.
@@ -433,6 +435,19 @@ pub fn entry(file: &File) -> io::Result<Entry> {
 /// What `pread` reports.
 pub fn read_full_at(file: &File, buf: &mut [u8], offset: u64) -> io::Result<usize> {
     let mut filled = 0;
+/// Looks up what a path of the server leads to now, as [`open_source`] would; `None` when nothing
+/// has the name.
+///
+/// # Errors
+/// What `stat` reports, but for `ENOENT`.
+pub fn source_entry(path: &Path) -> io::Result<Option<Entry>> {
+    match again(Op::Stat, |_| std::fs::metadata(path)) {
+        Ok(metadata) => Ok(Some(entry_from(&metadata))),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
     while let Some(rest) = buf.get_mut(filled..).filter(|rest| !rest.is_empty()) {
         match again(Op::Read, |_| file.read_at(rest, offset + filled as u64)) {
             Ok(0) => break,
