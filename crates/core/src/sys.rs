@@ -59,6 +59,12 @@ fn proc_path(fd: RawFd) -> io::Result<CString> {
 }
 
 /// What `fstatat` says of a directory entry.
+/// A constant of file types as [`Entry::mode`] has it.
+#[allow(clippy::unnecessary_cast, reason = "the types differ between systems")]
+const fn mode_bits(bits: libc::mode_t) -> u32 {
+    bits as u32
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Entry {
     /// Device of the file system.
@@ -77,20 +83,22 @@ impl Entry {
     /// Tells whether the entry is a regular file.
     #[must_use]
     pub fn is_file(&self) -> bool {
-        self.mode & libc::S_IFMT == libc::S_IFREG
+        self.mode & mode_bits(libc::S_IFMT) == mode_bits(libc::S_IFREG)
     }
 
     /// Names the entry's type, for messages.
     #[must_use]
     pub fn type_name(&self) -> &'static str {
-        match self.mode & libc::S_IFMT {
-            libc::S_IFREG => "a regular file",
-            libc::S_IFDIR => "a directory",
-            libc::S_IFLNK => "a symbolic link",
-            libc::S_IFIFO => "a named pipe",
-            libc::S_IFSOCK => "a socket",
-            _ => "a device",
-        }
+        let types = [
+            (libc::S_IFREG, "a regular file"),
+            (libc::S_IFDIR, "a directory"),
+            (libc::S_IFLNK, "a symbolic link"),
+            (libc::S_IFIFO, "a named pipe"),
+            (libc::S_IFSOCK, "a socket"),
+        ];
+        let ours = self.mode & mode_bits(libc::S_IFMT);
+        let named = types.into_iter().find(|(bits, _)| mode_bits(*bits) == ours);
+        named.map_or("a device", |(_, name)| name)
     }
 }
 
@@ -129,10 +137,12 @@ impl Dir {
         &self.path
     }
 
-    /// Returns the directory's path without symbolic links, where the system tells it.
+    /// Returns the directory's path without symbolic links: by its handle, or where there is no
+    /// `/proc`, as the path leads now.
     #[must_use]
     pub fn real_path(&self) -> Option<PathBuf> {
-        std::fs::read_link(format!("/proc/self/fd/{}", self.fd.as_raw_fd())).ok()
+        let by_handle = std::fs::read_link(format!("/proc/self/fd/{}", self.fd.as_raw_fd()));
+        by_handle.or_else(|_| self.path.canonicalize()).ok()
     }
 
     /// Opens an existing file for reading. A named pipe does not block.
@@ -307,11 +317,8 @@ impl Dir {
         }
         std::mem::forget(fd);
         let result = loop {
-            // SAFETY: returns the address of this thread's `errno`, valid as long as the thread.
-            let errno = unsafe { libc::__errno_location() };
-            // SAFETY: the address is valid and this thread's own. `readdir` tells its end from an
-            // error by `errno` alone.
-            unsafe { *errno = 0 };
+            // `readdir` tells its end from an error by `errno` alone.
+            clear_errno();
             // SAFETY: the stream is open and used by this thread alone.
             let entry = unsafe { libc::readdir(stream) };
             if entry.is_null() {
@@ -367,6 +374,21 @@ const O_DIRECT: libc::c_int = libc::O_DIRECT;
 const O_DIRECT: libc::c_int = 0;
 
 fn entry_of(stat: &libc::stat) -> Entry {
+fn clear_errno() {
+    #[cfg(any(target_os = "illumos", target_os = "solaris"))]
+    use libc::___errno as location;
+    #[cfg(any(target_os = "netbsd", target_os = "openbsd", target_os = "android"))]
+    use libc::__errno as location;
+    #[cfg(any(target_os = "linux", target_os = "dragonfly", target_os = "hurd"))]
+    use libc::__errno_location as location;
+    #[cfg(any(target_vendor = "apple", target_os = "freebsd"))]
+    use libc::__error as location;
+    // SAFETY: returns the address of this thread's `errno`, valid as long as the thread.
+    let errno = unsafe { location() };
+    // SAFETY: the address is valid, and nothing but this thread uses it.
+    unsafe { *errno = 0 };
+}
+
     #[allow(clippy::unnecessary_cast, reason = "the types differ between systems")]
     Entry {
         device: stat.st_dev as u64,
