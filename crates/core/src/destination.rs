@@ -34,10 +34,10 @@ pub fn open(
     mode: u32,
 ) -> Result<Dir, Error> {
     let dir = Dir::open(path).map_err(|e| Error::io(Action::OpenDestination, path, e))?;
-    if dir.real_path().is_some_and(|real| memory.is_inside(&real)) {
+    if memory.is_pg_wal(&dir) || dir.real_path().is_some_and(|real| memory.is_inside(&real)) {
         return Err(Error::NotAdoptable {
             path: path.to_owned(),
-            reason: "the path leads into the data directory".to_owned(),
+            reason: "the path leads into the data directory or its \"pg_wal\"".to_owned(),
         });
     }
     let known = memory.contains(path)?;
