@@ -42,8 +42,6 @@ pub enum Action {
     FlushArchived,
     /// Flushing the destination directory.
     FlushDirectory,
-    /// Removing a temporary file.
-    RemoveTemporary,
     /// Reading or writing the list of initialised destinations in the data directory.
     Remember,
     /// Reading `archive_status`.
@@ -69,7 +67,6 @@ impl Action {
             Self::Publish => "give the copy its name",
             Self::FlushArchived => "flush the archived file to storage",
             Self::FlushDirectory => "flush the archive directory to storage",
-            Self::RemoveTemporary => "remove a temporary file",
             Self::Remember => "record the archive directory in the data directory",
             Self::ReadStatus => "read \"pg_wal/archive_status\"",
             Self::ReadControl => "read \"global/pg_control\"",
