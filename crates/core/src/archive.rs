@@ -384,7 +384,7 @@ fn read_back(
     let path = dir.path().join(stored_name(plan, job));
     let fail = |e| Error::io(Action::ReadBack, &path, e);
     let mut stream = PastCache::new(sealed.file().try_clone().map_err(fail)?);
-    let (mut buffer, mut hasher) = (Buffer::new(), Hasher::default());
+    let (mut buffer, mut hasher) = (Buffer::new().map_err(fail)?, Hasher::default());
     loop {
         let len = read_full(&mut stream, buffer.bytes_mut()).map_err(fail)?;
         hasher.update(buffer.filled(len));

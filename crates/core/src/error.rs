@@ -48,6 +48,10 @@ pub enum Action {
     ReadStatus,
     /// Reading `global/pg_control`.
     ReadControl,
+    /// Allocating what a file is copied through.
+    ReserveMemory,
+    /// Starting a thread to copy with.
+    StartThread,
 }
 
 impl Action {
@@ -70,6 +74,8 @@ impl Action {
             Self::Remember => "record the archive directory in the data directory",
             Self::ReadStatus => "read \"pg_wal/archive_status\"",
             Self::ReadControl => "read \"global/pg_control\"",
+            Self::ReserveMemory => "reserve memory for the copy",
+            Self::StartThread => "start a thread for the copy",
         }
     }
 
@@ -217,6 +223,8 @@ pub enum ErrorKind {
     StaleHandle,
     DestinationMissing,
     TooManyOpenFiles,
+    OutOfMemory,
+    NoThread,
     IoError,
     SourceUnreadable,
     DataDirectory,
@@ -251,7 +259,7 @@ pub struct Advice {
 
 impl ErrorKind {
     /// Every kind.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 30] = [
         Self::OutOfSpace,
         Self::QuotaExceeded,
         Self::ReadOnly,
@@ -259,6 +267,8 @@ impl ErrorKind {
         Self::StaleHandle,
         Self::DestinationMissing,
         Self::TooManyOpenFiles,
+        Self::OutOfMemory,
+        Self::NoThread,
         Self::IoError,
         Self::SourceUnreadable,
         Self::DataDirectory,
@@ -313,6 +323,14 @@ impl ErrorKind {
             Self::TooManyOpenFiles => (
                 "53000",
                 "Raise the limit of open files of the server's user or of the system. Archiving goes on by itself.",
+            ),
+            Self::OutOfMemory => (
+                "53200",
+                "Give the machine more memory, or lower \"walsafe_archive.workers\" or what else runs there. Archiving goes on by itself.",
+            ),
+            Self::NoThread => (
+                "53000",
+                "Raise the limits of processes and threads of the server's user, its service or its container. Archiving goes on by itself.",
             ),
             Self::IoError => (
                 "58030",
@@ -436,6 +454,8 @@ impl Error {
 fn io_kind(action: Action, source: &io::Error) -> ErrorKind {
     match source.raw_os_error() {
         Some(libc::EMFILE | libc::ENFILE) => ErrorKind::TooManyOpenFiles,
+        Some(libc::ENOMEM) => ErrorKind::OutOfMemory,
+        _ if action == Action::StartThread => ErrorKind::NoThread,
         _ if action == Action::ReadSource => ErrorKind::SourceUnreadable,
         _ if action.on_server() => ErrorKind::DataDirectory,
         Some(libc::ENOSPC) => ErrorKind::OutOfSpace,

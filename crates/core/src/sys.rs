@@ -5,6 +5,7 @@
 
 #![allow(unsafe_code, reason = "system calls that the standard library does not offer")]
 
+use std::alloc::{Layout, alloc_zeroed};
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
@@ -617,6 +618,38 @@ pub fn drop_cached(file: &File, offset: u64, len: u64) {
             libc::posix_fadvise(file.as_raw_fd(), offset, len, libc::POSIX_FADV_DONTNEED);
         }
     }
+}
+
+/// Allocates zeroed memory that is not touched yet, so that it takes none until it is used. The
+/// standard library's own ways either touch it or end the process when there is none.
+///
+/// # Errors
+/// `ENOMEM` when it is not to be had.
+pub fn zeroed(len: usize) -> io::Result<Vec<u8>> {
+    let no_memory = || io::Error::from_raw_os_error(libc::ENOMEM);
+    announce(Op::Allocate)?;
+    if len == 0 {
+        return Ok(Vec::new());
+    }
+    let layout = Layout::array::<u8>(len).map_err(|_| no_memory())?;
+    // SAFETY: the layout's size is not zero.
+    let memory = unsafe { alloc_zeroed(layout) };
+    if memory.is_null() {
+        return Err(no_memory());
+    }
+    // SAFETY: the global allocator has just given this memory out, for bytes and of this length;
+    // all of it is set, and nothing else knows it.
+    Ok(unsafe { Vec::from_raw_parts(memory, len, len) })
+}
+
+/// Starts a thread that never takes a signal.
+///
+/// # Errors
+/// `EAGAIN` when a limit of processes or threads is reached, or there is no memory for its stack.
+pub fn start_thread(stack: usize, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    announce(Op::StartThread)?;
+    let thread = std::thread::Builder::new().name("walsafe".to_owned()).stack_size(stack);
+    with_signals_blocked(|| thread.spawn(run)).map(drop)
 }
 
 /// Asks the kernel to lay memory into huge pages. Advice: a failure means nothing.
