@@ -64,8 +64,13 @@ pub fn open(
         });
     }
     if !known || !memory.is_durable(path) {
-        // Whoever wrote the identity file, or the list, may have died before its flush.
-        Identity::flush(&dir)?;
+        // Whoever wrote the identity file, or the list, may have died before its flush; and what was
+        // read above may be in the page cache only, after a flush that failed.
+        let stored = Identity::flush(&dir)?;
+        if stored != identity {
+            let reason = "storage holds another identity than was read before".to_owned();
+            return Err(Error::ReadBackDiffers { path: path.join(identity::FILE_NAME), reason });
+        }
         memory.add(path)?;
     }
     Ok(dir)

@@ -190,15 +190,15 @@ pub enum Error {
         /// Bytes read.
         read: u64,
     },
-    /// The copy makes no progress.
-    #[error("the archive directory does not respond")]
-    Stalled {
     /// The WAL file's name leads to another file, or to none, than when it was opened.
     #[error("the WAL file was renamed or replaced while it was copied")]
     SourceMoved {
         /// The file.
         path: PathBuf,
     },
+    /// The copy makes no progress.
+    #[error("the archive directory does not respond")]
+    Stalled {
         /// The archive directory.
         path: PathBuf,
         /// Seconds since the copy last made progress.
@@ -515,6 +515,11 @@ impl fmt::Display for Detail<'_> {
                 "\"{}\" had {expected} bytes at the start, and {read} could be read.",
                 path.display()
             ),
+            Error::SourceMoved { path } => write!(
+                f,
+                "\"{}\" is not the file any more that was opened under this name.",
+                path.display()
+            ),
             Error::Stalled { path, seconds } => write!(
                 f,
                 "The copy into \"{}\" has made no progress for {seconds} seconds.",
@@ -532,11 +537,6 @@ fn system_text(error: &io::Error) -> String {
 
 fn capital(text: &str) -> String {
     let mut chars = text.chars();
-            Error::SourceMoved { path } => write!(
-                f,
-                "\"{}\" is not the file any more that was opened under this name.",
-                path.display()
-            ),
     chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
 }
 

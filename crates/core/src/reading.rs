@@ -108,8 +108,9 @@ impl Source {
 }
 
 /// A reader whose bytes come from storage and not from the page cache, as far as the file system
-/// allows: by direct I/O, else after its clean pages were dropped. Dirty pages are written out
-/// before a direct read, so what is read is what a later reader gets after a power cut.
+/// allows: its clean pages are dropped, and it is read by direct I/O where there is such. Dirty pages
+/// are written out before a direct read, so what is read is what a later reader gets after a power
+/// cut.
 pub struct PastCache {
     file: File,
     /// Made by the first read, which can tell that there is no memory for it.

@@ -59,13 +59,13 @@ fn proc_path(fd: RawFd) -> io::Result<CString> {
     c_string(&format!("/proc/self/fd/{fd}"))
 }
 
-/// What `fstatat` says of a directory entry.
 /// A constant of file types as [`Entry::mode`] has it.
 #[allow(clippy::unnecessary_cast, reason = "the types differ between systems")]
 const fn mode_bits(bits: libc::mode_t) -> u32 {
     bits as u32
 }
 
+/// What `fstatat` says of a directory entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Entry {
     /// Device of the file system.
@@ -374,7 +374,6 @@ const O_DIRECT: libc::c_int = libc::O_DIRECT;
 #[cfg(not(target_os = "linux"))]
 const O_DIRECT: libc::c_int = 0;
 
-fn entry_of(stat: &libc::stat) -> Entry {
 fn clear_errno() {
     #[cfg(any(target_os = "illumos", target_os = "solaris"))]
     use libc::___errno as location;
@@ -390,6 +389,7 @@ fn clear_errno() {
     unsafe { *errno = 0 };
 }
 
+fn entry_of(stat: &libc::stat) -> Entry {
     #[allow(clippy::unnecessary_cast, reason = "the types differ between systems")]
     Entry {
         device: stat.st_dev as u64,
@@ -433,6 +433,19 @@ pub fn open_source(path: &Path) -> io::Result<File> {
     Ok(File::from(openat(libc::AT_FDCWD, Op::Open, &name, flags, 0)?))
 }
 
+/// Looks up what a path of the server leads to now, as [`open_source`] would; `None` when nothing
+/// has the name.
+///
+/// # Errors
+/// What `stat` reports, but for `ENOENT`.
+pub fn source_entry(path: &Path) -> io::Result<Option<Entry>> {
+    match again(Op::Stat, |_| std::fs::metadata(path)) {
+        Ok(metadata) => Ok(Some(entry_from(&metadata))),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// Returns what `fstat` says of an open file.
 ///
 /// # Errors
@@ -458,19 +471,6 @@ fn entry_from(metadata: &std::fs::Metadata) -> Entry {
 /// What `pread` reports.
 pub fn read_full_at(file: &File, buf: &mut [u8], offset: u64) -> io::Result<usize> {
     let mut filled = 0;
-/// Looks up what a path of the server leads to now, as [`open_source`] would; `None` when nothing
-/// has the name.
-///
-/// # Errors
-/// What `stat` reports, but for `ENOENT`.
-pub fn source_entry(path: &Path) -> io::Result<Option<Entry>> {
-    match again(Op::Stat, |_| std::fs::metadata(path)) {
-        Ok(metadata) => Ok(Some(entry_from(&metadata))),
-        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
     while let Some(rest) = buf.get_mut(filled..).filter(|rest| !rest.is_empty()) {
         match again(Op::Read, |_| file.read_at(rest, offset + filled as u64)) {
             Ok(0) => break,
