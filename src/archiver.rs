@@ -218,7 +218,7 @@ fn ask(
         match remaining(settings, still_for) {
             Ok(left) => waiter.wait(pool.wake_handle(), left),
             Err(error) => {
-                pool.hold();
+                pool.hold(still_for);
                 return Err(error);
             }
         }

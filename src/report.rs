@@ -62,6 +62,7 @@ fn code(sqlstate: &str) -> PgSqlErrorCode {
         "42809" => PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
         "53000" => PgSqlErrorCode::ERRCODE_INSUFFICIENT_RESOURCES,
         "53100" => PgSqlErrorCode::ERRCODE_DISK_FULL,
+        "53200" => PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY,
         "55000" => PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
         "58030" => PgSqlErrorCode::ERRCODE_IO_ERROR,
         "58P01" => PgSqlErrorCode::ERRCODE_UNDEFINED_FILE,

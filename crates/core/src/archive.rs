@@ -164,6 +164,9 @@ pub fn archive_file(
         if plan.verify {
             read_back(plan, job, &dir, &sealed, copied.digests.stored, progress)?;
         }
+        // While the copy hung the settings may have changed, another archive have taken the file,
+        // and the server have reused it.
+        source.check_not_moved()?;
         match sealed.publish(&stored_name(plan, job))? {
             Publication::Published => break copied,
             Publication::NeedsName => staging = Staging::Named,
@@ -262,7 +265,10 @@ fn compare_with(
     let context = Context { name: &job.name, segment_size, archive: dir };
     match compare::compare(source, &archived, context, progress)? {
         Comparison::Same { content } => Ok(Some((content, archived.entry.len))),
-        Comparison::Different(difference) => Err(Error::Conflict { path, difference }),
+        Comparison::Different(difference) => {
+            source.check_not_moved()?;
+            Err(Error::Conflict { path, difference })
+        }
     }
 }
 
@@ -378,7 +384,7 @@ fn read_back(
     let path = dir.path().join(stored_name(plan, job));
     let fail = |e| Error::io(Action::ReadBack, &path, e);
     let mut stream = PastCache::new(sealed.file().try_clone().map_err(fail)?);
-    let (mut buffer, mut hasher) = (Buffer::new(), Hasher::default());
+    let (mut buffer, mut hasher) = (Buffer::new().map_err(fail)?, Hasher::default());
     loop {
         let len = read_full(&mut stream, buffer.bytes_mut()).map_err(fail)?;
         hasher.update(buffer.filled(len));

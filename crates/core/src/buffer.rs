@@ -1,5 +1,7 @@
 //! Buffers that direct I/O accepts: aligned in memory, of a whole number of blocks.
 
+use std::io;
+
 use crate::sys::{self, DIRECT_ALIGNMENT, HUGE_PAGE};
 
 /// Bytes that are read back or compared at a time.
@@ -19,25 +21,29 @@ pub struct Buffer {
 
 impl Buffer {
     /// Allocates a zeroed chunk, to read back or compare.
-    #[must_use]
-    pub fn new() -> Self {
+    ///
+    /// # Errors
+    /// `ENOMEM` when there is no memory for it: an abort would take the server down.
+    pub fn new() -> io::Result<Self> {
         Self::aligned(CHUNK, DIRECT_ALIGNMENT)
     }
 
     /// Allocates a zeroed buffer to copy with, which is made once for many files.
-    #[must_use]
-    pub fn large() -> Self {
-        let mut buffer = Self::aligned(LARGE, HUGE_PAGE);
+    ///
+    /// # Errors
+    /// As [`Buffer::new`].
+    pub fn large() -> io::Result<Self> {
+        let mut buffer = Self::aligned(LARGE, HUGE_PAGE)?;
         sys::prefer_huge_pages(buffer.bytes_mut());
-        buffer
+        Ok(buffer)
     }
 
-    fn aligned(len: usize, alignment: usize) -> Self {
+    fn aligned(len: usize, alignment: usize) -> io::Result<Self> {
         // Larger than needed, so that an aligned piece lies within wherever the allocator puts it.
         // What is not used is never touched, and takes no memory.
-        let memory = vec![0; len + alignment];
+        let memory = sys::zeroed(len + alignment)?;
         let start = memory.as_ptr().align_offset(alignment);
-        Self { memory, start, len }
+        Ok(Self { memory, start, len })
     }
 
     /// Returns the memory.
@@ -66,25 +72,31 @@ impl Buffer {
     }
 }
 
-impl Default for Buffer {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     #[test]
     fn buffers_are_whole_and_aligned() {
-        for (mut buffer, len, alignment) in
+        for (buffer, len, alignment) in
             [(Buffer::new(), CHUNK, DIRECT_ALIGNMENT), (Buffer::large(), LARGE, HUGE_PAGE)]
         {
+            let mut buffer = buffer.unwrap();
             assert_eq!(buffer.bytes_mut().len(), len);
             assert_eq!(buffer.bytes().as_ptr() as usize % alignment, 0);
             assert_eq!(buffer.filled(3).len(), 3);
             assert!(buffer.bytes().iter().all(|byte| *byte == 0));
+        }
+    }
+
+    /// Fails with `vec!`: the process was aborted, and with it the whole cluster.
+    #[test]
+    fn memory_that_is_not_to_be_had_is_an_error() {
+        for len in [usize::MAX / 4, usize::MAX - 2 * HUGE_PAGE] {
+            let error = Buffer::aligned(len, HUGE_PAGE).map(drop).unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::ENOMEM));
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::error::{Action, Error, ErrorKind};
 use crate::history;
 use crate::name::{FileKind, FileName};
 use crate::reading::{Archived, Source, read_full};
-use crate::sys::Dir;
+use crate::sys::{self, Dir};
 use crate::wal::{
     End, Lsn, Parting, SegmentChecker, SegmentComparison, SegmentSize, SegmentSpec, Side,
 };
@@ -159,7 +159,7 @@ pub fn compare(
         return Err(Error::NotAFile { path, found: "a hard link to the server's own file" });
     }
     let mut stream = archived.decode().map_err(|e| Error::io(Action::ReadArchived, &path, e))?;
-    let (mut ours_buffer, mut theirs_buffer) = (Buffer::new(), Buffer::new());
+    let (mut ours_buffer, mut theirs_buffer) = buffers(&path)?;
     let (mut ours, mut theirs) = (Hasher::default(), Hasher::default());
     let (mut ours_len, mut theirs_len, mut first) = (0_u64, 0_u64, None);
     let mut undecodable = None;
@@ -210,6 +210,12 @@ pub fn compare(
         theirs: theirs.digest(),
         nature,
     })))
+}
+
+/// Returns a buffer for each of the two files.
+fn buffers(path: &Path) -> Result<(Buffer, Buffer), Error> {
+    let fail = |e| Error::io(Action::ReserveMemory, path, e);
+    Ok((Buffer::new().map_err(fail)?, Buffer::new().map_err(fail)?))
 }
 
 /// Returns what a decoder says of a file. An error of the system is not a property of the file:
@@ -275,7 +281,7 @@ fn part(
     let path = context.archive.path().join(&archived.stored_name);
     let fail = |e| Error::io(Action::ReadArchived, &path, e);
     let mut stream = archived.decode().map_err(fail)?;
-    let (mut ours, mut theirs) = (Buffer::new(), Buffer::new());
+    let (mut ours, mut theirs) = buffers(&path)?;
     let mut comparison = SegmentComparison::new(spec);
     let mut checker = SegmentChecker::new(spec, None);
     let mut offset = 0;
@@ -333,7 +339,7 @@ fn branches_of(timeline: u32, source: &Source, context: Context<'_>) -> Vec<(u32
 
 /// Reads and decodes a small file, of at most one chunk.
 fn read_small(file: &Archived) -> io::Result<Vec<u8>> {
-    let mut contents = vec![0; CHUNK];
+    let mut contents = sys::zeroed(CHUNK)?;
     let len = read_full(&mut file.decode()?, &mut contents)?;
     contents.truncate(len);
     Ok(contents)

@@ -34,10 +34,10 @@ pub fn open(
     mode: u32,
 ) -> Result<Dir, Error> {
     let dir = Dir::open(path).map_err(|e| Error::io(Action::OpenDestination, path, e))?;
-    if dir.real_path().is_some_and(|real| memory.is_inside(&real)) {
+    if memory.is_pg_wal(&dir) || dir.real_path().is_some_and(|real| memory.is_inside(&real)) {
         return Err(Error::NotAdoptable {
             path: path.to_owned(),
-            reason: "the path leads into the data directory".to_owned(),
+            reason: "the path leads into the data directory or its \"pg_wal\"".to_owned(),
         });
     }
     let known = memory.contains(path)?;
@@ -64,8 +64,13 @@ pub fn open(
         });
     }
     if !known || !memory.is_durable(path) {
-        // Whoever wrote the identity file, or the list, may have died before its flush.
-        Identity::flush(&dir)?;
+        // Whoever wrote the identity file, or the list, may have died before its flush; and what was
+        // read above may be in the page cache only, after a flush that failed.
+        let stored = Identity::flush(&dir)?;
+        if stored != identity {
+            let reason = "storage holds another identity than was read before".to_owned();
+            return Err(Error::ReadBackDiffers { path: path.join(identity::FILE_NAME), reason });
+        }
         memory.add(path)?;
     }
     Ok(dir)

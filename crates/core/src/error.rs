@@ -42,14 +42,16 @@ pub enum Action {
     FlushArchived,
     /// Flushing the destination directory.
     FlushDirectory,
-    /// Removing a temporary file.
-    RemoveTemporary,
     /// Reading or writing the list of initialised destinations in the data directory.
     Remember,
     /// Reading `archive_status`.
     ReadStatus,
     /// Reading `global/pg_control`.
     ReadControl,
+    /// Allocating what a file is copied through.
+    ReserveMemory,
+    /// Starting a thread to copy with.
+    StartThread,
 }
 
 impl Action {
@@ -69,10 +71,11 @@ impl Action {
             Self::Publish => "give the copy its name",
             Self::FlushArchived => "flush the archived file to storage",
             Self::FlushDirectory => "flush the archive directory to storage",
-            Self::RemoveTemporary => "remove a temporary file",
             Self::Remember => "record the archive directory in the data directory",
             Self::ReadStatus => "read \"pg_wal/archive_status\"",
             Self::ReadControl => "read \"global/pg_control\"",
+            Self::ReserveMemory => "reserve memory for the copy",
+            Self::StartThread => "start a thread for the copy",
         }
     }
 
@@ -187,6 +190,12 @@ pub enum Error {
         /// Bytes read.
         read: u64,
     },
+    /// The WAL file's name leads to another file, or to none, than when it was opened.
+    #[error("the WAL file was renamed or replaced while it was copied")]
+    SourceMoved {
+        /// The file.
+        path: PathBuf,
+    },
     /// The copy makes no progress.
     #[error("the archive directory does not respond")]
     Stalled {
@@ -214,6 +223,8 @@ pub enum ErrorKind {
     StaleHandle,
     DestinationMissing,
     TooManyOpenFiles,
+    OutOfMemory,
+    NoThread,
     IoError,
     SourceUnreadable,
     DataDirectory,
@@ -248,7 +259,7 @@ pub struct Advice {
 
 impl ErrorKind {
     /// Every kind.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 30] = [
         Self::OutOfSpace,
         Self::QuotaExceeded,
         Self::ReadOnly,
@@ -256,6 +267,8 @@ impl ErrorKind {
         Self::StaleHandle,
         Self::DestinationMissing,
         Self::TooManyOpenFiles,
+        Self::OutOfMemory,
+        Self::NoThread,
         Self::IoError,
         Self::SourceUnreadable,
         Self::DataDirectory,
@@ -310,6 +323,14 @@ impl ErrorKind {
             Self::TooManyOpenFiles => (
                 "53000",
                 "Raise the limit of open files of the server's user or of the system. Archiving goes on by itself.",
+            ),
+            Self::OutOfMemory => (
+                "53200",
+                "Give the machine more memory, or lower \"walsafe_archive.workers\" or what else runs there. Archiving goes on by itself.",
+            ),
+            Self::NoThread => (
+                "53000",
+                "Raise the limits of processes and threads of the server's user, its service or its container. Archiving goes on by itself.",
             ),
             Self::IoError => (
                 "58030",
@@ -417,7 +438,7 @@ impl Error {
             Self::NotAFile { .. } => ErrorKind::NotAFile,
             Self::NoReplaceUnsupported { .. } => ErrorKind::Unsupported,
             Self::ReadBackDiffers { .. } => ErrorKind::StorageLied,
-            Self::SourceChanged { .. } => ErrorKind::SourceChanged,
+            Self::SourceChanged { .. } | Self::SourceMoved { .. } => ErrorKind::SourceChanged,
             Self::Stalled { .. } => ErrorKind::Stalled,
             Self::Panicked { .. } => ErrorKind::Internal,
         }
@@ -433,6 +454,8 @@ impl Error {
 fn io_kind(action: Action, source: &io::Error) -> ErrorKind {
     match source.raw_os_error() {
         Some(libc::EMFILE | libc::ENFILE) => ErrorKind::TooManyOpenFiles,
+        Some(libc::ENOMEM) => ErrorKind::OutOfMemory,
+        _ if action == Action::StartThread => ErrorKind::NoThread,
         _ if action == Action::ReadSource => ErrorKind::SourceUnreadable,
         _ if action.on_server() => ErrorKind::DataDirectory,
         Some(libc::ENOSPC) => ErrorKind::OutOfSpace,
@@ -490,6 +513,11 @@ impl fmt::Display for Detail<'_> {
             Error::SourceChanged { path, expected, read } => write!(
                 f,
                 "\"{}\" had {expected} bytes at the start, and {read} could be read.",
+                path.display()
+            ),
+            Error::SourceMoved { path } => write!(
+                f,
+                "\"{}\" is not the file any more that was opened under this name.",
                 path.display()
             ),
             Error::Stalled { path, seconds } => write!(

@@ -6,7 +6,7 @@
 
 use std::io;
 
-/// A file-system operation of the core.
+/// An operation of the core on a file system, or one for which the system may lack the means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[allow(missing_docs, reason = "the names are those of the system calls' purposes")]
 pub enum Op {
@@ -28,11 +28,13 @@ pub enum Op {
     Stat,
     List,
     FileSystem,
+    Allocate,
+    StartThread,
 }
 
 impl Op {
     /// Every operation, for tests that fail each in turn.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 20] = [
         Self::OpenDirectory,
         Self::Open,
         Self::CreateUnnamed,
@@ -51,6 +53,8 @@ impl Op {
         Self::Stat,
         Self::List,
         Self::FileSystem,
+        Self::Allocate,
+        Self::StartThread,
     ];
 }
 
@@ -242,7 +246,7 @@ mod plan {
     /// Writes with one byte in the middle changed.
     pub(crate) fn write_corrupted(file: &File, bytes: &[u8], offset: u64) -> io::Result<usize> {
         // Aligned, as the caller's bytes are.
-        let mut wrong = Buffer::large();
+        let mut wrong = Buffer::large()?;
         let len = bytes.len().min(wrong.bytes().len());
         if let (Some(to), Some(from)) = (wrong.bytes_mut().get_mut(..len), bytes.get(..len)) {
             to.copy_from_slice(from);

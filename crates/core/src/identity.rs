@@ -11,6 +11,7 @@ use std::time::SystemTime;
 use thiserror::Error as ThisError;
 
 use crate::error::{Action, Error};
+use crate::reading::PastCache;
 use crate::staged::{Publication, Staged, Staging, failed};
 use crate::sys::{self, Dir};
 use crate::temporary::Owner;
@@ -111,12 +112,19 @@ impl Identity {
         if !entry.is_file() {
             return Err(bad(format!("it is {}", entry.type_name())));
         }
+        Self::read_from(file, dir).map(Some)
+    }
+
+    fn read_from(stream: impl Read, dir: &Dir) -> Result<Self, Error> {
+        let path = dir.path().join(FILE_NAME);
         let mut contents = Vec::new();
-        file.take(MAX_LEN + 1).read_to_end(&mut contents).map_err(fail)?;
-        if contents.len() as u64 > MAX_LEN {
-            return Err(bad(IdentityError::NotText.to_string()));
-        }
-        Self::parse(&contents).map(Some).map_err(|e| bad(e.to_string()))
+        let read = stream.take(MAX_LEN + 1).read_to_end(&mut contents);
+        read.map_err(|e| Error::io(Action::ReadArchived, &path, e))?;
+        let parsed = match contents.len() as u64 {
+            0..=MAX_LEN => Self::parse(&contents),
+            _ => Err(IdentityError::NotText),
+        };
+        parsed.map_err(|e| Error::BadIdentity { path, reason: e.to_string() })
     }
 
     /// Writes the identity file, durably and without replacing one. Returns `false` when the
@@ -156,18 +164,20 @@ impl Identity {
             return Ok(());
         }
         std::os::unix::fs::fchown(&file, Some(user), Some(group)).map_err(fail)?;
-        Self::flush(dir)
+        Self::flush(dir).map(drop)
     }
 
-    /// Flushes an identity file that is there already, and the directory.
+    /// Flushes an identity file that is there already, and the directory, and returns what storage
+    /// holds of it: a flush that succeeds after one that failed proves nothing (guarantee G8).
     ///
     /// # Errors
-    /// One of the flushes failed, or the file is gone.
-    pub fn flush(dir: &Dir) -> Result<(), Error> {
+    /// One of the flushes failed, or the file is gone, or storage holds no identity.
+    pub fn flush(dir: &Dir) -> Result<Self, Error> {
         let fail = |e| Error::io(Action::FlushArchived, dir.path().join(FILE_NAME), e);
         let file = dir.open_file(FILE_NAME).map_err(fail)?;
         sys::flush(&file).map_err(fail)?;
-        dir.flush().map_err(|e| Error::io(Action::FlushDirectory, dir.path(), e))
+        dir.flush().map_err(|e| Error::io(Action::FlushDirectory, dir.path(), e))?;
+        Self::read_from(PastCache::new(file), dir)
     }
 }
 

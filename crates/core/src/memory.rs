@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -15,6 +16,9 @@ use crate::sys::{self, Dir};
 /// Name of the file in the data directory.
 pub const FILE_NAME: &str = "walsafe_archive.destinations";
 const TEMPORARY_NAME: &str = "walsafe_archive.destinations.tmp";
+/// `PG_DIR_MODE_GROUP` in `common/file_perm.h`: a data directory of this mode is read by its group, for
+/// backups say, and so are all files in it (`initdb --allow-group-access`).
+const GROUP_ACCESS: u32 = 0o750;
 const KEY: &str = "destination = ";
 
 /// Data directories and the destinations that this process knows to be on disk in their lists. A
@@ -40,10 +44,24 @@ impl Memory {
         Self { data_directory: data_directory.into() }
     }
 
-    /// Tells whether a path without symbolic links lies in the data directory.
+    /// Tells whether a path without symbolic links lies in the data directory, or in a `pg_wal` that
+    /// is elsewhere (`initdb --waldir`).
     #[must_use]
     pub fn is_inside(&self, real_path: &Path) -> bool {
-        self.data_directory.canonicalize().is_ok_and(|data| real_path.starts_with(data))
+        [self.data_directory.clone(), self.pg_wal()]
+            .into_iter()
+            .any(|dir| dir.canonicalize().is_ok_and(|dir| real_path.starts_with(dir)))
+    }
+
+    /// Tells whether a directory is `pg_wal` itself, by whatever path (a bind mount, say).
+    #[must_use]
+    pub fn is_pg_wal(&self, dir: &Dir) -> bool {
+        let Ok(pg_wal) = self.pg_wal().metadata() else { return false };
+        dir.metadata().is_ok_and(|dir| (dir.dev(), dir.ino()) == (pg_wal.dev(), pg_wal.ino()))
+    }
+
+    fn pg_wal(&self) -> PathBuf {
+        self.data_directory.join("pg_wal")
     }
 
     /// Tells whether `destination` was initialised from this data directory, or from the one that
@@ -81,6 +99,9 @@ impl Memory {
             let _ = dir.unlink(TEMPORARY_NAME);
             let file = dir.create_named(TEMPORARY_NAME).map_err(fail)?;
             sys::write_all_at(&file, text(&known).as_bytes(), 0).map_err(fail)?;
+            if dir.metadata().map_err(fail)?.mode() & GROUP_ACCESS == GROUP_ACCESS {
+                sys::set_mode(&file, 0o640).map_err(fail)?;
+            }
             sys::flush(&file).map_err(fail)?;
             dir.replace(TEMPORARY_NAME, FILE_NAME).map_err(fail)?;
         }
@@ -121,6 +142,9 @@ fn text(destinations: &[PathBuf]) -> String {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
@@ -134,6 +158,18 @@ mod tests {
         assert!(memory.contains(Path::new("/b c")).unwrap());
         assert!(!memory.contains(Path::new("/b")).unwrap());
         assert_eq!(memory.read().unwrap().len(), 2);
+    }
+
+    /// Fails with one mode for all: the backup of a group that may read everything else stopped there.
+    #[test]
+    fn the_list_can_be_read_by_whoever_can_read_the_data_directory() {
+        for (directory, list) in [(0o700, 0o600), (0o750, 0o640)] {
+            let temp = tempfile::tempdir().unwrap();
+            std::fs::set_permissions(temp.path(), Permissions::from_mode(directory)).unwrap();
+            Memory::of(temp.path()).add(Path::new("/a")).unwrap();
+            let mode = temp.path().join(FILE_NAME).metadata().unwrap().mode();
+            assert_eq!(mode & 0o777, list);
+        }
     }
 
     #[test]

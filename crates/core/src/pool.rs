@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use crate::archive::{Job, Outcome, Plan, Progress, archive_file};
 use crate::buffer::Buffer;
 use crate::destination;
-use crate::error::Error;
+use crate::error::{Action, Error};
 use crate::name::{FileKind, FileName};
 use crate::{sys, temporary};
 
@@ -68,8 +68,12 @@ struct State {
     nothing_new: bool,
     /// Nothing is started ahead: a file failed.
     failing: bool,
-    /// Nothing at all is started: a call hangs.
-    held: bool,
+    /// Raised by every failure and every hang: what stands behind the path may be another disk after
+    /// it, so that no success ahead from before counts.
+    generation: u64,
+    /// How many files stood still when the pool was held. Nothing at all is started until one of
+    /// them moves; 0: not held.
+    held: usize,
     /// Threads end.
     retired: bool,
     threads: usize,
@@ -83,14 +87,26 @@ struct State {
 
 struct Running {
     progress: Arc<Progress>,
-    /// The step count when the pool was last held.
-    held_at: u64,
+    /// The step count when the pool was held, of a file that stood still then.
+    held_at: Option<u64>,
     ahead: bool,
+    /// The generation in which it was started.
+    generation: u64,
 }
 
 struct Done {
     result: Result<Outcome, Error>,
     ahead: bool,
+    /// The generation in which it was started.
+    generation: u64,
+}
+
+impl Done {
+    /// Tells whether the result answers a call of the server. One of a file ahead does not if it is
+    /// a failure, or older than one: the file is tried, or found and compared, once more.
+    fn counts(&self, generation: u64) -> bool {
+        !self.ahead || (self.result.is_ok() && self.generation == generation)
+    }
 }
 
 impl Pool {
@@ -139,10 +155,12 @@ impl Pool {
     }
 
     /// Asks for a file. A result that is there already is what [`Pool::status`] returns next; a
-    /// failure from before it was asked for is forgotten, and the file is tried once more.
+    /// failure from before it was asked for is forgotten, and so is a success from before a failure:
+    /// the file is tried once more.
     pub fn ask(&self, job: &Job) {
         let mut state = self.shared.lock();
-        if state.done.get(&job.name).is_some_and(|done| done.ahead && done.result.is_err()) {
+        let generation = state.generation;
+        if state.done.get(&job.name).is_some_and(|done| !done.counts(generation)) {
             state.done.remove(&job.name);
         }
         // The server asks in its order: what comes before this file waits no longer.
@@ -154,7 +172,14 @@ impl Pool {
             // The server has found a file that no look has.
             state.nothing_new = false;
             state.last_event = Some(Instant::now());
-            self.start_threads(&mut state, 1);
+            if let Err(e) = self.start_threads(&mut state, 1)
+                && state.threads == 0
+            {
+                // Nobody is there who could take it.
+                state.asked = None;
+                let result = Err(Error::io(Action::StartThread, &job.source, e));
+                state.done.insert(job.name.clone(), Done { result, ahead: false, generation });
+            }
         }
         drop(state);
         self.shared.work.notify_all();
@@ -165,13 +190,12 @@ impl Pool {
     pub fn status(&self, job: &Job) -> Status {
         let mut state = self.shared.lock();
         if let Some(done) = state.done.remove(&job.name) {
-            if done.ahead && done.result.is_err() {
+            if !done.counts(state.generation) {
                 drop(state);
                 self.ask(job);
                 return Status::Pending { still_for: Duration::ZERO };
             }
             state.failing = done.result.is_err();
-            state.held = false;
             drop(state);
             self.shared.work.notify_all();
             return Status::Finished(done.result);
@@ -181,21 +205,22 @@ impl Pool {
         Status::Pending { still_for: now.saturating_duration_since(quiet) }
     }
 
-    /// Tells whether the file that was last reported as hanging still hangs, and if so, for how
-    /// long nothing has moved. A pool that moves again is released.
+    /// Tells whether all the files that stood still when the pool was held do so now, and if so, for
+    /// how long. Once one of them has moved or ended, the pool is released.
     #[must_use]
     pub fn still_held(&self) -> Option<Duration> {
         let mut state = self.shared.lock();
-        if !state.held {
-            return None;
-        }
-        let mut running = state.running.values();
-        let moved = running.any(|running| running.progress.steps() != running.held_at);
-        let stuck_since = state.running.values().map(|running| running.progress.last_step()).min();
-        match stuck_since {
-            Some(since) if !moved => Some(Instant::now().saturating_duration_since(since)),
+        let stuck = |running: &&Running| running.held_at == Some(running.progress.steps());
+        let still =
+            state.running.values().filter(stuck).map(|running| running.progress.last_step());
+        let (count, since) = (still.clone().count(), still.min());
+        match since {
+            Some(since) if count == state.held => {
+                Some(Instant::now().saturating_duration_since(since))
+            }
+            _ if state.held == 0 => None,
             _ => {
-                state.held = false;
+                state.held = 0;
                 drop(state);
                 self.shared.work.notify_all();
                 None
@@ -203,14 +228,20 @@ impl Pool {
         }
     }
 
-    /// Starts nothing more until a call that hangs returns, so that threads do not pile up.
-    pub fn hold(&self) {
+    /// Starts nothing more until a call that has not moved for `still_for` returns, so that threads
+    /// do not pile up.
+    pub fn hold(&self, still_for: Duration) {
         let mut state = self.shared.lock();
-        state.held = true;
-        state.asked = None;
+        let now = Instant::now();
+        let mut held = 0;
         for running in state.running.values_mut() {
-            running.held_at = running.progress.steps();
+            let still = now.saturating_duration_since(running.progress.last_step()) >= still_for;
+            running.held_at = still.then(|| running.progress.steps());
+            held += usize::from(still);
         }
+        state.held = held;
+        state.asked = None;
+        state.generation += 1;
     }
 
     /// Tells whether a look for waiting files is worth its while: the last batch is taken, there may
@@ -219,7 +250,7 @@ impl Pool {
     pub fn wants_more(&self) -> bool {
         let state = self.shared.lock();
         let idle = state.ahead.is_empty() && !state.nothing_new;
-        self.workers > 0 && idle && !state.failing && !state.held
+        self.workers > 0 && idle && !state.failing && state.held == 0
     }
 
     /// Offers files to archive ahead, in the server's order. A pool without workers takes none.
@@ -240,7 +271,8 @@ impl Pool {
         }
         state.nothing_new = state.ahead.is_empty();
         let waiting = state.ahead.len() + usize::from(state.asked.is_some());
-        self.start_threads(&mut state, waiting);
+        // Files ahead wait for the threads there are; that there are none is told to who asks.
+        let _ = self.start_threads(&mut state, waiting);
         drop(state);
         self.shared.work.notify_all();
     }
@@ -271,23 +303,14 @@ impl Pool {
     }
 
     /// Sees to it that `waiting` files find a thread, as far as the bound allows.
-    fn start_threads(&self, state: &mut State, waiting: usize) {
+    fn start_threads(&self, state: &mut State, waiting: usize) -> std::io::Result<()> {
         while state.idle + state.starting < waiting && state.threads < self.workers.max(1) {
             let shared = Arc::clone(&self.shared);
-            let spawned = sys::with_signals_blocked(|| {
-                std::thread::Builder::new()
-                    .name("walsafe".to_owned())
-                    .stack_size(STACK)
-                    .spawn(move || shared.work_until_retired())
-            });
-            if spawned.is_err() {
-                // The file waits for one of the threads there are. Without any, it is reported
-                // as hanging, and the server tries again.
-                return;
-            }
+            sys::start_thread(STACK, move || shared.work_until_retired())?;
             state.threads += 1;
             state.starting += 1;
         }
+        Ok(())
     }
 }
 
@@ -310,7 +333,7 @@ impl State {
 
     /// Takes the next file that may be started.
     fn take(&mut self, workers: usize) -> Option<(Job, bool)> {
-        if self.held {
+        if self.held > 0 {
             return None;
         }
         if let Some(job) = self.asked.take() {
@@ -338,19 +361,23 @@ impl Shared {
 
     fn work_until_retired(&self) {
         self.lock().starting -= 1;
-        let mut buffer = Buffer::large();
+        let mut buffer = None;
         while let Some((job, progress)) = self.next_job() {
             let archive = || {
                 self.clean();
-                archive_file(&self.plan, &job, &mut buffer, &progress)
+                archive_file(&self.plan, &job, kept(&mut buffer, &job)?, &progress)
             };
             let result = catch_unwind(AssertUnwindSafe(archive))
                 .unwrap_or_else(|panic| Err(Error::Panicked { message: panic_message(&*panic) }));
             let mut state = self.lock();
-            let ahead = state.running.remove(&job.name).is_none_or(|running| running.ahead);
-            // Files ahead would fail in the same way, and cost the storage what it lacks.
-            state.failing |= result.is_err();
-            state.done.insert(job.name, Done { result, ahead });
+            let running = state.running.remove(&job.name);
+            let (ahead, generation) = running.map_or((true, 0), |r| (r.ahead, r.generation));
+            if result.is_err() {
+                // Files ahead would fail in the same way, and cost the storage what it lacks.
+                state.failing = true;
+                state.generation += 1;
+            }
+            state.done.insert(job.name, Done { result, ahead, generation });
             state.last_event = Some(Instant::now());
             drop(state);
             // A full socket means that the caller has much to read already.
@@ -385,7 +412,8 @@ impl Shared {
             if let Some((job, ahead)) = state.take(workers) {
                 let progress = Arc::new(Progress::default());
                 let now = Instant::now();
-                let running = Running { progress: Arc::clone(&progress), held_at: 0, ahead };
+                let (progress_seen, generation) = (Arc::clone(&progress), state.generation);
+                let running = Running { progress: progress_seen, held_at: None, ahead, generation };
                 state.running.insert(job.name.clone(), running);
                 state.last_event = Some(now);
                 return Some((job, progress));
@@ -395,6 +423,16 @@ impl Shared {
             state.idle -= 1;
         }
     }
+}
+
+/// Returns the buffer that a thread copies through, made for its first file. Where there is no memory
+/// for it, that file has failed, and the next one tries again.
+fn kept<'b>(buffer: &'b mut Option<Buffer>, job: &Job) -> Result<&'b mut Buffer, Error> {
+    let kept = match buffer.take() {
+        Some(kept) => kept,
+        None => Buffer::large().map_err(|e| Error::io(Action::ReserveMemory, &job.source, e))?,
+    };
+    Ok(buffer.insert(kept))
 }
 
 /// Orders names as the server asks for them: history files first, then by name.

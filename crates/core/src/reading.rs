@@ -88,14 +88,33 @@ impl Source {
     pub fn changed(&self, read: u64) -> Error {
         Error::SourceChanged { path: self.path.clone(), expected: self.entry.len, read }
     }
+
+    /// Makes sure that the name which the file was opened by still leads to it. What was read until
+    /// then is the WAL of that name: the server reuses a segment by giving it another name first,
+    /// and writes into it after that (`InstallXLogFileSegment` in `access/transam/xlog.c`). One
+    /// look after the last read therefore covers them all. No later file can pass for it, as an
+    /// inode that is held open is not given out again.
+    ///
+    /// # Errors
+    /// The name leads elsewhere or nowhere, or could not be looked up.
+    pub fn check_not_moved(&self) -> Result<(), Error> {
+        let there = sys::source_entry(&self.path)
+            .map_err(|e| Error::io(Action::ReadSource, &self.path, e))?;
+        match there {
+            Some(entry) if self.is(&entry) => Ok(()),
+            _ => Err(Error::SourceMoved { path: self.path.clone() }),
+        }
+    }
 }
 
 /// A reader whose bytes come from storage and not from the page cache, as far as the file system
-/// allows: by direct I/O, else after its clean pages were dropped. Dirty pages are written out
-/// before a direct read, so what is read is what a later reader gets after a power cut.
+/// allows: its clean pages are dropped, and it is read by direct I/O where there is such. Dirty pages
+/// are written out before a direct read, so what is read is what a later reader gets after a power
+/// cut.
 pub struct PastCache {
     file: File,
-    buffer: Buffer,
+    /// Made by the first read, which can tell that there is no memory for it.
+    buffer: Option<Buffer>,
     /// What of the buffer is filled, and what of that was given out.
     filled: usize,
     taken: usize,
@@ -106,22 +125,27 @@ impl PastCache {
     /// Reads an open file from its start.
     #[must_use]
     pub fn new(file: File) -> Self {
-        if !sys::set_direct(&file, true) {
-            sys::drop_cached(&file, 0, 0);
-        }
-        Self { file, buffer: Buffer::new(), filled: 0, taken: 0, offset: 0 }
+        // A file system may take the flag for direct I/O and read through the page cache all the
+        // same: ext4 with `data=journal`, and btrfs for what is compressed or lies in its trees.
+        sys::drop_cached(&file, 0, 0);
+        let _ = sys::set_direct(&file, true);
+        Self { file, buffer: None, filled: 0, taken: 0, offset: 0 }
     }
 
     /// Fills the buffer with the next chunk; returns its length, 0 at the end.
     fn refill(&mut self) -> io::Result<usize> {
-        let result = sys::read_full_at(&self.file, self.buffer.bytes_mut(), self.offset);
-        let got = match result {
+        let buffer = match self.buffer.take() {
+            Some(buffer) => buffer,
+            None => Buffer::new()?,
+        };
+        let bytes = self.buffer.insert(buffer).bytes_mut();
+        let got = match sys::read_full_at(&self.file, bytes, self.offset) {
             // The file system took the flag and refuses the read: go without.
             Err(e)
                 if e.raw_os_error() == Some(libc::EINVAL) && sys::set_direct(&self.file, false) =>
             {
                 sys::drop_cached(&self.file, 0, 0);
-                sys::read_full_at(&self.file, self.buffer.bytes_mut(), self.offset)?
+                sys::read_full_at(&self.file, bytes, self.offset)?
             }
             other => other?,
         };
@@ -136,7 +160,8 @@ impl Read for PastCache {
         if self.taken == self.filled && self.refill()? == 0 {
             return Ok(0);
         }
-        let ready = self.buffer.bytes().get(self.taken..self.filled).unwrap_or_default();
+        let bytes = self.buffer.as_ref().map(Buffer::bytes).unwrap_or_default();
+        let ready = bytes.get(self.taken..self.filled).unwrap_or_default();
         let n = ready.len().min(buf.len());
         if let (Some(to), Some(from)) = (buf.get_mut(..n), ready.get(..n)) {
             to.copy_from_slice(from);
@@ -217,7 +242,7 @@ mod tests {
 
     fn read_all(source: &Source) -> Vec<u8> {
         source.spare_page_cache();
-        let (mut buffer, mut content) = (Buffer::new(), Vec::new());
+        let (mut buffer, mut content) = (Buffer::new().unwrap(), Vec::new());
         loop {
             let n = source.read_at(buffer.bytes_mut(), content.len() as u64).unwrap();
             content.extend(buffer.filled(n));

@@ -1,7 +1,8 @@
 //! Which files wait to be archived, by `pg_wal/archive_status`.
 //!
 //! Source: PostgreSQL's `postmaster/pgarch.c` (`pgarch_readyXlog`, `ready_file_comparator`): every
-//! `NAME.ready` stands for a waiting file; history files go first, then by name.
+//! `NAME.ready` stands for a waiting file, if the name is of a length and of characters that the
+//! server knows (`postmaster/pgarch.h`); history files go first, then by name.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -12,6 +13,19 @@ use crate::error::{Action, Error};
 use crate::name::{FileKind, FileName};
 use crate::sys::Dir;
 use crate::wal::SegmentSize;
+
+/// `MIN_XFN_CHARS` to `MAX_XFN_CHARS`.
+const NAME_LEN: std::ops::RangeInclusive<usize> = 16..=40;
+/// `VALID_XFN_CHARS`.
+const CHARACTERS: &str = "0123456789ABCDEF.history.backup.partial";
+
+/// Returns the file that an entry of `archive_status` says is waiting; `None` for entries that the
+/// server passes over: it never asks for those.
+fn waiting(entry: &str) -> Option<FileName> {
+    let name = entry.strip_suffix(".ready")?;
+    let known = NAME_LEN.contains(&name.len()) && name.chars().all(|c| CHARACTERS.contains(c));
+    FileName::new(name).ok().filter(|_| known)
+}
 
 /// A waiting file, ordered as the server takes them.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,9 +45,7 @@ pub fn first_waiting(archive_status: &Path, limit: usize) -> Result<Vec<FileName
     Dir::open(archive_status)
         .and_then(|dir| {
             dir.for_each_name(|entry| {
-                let Some(Ok(name)) = entry.strip_suffix(".ready").map(FileName::new) else {
-                    return;
-                };
+                let Some(name) = waiting(entry) else { return };
                 let history = Reverse(matches!(name.kind(), FileKind::History { .. }));
                 first.push(Waiting { history, name });
                 if first.len() > limit {
@@ -67,7 +79,7 @@ pub fn backlog(pg_wal: &Path, segment_size: SegmentSize) -> Result<Backlog, Erro
     let mut backlog = Backlog::default();
     let dir = Dir::open(&archive_status).map_err(fail)?;
     dir.for_each_name(|entry| {
-        let Some(Ok(name)) = entry.strip_suffix(".ready").map(FileName::new) else { return };
+        let Some(name) = waiting(entry) else { return };
         // A file that is gone by now was archived in the meantime.
         let Ok(since) = archive_status.join(entry).metadata().and_then(|m| m.modified()) else {
             return;
@@ -99,6 +111,11 @@ mod tests {
             "00000002.history.ready",
             "000000010000000000000003.00000028.backup.ready",
             "bad name.ready",
+            // What the server passes over: too short, too long, of other characters.
+            "00000003.HISTORY.ready",
+            "0000.history.ready",
+            "000000010000000000000003.00000028.backups.ready",
+            "00000001000000000000000g.ready",
             "000000010000000000000003.ready",
         ] {
             std::fs::write(temp.path().join(name), "").unwrap();
@@ -125,7 +142,13 @@ mod tests {
         let size = SegmentSize::new(1 << 20).unwrap();
         assert_eq!(backlog(temp.path(), size).unwrap(), Backlog::default());
         std::fs::write(temp.path().join("00000002.history"), "12345").unwrap();
-        for name in ["00000002.history.ready", "000000010000000000000002.ready", "x.done"] {
+        for name in [
+            "00000002.history.ready",
+            "000000010000000000000002.ready",
+            "x.done",
+            "x.ready",
+            "000000010000000000000002.new.ready",
+        ] {
             std::fs::write(status.join(name), "").unwrap();
         }
         let oldest = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1000);

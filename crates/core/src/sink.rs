@@ -168,7 +168,7 @@ mod tests {
     /// Writes `content` as the archiver does, and returns how many bytes were not left as holes.
     fn write(file: &File, content: &[u8]) -> u64 {
         let mut sink = Sink::new(file);
-        let mut buffer = Buffer::new();
+        let mut buffer = Buffer::new().unwrap();
         for chunk in content.chunks(CHUNK) {
             buffer.bytes_mut()[..chunk.len()].copy_from_slice(chunk);
             sink.put(buffer.filled(chunk.len())).unwrap();
@@ -201,7 +201,7 @@ mod tests {
         #[test]
         fn gathered_output_is_written_whole(pieces in proptest::collection::vec(0_usize..300_000, 0..20)) {
             let temp = tempfile::NamedTempFile::new_in(".").unwrap();
-            let mut buffer = Buffer::new();
+            let mut buffer = Buffer::new().unwrap();
             let mut gather = Gather::new(temp.as_file(), buffer.bytes_mut());
             let mut content = Vec::new();
             for (i, len) in pieces.iter().enumerate() {

@@ -21,6 +21,10 @@ pub enum Staging {
 }
 
 /// A file being written.
+///
+/// It is closed before its temporary name is removed, which the order of the fields sees to: NFS
+/// keeps a file that is removed while it is open, under a name that it makes up, and after a crash
+/// for ever.
 #[derive(Debug)]
 pub struct Staged<'a> {
     dir: &'a Dir,
@@ -158,10 +162,11 @@ impl Sealed<'_> {
     /// The file system reported an error, or can do neither `link` nor a rename that does not
     /// replace.
     pub fn publish(self, final_name: &str) -> Result<Publication, Error> {
-        let Staged { dir, file, name } = self.0;
+        let mut staged = self.0;
+        let (dir, file) = (staged.dir, &staged.file);
         let fail = |e| failed(dir, final_name, Action::Publish, e);
-        let Some(mut temporary) = name else {
-            return match dir.link_unnamed(&file, final_name) {
+        let Some(temporary) = &mut staged.name else {
+            return match dir.link_unnamed(file, final_name) {
                 Ok(()) => Ok(Publication::Published),
                 Err(e) if exists(&e) => Ok(Publication::NameTaken),
                 // ENOENT: there is no /proc here. Or the directory is gone; a name then tells so.
@@ -176,7 +181,7 @@ impl Sealed<'_> {
             Err(e) if exists(&e) => {
                 // A network file system may have made the link and lost its answer: then the name
                 // is the very file that we hold.
-                let ours = sys::entry(&file).map_err(fail)?;
+                let ours = sys::entry(file).map_err(fail)?;
                 let there = dir.entry(final_name).map_err(fail)?;
                 let same = there
                     .is_some_and(|there| (there.device, there.inode) == (ours.device, ours.inode));

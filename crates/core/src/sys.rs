@@ -5,12 +5,13 @@
 
 #![allow(unsafe_code, reason = "system calls that the standard library does not offer")]
 
+use std::alloc::{Layout, alloc_zeroed};
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::fault::{Op, Verdict, announce};
@@ -58,6 +59,12 @@ fn proc_path(fd: RawFd) -> io::Result<CString> {
     c_string(&format!("/proc/self/fd/{fd}"))
 }
 
+/// A constant of file types as [`Entry::mode`] has it.
+#[allow(clippy::unnecessary_cast, reason = "the types differ between systems")]
+const fn mode_bits(bits: libc::mode_t) -> u32 {
+    bits as u32
+}
+
 /// What `fstatat` says of a directory entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Entry {
@@ -77,20 +84,22 @@ impl Entry {
     /// Tells whether the entry is a regular file.
     #[must_use]
     pub fn is_file(&self) -> bool {
-        self.mode & libc::S_IFMT == libc::S_IFREG
+        self.mode & mode_bits(libc::S_IFMT) == mode_bits(libc::S_IFREG)
     }
 
     /// Names the entry's type, for messages.
     #[must_use]
     pub fn type_name(&self) -> &'static str {
-        match self.mode & libc::S_IFMT {
-            libc::S_IFREG => "a regular file",
-            libc::S_IFDIR => "a directory",
-            libc::S_IFLNK => "a symbolic link",
-            libc::S_IFIFO => "a named pipe",
-            libc::S_IFSOCK => "a socket",
-            _ => "a device",
-        }
+        let types = [
+            (libc::S_IFREG, "a regular file"),
+            (libc::S_IFDIR, "a directory"),
+            (libc::S_IFLNK, "a symbolic link"),
+            (libc::S_IFIFO, "a named pipe"),
+            (libc::S_IFSOCK, "a socket"),
+        ];
+        let ours = self.mode & mode_bits(libc::S_IFMT);
+        let named = types.into_iter().find(|(bits, _)| mode_bits(*bits) == ours);
+        named.map_or("a device", |(_, name)| name)
     }
 }
 
@@ -129,10 +138,12 @@ impl Dir {
         &self.path
     }
 
-    /// Returns the directory's path without symbolic links, where the system tells it.
+    /// Returns the directory's path without symbolic links: by its handle, or where there is no
+    /// `/proc`, as the path leads now.
     #[must_use]
     pub fn real_path(&self) -> Option<PathBuf> {
-        std::fs::read_link(format!("/proc/self/fd/{}", self.fd.as_raw_fd())).ok()
+        let by_handle = std::fs::read_link(format!("/proc/self/fd/{}", self.fd.as_raw_fd()));
+        by_handle.or_else(|_| self.path.canonicalize()).ok()
     }
 
     /// Opens an existing file for reading. A named pipe does not block.
@@ -307,11 +318,8 @@ impl Dir {
         }
         std::mem::forget(fd);
         let result = loop {
-            // SAFETY: returns the address of this thread's `errno`, valid as long as the thread.
-            let errno = unsafe { libc::__errno_location() };
-            // SAFETY: the address is valid and this thread's own. `readdir` tells its end from an
-            // error by `errno` alone.
-            unsafe { *errno = 0 };
+            // `readdir` tells its end from an error by `errno` alone.
+            clear_errno();
             // SAFETY: the stream is open and used by this thread alone.
             let entry = unsafe { libc::readdir(stream) };
             if entry.is_null() {
@@ -366,6 +374,21 @@ const O_DIRECT: libc::c_int = libc::O_DIRECT;
 #[cfg(not(target_os = "linux"))]
 const O_DIRECT: libc::c_int = 0;
 
+fn clear_errno() {
+    #[cfg(any(target_os = "illumos", target_os = "solaris"))]
+    use libc::___errno as location;
+    #[cfg(any(target_os = "netbsd", target_os = "openbsd", target_os = "android"))]
+    use libc::__errno as location;
+    #[cfg(any(target_os = "linux", target_os = "dragonfly", target_os = "hurd"))]
+    use libc::__errno_location as location;
+    #[cfg(any(target_vendor = "apple", target_os = "freebsd"))]
+    use libc::__error as location;
+    // SAFETY: returns the address of this thread's `errno`, valid as long as the thread.
+    let errno = unsafe { location() };
+    // SAFETY: the address is valid, and nothing but this thread uses it.
+    unsafe { *errno = 0 };
+}
+
 fn entry_of(stat: &libc::stat) -> Entry {
     #[allow(clippy::unnecessary_cast, reason = "the types differ between systems")]
     Entry {
@@ -410,21 +433,36 @@ pub fn open_source(path: &Path) -> io::Result<File> {
     Ok(File::from(openat(libc::AT_FDCWD, Op::Open, &name, flags, 0)?))
 }
 
+/// Looks up what a path of the server leads to now, as [`open_source`] would; `None` when nothing
+/// has the name.
+///
+/// # Errors
+/// What `stat` reports, but for `ENOENT`.
+pub fn source_entry(path: &Path) -> io::Result<Option<Entry>> {
+    match again(Op::Stat, |_| std::fs::metadata(path)) {
+        Ok(metadata) => Ok(Some(entry_from(&metadata))),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// Returns what `fstat` says of an open file.
 ///
 /// # Errors
 /// What `fstat` reports.
 pub fn entry(file: &File) -> io::Result<Entry> {
-    use std::os::unix::fs::MetadataExt;
     announce(Op::Stat)?;
-    let metadata = file.metadata()?;
-    Ok(Entry {
+    Ok(entry_from(&file.metadata()?))
+}
+
+fn entry_from(metadata: &std::fs::Metadata) -> Entry {
+    Entry {
         device: metadata.dev(),
         inode: metadata.ino(),
         mode: metadata.mode(),
         links: metadata.nlink(),
         len: metadata.len(),
-    })
+    }
 }
 
 /// Reads at an offset until `buf` is full or the file ends, and returns how many bytes it got.
@@ -580,6 +618,38 @@ pub fn drop_cached(file: &File, offset: u64, len: u64) {
             libc::posix_fadvise(file.as_raw_fd(), offset, len, libc::POSIX_FADV_DONTNEED);
         }
     }
+}
+
+/// Allocates zeroed memory that is not touched yet, so that it takes none until it is used. The
+/// standard library's own ways either touch it or end the process when there is none.
+///
+/// # Errors
+/// `ENOMEM` when it is not to be had.
+pub fn zeroed(len: usize) -> io::Result<Vec<u8>> {
+    let no_memory = || io::Error::from_raw_os_error(libc::ENOMEM);
+    announce(Op::Allocate)?;
+    if len == 0 {
+        return Ok(Vec::new());
+    }
+    let layout = Layout::array::<u8>(len).map_err(|_| no_memory())?;
+    // SAFETY: the layout's size is not zero.
+    let memory = unsafe { alloc_zeroed(layout) };
+    if memory.is_null() {
+        return Err(no_memory());
+    }
+    // SAFETY: the global allocator has just given this memory out, for bytes and of this length;
+    // all of it is set, and nothing else knows it.
+    Ok(unsafe { Vec::from_raw_parts(memory, len, len) })
+}
+
+/// Starts a thread that never takes a signal.
+///
+/// # Errors
+/// `EAGAIN` when a limit of processes or threads is reached, or there is no memory for its stack.
+pub fn start_thread(stack: usize, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    announce(Op::StartThread)?;
+    let thread = std::thread::Builder::new().name("walsafe".to_owned()).stack_size(stack);
+    with_signals_blocked(|| thread.spawn(run)).map(drop)
 }
 
 /// Asks the kernel to lay memory into huge pages. Advice: a failure means nothing.

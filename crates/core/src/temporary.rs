@@ -3,6 +3,8 @@
 //! Only where the file system has no unnamed files does the archiver use them. The name says who
 //! made the file, so that what a killed archiver left can be told from what a live one is writing.
 
+use std::hash::{BuildHasher, RandomState};
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{Action, Error};
@@ -10,6 +12,14 @@ use crate::sys::{self, Dir};
 
 const PREFIX: &str = ".walsafe.";
 const SUFFIX: &str = ".tmp";
+
+/// The numbers of this process's run: where they began, and the next one. The beginning is random:
+/// two containers may have one host name and process id, and then take neither each other's names
+/// for their own, nor a file that the other has put under a name of theirs.
+static NUMBERS: LazyLock<(u64, AtomicU64)> = LazyLock::new(|| {
+    let first = RandomState::new().hash_one(std::process::id()) >> 1;
+    (first, AtomicU64::new(first))
+});
 
 /// Who makes temporary files: this host and this process.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,24 +40,34 @@ impl Owner {
     /// Returns a name that this process has not used before.
     #[must_use]
     pub fn temporary_name(&self, name: &str) -> String {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let n = NEXT.fetch_add(1, Ordering::Relaxed);
+        let n = NUMBERS.1.fetch_add(1, Ordering::Relaxed);
         format!("{PREFIX}{name}.{}.{}.{n}{SUFFIX}", self.host, self.pid)
     }
 
     /// Returns the maker of a temporary file, by its name; `None` for any other name.
     #[must_use]
     pub fn of(name: &str) -> Option<Self> {
-        let rest = name.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?;
-        let (rest, n) = rest.rsplit_once('.')?;
-        let (rest, pid) = rest.rsplit_once('.')?;
-        let (name, host) = rest.rsplit_once('.')?;
-        let digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
-        if name.is_empty() || host.is_empty() || !digits(n) || !digits(pid) || n.is_empty() {
-            return None;
-        }
-        Some(Self { host: host.to_owned(), pid: pid.parse().ok()? })
+        parse(name).map(|(owner, _)| owner)
     }
+}
+
+/// Returns the maker of a temporary file, by its name, and its number; `None` for any other name.
+fn parse(name: &str) -> Option<(Owner, &str)> {
+    let rest = name.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?;
+    let (rest, n) = rest.rsplit_once('.')?;
+    let (rest, pid) = rest.rsplit_once('.')?;
+    let (name, host) = rest.rsplit_once('.')?;
+    let digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
+    if name.is_empty() || host.is_empty() || !digits(n) || !digits(pid) || n.is_empty() {
+        return None;
+    }
+    Some((Owner { host: host.to_owned(), pid: pid.parse().ok()? }, n))
+}
+
+/// Tells whether a number is one that this process has given out in this run.
+fn is_of_this_run(n: &str) -> bool {
+    let given = NUMBERS.0..NUMBERS.1.load(Ordering::Relaxed);
+    n.parse().is_ok_and(|n| given.contains(&n))
 }
 
 /// Tells whether a name in an archive is one of a temporary file of ours, whoever made it.
@@ -56,33 +76,25 @@ pub fn is_temporary(name: &str) -> bool {
     Owner::of(name).is_some()
 }
 
-/// Removes the temporary files that dead processes of this host left in a directory, and those
-/// with our own host and process id: called before this process makes any, so they come from a
-/// process that had the same number in another life (containers reuse them). Returns how many
-/// went.
+/// Removes the temporary files that dead processes of this host left in a directory, and those with
+/// our own host and process id that this run has not made: they come from a process that had the
+/// same number in another life (containers reuse them). Returns how many went; one that cannot be
+/// removed stays, and keeps none of the others.
 ///
 /// # Errors
-/// The directory could not be listed, or a file could not be removed.
+/// The directory could not be listed.
 pub fn remove_stray(dir: &Dir, us: &Owner) -> Result<usize, Error> {
     let mut stray = Vec::new();
     dir.for_each_name(|name| {
-        if let Some(owner) = Owner::of(name)
+        if let Some((owner, n)) = parse(name)
             && owner.host == us.host
-            && (owner.pid == us.pid || !sys::process_runs(owner.pid))
+            && if owner.pid == us.pid { !is_of_this_run(n) } else { !sys::process_runs(owner.pid) }
         {
             stray.push(name.to_owned());
         }
     })
     .map_err(|e| Error::io(Action::ListDestination, dir.path(), e))?;
-    for name in &stray {
-        match dir.unlink(name) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                return Err(Error::io(Action::RemoveTemporary, dir.path().join(name), e));
-            }
-            _ => {}
-        }
-    }
-    Ok(stray.len())
+    Ok(stray.iter().filter(|name| dir.unlink(name).is_ok()).count())
 }
 
 /// Tells whether a name in an archive is one that this project gives to its own files, so that it
@@ -102,6 +114,36 @@ mod tests {
 
     fn us() -> Owner {
         Owner::this_process()
+    }
+
+    /// A name that a process with our number gave in another life.
+    fn of_another_life(name: &str, n: u64) -> String {
+        let Owner { host, pid } = us();
+        format!("{PREFIX}{name}.{host}.{pid}.{n}{SUFFIX}")
+    }
+
+    /// Counted from zero, the names of two containers with one host name and process id were the
+    /// same: the one removed the other's file, made its own, and had it published by the other.
+    #[test]
+    fn the_numbers_of_a_run_begin_anywhere() {
+        let name = us().temporary_name("a");
+        let (_, n) = parse(&name).unwrap();
+        assert!(n.parse::<u64>().unwrap() > u64::from(u32::MAX), "{n}");
+        assert!(is_of_this_run(n));
+    }
+
+    /// The look was made again before every file, and took away what other threads were writing.
+    #[test]
+    fn what_this_run_made_stays_and_one_that_cannot_be_removed_keeps_none_of_the_others() {
+        let temp = tempfile::tempdir().unwrap();
+        let live = us().temporary_name("a");
+        std::fs::create_dir(temp.path().join(of_another_life("a", 1))).unwrap();
+        for name in [&live, &of_another_life("a", 2), &of_another_life("b", 3)] {
+            std::fs::write(temp.path().join(name), "x").unwrap();
+        }
+        let dir = Dir::open(temp.path()).unwrap();
+        assert_eq!(remove_stray(&dir, &us()).unwrap(), 2);
+        assert!(temp.path().join(live).exists());
     }
 
     #[test]
@@ -160,7 +202,7 @@ mod tests {
             "000000010000000000000001".to_owned(),
             ".hidden".to_owned(),
         ];
-        for name in keep.iter().chain(&[dead.temporary_name("a"), us().temporary_name("b")]) {
+        for name in keep.iter().chain(&[dead.temporary_name("a"), of_another_life("b", 7)]) {
             std::fs::write(temp.path().join(name), "x").unwrap();
         }
         let dir = Dir::open(temp.path()).unwrap();

@@ -291,3 +291,26 @@ fn threads_that_remember_destinations_at_once_lose_none() {
         }
     }
 }
+
+/// `initdb --waldir`: what the server recycles is no place for what is kept.
+///
+/// Fails when only paths below the data directory are looked at: the archive was begun in `pg_wal`.
+#[test]
+fn a_pg_wal_outside_of_the_data_directory_is_refused_and_all_below_it() {
+    let mut world = World::new();
+    let data = world.pg_wal.parent().unwrap().to_owned();
+    let elsewhere = world.root.path().join("waldir");
+    fs::rename(&world.pg_wal, &elsewhere).unwrap();
+    symlink(&elsewhere, &world.pg_wal).unwrap();
+    let below = elsewhere.join("archive");
+    fs::create_dir(&below).unwrap();
+    let job = world.segment(1, 1);
+    for path in [&elsewhere, &below] {
+        world.plan = plan(path, &data, OURS);
+        let before = names(path);
+        let error = world.run(&job).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotAdoptable);
+        assert!(error.detail().contains("pg_wal"), "{}", error.detail());
+        assert_eq!(names(path), before);
+    }
+}

@@ -51,7 +51,7 @@ pub fn scratch() -> TempDir {
 
 /// Archives a file that nobody watches.
 pub fn run(plan: &Plan, job: &Job) -> Result<Outcome, Error> {
-    archive_file(plan, job, &mut Buffer::new(), &Progress::default())
+    archive_file(plan, job, &mut Buffer::new().unwrap(), &Progress::default())
 }
 
 impl World {
@@ -268,6 +268,10 @@ pub struct Mount(TempDir);
 
 impl Mount {
     pub fn new(make: &str) -> Option<Self> {
+        Self::with(make, "loop")
+    }
+
+    pub fn with(make: &str, options: &str) -> Option<Self> {
         let dir = scratch();
         let (image, at) = (dir.path().join("image"), dir.path().join("mnt"));
         fs::create_dir(&at).ok()?;
@@ -275,8 +279,17 @@ impl Mount {
         let ran = |command: &mut Command| command.output().is_ok_and(|out| out.status.success());
         let mounted = is_root()
             && ran(Command::new(make).arg("-q").arg(&image))
-            && ran(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&at));
+            && ran(Command::new("mount").args(["-o", options]).arg(&image).arg(&at));
         mounted.then_some(Self(dir))
+    }
+
+    /// Mounts it anew, so that everything is at its final place on the disk.
+    pub fn again(&self, options: &str) {
+        let at = self.0.path().join("mnt");
+        let umount = Command::new("umount").arg(&at).status().unwrap();
+        assert!(umount.success());
+        let mount = Command::new("mount").args(["-o", options]).arg(self.image()).arg(&at).status();
+        assert!(mount.unwrap().success());
     }
 
     /// What the file system's disk is made of.

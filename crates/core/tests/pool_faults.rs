@@ -1,0 +1,393 @@
+//! The pool in trouble: calls that hang, threads that panic or cannot be started, no memory.
+
+#![cfg(feature = "fault-injection")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
+
+mod common;
+#[path = "common/pools.rs"]
+mod pools;
+
+use std::fs;
+use std::time::Duration;
+
+use common::*;
+use pools::*;
+use walsafe_core::archive::Job;
+use walsafe_core::error::ErrorKind;
+use walsafe_core::fault::{Effect, Fault, Op, Plan as Faults};
+use walsafe_core::pool::{AHEAD_PER_WORKER, Pool, Status};
+
+fn hang(op: Op, skip: usize, times: usize) -> Faults {
+    Faults::everywhere(vec![Fault { op, skip, times, effect: Effect::Hang }])
+}
+
+/// Segments of a server whose history conflicts came into the archive beside the refusal.
+#[test]
+fn nothing_goes_ahead_of_a_history_file() {
+    let _alone = alone();
+    let world = World::new();
+    let jobs = segments(&world, 9);
+    let history = world.wal("00000002.history", b"1\t0/3000000\tno recovery target specified\n");
+    let theirs = "1\t0/2000000\tno recovery target specified\n";
+    let pool = pool(&world, 4);
+    assert!(archive(&pool, &jobs[8]).is_ok());
+    fs::write(world.path(&history), theirs).unwrap();
+
+    // The history file is looked at for a while; the files behind it wait.
+    let faults = hang(Op::Flush, 0, 1);
+    pool.ask(&history);
+    wait_until("the history file to be under way", || faults.hits() == 1);
+    pool.offer(jobs[..8].iter().cloned());
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(done_in_order(&world, &jobs[..8]), 0);
+    faults.release();
+    let refused = finish(&pool, &history).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::ConflictHistory);
+    assert_eq!(done_in_order(&world, &jobs[..8]), 0);
+
+    fs::remove_file(world.path(&history)).unwrap();
+    assert!(archive(&pool, &history).is_ok());
+    wait_until("files ahead", || done_in_order(&world, &jobs) == jobs.len());
+}
+
+fn still_for(pool: &Pool, job: &Job) -> Duration {
+    match pool.status(job) {
+        Status::Pending { still_for } => still_for,
+        Status::Finished(result) => panic!("finished: {result:?}"),
+    }
+}
+
+/// A hang in whatever the file's copy needs, and then the thaw.
+#[test]
+fn a_hang_is_told_by_its_time_nothing_more_is_started_and_the_late_result_counts() {
+    let _alone = alone();
+    for workers in [0, 4] {
+        for op in [Op::OpenDirectory, Op::Write, Op::Flush, Op::LinkUnnamed, Op::FlushDirectory] {
+            let world = World::new();
+            let jobs = segments(&world, 8);
+            let pool = pool(&world, workers);
+            archive(&pool, &jobs[0]).unwrap();
+            let faults = hang(op, 0, usize::MAX);
+            pool.ask(&jobs[1]);
+            if workers > 0 {
+                pool.offer(jobs[2..].iter().cloned());
+            }
+            wait_until("the hang", || faults.hits() >= workers.max(1));
+            let first = still_for(&pool, &jobs[1]);
+            std::thread::sleep(Duration::from_millis(60));
+            let then = still_for(&pool, &jobs[1]);
+            assert!(then >= first + Duration::from_millis(50), "{op:?}: {first:?}, {then:?}");
+
+            pool.hold(then);
+            let threads = pool.threads();
+            assert_eq!(threads, workers.max(1), "{op:?}");
+            let hits = faults.hits();
+            for _ in 0..20 {
+                let stuck = pool.still_held();
+                assert!(stuck.is_some_and(|stuck| stuck >= then), "{op:?}: {stuck:?}");
+                assert!(!pool.wants_more());
+                // Even asked for again, and for another, nothing more starts.
+                pool.ask(&jobs[1]);
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            assert_eq!(faults.hits(), hits, "{op:?}: nothing more was started");
+            assert_eq!(pool.threads(), threads, "{op:?}");
+            assert_eq!(threads_named_walsafe(), threads, "{op:?}");
+
+            faults.release();
+            wait_until("the thaw", || pool.still_held().is_none());
+            // Those ahead are looked up once more, and found.
+            for (n, job) in jobs.iter().enumerate().skip(1) {
+                let outcome = archive(&pool, job).unwrap();
+                assert!(n > 1 || !outcome.already_present, "{op:?}: the late result counts");
+            }
+            assert_eq!(pool.threads(), threads, "{op:?}");
+            drop(faults);
+        }
+        wait_until("the threads to be gone", || threads_named_walsafe() == 0);
+    }
+}
+
+/// Idle threads are there, and files for them; while one call hangs they are left alone.
+#[test]
+fn a_pool_that_is_held_starts_nothing_though_threads_are_idle() {
+    let _alone = alone();
+    let world = World::new();
+    let jobs = segments(&world, 6);
+    let pool = pool(&world, 3);
+    archive(&pool, &jobs[0]).unwrap();
+    let faults = hang(Op::Flush, 0, 1);
+    pool.ask(&jobs[1]);
+    wait_until("the hang", || faults.hits() == 1);
+    pool.hold(Duration::ZERO);
+    pool.offer(jobs[2..].iter().cloned());
+    pool.ask(&jobs[2]);
+    std::thread::sleep(Duration::from_millis(100));
+    assert!(pool.still_held().is_some());
+    assert_eq!(done_in_order(&world, &jobs), 1, "nothing was started");
+    faults.release();
+    wait_until("the release", || pool.still_held().is_none());
+    for job in &jobs[1..] {
+        assert!(!archive(&pool, job).unwrap().already_present);
+    }
+}
+
+#[test]
+fn a_hang_ahead_does_not_hold_up_the_file_that_is_asked_for() {
+    let _alone = alone();
+    let world = World::new();
+    let jobs = segments(&world, 4);
+    let pool = pool(&world, 2);
+    archive(&pool, &jobs[0]).unwrap();
+    let faults = hang(Op::Flush, 0, 1);
+    pool.offer([jobs[2].clone()]);
+    wait_until("the hang", || faults.hits() == 1);
+    archive(&pool, &jobs[1]).unwrap();
+    pool.ask(&jobs[2]);
+    assert!(matches!(pool.status(&jobs[2]), Status::Pending { .. }));
+    assert_eq!(pool.threads(), 2);
+    faults.release();
+    assert!(!finish(&pool, &jobs[2]).unwrap().already_present);
+}
+
+#[test]
+fn a_copy_that_moves_slowly_is_not_still() {
+    let _alone = alone();
+    let world = World::new();
+    let long = world.wal("long", &random(6 * SEGMENT, 1));
+    let pool = pool(&world, 1);
+    archive(&pool, &world.segment(1, 1)).unwrap();
+    for skip in 0..3 {
+        let _ = fs::remove_file(world.path(&long));
+        let faults = hang(Op::Write, skip, 1);
+        pool.ask(&long);
+        wait_until("the hang", || faults.hits() == 1);
+        std::thread::sleep(Duration::from_millis(80));
+        assert!(still_for(&pool, &long) >= Duration::from_millis(60));
+        pool.hold(Duration::ZERO);
+        assert!(pool.still_held().is_some());
+        faults.release();
+        wait_until("the release", || pool.still_held().is_none());
+        assert!(!finish(&pool, &long).unwrap().already_present);
+    }
+}
+
+/// A pool of other settings whose thread hangs is retired, and its late success is nobody's.
+#[test]
+fn a_pool_that_is_retired_while_a_call_hangs_ends_after_it() {
+    let _alone = alone();
+    let world = World::new();
+    let jobs = segments(&world, 3);
+    let old = pool(&world, 2);
+    archive(&old, &jobs[0]).unwrap();
+    let faults = hang(Op::Flush, 0, 1);
+    old.ask(&jobs[1]);
+    wait_until("the hang", || faults.hits() == 1);
+    old.offer([jobs[2].clone()]);
+    old.retire();
+    assert!(old.busy().is_some());
+    let new = pool(&world, 2);
+    assert!(!archive(&new, &jobs[1]).unwrap().already_present);
+    faults.release();
+    wait_until("the old threads to end", || old.threads() == 0 && old.busy().is_none());
+    archive(&new, &jobs[2]).unwrap();
+    drop((old, new));
+    wait_until("all threads to be gone", || threads_named_walsafe() == 0);
+}
+
+#[test]
+fn a_panic_in_a_thread_is_an_error_of_that_file_and_the_next_try_succeeds() {
+    let _alone = alone();
+    let world = World::new();
+    let jobs = segments(&world, 4);
+    let pool = pool(&world, 1);
+    archive(&pool, &jobs[0]).unwrap();
+    for op in [Op::Open, Op::Read, Op::Write, Op::Flush, Op::LinkUnnamed, Op::FlushDirectory] {
+        let _ = fs::remove_file(world.path(&jobs[1]));
+        let faults =
+            Faults::everywhere(vec![Fault { op, skip: 0, times: 1, effect: Effect::Panic }]);
+        let error = archive(&pool, &jobs[1]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Internal, "{op:?}");
+        assert!(error.detail().contains("was planned to panic"), "{}", error.detail());
+        drop(faults);
+        archive(&pool, &jobs[1]).unwrap();
+        assert_eq!(pool.threads(), 1, "the thread goes on");
+    }
+    assert!(!world.names().iter().any(|name| name.starts_with('.')));
+    // Ahead, it is tried once more before anything is told.
+    let faults =
+        Faults::everywhere(vec![Fault { op: Op::Write, skip: 0, times: 1, effect: Effect::Panic }]);
+    pool.offer([jobs[2].clone()]);
+    wait_until("the panic ahead", || faults.hits() == 1 && pool.busy().is_none());
+    assert!(!archive(&pool, &jobs[2]).unwrap().already_present);
+}
+
+/// The stated bounds, with everything that can pile up piling up.
+#[test]
+fn threads_and_files_ahead_stay_within_their_bounds() {
+    let _alone = alone();
+    let world = World::new();
+    let jobs = segments(&world, 60);
+    let pool = pool(&world, 3);
+    archive(&pool, &jobs[0]).unwrap();
+    let faults = hang(Op::FlushDirectory, 0, usize::MAX);
+    pool.offer(jobs[1..].iter().cloned());
+    wait_until("all threads to hang", || faults.hits() == 3);
+    pool.ask(&jobs[1]);
+    std::thread::sleep(Duration::from_millis(50));
+    assert_eq!((pool.threads(), faults.hits()), (3, 3));
+    faults.release();
+    let bound = 1 + 3 * AHEAD_PER_WORKER;
+    wait_until("the bound", || done_in_order(&world, &jobs) == bound);
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(done_in_order(&world, &jobs), bound);
+    assert_eq!(pool.threads(), 3);
+}
+
+/// Fails without a look at the source's name before publishing: the thread read on in the segment
+/// that the server had reused, and published that under the old name, with digests that fit.
+#[test]
+fn a_copy_that_comes_back_after_its_segment_was_reused_publishes_nothing() {
+    let _alone = alone();
+    for staging in STAGINGS {
+        for ahead in [false, true] {
+            let mut world = World::new();
+            world.plan.staging = staging;
+            let jobs = segments(&world, 3);
+            let old = pool(&world, 1);
+            archive(&old, &jobs[0]).unwrap();
+            let faults = hang(Op::OpenDirectory, 0, 1);
+            if ahead {
+                old.offer([jobs[1].clone()]);
+            } else {
+                old.ask(&jobs[1]);
+            }
+            wait_until("the hang", || faults.hits() == 1);
+            if !ahead {
+                old.retire();
+            }
+            // Another archive has the file; the server gives the segment its next name, and then
+            // writes into it.
+            let reused = world.pg_wal.join(segment_name(1, 9));
+            fs::rename(&jobs[1].source, &reused).unwrap();
+            let mut content = fs::OpenOptions::new().write(true).open(&reused).unwrap();
+            std::io::Write::write_all(&mut content, &segment(1, 9, 9)).unwrap();
+            faults.release();
+            wait_until("the thread to be through", || old.busy().is_none());
+            let there = world.path(&jobs[1]).exists();
+            assert!(!there, "{staging:?}, ahead: {ahead}: published from a reused segment");
+            assert!(!world.names().iter().any(|name| name.starts_with('.')));
+        }
+    }
+}
+
+/// As a failure: a success ahead from before a hang is looked up once more. The late result of the
+/// file that hung counts.
+#[test]
+fn a_success_ahead_from_before_a_hang_is_looked_up_once_more() {
+    let _alone = alone();
+    let world = World::new();
+    let jobs = segments(&world, 4);
+    let pool = pool(&world, 2);
+    archive(&pool, &jobs[0]).unwrap();
+    pool.offer(jobs[2..].iter().cloned());
+    wait_until("files ahead", || done_in_order(&world, &jobs) == 3 && pool.busy().is_none());
+    let faults = hang(Op::Flush, 0, 1);
+    pool.ask(&jobs[1]);
+    wait_until("the hang", || faults.hits() == 1);
+    pool.hold(Duration::ZERO);
+    faults.release();
+    wait_until("the thaw", || pool.still_held().is_none());
+    assert!(!archive(&pool, &jobs[1]).unwrap().already_present);
+    fs::rename(&world.archive, world.root.path().join("broken")).unwrap();
+    fs::create_dir(&world.archive).unwrap();
+    world.init();
+    for job in &jobs[2..] {
+        archive(&pool, job).unwrap();
+        assert!(world.path(job).exists(), "{} is in no archive", job.name);
+    }
+}
+
+/// Fails when any file that moves releases the pool: a call that hung was reported, one beside it
+/// went on, and files were started towards the storage that hung.
+#[test]
+fn a_file_that_moves_beside_one_that_hangs_does_not_release_the_pool() {
+    let _alone = alone();
+    let world = World::new();
+    let jobs = segments(&world, 2);
+    let long = world.wal("long", &random(64 * SEGMENT, 1));
+    let pool = pool(&world, 2);
+    archive(&pool, &jobs[0]).unwrap();
+    let faults = hang(Op::Flush, 0, 1);
+    pool.ask(&jobs[1]);
+    wait_until("the hang", || faults.hits() == 1);
+    let hung = Duration::from_millis(200);
+    std::thread::sleep(hung);
+    let writes = || faults.calls().iter().filter(|op| **op == Op::Write).count();
+    let before = writes();
+    pool.offer([long.clone()]);
+    wait_until("the long file to be under way", || writes() > before);
+    pool.hold(hung);
+    wait_until("the long file", || {
+        assert!(pool.still_held().is_some(), "released while the first one hangs");
+        world.path(&long).exists()
+    });
+    faults.release();
+    wait_until("the release", || pool.still_held().is_none());
+    assert!(!archive(&pool, &jobs[1]).unwrap().already_present);
+}
+
+/// Fails with `vec!`, which ends the process and so the whole cluster.
+#[test]
+fn without_memory_for_its_buffer_a_file_fails_and_the_thread_goes_on() {
+    let _alone = alone();
+    let world = World::new();
+    let jobs = segments(&world, 2);
+    let pool = pool(&world, 1);
+    let effect = Effect::Fail(libc::ENOMEM);
+    let faults =
+        Faults::everywhere(vec![Fault { op: Op::Allocate, skip: 0, times: usize::MAX, effect }]);
+    // The identity file is read back once; that needs memory too.
+    for _ in 0..3 {
+        let error = archive(&pool, &jobs[0]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::OutOfMemory);
+        assert_eq!(error.to_string(), "could not reserve memory for the copy");
+        assert!(error.detail().contains("Cannot allocate memory"), "{}", error.detail());
+    }
+    drop(faults);
+    for job in &jobs {
+        archive(&pool, job).unwrap();
+    }
+    assert_eq!(pool.threads(), 1);
+}
+
+/// Fails when the file just waits: without `stall_timeout` for ever and silently, else blamed on the
+/// storage.
+#[test]
+fn a_thread_that_cannot_be_started_is_told_at_once_as_what_it_is() {
+    let _alone = alone();
+    let world = World::new();
+    let jobs = segments(&world, 4);
+    let pool = pool(&world, 2);
+    let effect = Effect::Fail(libc::EAGAIN);
+    let none = || {
+        Faults::everywhere(vec![Fault { op: Op::StartThread, skip: 0, times: usize::MAX, effect }])
+    };
+    let faults = none();
+    for _ in 0..3 {
+        pool.ask(&jobs[0]);
+        pool.offer(jobs[1..].iter().cloned());
+        let Status::Finished(Err(error)) = pool.status(&jobs[0]) else { panic!("not told") };
+        assert_eq!(error.kind(), ErrorKind::NoThread);
+        assert!(error.detail().contains("Resource temporarily unavailable"), "{}", error.detail());
+    }
+    assert_eq!(pool.threads(), 0);
+    drop(faults);
+    archive(&pool, &jobs[0]).unwrap();
+    // One thread is there: the others are missed by nobody.
+    wait_until("look-ahead", || done_in_order(&world, &jobs) == jobs.len());
+    let _faults = none();
+    for job in &jobs[1..] {
+        archive(&pool, job).unwrap();
+    }
+}
