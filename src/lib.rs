@@ -2,7 +2,8 @@
 //!
 //! A thin shell around `walsafe_core`: settings in, one report out. `module` has the callbacks of
 //! each server version, `archiver` what they do, `waiting` how the main thread waits, `settings` the
-//! configuration parameters, `report` the one place that calls ereport, `sql` the functions.
+//! configuration parameters, `report` the one place that calls ereport, `raised` the one that catches
+//! what the server raises, `sql` the functions.
 
 #![allow(unsafe_code, reason = "the server's interface is C; every block has its argument")]
 
@@ -10,6 +11,7 @@ mod archiver;
 mod background;
 mod damage;
 mod module;
+mod raised;
 mod reload;
 mod report;
 mod settings;
