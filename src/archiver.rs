@@ -13,7 +13,6 @@ use walsafe_core::name::FileName;
 use walsafe_core::pool::{Pool, Status};
 use walsafe_core::ready;
 use walsafe_core::segment::Cluster;
-use walsafe_core::settings::FsyncPolicy;
 use walsafe_core::staged::Staging;
 use walsafe_core::temporary::Owner;
 
@@ -133,7 +132,6 @@ impl Archiver {
             before.retire();
             self.retired.push(before);
         }
-        warn_of_policy(settings.fsync_policy);
         let path = settings.destination.path();
         let pool = Pool::new(plan, settings.workers)
             .map_err(|e| Error::io(Action::OpenDestination, path, e))?;
@@ -255,25 +253,4 @@ fn plan(settings: &Settings) -> Plan {
         owner: Owner::this_process(),
         staging: Staging::Unnamed,
     }
-}
-
-/// Says once for each new set of settings what a weaker policy can lose.
-fn warn_of_policy(policy: FsyncPolicy) {
-    let (name, loss) = match policy {
-        FsyncPolicy::Full => return,
-        FsyncPolicy::File => {
-            ("file", "A power failure can lose the names of files that count as archived.")
-        }
-        FsyncPolicy::None => (
-            "none",
-            "A power failure can lose files that count as archived, or leave them empty or torn.",
-        ),
-    };
-    Report {
-        code: PgSqlErrorCode::ERRCODE_WARNING,
-        message: format!("\"walsafe_archive.fsync_policy\" is \"{name}\""),
-        detail: loss.to_owned(),
-        hint: "Set it to \"full\" unless the archive can be lost.".to_owned(),
-    }
-    .warn();
 }

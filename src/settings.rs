@@ -1,10 +1,11 @@
 //! The configuration parameters `walsafe_archive.*`, and one snapshot of them for a call.
 
 use std::cell::Cell;
-use std::ffi::{CStr, CString, c_char, c_void};
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::path::Path;
 use std::time::Duration;
 
+use pgrx::guc::GucEnum;
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PgSqlErrorCode, PostgresGucEnum};
 use pgrx::{pg_guard, pg_sys};
 use walsafe_core::archive;
@@ -48,7 +49,7 @@ static STALL_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(60);
 static MIN_FREE_SPACE: GucSetting<i32> = GucSetting::<i32>::new(0);
 
 thread_local! {
-    /// The parameters are registered: from here on a refused value is one of a reload.
+    /// The parameters are registered: from here on a new value is one of a reload.
     static REGISTERED: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -220,14 +221,20 @@ pub(crate) fn register() {
         &DESTINATION,
         check_destination,
     );
-    GucRegistry::define_enum_guc(
-        c"walsafe_archive.fsync_policy",
-        c"What is flushed to storage before a file counts as archived.",
-        c"\"full\": the file and the directory. \"file\": the file's contents only. \"none\": the operating system decides.",
-        &FSYNC_POLICY,
-        GucContext::Sighup,
-        flags,
-    );
+    // SAFETY: the hook is a function with the type that the server calls, guarded against panics.
+    unsafe {
+        GucRegistry::define_enum_guc_with_hooks(
+            c"walsafe_archive.fsync_policy",
+            c"What is flushed to storage before a file counts as archived.",
+            c"\"full\": the file and the directory. \"file\": the file's contents only. \"none\": the operating system decides.",
+            &FSYNC_POLICY,
+            GucContext::Sighup,
+            flags,
+            None,
+            Some(assign_fsync_policy),
+            None,
+        );
+    }
     string(
         c"walsafe_archive.file_mode",
         c"Permission of archived files.",
@@ -291,6 +298,9 @@ pub(crate) fn register() {
     // SAFETY: the prefix is a valid C string; called in the main thread while the library loads.
     unsafe { pg_sys::MarkGUCPrefixReserved(c"walsafe_archive".as_ptr()) };
     REGISTERED.set(true);
+    if is_archiver() {
+        warn_of_policy(FSYNC_POLICY.get());
+    }
 }
 
 type CheckHook = unsafe extern "C-unwind" fn(
@@ -368,12 +378,44 @@ unsafe extern "C-unwind" fn check_compression(
     unsafe { check_text("walsafe_archive.compression", value, check) }
 }
 
-/// Tells whether a check hook is called because the archiver reads the configuration again: before,
-/// the server reports what it refuses.
+/// Warns where a reload brings another policy; the server calls this for each one that the files set.
+#[pg_guard]
+unsafe extern "C-unwind" fn assign_fsync_policy(value: c_int, _extra: *mut c_void) {
+    if is_reload_in_archiver() && value != FSYNC_POLICY.get().to_ordinal() {
+        warn_of_policy(FsyncPolicy::from_ordinal(value));
+    }
+}
+
+/// Says what a weaker policy can lose.
+fn warn_of_policy(policy: FsyncPolicy) {
+    let (name, loss) = match policy {
+        FsyncPolicy::full => return,
+        FsyncPolicy::file => {
+            ("file", "A power failure can lose the names of files that count as archived.")
+        }
+        FsyncPolicy::none => (
+            "none",
+            "A power failure can lose files that count as archived, or leave them empty or torn.",
+        ),
+    };
+    Report {
+        code: PgSqlErrorCode::ERRCODE_WARNING,
+        message: format!("\"walsafe_archive.fsync_policy\" is \"{name}\""),
+        detail: loss.to_owned(),
+        hint: "Set it to \"full\" unless the archive can be lost.".to_owned(),
+    }
+    .warn();
+}
+
+/// Tells whether a hook is called because the archiver reads the configuration again: before, the
+/// server reports what it refuses.
 fn is_reload_in_archiver() -> bool {
+    is_archiver() && REGISTERED.get()
+}
+
+fn is_archiver() -> bool {
     // SAFETY: set once when the process starts.
-    let archiver = unsafe { pg_sys::MyBackendType } == pg_sys::BackendType::B_ARCHIVER;
-    archiver && REGISTERED.get()
+    unsafe { pg_sys::MyBackendType == pg_sys::BackendType::B_ARCHIVER }
 }
 
 /// Checks a new value, and leaves the reason of a refusal as the DETAIL of the server's message.

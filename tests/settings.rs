@@ -137,6 +137,41 @@ fn a_wrong_value_in_the_file_is_reported_at_the_reload_and_the_old_one_stays_in_
     assert_eq!(cluster.log().archiver_reports(mark), []);
 }
 
+/// The warning came with the first file: an idle server, or one whose archive was not there yet, did
+/// not say what it would lose.
+#[test]
+fn a_weaker_policy_is_warned_of_at_load_and_when_a_reload_brings_it() {
+    let home = Scratch::new("missing");
+    let cluster = Cluster::archiving_to(&home.join("archive"))
+        .set("walsafe_archive.fsync_policy", "none")
+        .start();
+    let warnings = |mark| {
+        let mut reports = cluster.log().archiver_reports(mark);
+        reports.retain(|report| report.message.contains("fsync_policy"));
+        reports
+    };
+    cluster
+        .wait_until("the warning at load", || (warnings(Mark::default()).len() == 1).then_some(()));
+    for (policy, says) in [("full", ""), ("file", "can lose the names"), ("none", "empty or torn")]
+    {
+        let mark = cluster.mark();
+        cluster.reconfigure("walsafe_archive.fsync_policy", policy);
+        // A refused value tells when the archiver has read the files.
+        cluster.reconfigure("walsafe_archive.workers", "many");
+        cluster.wait_for_report(mark, "22023");
+        cluster.reconfigure("walsafe_archive.workers", "3");
+        let found = warnings(mark);
+        assert_eq!(found.len(), usize::from(policy != "full"), "{policy}: {found:?}");
+        assert!(found.iter().all(|report| report.detail.contains(says)), "{policy}: {found:?}");
+    }
+    // Another setting is no reason to say it again.
+    let mark = cluster.mark();
+    cluster.reconfigure("walsafe_archive.compression", "zstd");
+    cluster.reconfigure("walsafe_archive.workers", "many");
+    cluster.wait_for_report(mark, "22023");
+    assert_eq!(warnings(mark), []);
+}
+
 fn scratch_mode(archive: &Scratch, name: &str) -> u32 {
     use std::os::unix::fs::PermissionsExt;
     fs::metadata(archive.join(name)).unwrap().permissions().mode() & 0o777
