@@ -9,14 +9,12 @@ use pgrx::guc::GucEnum;
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PgSqlErrorCode, PostgresGucEnum};
 use pgrx::{pg_guard, pg_sys};
 use walsafe_core::archive;
-use walsafe_core::check::{Check, Status};
 use walsafe_core::codec::Compression;
 use walsafe_core::settings::{self as values, Destination, FileMode};
 use walsafe_core::wal::SegmentSize;
 
 use crate::reload;
 use crate::report::{self, Report};
-use crate::sql::{checked, server_setting};
 
 /// The DETAIL of the server's "archiving is not configured".
 #[cfg(not(any(feature = "pg15", feature = "pg16")))]
@@ -106,82 +104,6 @@ impl Settings {
 /// Tells whether there is a destination.
 pub(crate) fn is_configured() -> bool {
     text(&DESTINATION).is_some_and(|path| !path.is_empty())
-}
-
-/// Tells whether the server archives, and with this module.
-pub(crate) fn archives_with_this_module() -> bool {
-    server_setting(c"archive_mode") != "off"
-        && server_setting(c"archive_library").contains("walsafe_archive")
-}
-
-/// Checks what the server's configuration says, for `walsafe_archive_check()`.
-pub(crate) fn checks() -> Vec<Check> {
-    let mode = server_setting(c"archive_mode");
-    let library = server_setting(c"archive_library");
-    let command = server_setting(c"archive_command");
-    let archive_mode = match mode.as_str() {
-        "off" => checked(
-            "archive_mode",
-            Status::Error,
-            "\"archive_mode\" is off: nothing is archived. Set it to \"on\" and restart the server.",
-        ),
-        other => checked("archive_mode", Status::Ok, format!("\"archive_mode\" is \"{other}\"")),
-    };
-    let archive_library = if library.contains("walsafe_archive") {
-        checked("archive_library", Status::Ok, format!("\"archive_library\" is \"{library}\""))
-    } else {
-        checked(
-            "archive_library",
-            Status::Error,
-            format!(
-                "\"archive_library\" is \"{library}\": this module is not in use. Set it to \"walsafe_archive\"."
-            ),
-        )
-    };
-    // While archiving is off the server shows "(disabled)".
-    let archive_command = if matches!(command.as_str(), "" | "(disabled)") {
-        checked("archive_command", Status::Ok, "\"archive_command\" is not set")
-    } else if library.is_empty() {
-        checked(
-            "archive_command",
-            Status::Error,
-            format!(
-                "\"archive_command\" is \"{command}\", and it is what archives. Set it to an empty string, and \"archive_library\" to \"walsafe_archive\"."
-            ),
-        )
-    } else if cfg!(feature = "pg15") {
-        checked(
-            "archive_command",
-            Status::Warning,
-            format!(
-                "\"archive_command\" is \"{command}\" although \"archive_library\" is set: this version passes it over, later ones refuse to archive. Set it to an empty string."
-            ),
-        )
-    } else {
-        checked(
-            "archive_command",
-            Status::Error,
-            format!(
-                "\"archive_command\" is \"{command}\" although \"archive_library\" is set: the server refuses to archive with both. Set it to an empty string."
-            ),
-        )
-    };
-    let destination = match Settings::current() {
-        Some(settings) => checked(
-            "destination",
-            Status::Ok,
-            format!(
-                "\"walsafe_archive.destination\" is \"{}\"",
-                settings.destination.path().display()
-            ),
-        ),
-        None => checked(
-            "destination",
-            Status::Error,
-            "\"walsafe_archive.destination\" is not set. Set it to a directory of its own, on other storage than the data directory.",
-        ),
-    };
-    vec![archive_mode, archive_library, archive_command, destination]
 }
 
 /// Returns the data directory.
@@ -338,9 +260,11 @@ unsafe extern "C-unwind" fn check_destination(
     _extra: *mut *mut c_void,
     source: pg_sys::GucSource::Type,
 ) -> bool {
-    // At a reload the server checks every parameter that the files set, and there is no archiving
-    // without this one: so this is called once for each reload.
-    if source == pg_sys::GucSource::PGC_S_FILE && is_reload_in_archiver() {
+    // At a reload the server checks every parameter that the files set, or set before, and there is
+    // no archiving without this one: so this is called once for each reload.
+    let by_files =
+        matches!(source, pg_sys::GucSource::PGC_S_FILE | pg_sys::GucSource::PGC_S_DEFAULT);
+    if by_files && is_reload_in_archiver() {
         reload::report_refused();
     }
     let check = |path: &str| match path {

@@ -1,13 +1,12 @@
 //! The extension's SQL functions. sql/ declares them: pgrx generates nothing (`sql = false`), and a
 //! test holds the two against each other.
 
-use std::ffi::CStr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use pgrx::prelude::*;
-use walsafe_core::check::{self, Status};
+use walsafe_core::check;
 use walsafe_core::finding::Finding;
 use walsafe_core::settings::Destination;
 use walsafe_core::stats::{self, Stats};
@@ -16,7 +15,7 @@ use walsafe_core::{ready, sys};
 
 use crate::settings::{self, Settings};
 use crate::watch::{self, WAITING};
-use crate::{background, report};
+use crate::{background, configuration, report};
 
 /// Threads that a verification from SQL reads with: it leaves processors to the database.
 const VERIFY_THREADS: usize = 2;
@@ -51,7 +50,7 @@ fn walsafe_archive_stat() -> TableIterator<
         name!(stats_reset, Option<f64>),
     ),
 > {
-    let settings = Settings::current().filter(|_| settings::archives_with_this_module());
+    let settings = Settings::current().filter(|_| configuration::archives_with_this_module());
     let destination = settings.map(|s| s.destination.path().display().to_string());
     let known = stats::current(Path::new(watch::DIRECTORY));
     let state = match (&destination, &known) {
@@ -128,7 +127,7 @@ fn walsafe_archive_reset() {
 fn walsafe_archive_check()
 -> TableIterator<'static, (name!(check_name, String), name!(status, String), name!(detail, String))>
 {
-    let mut rows = settings::checks();
+    let mut rows = configuration::checks();
     if let Some(settings) = Settings::current() {
         let path = settings.destination.path().to_owned();
         let data_directory = settings::data_directory();
@@ -146,15 +145,6 @@ fn walsafe_archive_check()
     TableIterator::new(
         rows.into_iter().map(|c| (c.name.to_owned(), c.status.name().to_owned(), c.detail)),
     )
-}
-
-/// Makes a row of the check, for what the server's configuration says.
-pub(crate) fn checked(
-    name: &'static str,
-    status: Status,
-    detail: impl Into<String>,
-) -> check::Check {
-    check::Check { name, status, detail: detail.into() }
 }
 
 /// A finding as a row.
@@ -255,16 +245,4 @@ fn archive_to_read(given: Option<&str>) -> PathBuf {
             &error.to_string(),
         ),
     }
-}
-
-/// Reads one of the server's settings that are not this module's.
-pub(crate) fn server_setting(name: &CStr) -> String {
-    // SAFETY: the name is a valid C string; a missing setting gives a null pointer, and no
-    // privilege is asked for.
-    let value = unsafe { pg_sys::GetConfigOption(name.as_ptr(), true, false) };
-    if value.is_null() {
-        return String::new();
-    }
-    // SAFETY: a valid C string until the next call.
-    unsafe { CStr::from_ptr(value) }.to_string_lossy().into_owned()
 }

@@ -86,6 +86,31 @@ fn the_servers_own_settings() {
     assert_check(&cluster, "destination", "error", "is not set");
 }
 
+/// A session that starts after a refused reload knows no destination, and said that there was none
+/// while the archiver went on with the one before.
+#[test]
+fn a_destination_that_a_reload_refused() {
+    let (archive, cluster) = archiving();
+    cluster.reconfigure("walsafe_archive.destination", "archive");
+    wait_until(TIMEOUT, "the reload", || {
+        (checked(&cluster, "destination").0 == "error").then_some(())
+    });
+    assert_check(&cluster, "destination", "error", "is set to \"archive\", which is refused: ");
+    assert_check(
+        &cluster,
+        "destination",
+        "error",
+        "must be an absolute path. An archiver that had",
+    );
+    let name = cluster.switch_wal();
+    cluster.wait_archived(&name);
+    assert!(archive.join(&name).exists());
+    cluster.reconfigure("walsafe_archive.destination", archive.path().to_str().unwrap());
+    wait_until(TIMEOUT, "the reload", || {
+        (checked(&cluster, "destination").0 == "ok").then_some(())
+    });
+}
+
 #[test]
 fn a_missing_destination() {
     let home = Scratch::new("archive");
