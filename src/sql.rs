@@ -13,9 +13,11 @@ use walsafe_core::stats::{self, Stats};
 use walsafe_core::verify::{self, VerifyError};
 use walsafe_core::{ready, sys};
 
+use crate::background::{self, Failure};
+use crate::configuration;
+use crate::report::{self, Report};
 use crate::settings::{self, Settings};
 use crate::watch::{self, WAITING};
-use crate::{background, configuration, report};
 
 /// Threads that a verification from SQL reads with: it leaves processors to the database.
 const VERIFY_THREADS: usize = 2;
@@ -206,9 +208,21 @@ fn rows(result: Result<Vec<Finding>, VerifyError>) -> std::vec::IntoIter<Row> {
 fn in_background<T: Send + 'static>(
     work: impl FnOnce(&std::sync::atomic::AtomicBool) -> T + Send + 'static,
 ) -> T {
-    background::run(work).unwrap_or_else(|reason| {
-        report::raise(PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, "could not read the archive", &reason)
-    })
+    match background::run(work) {
+        Ok(result) => result,
+        Err(Failure::EarlierHangs) => Report {
+            code: PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            message: "an earlier read of an archive in this session still hangs".to_owned(),
+            detail: "The call was cancelled, but the storage has not answered it.".to_owned(),
+            hint: "Check the storage of the archive and the network to it. This session can read again once the storage has answered.".to_owned(),
+        }
+        .raise(),
+        Err(Failure::Thread(reason)) => report::raise(
+            PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
+            "could not read the archive",
+            &reason,
+        ),
+    }
 }
 
 /// Returns the archive that a function is to read: the one given, or the configured one. Only who
