@@ -2,12 +2,10 @@
 
 use std::cell::RefCell;
 use std::ffi::CStr;
-use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use pgrx::pg_sys::panic::CaughtError;
-use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_sys};
+use pgrx::{PgSqlErrorCode, pg_sys};
 use walsafe_core::archive::{Job, Outcome, Plan};
 use walsafe_core::error::{Action, Error};
 use walsafe_core::memory::Memory;
@@ -15,11 +13,11 @@ use walsafe_core::name::FileName;
 use walsafe_core::pool::{Pool, Status};
 use walsafe_core::ready;
 use walsafe_core::segment::Cluster;
-use walsafe_core::settings::FsyncPolicy;
 use walsafe_core::staged::Staging;
 use walsafe_core::temporary::Owner;
 
 use crate::damage::DamageWatch;
+use crate::raised::catch_in_archiver;
 use crate::report::{self, Report};
 use crate::settings::{self, Settings};
 use crate::waiting::Waiter;
@@ -37,12 +35,7 @@ thread_local! {
 /// Archives one file for the server, and reports a failure. Never raises.
 pub(crate) fn archive(file: &CStr, path: &CStr) -> bool {
     let name = file.to_string_lossy();
-    let result = PgTryBuilder::new(AssertUnwindSafe(|| {
-        ARCHIVER.with_borrow_mut(|archiver| archiver.archive(&name, path))
-    }))
-    .catch_others(|cause| Err(Error::Panicked { message: cause_text(&cause) }))
-    .execute();
-    match result {
+    match caught(|| ARCHIVER.with_borrow_mut(|archiver| archiver.archive(&name, path))) {
         Ok(_) => true,
         Err(error) => {
             report::failure(&name, &error);
@@ -64,12 +57,9 @@ pub(crate) fn shut_down() {
     });
 }
 
-fn cause_text(cause: &CaughtError) -> String {
-    match cause {
-        CaughtError::PostgresError(report)
-        | CaughtError::ErrorReport(report)
-        | CaughtError::RustPanic { ereport: report, .. } => report.message().to_owned(),
-    }
+/// Makes a failure like any other of an error that the server raises, or of a panic.
+fn caught<T>(work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+    catch_in_archiver(work).unwrap_or_else(|message| Err(Error::Panicked { message }))
 }
 
 /// The state of the archiver's main thread.
@@ -100,7 +90,8 @@ impl Archiver {
         let settings = Settings::current().ok_or_else(|| Error::Panicked {
             message: "\"walsafe_archive.destination\" is not set".to_owned(),
         })?;
-        let result = self.archive_with(&settings, name, path);
+        // Caught here already: a raised error is to be counted too.
+        let result = caught(|| self.archive_with(&settings, name, path));
         let damaged = match &result {
             Ok(outcome) => {
                 self.warn_of_space(&settings, outcome);
@@ -141,7 +132,6 @@ impl Archiver {
             before.retire();
             self.retired.push(before);
         }
-        warn_of_policy(settings.fsync_policy);
         let path = settings.destination.path();
         let pool = Pool::new(plan, settings.workers)
             .map_err(|e| Error::io(Action::OpenDestination, path, e))?;
@@ -263,25 +253,4 @@ fn plan(settings: &Settings) -> Plan {
         owner: Owner::this_process(),
         staging: Staging::Unnamed,
     }
-}
-
-/// Says once for each new set of settings what a weaker policy can lose.
-fn warn_of_policy(policy: FsyncPolicy) {
-    let (name, loss) = match policy {
-        FsyncPolicy::Full => return,
-        FsyncPolicy::File => {
-            ("file", "A power failure can lose the names of files that count as archived.")
-        }
-        FsyncPolicy::None => (
-            "none",
-            "A power failure can lose files that count as archived, or leave them empty or torn.",
-        ),
-    };
-    Report {
-        code: PgSqlErrorCode::ERRCODE_WARNING,
-        message: format!("\"walsafe_archive.fsync_policy\" is \"{name}\""),
-        detail: loss.to_owned(),
-        hint: "Set it to \"full\" unless the archive can be lost.".to_owned(),
-    }
-    .warn();
 }

@@ -1,16 +1,35 @@
 //! Runs what touches an archive outside a session's main thread, so that a destination that hangs
 //! neither blocks the session's cancellation nor a barrier of the server.
 
+use std::cell::RefCell;
+use std::io::Read;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use walsafe_core::sys;
 
 use crate::waiting::wait_in_session;
+
+/// What the thread of a cancelled call may take to see that it is to end. One that takes longer hangs.
+const GRACE: Duration = Duration::from_millis(500);
+
+thread_local! {
+    /// Readable once the thread of the last call has ended; `None` when its result was taken.
+    static LAST: RefCell<Option<UnixStream>> = const { RefCell::new(None) };
+}
+
+/// Why there is no result.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The thread of an earlier call, which was cancelled, has not returned from the archive.
+    EarlierHangs,
+    /// The thread could not be started, or it panicked.
+    Thread(String),
+}
 
 /// Sets the flag when the session leaves: also when a cancellation unwinds through it.
 struct CancelOnDrop(Arc<AtomicBool>);
@@ -24,12 +43,18 @@ impl Drop for CancelOnDrop {
 /// Runs `work` in a thread and waits for it. Cancelling the query raises the server's error here,
 /// and tells the thread to end by the flag that `work` gets.
 ///
+/// A session has one such thread at most: while a cancelled one hangs, there is no other, so that
+/// calls with a `statement_timeout` do not pile threads up.
+///
 /// # Errors
-/// The thread could not be started, or it panicked.
+/// The thread of an earlier call hangs; or the thread could not be started, or it panicked.
 pub(crate) fn run<T: Send + 'static>(
     work: impl FnOnce(&AtomicBool) -> T + Send + 'static,
-) -> Result<T, String> {
-    let (wake, notify) = UnixStream::pair().map_err(|e| e.to_string())?;
+) -> Result<T, Failure> {
+    let failed = |e: std::io::Error| Failure::Thread(e.to_string());
+    wait_for_last()?;
+    let (wake, notify) = UnixStream::pair().map_err(failed)?;
+    wake.set_nonblocking(true).map_err(failed)?;
     let (send, receive) = mpsc::channel();
     let cancelled = Arc::new(AtomicBool::new(false));
     let guard = CancelOnDrop(Arc::clone(&cancelled));
@@ -41,17 +66,40 @@ pub(crate) fn run<T: Send + 'static>(
             let _ = send.send(work(&cancelled));
         })
     });
-    spawned.map_err(|e| e.to_string())?;
-    loop {
-        match receive.try_recv() {
-            Ok(result) => {
-                drop(guard);
-                return Ok(result);
+    spawned.map_err(failed)?;
+    LAST.with_borrow_mut(|last| {
+        let wake = last.insert(wake);
+        let result = loop {
+            match receive.try_recv() {
+                Ok(result) => break Ok(result),
+                Err(mpsc::TryRecvError::Disconnected) => {
+                    break Err(Failure::Thread("a thread panicked".to_owned()));
+                }
+                Err(mpsc::TryRecvError::Empty) => {
+                    wait_in_session(wake.as_fd(), Duration::from_secs(1));
+                }
             }
-            Err(mpsc::TryRecvError::Disconnected) => return Err("a thread panicked".to_owned()),
-            Err(mpsc::TryRecvError::Empty) => {
-                wait_in_session(wake.as_fd(), Duration::from_secs(1));
+        };
+        // It has nothing left to do: no call needs to wait for it.
+        *last = None;
+        drop(guard);
+        result
+    })
+}
+
+/// Waits a moment for the thread of an earlier call that was cancelled.
+fn wait_for_last() -> Result<(), Failure> {
+    LAST.with_borrow_mut(|last| {
+        let since = Instant::now();
+        while let Some(wake) = last {
+            // Nothing is ever sent: there is an end to read, or nothing yet.
+            if (&*wake).read(&mut [0]).is_ok() {
+                *last = None;
+            } else {
+                let left = GRACE.checked_sub(since.elapsed()).ok_or(Failure::EarlierHangs)?;
+                wait_in_session(wake.as_fd(), left);
             }
         }
-    }
+        Ok(())
+    })
 }

@@ -2,14 +2,17 @@
 //!
 //! A thin shell around `walsafe_core`: settings in, one report out. `module` has the callbacks of
 //! each server version, `archiver` what they do, `waiting` how the main thread waits, `settings` the
-//! configuration parameters, `report` the one place that calls ereport, `sql` the functions.
+//! configuration parameters, `configuration` what the server's own say, `report` the one place that
+//! calls ereport, `raised` the one that catches what the server raises, `sql` the functions.
 
 #![allow(unsafe_code, reason = "the server's interface is C; every block has its argument")]
 
 mod archiver;
 mod background;
+mod configuration;
 mod damage;
 mod module;
+mod raised;
 mod reload;
 mod report;
 mod settings;

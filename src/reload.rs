@@ -1,17 +1,25 @@
-//! Reloads, as far as the server leaves a wrong value unsaid.
+//! Reloads, as far as the server leaves a mistake unsaid.
 //!
 //! When configuration files are read again, every process applies them for itself, and only the
 //! postmaster's complaints go to the log. It has not loaded this library, so it cannot judge our
 //! parameters; the archiver can, but the server turns its complaints down to DEBUG3. The check
-//! hooks of strings speak for themselves. For parameters of other types the server finds the mistake
-//! before any hook is called: here the archiver reads the files again and lets the server complain
-//! aloud, without a change to any value.
+//! hooks of strings speak for themselves. For parameters of other types, and for names that are no
+//! parameter, the server finds the mistake before any hook is called: here the archiver reads the
+//! files again and says it aloud, without a change to any value.
 
+use std::collections::BTreeSet;
 use std::ffi::{CStr, c_char};
-use std::panic::AssertUnwindSafe;
 
-use pgrx::{PgTryBuilder, pg_sys};
+use pgrx::{PgSqlErrorCode, pg_sys};
 
+use crate::raised::catch_in_archiver;
+use crate::report::Report;
+
+const PREFIX: &str = "walsafe_archive.";
+const DESTINATION: &CStr = c"walsafe_archive.destination";
+/// Parameters whose values are checked by hooks.
+const CHECKED_BY_HOOK: [&CStr; 3] =
+    [DESTINATION, c"walsafe_archive.file_mode", c"walsafe_archive.compression"];
 /// Parameters whose values the server itself checks.
 const CHECKED_BY_SERVER: [&CStr; 6] = [
     c"walsafe_archive.fsync_policy",
@@ -22,19 +30,37 @@ const CHECKED_BY_SERVER: [&CStr; 6] = [
     c"walsafe_archive.min_free_space",
 ];
 
-/// Reports values in the configuration files that the server has refused without a word.
+/// A line of the configuration files. The value lives in the memory context of whoever had them read:
+/// the server throws that of a reload away when it has applied them, a session that of its query.
+struct Item {
+    /// As it is written.
+    name: String,
+    value: *const c_char,
+}
+
+impl Item {
+    /// Names are the same in any case.
+    fn is(&self, parameter: &CStr) -> bool {
+        self.name.as_bytes().eq_ignore_ascii_case(parameter.to_bytes())
+    }
+}
+
+/// Reports names and values in the configuration files that the server has refused without a word.
 ///
 /// Called while the server applies the files, which it has read successfully a moment ago. An error
 /// here (out of memory) is left unsaid: it must not restart the archiver.
 pub(crate) fn report_refused() {
-    PgTryBuilder::new(AssertUnwindSafe(|| {
-        for (name, value) in last_values() {
+    let _ = catch_in_archiver(|| {
+        let items = our_items();
+        report_unknown(&items);
+        for name in CHECKED_BY_SERVER {
+            let Some(item) = last(&items, name) else { continue };
             // SAFETY: both are valid C strings; with `changeVal` false the call only checks the
             // value, and a WARNING returns.
             unsafe {
                 pg_sys::set_config_option(
                     name.as_ptr(),
-                    value,
+                    item.value,
                     pg_sys::GucContext::PGC_SIGHUP,
                     pg_sys::GucSource::PGC_S_FILE,
                     pg_sys::GucAction::GUC_ACTION_SET,
@@ -44,31 +70,63 @@ pub(crate) fn report_refused() {
                 );
             }
         }
-    }))
-    .catch_others(|_| ())
-    .execute();
+    });
 }
 
-/// Returns the value that counts, the last one, of each parameter that the files set. The strings
-/// live in the memory context that the server throws away when it has applied the files.
-fn last_values() -> Vec<(&'static CStr, *const c_char)> {
-    let mut values: [*const c_char; CHECKED_BY_SERVER.len()] =
-        [std::ptr::null(); CHECKED_BY_SERVER.len()];
-    let mut item = read_files();
-    while !item.is_null() {
-        // SAFETY: the parser's list is well-formed, and nothing changes it while we walk.
-        let variable = unsafe { &*item };
-        // SAFETY: the parser sets the name of every item that has no `errmsg`; checked here anyway.
-        let name = (!variable.name.is_null()).then(|| unsafe { CStr::from_ptr(variable.name) });
-        let known = CHECKED_BY_SERVER.iter().position(|known| {
-            name.is_some_and(|name| name.to_bytes().eq_ignore_ascii_case(known.to_bytes()))
-        });
-        if let Some(value) = known.and_then(|place| values.get_mut(place)) {
-            *value = variable.value;
+fn report_unknown(items: &[Item]) {
+    let known = || CHECKED_BY_HOOK.into_iter().chain(CHECKED_BY_SERVER);
+    let unknown: BTreeSet<String> = items
+        .iter()
+        .filter(|item| !known().any(|name| item.is(name)))
+        .map(|item| item.name.to_ascii_lowercase())
+        .collect();
+    let names: Vec<_> = known().map(|name| format!("\"{}\"", name.to_string_lossy())).collect();
+    for name in unknown {
+        Report {
+            code: PgSqlErrorCode::ERRCODE_INVALID_NAME,
+            message: format!("invalid configuration parameter name \"{name}\""),
+            detail: "There is no such parameter: the line in the configuration files does nothing."
+                .to_owned(),
+            hint: format!("The parameters of walsafe_archive are {}.", names.join(", ")),
         }
-        item = variable.next;
+        .warn();
     }
-    CHECKED_BY_SERVER.into_iter().zip(values).filter(|(_, value)| !value.is_null()).collect()
+}
+
+/// Returns the destination that the configuration files set, whether it was accepted or not. Called in
+/// a session's query.
+pub(crate) fn destination_in_files() -> Option<String> {
+    let items = our_items();
+    let value = last(&items, DESTINATION)?.value;
+    // SAFETY: a valid C string, as long as the query's memory lives.
+    Some(unsafe { CStr::from_ptr(value) }.to_string_lossy().into_owned())
+}
+
+/// The last line of a parameter is the one that counts.
+fn last<'a>(items: &'a [Item], parameter: &CStr) -> Option<&'a Item> {
+    items.iter().rev().find(|item| item.is(parameter))
+}
+
+/// Returns the lines of the configuration files that set parameters with our prefix, in their order.
+fn our_items() -> Vec<Item> {
+    let mut items = Vec::new();
+    let mut next = read_files();
+    while !next.is_null() {
+        // SAFETY: the parser's list is well-formed, and nothing changes it while we walk.
+        let variable = unsafe { &*next };
+        next = variable.next;
+        // The parser sets both of every item that is no error.
+        if variable.name.is_null() || variable.value.is_null() {
+            continue;
+        }
+        // SAFETY: a valid C string.
+        let name = unsafe { CStr::from_ptr(variable.name) }.to_string_lossy().into_owned();
+        let prefix = name.get(..PREFIX.len());
+        if prefix.is_some_and(|prefix| prefix.eq_ignore_ascii_case(PREFIX)) {
+            items.push(Item { name, value: variable.value });
+        }
+    }
+    items
 }
 
 /// Parses postgresql.conf, what it includes, and postgresql.auto.conf, as the server does.

@@ -17,10 +17,20 @@ pub(crate) struct Report {
 impl Report {
     /// Writes the report to the log. Never raises: a WARNING returns.
     pub(crate) fn warn(self) {
+        self.at(PgLogLevel::WARNING);
+    }
+
+    /// Raises the report as an error, in a session.
+    pub(crate) fn raise(self) -> ! {
+        self.at(PgLogLevel::ERROR);
+        unreachable!("an ERROR does not return")
+    }
+
+    fn at(self, level: PgLogLevel) {
         let report = ErrorReport::new(self.code, self.message, "walsafe_archive");
         let report = if self.detail.is_empty() { report } else { report.set_detail(self.detail) };
         let report = if self.hint.is_empty() { report } else { report.set_hint(self.hint) };
-        report.report(PgLogLevel::WARNING);
+        report.report(level);
     }
 }
 
@@ -39,17 +49,19 @@ pub(crate) fn failure(file: &str, error: &Error) {
 /// Raises an error of the core in a session.
 pub(crate) fn raise_error(error: &Error) -> ! {
     let Advice { sqlstate, hint } = error.kind().advice();
-    ErrorReport::new(code(sqlstate), error.to_string(), "walsafe_archive")
-        .set_detail(error.detail())
-        .set_hint(hint)
-        .report(PgLogLevel::ERROR);
-    unreachable!("an ERROR does not return")
+    Report {
+        code: code(sqlstate),
+        message: error.to_string(),
+        detail: error.detail(),
+        hint: hint.to_owned(),
+    }
+    .raise()
 }
 
 /// Raises an error in a session.
 pub(crate) fn raise(code: PgSqlErrorCode, message: &'static str, detail: &str) -> ! {
-    ErrorReport::new(code, message, "walsafe_archive").set_detail(detail).report(PgLogLevel::ERROR);
-    unreachable!("an ERROR does not return")
+    let (message, detail) = (message.to_owned(), detail.to_owned());
+    Report { code, message, detail, hint: String::new() }.raise()
 }
 
 /// Translates the SQLSTATEs of the core's table.

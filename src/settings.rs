@@ -1,21 +1,20 @@
 //! The configuration parameters `walsafe_archive.*`, and one snapshot of them for a call.
 
 use std::cell::Cell;
-use std::ffi::{CStr, CString, c_char, c_void};
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::path::Path;
 use std::time::Duration;
 
+use pgrx::guc::GucEnum;
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PgSqlErrorCode, PostgresGucEnum};
 use pgrx::{pg_guard, pg_sys};
 use walsafe_core::archive;
-use walsafe_core::check::{Check, Status};
 use walsafe_core::codec::Compression;
 use walsafe_core::settings::{self as values, Destination, FileMode};
 use walsafe_core::wal::SegmentSize;
 
 use crate::reload;
 use crate::report::{self, Report};
-use crate::sql::{checked, server_setting};
 
 /// The DETAIL of the server's "archiving is not configured".
 #[cfg(not(any(feature = "pg15", feature = "pg16")))]
@@ -48,7 +47,7 @@ static STALL_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(60);
 static MIN_FREE_SPACE: GucSetting<i32> = GucSetting::<i32>::new(0);
 
 thread_local! {
-    /// The parameters are registered: from here on a refused value is one of a reload.
+    /// The parameters are registered: from here on a new value is one of a reload.
     static REGISTERED: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -107,82 +106,6 @@ pub(crate) fn is_configured() -> bool {
     text(&DESTINATION).is_some_and(|path| !path.is_empty())
 }
 
-/// Tells whether the server archives, and with this module.
-pub(crate) fn archives_with_this_module() -> bool {
-    server_setting(c"archive_mode") != "off"
-        && server_setting(c"archive_library").contains("walsafe_archive")
-}
-
-/// Checks what the server's configuration says, for `walsafe_archive_check()`.
-pub(crate) fn checks() -> Vec<Check> {
-    let mode = server_setting(c"archive_mode");
-    let library = server_setting(c"archive_library");
-    let command = server_setting(c"archive_command");
-    let archive_mode = match mode.as_str() {
-        "off" => checked(
-            "archive_mode",
-            Status::Error,
-            "\"archive_mode\" is off: nothing is archived. Set it to \"on\" and restart the server.",
-        ),
-        other => checked("archive_mode", Status::Ok, format!("\"archive_mode\" is \"{other}\"")),
-    };
-    let archive_library = if library.contains("walsafe_archive") {
-        checked("archive_library", Status::Ok, format!("\"archive_library\" is \"{library}\""))
-    } else {
-        checked(
-            "archive_library",
-            Status::Error,
-            format!(
-                "\"archive_library\" is \"{library}\": this module is not in use. Set it to \"walsafe_archive\"."
-            ),
-        )
-    };
-    // While archiving is off the server shows "(disabled)".
-    let archive_command = if matches!(command.as_str(), "" | "(disabled)") {
-        checked("archive_command", Status::Ok, "\"archive_command\" is not set")
-    } else if library.is_empty() {
-        checked(
-            "archive_command",
-            Status::Error,
-            format!(
-                "\"archive_command\" is \"{command}\", and it is what archives. Set it to an empty string, and \"archive_library\" to \"walsafe_archive\"."
-            ),
-        )
-    } else if cfg!(feature = "pg15") {
-        checked(
-            "archive_command",
-            Status::Warning,
-            format!(
-                "\"archive_command\" is \"{command}\" although \"archive_library\" is set: this version passes it over, later ones refuse to archive. Set it to an empty string."
-            ),
-        )
-    } else {
-        checked(
-            "archive_command",
-            Status::Error,
-            format!(
-                "\"archive_command\" is \"{command}\" although \"archive_library\" is set: the server refuses to archive with both. Set it to an empty string."
-            ),
-        )
-    };
-    let destination = match Settings::current() {
-        Some(settings) => checked(
-            "destination",
-            Status::Ok,
-            format!(
-                "\"walsafe_archive.destination\" is \"{}\"",
-                settings.destination.path().display()
-            ),
-        ),
-        None => checked(
-            "destination",
-            Status::Error,
-            "\"walsafe_archive.destination\" is not set. Set it to a directory of its own, on other storage than the data directory.",
-        ),
-    };
-    vec![archive_mode, archive_library, archive_command, destination]
-}
-
 /// Returns the data directory.
 pub(crate) fn data_directory() -> &'static Path {
     // SAFETY: the server sets the variable once, before any library is loaded, to a valid string
@@ -220,14 +143,20 @@ pub(crate) fn register() {
         &DESTINATION,
         check_destination,
     );
-    GucRegistry::define_enum_guc(
-        c"walsafe_archive.fsync_policy",
-        c"What is flushed to storage before a file counts as archived.",
-        c"\"full\": the file and the directory. \"file\": the file's contents only. \"none\": the operating system decides.",
-        &FSYNC_POLICY,
-        GucContext::Sighup,
-        flags,
-    );
+    // SAFETY: the hook is a function with the type that the server calls, guarded against panics.
+    unsafe {
+        GucRegistry::define_enum_guc_with_hooks(
+            c"walsafe_archive.fsync_policy",
+            c"What is flushed to storage before a file counts as archived.",
+            c"\"full\": the file and the directory. \"file\": the file's contents only. \"none\": the operating system decides.",
+            &FSYNC_POLICY,
+            GucContext::Sighup,
+            flags,
+            None,
+            Some(assign_fsync_policy),
+            None,
+        );
+    }
     string(
         c"walsafe_archive.file_mode",
         c"Permission of archived files.",
@@ -291,6 +220,9 @@ pub(crate) fn register() {
     // SAFETY: the prefix is a valid C string; called in the main thread while the library loads.
     unsafe { pg_sys::MarkGUCPrefixReserved(c"walsafe_archive".as_ptr()) };
     REGISTERED.set(true);
+    if is_archiver() {
+        warn_of_policy(FSYNC_POLICY.get());
+    }
 }
 
 type CheckHook = unsafe extern "C-unwind" fn(
@@ -328,9 +260,11 @@ unsafe extern "C-unwind" fn check_destination(
     _extra: *mut *mut c_void,
     source: pg_sys::GucSource::Type,
 ) -> bool {
-    // At a reload the server checks every parameter that the files set, and there is no archiving
-    // without this one: so this is called once for each reload.
-    if source == pg_sys::GucSource::PGC_S_FILE && is_reload_in_archiver() {
+    // At a reload the server checks every parameter that the files set, or set before, and there is
+    // no archiving without this one: so this is called once for each reload.
+    let by_files =
+        matches!(source, pg_sys::GucSource::PGC_S_FILE | pg_sys::GucSource::PGC_S_DEFAULT);
+    if by_files && is_reload_in_archiver() {
         reload::report_refused();
     }
     let check = |path: &str| match path {
@@ -368,12 +302,44 @@ unsafe extern "C-unwind" fn check_compression(
     unsafe { check_text("walsafe_archive.compression", value, check) }
 }
 
-/// Tells whether a check hook is called because the archiver reads the configuration again: before,
-/// the server reports what it refuses.
+/// Warns where a reload brings another policy; the server calls this for each one that the files set.
+#[pg_guard]
+unsafe extern "C-unwind" fn assign_fsync_policy(value: c_int, _extra: *mut c_void) {
+    if is_reload_in_archiver() && value != FSYNC_POLICY.get().to_ordinal() {
+        warn_of_policy(FsyncPolicy::from_ordinal(value));
+    }
+}
+
+/// Says what a weaker policy can lose.
+fn warn_of_policy(policy: FsyncPolicy) {
+    let (name, loss) = match policy {
+        FsyncPolicy::full => return,
+        FsyncPolicy::file => {
+            ("file", "A power failure can lose the names of files that count as archived.")
+        }
+        FsyncPolicy::none => (
+            "none",
+            "A power failure can lose files that count as archived, or leave them empty or torn.",
+        ),
+    };
+    Report {
+        code: PgSqlErrorCode::ERRCODE_WARNING,
+        message: format!("\"walsafe_archive.fsync_policy\" is \"{name}\""),
+        detail: loss.to_owned(),
+        hint: "Set it to \"full\" unless the archive can be lost.".to_owned(),
+    }
+    .warn();
+}
+
+/// Tells whether a hook is called because the archiver reads the configuration again: before, the
+/// server reports what it refuses.
 fn is_reload_in_archiver() -> bool {
+    is_archiver() && REGISTERED.get()
+}
+
+fn is_archiver() -> bool {
     // SAFETY: set once when the process starts.
-    let archiver = unsafe { pg_sys::MyBackendType } == pg_sys::BackendType::B_ARCHIVER;
-    archiver && REGISTERED.get()
+    unsafe { pg_sys::MyBackendType == pg_sys::BackendType::B_ARCHIVER }
 }
 
 /// Checks a new value, and leaves the reason of a refusal as the DETAIL of the server's message.

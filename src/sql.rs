@@ -1,22 +1,23 @@
 //! The extension's SQL functions. sql/ declares them: pgrx generates nothing (`sql = false`), and a
 //! test holds the two against each other.
 
-use std::ffi::CStr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use pgrx::prelude::*;
-use walsafe_core::check::{self, Status};
+use walsafe_core::check;
 use walsafe_core::finding::Finding;
 use walsafe_core::settings::Destination;
 use walsafe_core::stats::{self, Stats};
 use walsafe_core::verify::{self, VerifyError};
 use walsafe_core::{ready, sys};
 
+use crate::background::{self, Failure};
+use crate::configuration;
+use crate::report::{self, Report};
 use crate::settings::{self, Settings};
 use crate::watch::{self, WAITING};
-use crate::{background, report};
 
 /// Threads that a verification from SQL reads with: it leaves processors to the database.
 const VERIFY_THREADS: usize = 2;
@@ -51,7 +52,7 @@ fn walsafe_archive_stat() -> TableIterator<
         name!(stats_reset, Option<f64>),
     ),
 > {
-    let settings = Settings::current().filter(|_| settings::archives_with_this_module());
+    let settings = Settings::current().filter(|_| configuration::archives_with_this_module());
     let destination = settings.map(|s| s.destination.path().display().to_string());
     let known = stats::current(Path::new(watch::DIRECTORY));
     let state = match (&destination, &known) {
@@ -128,7 +129,7 @@ fn walsafe_archive_reset() {
 fn walsafe_archive_check()
 -> TableIterator<'static, (name!(check_name, String), name!(status, String), name!(detail, String))>
 {
-    let mut rows = settings::checks();
+    let mut rows = configuration::checks();
     if let Some(settings) = Settings::current() {
         let path = settings.destination.path().to_owned();
         let data_directory = settings::data_directory();
@@ -146,15 +147,6 @@ fn walsafe_archive_check()
     TableIterator::new(
         rows.into_iter().map(|c| (c.name.to_owned(), c.status.name().to_owned(), c.detail)),
     )
-}
-
-/// Makes a row of the check, for what the server's configuration says.
-pub(crate) fn checked(
-    name: &'static str,
-    status: Status,
-    detail: impl Into<String>,
-) -> check::Check {
-    check::Check { name, status, detail: detail.into() }
 }
 
 /// A finding as a row.
@@ -216,9 +208,21 @@ fn rows(result: Result<Vec<Finding>, VerifyError>) -> std::vec::IntoIter<Row> {
 fn in_background<T: Send + 'static>(
     work: impl FnOnce(&std::sync::atomic::AtomicBool) -> T + Send + 'static,
 ) -> T {
-    background::run(work).unwrap_or_else(|reason| {
-        report::raise(PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, "could not read the archive", &reason)
-    })
+    match background::run(work) {
+        Ok(result) => result,
+        Err(Failure::EarlierHangs) => Report {
+            code: PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            message: "an earlier read of an archive in this session still hangs".to_owned(),
+            detail: "The call was cancelled, but the storage has not answered it.".to_owned(),
+            hint: "Check the storage of the archive and the network to it. This session can read again once the storage has answered.".to_owned(),
+        }
+        .raise(),
+        Err(Failure::Thread(reason)) => report::raise(
+            PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
+            "could not read the archive",
+            &reason,
+        ),
+    }
 }
 
 /// Returns the archive that a function is to read: the one given, or the configured one. Only who
@@ -255,16 +259,4 @@ fn archive_to_read(given: Option<&str>) -> PathBuf {
             &error.to_string(),
         ),
     }
-}
-
-/// Reads one of the server's settings that are not this module's.
-pub(crate) fn server_setting(name: &CStr) -> String {
-    // SAFETY: the name is a valid C string; a missing setting gives a null pointer, and no
-    // privilege is asked for.
-    let value = unsafe { pg_sys::GetConfigOption(name.as_ptr(), true, false) };
-    if value.is_null() {
-        return String::new();
-    }
-    // SAFETY: a valid C string until the next call.
-    unsafe { CStr::from_ptr(value) }.to_string_lossy().into_owned()
 }

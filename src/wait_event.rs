@@ -4,8 +4,15 @@
 #[cfg(not(any(feature = "pg15", feature = "pg16")))]
 use std::cell::RefCell;
 use std::ffi::CStr;
+#[cfg(not(any(feature = "pg15", feature = "pg16")))]
+use std::panic::AssertUnwindSafe;
 
+#[cfg(not(any(feature = "pg15", feature = "pg16")))]
+use pgrx::PgTryBuilder;
 use pgrx::pg_sys;
+
+#[cfg(not(any(feature = "pg15", feature = "pg16")))]
+use crate::raised;
 
 /// The archiver waits for a copy.
 pub(crate) const COPY: WaitEvent = WaitEvent(c"WalsafeArchiveCopy");
@@ -25,7 +32,8 @@ impl WaitEvent {
         pg_sys::PG_WAIT_EXTENSION
     }
 
-    /// Returns the number that the server knows it by; asks the server once in each process.
+    /// Returns the number that the server knows it by; asks the server once in each process. Where
+    /// other libraries have taken all the names that the server has room for, that of `Extension`.
     #[cfg(not(any(feature = "pg15", feature = "pg16")))]
     pub(crate) fn number(self) -> u32 {
         thread_local! {
@@ -35,9 +43,17 @@ impl WaitEvent {
         if let Some(number) = KNOWN.with_borrow(known) {
             return number;
         }
-        // SAFETY: called in the main thread of a process with shared memory, with a valid C string
-        // that the server copies. A name that another process has given keeps its number.
-        let number = unsafe { pg_sys::WaitEventExtensionNew(self.0.as_ptr()) };
+        let number = PgTryBuilder::new(AssertUnwindSafe(|| {
+            // SAFETY: called in the main thread of a process with shared memory, with a valid C string
+            // that the server copies. A name that another process has given keeps its number.
+            unsafe { pg_sys::WaitEventExtensionNew(self.0.as_ptr()) }
+        }))
+        .catch_others(|_| {
+            // "too many custom wait events" is raised with the lock on the list held.
+            raised::release_locks();
+            pg_sys::PG_WAIT_EXTENSION
+        })
+        .execute();
         KNOWN.with_borrow_mut(|known| known.push((self, number)));
         number
     }

@@ -137,6 +137,87 @@ fn a_wrong_value_in_the_file_is_reported_at_the_reload_and_the_old_one_stays_in_
     assert_eq!(cluster.log().archiver_reports(mark), []);
 }
 
+/// Without it a line that was misspelt while the server ran would do nothing, and nothing would say so.
+#[test]
+fn a_misspelt_name_in_the_file_is_reported_once_at_each_reload() {
+    let archive = Scratch::new("archive");
+    let cluster = Cluster::archiving_to(archive.path()).start();
+    let pid = cluster.wait_archiver();
+    cluster.wait_archived(&cluster.switch_wal());
+    for (name, written) in
+        [("compresion", "walsafe_archive.compresion"), ("mode", "Walsafe_archive.MODE")]
+    {
+        let mark = cluster.mark();
+        cluster.set_conf(written, "zstd");
+        cluster.reconfigure(written, "lz4");
+        let message = format!("invalid configuration parameter name \"walsafe_archive.{name}\"");
+        let report = cluster.wait_until(&message, || {
+            let mut reports = cluster.log().archiver_reports(mark);
+            reports.retain(|report| report.message == message && !report.hint.is_empty());
+            reports.pop()
+        });
+        assert_eq!((&*report.level, &*report.sqlstate), ("WARNING", "42602"));
+        assert!(
+            report
+                .hint
+                .contains("\"walsafe_archive.compression\", \"walsafe_archive.fsync_policy\""),
+            "{report:?}"
+        );
+    }
+    // Both are in the file now. Then the destination is misspelt too, and no hook sees a value of it.
+    cluster.wait_archived(&cluster.switch_wal());
+    let mark = cluster.mark();
+    cluster.reconfigure("walsafe_archive.stall_timeout", "1min");
+    cluster.wait_until("two reports", || {
+        (cluster.log().archiver_reports(mark).len() == 2).then_some(())
+    });
+    let conf = cluster.data().join("postgresql.conf");
+    let text = fs::read_to_string(&conf).unwrap();
+    scratch::write(
+        &conf,
+        text.replace("walsafe_archive.destination", "walsafe_archive.destinaton"),
+    );
+    let mark = cluster.mark();
+    cluster.reload();
+    cluster.wait_for_log(mark, "walsafe_archive.destinaton");
+    assert_eq!(cluster.archiver_pid(), Some(pid));
+}
+
+/// The warning came with the first file: an idle server, or one whose archive was not there yet, did
+/// not say what it would lose.
+#[test]
+fn a_weaker_policy_is_warned_of_at_load_and_when_a_reload_brings_it() {
+    let home = Scratch::new("missing");
+    let cluster = Cluster::archiving_to(&home.join("archive"))
+        .set("walsafe_archive.fsync_policy", "none")
+        .start();
+    let warnings = |mark| {
+        let mut reports = cluster.log().archiver_reports(mark);
+        reports.retain(|report| report.message.contains("fsync_policy"));
+        reports
+    };
+    cluster
+        .wait_until("the warning at load", || (warnings(Mark::default()).len() == 1).then_some(()));
+    for (policy, says) in [("full", ""), ("file", "can lose the names"), ("none", "empty or torn")]
+    {
+        let mark = cluster.mark();
+        cluster.reconfigure("walsafe_archive.fsync_policy", policy);
+        // A refused value tells when the archiver has read the files.
+        cluster.reconfigure("walsafe_archive.workers", "many");
+        cluster.wait_for_report(mark, "22023");
+        cluster.reconfigure("walsafe_archive.workers", "3");
+        let found = warnings(mark);
+        assert_eq!(found.len(), usize::from(policy != "full"), "{policy}: {found:?}");
+        assert!(found.iter().all(|report| report.detail.contains(says)), "{policy}: {found:?}");
+    }
+    // Another setting is no reason to say it again.
+    let mark = cluster.mark();
+    cluster.reconfigure("walsafe_archive.compression", "zstd");
+    cluster.reconfigure("walsafe_archive.workers", "many");
+    cluster.wait_for_report(mark, "22023");
+    assert_eq!(warnings(mark), []);
+}
+
 fn scratch_mode(archive: &Scratch, name: &str) -> u32 {
     use std::os::unix::fs::PermissionsExt;
     fs::metadata(archive.join(name)).unwrap().permissions().mode() & 0o777

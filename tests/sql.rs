@@ -9,6 +9,8 @@ mod check;
 mod extension;
 #[path = "sql/hang.rs"]
 mod hang;
+#[path = "sql/raised.rs"]
+mod raised;
 #[path = "sql/rights.rs"]
 mod rights;
 #[path = "sql/status.rs"]

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
+use harness::command::Output;
 use harness::scratch::{chmod, make_dir};
 use harness::{
     Cluster, Fs, FuseMount, Mount, Scratch, TIMEOUT, Trace, privileged, require, tool, wait_until,
@@ -83,6 +84,31 @@ fn the_servers_own_settings() {
     assert_check(&cluster, "archive_mode", "error", "\"archive_mode\" is off");
     assert_check(&cluster, "archive_command", "ok", "is not set");
     assert_check(&cluster, "destination", "error", "is not set");
+}
+
+/// A session that starts after a refused reload knows no destination, and said that there was none
+/// while the archiver went on with the one before.
+#[test]
+fn a_destination_that_a_reload_refused() {
+    let (archive, cluster) = archiving();
+    cluster.reconfigure("walsafe_archive.destination", "archive");
+    wait_until(TIMEOUT, "the reload", || {
+        (checked(&cluster, "destination").0 == "error").then_some(())
+    });
+    assert_check(&cluster, "destination", "error", "is set to \"archive\", which is refused: ");
+    assert_check(
+        &cluster,
+        "destination",
+        "error",
+        "must be an absolute path. An archiver that had",
+    );
+    let name = cluster.switch_wal();
+    cluster.wait_archived(&name);
+    assert!(archive.join(&name).exists());
+    cluster.reconfigure("walsafe_archive.destination", archive.path().to_str().unwrap());
+    wait_until(TIMEOUT, "the reload", || {
+        (checked(&cluster, "destination").0 == "ok").then_some(())
+    });
 }
 
 #[test]
@@ -220,6 +246,47 @@ fn other_files_in_the_archive() {
 fn storage_that_is_slow_to_flush() {
     require!(tool("strace"));
     let (_archive, cluster) = archiving();
+    let row = with_slow_flushes(&cluster, |_| ());
+    assert!(row.success(), "{row:?}");
+    assert!(row.stdout.starts_with("warning|"), "{row:?}");
+    assert!(row.stdout.contains("Archiving cannot be faster"), "{row:?}");
+}
+
+/// A check that was terminated left its probe, and `walsafe verify` found it until the archiver's next
+/// start.
+#[test]
+fn the_probe_of_a_check_that_was_killed_goes_with_the_next_check() {
+    require!(tool("strace"));
+    let (archive, cluster) = archiving();
+    cluster.wait_archived(&cluster.switch_wal());
+    let probes = || {
+        let mut names = archive.names();
+        names.retain(|name| name.starts_with(".walsafe.check."));
+        names
+    };
+    let ended = with_slow_flushes(&cluster, |pid| {
+        cluster.wait_until("a probe", || (!probes().is_empty()).then_some(()));
+        cluster.sql(&format!("SELECT pg_terminate_backend({pid}, 10000)"));
+    });
+    assert!(!ended.success(), "{ended:?}");
+    assert_eq!(probes().len(), 1);
+    let host = probes()[0].split('.').nth(3).unwrap().to_owned();
+    // Of a process that lives, and of another host, where nobody can tell.
+    let kept = [format!(".walsafe.check.{host}.1.0.tmp"), ".walsafe.check.far.99999.0.tmp".into()];
+    for name in &kept {
+        harness::scratch::write(&archive.join(name), "");
+    }
+    assert_check(&cluster, "no-replace publish", "ok", "");
+    let mut left = probes();
+    left.sort();
+    let mut kept = kept.to_vec();
+    kept.sort();
+    assert_eq!(left, kept);
+}
+
+/// Has a session ask for the flush latency while each flush takes 0.7 s, and calls `meanwhile` with
+/// its process.
+fn with_slow_flushes(cluster: &Cluster, meanwhile: impl FnOnce(i32)) -> Output {
     let home = Scratch::new("signal");
     let go = home.join("go");
     let script = format!(
@@ -229,7 +296,7 @@ fn storage_that_is_slow_to_flush() {
          SELECT status || '|' || detail FROM walsafe_archive_check() WHERE check_name = 'flush latency'",
         go.display()
     );
-    let row = thread::scope(|scope| {
+    thread::scope(|scope| {
         let asked = scope.spawn(|| cluster.psql_within(&script, Duration::from_secs(120)));
         let pid = cluster.wait_until("the session", || {
             let pid = "SELECT pid FROM pg_stat_activity WHERE application_name = 'slow'";
@@ -238,9 +305,7 @@ fn storage_that_is_slow_to_flush() {
         let slow = "fsync,fdatasync:delay_enter=700000";
         let _trace = Trace::inject(pid, "fsync,fdatasync", slow);
         harness::scratch::write(&go, "");
+        meanwhile(pid);
         asked.join().unwrap()
-    });
-    assert!(row.success(), "{row:?}");
-    assert!(row.stdout.starts_with("warning|"), "{row:?}");
-    assert!(row.stdout.contains("Archiving cannot be faster"), "{row:?}");
+    })
 }

@@ -133,7 +133,10 @@ fn a_session_that_reads_a_hung_archive_can_be_cancelled_and_holds_nothing_up() {
         });
     }
     drop(hang);
-    assert_eq!(cluster.sql("SELECT count(*) FROM walsafe_archive_verify()"), "0");
+    // Making databases filled segments: what is under way is not to be found half done.
+    cluster.switch_wal();
+    cluster.wait_all_archived();
+    assert_eq!(cluster.sql("SELECT * FROM walsafe_archive_verify()"), "");
 }
 
 #[test]
@@ -162,6 +165,42 @@ fn a_cancelled_session_goes_on_and_its_thread_ends_with_the_hang() {
         cluster.wait_until("the thread to end", || (threads(pid) == 1).then_some(()));
         cluster.sql(&format!("SELECT pg_cancel_backend({pid})"));
         let output = session.join().unwrap();
+        assert!(output.stdout.trim().ends_with('0'), "{output:?}");
+    });
+}
+
+/// Each call that a `statement_timeout` ended left a thread behind in a session of monitoring.
+#[test]
+fn a_session_with_a_read_that_hangs_starts_no_other() {
+    require!(privileged());
+    require!(tool("bindfs"));
+    let storage = FuseMount::new();
+    let cluster = start(Cluster::archiving_to(storage.path()));
+    cluster.fill_segments(3);
+    cluster.wait_all_archived();
+    let hang = storage.stall();
+    let script = "\\set ON_ERROR_STOP 0
+        SET application_name = 'reader';
+        SET statement_timeout = '2s';
+        SELECT count(*) FROM walsafe_archive_verify();
+        SELECT count(*) FROM walsafe_archive_check();
+        SELECT count(*) FROM walsafe_archive_gaps();
+        SELECT count(*) FROM walsafe_archive_verify();
+        RESET statement_timeout;
+        SELECT 'walsafe', pg_sleep(600);
+        SELECT count(*) FROM walsafe_archive_gaps()";
+    thread::scope(|scope| {
+        let session = scope.spawn(|| cluster.psql_within(script, Duration::from_secs(60)));
+        let pid = cluster.wait_until("the session to go on", || {
+            cluster.sql(&format!("{SESSION} AND query LIKE '%pg_sleep%'")).parse::<i32>().ok()
+        });
+        assert_eq!(threads(pid), 2, "the main thread, and the one that hangs");
+        drop(hang);
+        cluster.wait_until("the threads to end", || (threads(pid) == 1).then_some(()));
+        cluster.sql(&format!("SELECT pg_cancel_backend({pid})"));
+        let output = session.join().unwrap();
+        assert_eq!(output.stderr.matches("ERROR:  55000:").count(), 3, "{output:?}");
+        assert_eq!(output.stderr.matches("HINT:  Check the storage").count(), 3, "{output:?}");
         assert!(output.stdout.trim().ends_with('0'), "{output:?}");
     });
 }

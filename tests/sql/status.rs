@@ -151,6 +151,40 @@ fn a_server_that_does_not_archive_with_this_module_is_unconfigured() {
     assert!(number(&cluster, "archived_count") >= 1.0);
 }
 
+/// "ok" was shown while 16 and later refuse to archive, with two settings that say how.
+#[test]
+fn with_archive_command_set_too_the_state_is_what_the_server_makes_of_it() {
+    let (_archive, cluster) = archiving();
+    cluster.wait_archived(&cluster.switch_wal());
+    wait_for(&cluster, "state = 'ok'");
+    cluster.reconfigure("archive_command", "cp %p /x/%f");
+    wait_until_set(&cluster, "archive_command", "cp %p /x/%f");
+    let state = if cluster.server().major == 15 { "ok" } else { "unconfigured" };
+    assert_eq!(status(&cluster, "state"), state);
+}
+
+/// The library's path is the documented way to have a new one loaded.
+#[test]
+fn the_module_is_known_by_the_last_part_of_its_path() {
+    let (_archive, cluster) = archiving();
+    cluster.wait_archived(&cluster.switch_wal());
+    for (library, state) in [
+        ("$libdir/walsafe_archive", "ok"),
+        ("/srv/lib/walsafe_archive.so", "ok"),
+        ("walsafe_archive_of_old", "unconfigured"),
+        ("/srv/walsafe_archive/another", "unconfigured"),
+    ] {
+        cluster.reconfigure("archive_library", library);
+        wait_until_set(&cluster, "archive_library", library);
+        assert_eq!(status(&cluster, "state"), state, "{library}");
+    }
+}
+
+fn wait_until_set(cluster: &Cluster, name: &str, value: &str) {
+    let sql = format!("SHOW {name}");
+    cluster.wait_until("the reload", || (cluster.sql(&sql) == value).then_some(()));
+}
+
 /// What was counted for one destination says nothing about the state of another.
 #[test]
 fn a_new_destination_has_no_state_until_something_was_tried() {

@@ -64,6 +64,8 @@ const SLOW_FLUSH: Duration = Duration::from_millis(500);
 /// Less free space than this part of the file system is a warning.
 const FREE_PART: u64 = 20;
 const PROBE: &str = "check";
+/// What the names of all probes begin with.
+const PROBES: &str = ".walsafe.check.";
 
 /// Runs every check. The first one tells whether the directory can be opened at all; without that
 /// there are no others.
@@ -79,11 +81,31 @@ pub fn check(path: &Path, options: &Options<'_>) -> Vec<Check> {
     let mut checks = vec![directory(&dir, options), ownership(&dir), identity(&dir, options)];
     checks.push(space(&dir, options));
     if !options.read_only {
+        remove_probes(&dir);
         checks.extend([publish(&dir), unnamed(&dir), attributes(&dir), flush(&dir)]);
     }
     checks.extend(options.data_directory.map(|data| same_file_system(&dir, data)));
     checks.push(contents(&dir));
     checks
+}
+
+/// Removes the probes of checks on this host that were killed: `walsafe verify` would find them
+/// until the next archiver starts. Temporary files of archivers are left to that, which knows better
+/// whether their makers live. What cannot be removed is for the other checks to report.
+fn remove_probes(dir: &Dir) {
+    let us = Owner::this_process();
+    let mut probes = Vec::new();
+    let _ = dir.for_each_name(|name| {
+        let killed = |owner: Owner| {
+            owner.host == us.host && (owner.pid == us.pid || !sys::process_runs(owner.pid))
+        };
+        if name.starts_with(PROBES) && Owner::of(name).is_some_and(killed) {
+            probes.push(name.to_owned());
+        }
+    });
+    for name in probes {
+        let _ = dir.unlink(&name);
+    }
 }
 
 fn made(name: &'static str, status: Status, detail: impl Into<String>) -> Check {
