@@ -11,6 +11,7 @@ mod recovery;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, SystemTime};
 
 use document::Document;
 use harness::command::{run, run_within};
@@ -48,6 +49,8 @@ fn moves_over(old: &str, leftover: Option<&str>) {
     let backup = cluster.base_backup_without_wal();
     if let Some(name) = leftover {
         scratch::write(&archive.join(name), "half a fi");
+        let file = fs::File::options().write(true).open(archive.join(name)).expect("opened");
+        file.set_modified(SystemTime::now() - Duration::from_secs(120)).expect("set");
     }
     let mut before = None;
     let acknowledged = under_load(&cluster, |load| {
@@ -74,16 +77,14 @@ fn moves_over(old: &str, leftover: Option<&str>) {
     };
     assert!(!marked(&first) && marked(&last));
 
-    let unknown = findings(archive.path());
-    let expected: Vec<String> = leftover
-        .iter()
-        .filter(|name| name.starts_with('.'))
-        .map(|name| format!("{name}: unknown: "))
-        .collect();
+    let found = findings(archive.path());
+    let kind = |name: &str| if name.starts_with('.') { "unknown" } else { "stray-temporary" };
+    let expected: Vec<String> =
+        leftover.iter().map(|name| format!("{name}: {}: ", kind(name))).collect();
     assert!(
-        unknown.len() == expected.len()
-            && unknown.iter().zip(&expected).all(|(line, begin)| line.starts_with(begin)),
-        "{unknown:?}"
+        found.len() == expected.len()
+            && found.iter().zip(&expected).all(|(line, begin)| line.starts_with(begin)),
+        "{found:?}"
     );
     if let Some(name) = leftover {
         assert_eq!(archive.read(name), b"half a fi");

@@ -12,19 +12,20 @@ use crate::history::{self, Ancestor};
 use crate::name::{FileKind, FileName, SegmentName};
 use crate::reading::{Archived, PastCache, read_full};
 use crate::segment::{self, Cluster};
-use crate::wal::SegmentSpec;
 use crate::wal::{LongPageHeader, SegmentChecker, SegmentReport, SegmentSize};
+use crate::wal::{Lsn, SegmentSpec};
 
 /// Bytes read at a time: few enough to stay in the processor's cache from the reading over the
 /// hashing to the writing, which is what makes a restore as fast as `cp`.
 const CHUNK: usize = 256 << 10;
 mod digests;
+mod ending;
 mod problems;
 
 use digests::{Claims, Hashed};
 use problems::{check_backup_history, damage, header_problem, read_problem, unreadable};
 
-/// No history file, and nothing else that is not a segment, is longer.
+/// No history file, and no backup history file, is longer.
 const MAX_OTHER_LEN: u64 = 64 << 20;
 /// The largest segment that there can be.
 const MAX_SEGMENT_LEN: u64 = 1 << 30;
@@ -60,6 +61,9 @@ pub struct Examined {
     pub header: Option<LongPageHeader>,
     /// What a segment's records have shown, if they were read.
     pub records: Option<SegmentReport>,
+    /// Where a segment's WAL ends although the segment goes on, if no digest says that it was
+    /// archived so. Right for the last segment of a timeline, and for no other.
+    pub ends_early: Option<Lsn>,
     /// The ancestors that a history file names.
     pub history: Option<Vec<Ancestor>>,
 }
@@ -136,11 +140,13 @@ struct Reading<'a> {
     check_records: bool,
     plain_len: Option<u64>,
     len: u64,
-    /// A segment's length, once its header was read.
+    /// A segment's length, if it is known beforehand or once its header was read.
     size: Option<u64>,
+    /// Where a switch record ends that began in the segment before.
+    behind_switch: Option<Lsn>,
     content: Option<Digest>,
     records: Option<SegmentReport>,
-    /// The whole of a small file.
+    /// The whole of a small file of a known kind.
     text: Vec<u8>,
     /// The decoder failed, and not the system.
     undecodable: bool,
@@ -161,7 +167,8 @@ impl<'a> Reading<'a> {
             check_records: expected.thorough || !digest,
             plain_len: (archived.codec == Codec::None).then_some(archived.entry.len),
             len: 0,
-            size: None,
+            size: expected.segment_size.map(|size| size.bytes().into()),
+            behind_switch: None,
             content: None,
             records: None,
             text: Vec::new(),
@@ -204,17 +211,23 @@ impl<'a> Reading<'a> {
             if let Some(records) = &mut records {
                 records.feed(chunk);
             }
-            if self.segment.is_none() {
+            if self.segment.is_none() && self.name.kind() != FileKind::Other {
                 self.text.extend_from_slice(chunk);
             }
-            // A stream that never ends is damage; so is one that goes on after the segment.
+            // A stream that never ends is damage; so is one that goes on after the segment. Nothing of
+            // it is to be written where the server keeps its WAL.
             let limit = match self.segment {
                 Some(_) => self.size.unwrap_or(MAX_SEGMENT_LEN),
+                None if self.name.kind() == FileKind::Other => MAX_SEGMENT_LEN,
                 None => MAX_OTHER_LEN,
             };
-            if self.len > limit && (codec != Codec::None || self.segment.is_none()) {
-                let reason =
-                    format!("its contents go on after the {limit} bytes that they must have");
+            if self.len.max(self.plain_len.unwrap_or(0)) > limit {
+                let reason = match self.plain_len {
+                    Some(len) if len > limit => {
+                        format!("it has {len} bytes, and must have {limit}")
+                    }
+                    _ => format!("its contents go on after the {limit} bytes that they must have"),
+                };
                 found.fail(Problem::new(FindingKind::Corrupt, reason));
                 return Ok(false);
             }
@@ -252,6 +265,7 @@ impl<'a> Reading<'a> {
         let Some(segment) = self.segment else { return Ok(None) };
         let header = LongPageHeader::parse(chunk).map_err(|e| header_problem(&e.into()))?;
         found.header = Some(header);
+        self.behind_switch = ending::behind_crossing_switch(&header, chunk);
         let size = match self.expected.segment_size {
             Some(size) => size,
             None => SegmentSize::new(header.segment_size.into())
@@ -295,6 +309,8 @@ impl<'a> Reading<'a> {
         first = first.or(pending);
         if let Some(report) = self.records.take() {
             first = first.or_else(|| damage(&report, found.had_digest));
+            found.ends_early =
+                ending::early(&report, self.behind_switch).filter(|_| !found.had_digest);
             found.records = Some(report);
         }
         found.problem = first;

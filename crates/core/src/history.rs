@@ -19,7 +19,7 @@ pub struct Ancestor {
 /// Tells why a history file cannot be understood.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum HistoryError {
-    /// The file is not text.
+    /// The file holds zero bytes.
     #[error("the file is not text")]
     NotText,
     /// A line lacks a timeline or an address.
@@ -47,7 +47,8 @@ pub enum HistoryError {
 /// # Errors
 /// The first line that cannot be understood, or that the server would refuse.
 pub fn parse(timeline: u32, contents: &[u8]) -> Result<Vec<Ancestor>, HistoryError> {
-    let text = std::str::from_utf8(contents).map_err(|_| HistoryError::NotText)?;
+    // The reason is in whatever encoding the server's messages had, and the server ignores it.
+    let text = String::from_utf8_lossy(contents);
     if text.contains('\0') {
         return Err(HistoryError::NotText);
     }
@@ -101,7 +102,15 @@ mod tests {
         for text in ["1", "x\t0/1", "1\t0-1", "2\t0/1\n1\t0/2", "3\t0/1", "0\t0/1"] {
             assert!(parse(3, text.as_bytes()).is_err(), "{text}");
         }
-        assert_eq!(parse(3, &[0xff]), Err(HistoryError::NotText));
+        assert_eq!(parse(3, &[0]), Err(HistoryError::NotText));
+        assert!(parse(3, &[0xff]).is_err());
+    }
+
+    #[test]
+    fn a_reason_in_another_encoding_is_passed_over() {
+        // A restore point's name in Latin 1 made a whole history file corrupt.
+        let ancestors = parse(2, b"1\t0/3000158\tat restore point \"\xfcber\"\n").unwrap();
+        assert_eq!(ancestors, [Ancestor { timeline: 1, switch: Lsn(0x300_0158) }]);
     }
 
     proptest! {

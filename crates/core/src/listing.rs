@@ -28,7 +28,7 @@ pub struct Listing {
     pub files: Vec<Listed>,
     /// Temporary files and who made them; `None` for those of `basic_archive`.
     pub temporaries: Vec<(String, Option<Owner>)>,
-    /// Names that no file of an archive has.
+    /// Names that no file of an archive has, by what this version knows.
     pub unknown: Vec<String>,
     /// An identity file is there.
     pub marked: bool,
@@ -65,6 +65,38 @@ impl Listing {
             }
         }
     }
+
+    /// Takes from the unknown names those of files that were archived: they carry a digest, and
+    /// have a name that a later server version may have invented.
+    pub fn claim_archived(&mut self, dir: &Dir) {
+        for stored_name in std::mem::take(&mut self.unknown) {
+            match FileName::from_stored(&stored_name) {
+                Ok((name, codec)) if was_archived(dir, &stored_name, codec) => {
+                    self.files.push(Listed { name, codec, stored_name });
+                }
+                _ => self.unknown.push(stored_name),
+            }
+        }
+        self.files.sort_by(|a, b| (&a.name, a.codec).cmp(&(&b.name, b.codec)));
+    }
+}
+
+/// Tells whether a file carries a digest. Where that cannot be told it is taken to: reading it tells
+/// why.
+fn was_archived(dir: &Dir, stored_name: &str, codec: Codec) -> bool {
+    match Archived::open(dir, stored_name.to_owned(), codec) {
+        Ok(None) | Err(Error::NotAFile { .. }) => false,
+        Ok(Some(file)) => file.carries_digest().unwrap_or(true),
+        Err(_) => true,
+    }
+}
+
+impl Listed {
+    /// Does anything have the name still? In doubt, yes.
+    #[must_use]
+    pub fn is_present(&self, dir: &Dir) -> bool {
+        !matches!(dir.entry(&self.stored_name), Ok(None))
+    }
 }
 
 /// Reads the segment size from the header of a segment of the archive; `None` if no header of the
@@ -85,8 +117,9 @@ pub fn segment_size(dir: &Dir, files: &[Listed]) -> Option<SegmentSize> {
 /// `archtemp.<name>.<pid>.<epoch>`, see `basic_archive_file_internal` in contrib/basic_archive.
 fn is_basic_archive_temporary(name: &str) -> bool {
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let known = |text: &str| FileName::new(text).is_ok_and(|name| name.kind() != FileKind::Other);
     name.strip_prefix("archtemp.")
         .and_then(|rest| rest.rsplit_once('.'))
         .and_then(|(rest, epoch)| rest.rsplit_once('.').filter(|_| digits(epoch)))
-        .is_some_and(|(_, pid)| digits(pid))
+        .is_some_and(|(file, pid)| known(file) && digits(pid))
 }

@@ -1,6 +1,8 @@
 //! What an archive holds, timeline by timeline, by names, lengths and times.
 
 use std::collections::BTreeMap;
+use std::fs::Metadata;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::SystemTime;
@@ -72,9 +74,13 @@ impl Overview {
     pub fn read(path: &Path) -> Result<Self, Error> {
         let dir = Dir::open(path).map_err(|e| Error::io(Action::OpenDestination, path, e))?;
         let listing = Listing::read(&dir)?;
+        Self::of(&dir, &listing)
+    }
+
+    fn of(dir: &Dir, listing: &Listing) -> Result<Self, Error> {
         let mut overview = Self {
-            identity: Identity::read(&dir)?,
-            segment_size: listing::segment_size(&dir, &listing.files),
+            identity: Identity::read(dir)?,
+            segment_size: listing::segment_size(dir, &listing.files),
             others: (listing.temporaries.len() + listing.unknown.len()) as u64,
             ..Self::default()
         };
@@ -82,6 +88,11 @@ impl Overview {
         let mut timelines: BTreeMap<u32, (Timeline, Vec<(Lsn, SegmentName)>)> = BTreeMap::new();
         for file in &listing.files {
             let Some(timeline) = timeline_of(file) else { continue };
+            let metadata = std::fs::symlink_metadata(dir.path().join(&file.stored_name));
+            if metadata.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
+                // It was removed since the names were read.
+                continue;
+            }
             let (known, starts) = timelines.entry(timeline).or_default();
             known.timeline = timeline;
             match file.name.kind() {
@@ -95,7 +106,7 @@ impl Overview {
                 FileKind::Other => {}
             }
             *overview.encodings.entry(file.codec).or_default() += 1;
-            if let Err(e) = known.add_metadata(&dir, file) {
+            if let Err(e) = metadata.and_then(|metadata| known.add_metadata(&metadata)) {
                 overview.unreadable.push((file.stored_name.clone(), e.to_string()));
             }
         }
@@ -110,8 +121,7 @@ impl Overview {
 }
 
 impl Timeline {
-    fn add_metadata(&mut self, dir: &Dir, file: &Listed) -> std::io::Result<()> {
-        let metadata = std::fs::symlink_metadata(dir.path().join(&file.stored_name))?;
+    fn add_metadata(&mut self, metadata: &Metadata) -> io::Result<()> {
         self.bytes += metadata.len();
         self.allocated += metadata.blocks() * 512;
         let at = metadata.modified()?;
@@ -142,4 +152,26 @@ fn runs(starts: &[(Lsn, SegmentName)], size: SegmentSize) -> Vec<Run> {
         next = start.advanced(size.bytes().into());
     }
     runs
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    /// It was an entry that could not be looked up, and counted all the same.
+    #[test]
+    fn a_file_that_went_since_the_names_were_read_is_not_listed() {
+        let temp = tempfile::tempdir().unwrap();
+        for name in ["000000010000000000000001", "000000010000000000000002"] {
+            std::fs::write(temp.path().join(name), "").unwrap();
+        }
+        let dir = Dir::open(temp.path()).unwrap();
+        let listing = Listing::read(&dir).unwrap();
+        std::fs::remove_file(temp.path().join("000000010000000000000001")).unwrap();
+        let overview = Overview::of(&dir, &listing).unwrap();
+        assert_eq!(overview.unreadable, []);
+        assert_eq!(overview.timelines.iter().map(|t| t.segments).sum::<u64>(), 1);
+    }
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::buffer::Buffer;
 use crate::codec::{Codec, Decoder};
+use crate::digest::{CONTENT_ATTRIBUTE, STORED_ATTRIBUTE};
 use crate::error::{Action, Error};
 use crate::sys::{self, Dir, Entry};
 
@@ -216,12 +217,25 @@ impl Archived {
         if !entry.is_file() {
             return Err(Error::NotAFile { found: entry.type_name(), path });
         }
-        let file = dir.open_file(&stored_name).map_err(fail)?;
+        let file = match dir.open_file(&stored_name) {
+            // It was removed in between: by pg_archivecleanup, say.
+            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => return Ok(None),
+            opened => opened.map_err(fail)?,
+        };
         let entry = sys::entry(&file).map_err(fail)?;
         if !entry.is_file() {
             return Err(Error::NotAFile { found: entry.type_name(), path });
         }
         Ok(Some(Self { file, stored_name, codec, entry }))
+    }
+
+    /// Tells whether the file carries a digest from the time when it was archived.
+    ///
+    /// # Errors
+    /// Its attributes could not be read.
+    pub fn carries_digest(&self) -> io::Result<bool> {
+        let carries = |name| sys::attribute(&self.file, name).map(|digest| digest.is_some());
+        Ok(carries(STORED_ATTRIBUTE)? || carries(CONTENT_ATTRIBUTE)?)
     }
 
     /// Decodes the file from storage, past the page cache.
@@ -250,6 +264,22 @@ mod tests {
                 return content;
             }
         }
+    }
+
+    /// It was an I/O error, so that pg_archivecleanup could fail a verification.
+    #[cfg(feature = "fault-injection")]
+    #[test]
+    fn a_file_that_is_removed_between_its_look_up_and_its_opening_is_gone() {
+        use crate::fault::{Effect, Fault, Op, Plan};
+
+        let temp = tempfile::tempdir().unwrap();
+        std::fs::write(temp.path().join("a"), "x").unwrap();
+        let dir = Dir::open(temp.path()).unwrap();
+        let effect = Effect::Fail(libc::ENOENT);
+        let plan = Plan::new(vec![Fault { op: Op::Open, skip: 0, times: 1, effect }]);
+        assert!(Archived::open(&dir, "a".to_owned(), Codec::None).unwrap().is_none());
+        assert_eq!(plan.hits(), 1);
+        assert!(Archived::open(&dir, "a".to_owned(), Codec::None).unwrap().is_some());
     }
 
     #[test]

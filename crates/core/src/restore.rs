@@ -5,6 +5,7 @@
 //! an archive that is there and this cluster's, and that holds nothing which must come after it.
 
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -13,15 +14,17 @@ use thiserror::Error as ThisError;
 use crate::codec::Codec;
 use crate::control::ControlFile;
 use crate::error::{Action, Error, ErrorKind};
-use crate::examine::{self, Expectation};
+use crate::examine::{self, Examined, Expectation};
 use crate::finding::{FindingKind, Problem};
 use crate::identity::{self, Identity};
+use crate::listing::Listing;
 use crate::name::{FileKind, FileName};
 use crate::reading::Archived;
 use crate::sys::{Dir, Space};
 use crate::temporary::Owner;
 
 mod delivery;
+mod evidence;
 mod missing;
 
 use delivery::Delivery;
@@ -67,6 +70,18 @@ pub enum RestoreError {
         /// The archive directory.
         path: PathBuf,
     },
+    /// The archive has neither an identity file nor any WAL, as under an unmounted mount point.
+    #[error("the directory holds neither WAL nor an identity file")]
+    Nothing {
+        /// The archive directory.
+        path: PathBuf,
+    },
+    /// The target lies in an archive, of which nothing is ever replaced (guarantee G3).
+    #[error("the file is to be written into an archive")]
+    IntoArchive {
+        /// The target's directory.
+        path: PathBuf,
+    },
     /// The archive has the file, and it is not what it must be.
     #[error("the archived file is damaged or the wrong one")]
     Damaged {
@@ -110,6 +125,10 @@ impl RestoreError {
             Self::Unmarked { path } => {
                 format!("\"{}\" holds no \"walsafe_archive.id\".", path.display())
             }
+            Self::Nothing { path } => format!("\"{}\" was searched.", path.display()),
+            Self::IntoArchive { path } => {
+                format!("\"{}\" is an archive, and nothing in one is replaced.", path.display())
+            }
             Self::Damaged { path, problem } => format!("\"{}\" is {problem}.", path.display()),
             Self::Hole { path, evidence } => format!("In \"{}\", {evidence}.", path.display()),
             Self::UnknownKind { path } => format!("\"{}\" was searched.", path.display()),
@@ -129,6 +148,10 @@ impl RestoreError {
             Self::Archive(error) => archive_hint(error.kind()),
             Self::Unmarked { .. } => {
                 "Is the archive's file system mounted? For an archive that cp made, run \"walsafe init\" once, or use --allow-unmarked."
+            }
+            Self::Nothing { .. } => "Is the archive's file system mounted?",
+            Self::IntoArchive { .. } => {
+                "Check restore_command: it must pass %f and \"%p\". To look at a file, restore it to another directory."
             }
             Self::Damaged { problem, .. } => match problem.kind {
                 FindingKind::Unreadable => archive_hint(ErrorKind::IoError),
@@ -179,14 +202,18 @@ const fn archive_hint(kind: ErrorKind) -> &'static str {
 pub fn restore(request: &Request<'_>) -> Result<Outcome, RestoreError> {
     let (dir, expected) = open_archive(request)?;
     let owner = Owner::this_process();
+    refuse_archive(request, &dir)?;
     Delivery::sweep(request.target, &owner)?;
     let started = Instant::now();
     loop {
         if let Some(outcome) = deliver(request, &dir, &expected, &owner)? {
             return Ok(outcome);
         }
-        match missing::judge(request, &dir)? {
-            missing::Verdict::End(reason) => return Ok(Outcome::NotArchived { reason }),
+        match missing::judge(request, &dir, &expected)? {
+            missing::Verdict::End(reason) => {
+                refuse_nothing(request, &dir)?;
+                return Ok(Outcome::NotArchived { reason });
+            }
             missing::Verdict::Hole(evidence) => {
                 // Look-ahead publishes out of order: the file may be on its way.
                 let left = request.patience.saturating_sub(started.elapsed());
@@ -226,6 +253,29 @@ fn open_archive(request: &Request<'_>) -> Result<(Dir, Expectation), RestoreErro
     Ok((dir, expected))
 }
 
+/// Makes sure that the target is in no archive: a file there would be replaced, and temporary files
+/// of others swept.
+fn refuse_archive(request: &Request<'_>, archive: &Dir) -> Result<(), RestoreError> {
+    let path = delivery::parent(request.target);
+    let fail = |source| RestoreError::Deliver { path: path.to_owned(), space: None, source };
+    let place = |dir: &Dir| dir.metadata().map(|there| (there.dev(), there.ino()));
+    let dir = Dir::open(path).map_err(fail)?;
+    let same = place(&dir).and_then(|target| Ok(target == place(archive)?)).map_err(fail)?;
+    if same || dir.entry(identity::FILE_NAME).map_err(fail)?.is_some() {
+        return Err(RestoreError::IntoArchive { path: path.to_owned() });
+    }
+    Ok(())
+}
+
+/// Makes sure that what has no identity file is an archive at all.
+fn refuse_nothing(request: &Request<'_>, dir: &Dir) -> Result<(), RestoreError> {
+    let marked = !request.allow_unmarked || Identity::read(dir)?.is_some();
+    if marked || !Listing::read(dir)?.files.is_empty() {
+        return Ok(());
+    }
+    Err(RestoreError::Nothing { path: dir.path().to_owned() })
+}
+
 /// Delivers the file if the archive has it, in whatever encoding. Of two encodings that hold the
 /// same, the first sound one is taken; two sound ones that differ are trouble.
 fn deliver(
@@ -244,7 +294,11 @@ fn deliver(
         let result =
             delivery.copy(|each| examine::examine(archived, request.name, expected, each))?;
         let path = || dir.path().join(&archived.stored_name);
-        match (result.examined.problem, result.examined.content) {
+        let problem = match &result.examined.problem {
+            None => lost_tail(request, dir, expected, &result.examined)?,
+            known => known.clone(),
+        };
+        match (problem, result.examined.content) {
             (None, Some(content)) => match sound {
                 None => sound = Some((content, result.delivery)),
                 Some((first, _)) if first == content => {}
@@ -273,4 +327,22 @@ fn deliver(
         }
         (None, None) => Ok(None),
     }
+}
+
+/// A segment whose WAL ends early is the last one of its timeline, or one that lost its tail: then
+/// the server would end the recovery there.
+fn lost_tail(
+    request: &Request<'_>,
+    dir: &Dir,
+    expected: &Expectation,
+    examined: &Examined,
+) -> Result<Option<Problem>, RestoreError> {
+    let (FileKind::Segment(segment), Some(end)) = (request.name.kind(), examined.ends_early) else {
+        return Ok(None);
+    };
+    let later = evidence::of_later_wal(dir, expected, &Listing::read(dir)?, segment)?;
+    Ok(later.map(|later| {
+        let reason = format!("its WAL ends at {end}, before the segment does, and {later}");
+        Problem::new(FindingKind::Corrupt, reason)
+    }))
 }

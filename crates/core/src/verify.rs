@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use thiserror::Error as ThisError;
 
@@ -26,6 +26,7 @@ use crate::wal::{End, Head, SegmentSize, Tail};
 
 mod chain;
 mod continuity;
+mod names;
 mod start;
 
 pub use chain::Chain;
@@ -34,9 +35,6 @@ pub use start::{Start, StartError};
 
 /// How often the watcher is called at least.
 const WATCH_EVERY: Duration = Duration::from_millis(100);
-
-/// A temporary file of another host that is older than this is taken for left behind.
-const STRAY_AFTER: Duration = Duration::from_secs(3600);
 
 /// What is to be verified.
 #[derive(Debug, Clone, Default)]
@@ -145,7 +143,7 @@ pub fn verify(
     watch: &mut dyn FnMut(&Progress) -> bool,
 ) -> Result<Report, VerifyError> {
     let dir = Dir::open(path).map_err(|e| Error::io(Action::OpenDestination, path, e))?;
-    let listing = Listing::read(&dir)?;
+    let mut listing = Listing::read(&dir)?;
     let mut report = Report { marked: listing.marked, ..Report::default() };
     match Identity::read(&dir) {
         Ok(identity) => {
@@ -156,21 +154,24 @@ pub fn verify(
     if listing.files.is_empty() && !listing.marked {
         return Err(VerifyError::Nothing { path: path.to_owned() });
     }
-    let mut files = listing.files.clone();
     if let Some(start) = &options.from {
         // Histories first: they say which segments are needed.
+        let mut files = listing.files;
         let histories = take_histories(&mut files);
         let read = read_all(&dir, histories, &report, options.threads, watch)?;
         let chain = Chain::find(start, &files, &read, &dir);
         files.retain(|file| chain.needs(file));
         let mut segments = read_all(&dir, files, &report, options.threads, watch)?;
         segments.extend(read);
+        keep_present(&dir, &mut segments);
         report.absorb(segments, Some(chain));
         return Ok(report);
     }
-    report.findings.extend(strays(&dir, &listing));
-    report.findings.extend(listing.unknown.iter().map(|name| unknown(&dir, name)));
-    let read = read_all(&dir, files, &report, options.threads, watch)?;
+    listing.claim_archived(&dir);
+    report.findings.extend(names::strays(&dir, &listing));
+    report.findings.extend(names::unknown(&dir, &listing));
+    let mut read = read_all(&dir, listing.files, &report, options.threads, watch)?;
+    keep_present(&dir, &mut read);
     report.absorb(read, None);
     Ok(report)
 }
@@ -178,7 +179,6 @@ pub fn verify(
 impl Report {
     /// Sums up what was read, and holds the files against each other.
     fn absorb(&mut self, mut read: Vec<Read>, chain: Option<Chain>) {
-        read.retain(|file| !file.vanished);
         read.sort_by(|a, b| a.listed.stored_name.cmp(&b.listed.stored_name));
         if self.system_identifier.is_none() {
             self.system_identifier =
@@ -229,6 +229,12 @@ impl Checked {
             Some(_) => self.by_records += 1,
         }
     }
+}
+
+/// Drops the files that are gone by now. `pg_archivecleanup` removes old segments in no order: of
+/// those read before it came, some are left that are gone too, and between them would be gaps.
+fn keep_present(dir: &Dir, read: &mut Vec<Read>) {
+    read.retain(|file| !file.vanished && file.listed.is_present(dir));
 }
 
 fn take_histories(files: &mut Vec<Listed>) -> Vec<Listed> {
@@ -349,46 +355,4 @@ fn identity_finding(error: &Error) -> Finding {
     };
     let problem = Problem::new(kind, format!("{error}: {}", error.detail()));
     Finding { file: identity::FILE_NAME.to_owned(), problem }
-}
-
-/// Tells which temporary files nobody is writing any more.
-fn strays(dir: &Dir, listing: &Listing) -> Vec<Finding> {
-    let host = sys::host_name();
-    let mut findings = Vec::new();
-    for (name, owner) in &listing.temporaries {
-        let reason = match owner {
-            Some(owner) if owner.host == host => {
-                if sys::process_runs(owner.pid) {
-                    continue;
-                }
-                format!("process {} of this host, which made it, is gone", owner.pid)
-            }
-            _ => {
-                let age = std::fs::symlink_metadata(dir.path().join(name))
-                    .and_then(|metadata| metadata.modified())
-                    .map(|at| SystemTime::now().duration_since(at).unwrap_or_default());
-                match age {
-                    Ok(age) if age < STRAY_AFTER => continue,
-                    Ok(age) => {
-                        format!("nothing was written to it for {} minutes", age.as_secs() / 60)
-                    }
-                    Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
-                    Err(e) => e.to_string(),
-                }
-            }
-        };
-        let problem = Problem::new(FindingKind::StrayTemporary, reason);
-        findings.push(Finding { file: name.clone(), problem });
-    }
-    findings
-}
-
-fn unknown(dir: &Dir, name: &str) -> Finding {
-    let what = match dir.entry(name) {
-        Ok(Some(entry)) => entry.type_name().to_owned(),
-        Ok(None) => "an entry whose name is not UTF-8, or that is gone".to_owned(),
-        Err(e) => e.to_string(),
-    };
-    let reason = format!("it is {what}, and its name is none of a WAL file");
-    Finding { file: name.to_owned(), problem: Problem::new(FindingKind::Unknown, reason) }
 }

@@ -1,6 +1,6 @@
 //! `verify` and `gaps` as the SQL functions call them.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use std::fs::{self, File};
 
@@ -71,6 +71,24 @@ fn gaps_are_found_by_the_names_alone() {
         verify::gaps(dir.path(), &mut |_| false),
         Ok(_) | Err(VerifyError::Cancelled)
     ));
+}
+
+/// Segments that were read before `pg_archivecleanup` removed them made gaps with those that it had
+/// removed already.
+#[test]
+fn what_is_cleaned_up_while_the_archive_is_verified_is_no_gap() {
+    let names =
+        ["000000010000000000000001", "000000010000000000000003", "000000010000000000000004"];
+    let dir = archive(&names);
+    let report = verify::verify(dir.path(), &Options::default(), &mut |progress| {
+        if progress.files == progress.files_total {
+            fs::remove_file(dir.path().join(names[0])).unwrap();
+        }
+        true
+    });
+    let findings = report.unwrap().findings;
+    assert!(findings.iter().all(|f| f.problem.kind == FindingKind::Truncated), "{findings:?}");
+    assert_eq!(findings.len(), 2, "{findings:?}");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The last line: a panic becomes one line and an exit status that stops a recovery.
+//! The last line: a panic becomes one line and the exit status of a command that failed.
 
 use std::panic::{self, AssertUnwindSafe};
 
@@ -7,8 +7,8 @@ use crate::terminal;
 /// The exit status of every trouble that `restore` meets: above 125, so that recovery stops.
 pub(crate) const STOP: u8 = 126;
 
-/// Runs the program; a panic, in whatever thread the program waits for, ends in [`STOP`].
-pub(crate) fn run(program: impl FnOnce() -> u8) -> u8 {
+/// Runs the program; a panic, in whatever thread the program waits for, ends in `trouble`.
+pub(crate) fn run(trouble: u8, program: impl FnOnce() -> u8) -> u8 {
     panic::set_hook(Box::new(|info| {
         let payload = info.payload();
         let message = payload
@@ -21,5 +21,5 @@ pub(crate) fn run(program: impl FnOnce() -> u8) -> u8 {
             "internal error{place}: {message}. Please report this with the command line."
         ));
     }));
-    panic::catch_unwind(AssertUnwindSafe(program)).unwrap_or(STOP)
+    panic::catch_unwind(AssertUnwindSafe(program)).unwrap_or(trouble)
 }

@@ -8,5 +8,7 @@ mod guard;
 mod terminal;
 
 fn main() -> ExitCode {
-    ExitCode::from(guard::run(|| commands::run(std::env::args_os().collect())))
+    let arguments = std::env::args_os().collect::<Vec<_>>();
+    let trouble = commands::trouble(&arguments);
+    ExitCode::from(guard::run(trouble, || commands::run(&arguments)))
 }

@@ -380,6 +380,17 @@ fn a_panic_stops_even_a_standby() {
     run.says(126, "internal error");
 }
 
+/// It was 126 for every command, which check's and verify's callers do not know.
+#[test]
+fn a_panic_ends_each_command_as_its_own_failure_does() {
+    for (command, status) in
+        [("verify", 2), ("list", 2), ("check", 3), ("restore", 126), ("resotre", 126)]
+    {
+        let run = Run::of(walsafe().arg(command).env("WALSAFE_TEST_PANIC", "1"));
+        run.says(status, "internal error");
+    }
+}
+
 #[test]
 fn a_closed_standard_error_changes_no_exit_status() {
     let place = place();

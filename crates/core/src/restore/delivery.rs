@@ -98,7 +98,7 @@ impl Drop for Delivery {
     }
 }
 
-fn parent(target: &Path) -> &Path {
+pub(super) fn parent(target: &Path) -> &Path {
     match target.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),

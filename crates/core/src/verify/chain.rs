@@ -181,7 +181,7 @@ fn stop_of(
     let name = format!("{segment}.{:08X}.backup", start.lsn.segment_offset(size));
     let file = files.iter().find(|file| file.name.as_str() == name)?;
     let archived = Archived::open(dir, file.stored_name.clone(), file.codec).ok()??;
-    let mut text = String::new();
-    archived.decode().ok()?.take(MAX_LEN).read_to_string(&mut text).ok()?;
-    Start::from_label(&text).ok()?.stop
+    let mut text = Vec::new();
+    archived.decode().ok()?.take(MAX_LEN).read_to_end(&mut text).ok()?;
+    Start::from_label(&String::from_utf8_lossy(&text)).ok()?.stop
 }

@@ -7,7 +7,7 @@ use super::{Progress, Read, VerifyError, read_all, take_histories};
 use crate::error::{Action, Error};
 use crate::finding::{Finding, FindingKind, Problem};
 use crate::history::Ancestor;
-use crate::listing::{self, Listing};
+use crate::listing::{self, Listed, Listing};
 use crate::name::{FileKind, SegmentName};
 use crate::sys::Dir;
 use crate::wal::{Lsn, SegmentSize, Tail, join};
@@ -64,14 +64,19 @@ pub fn gaps(
     let size = listing::segment_size(&dir, &listing.files).unwrap_or(SegmentSize::DEFAULT);
     let histories = take_histories(&mut listing.files);
     let histories = read_all(&dir, histories, &super::Report::default(), 1, watch)?;
-    let mut timelines = Timelines::new(size);
-    for file in &listing.files {
-        timelines.add(file.name.kind(), size);
+    let of = |files: &[Listed]| {
+        let mut timelines = Timelines::new(size);
+        files.iter().for_each(|file| timelines.add(file.name.kind(), size));
+        histories.iter().for_each(|read| timelines.add_history(read));
+        timelines.gaps()
+    };
+    let gaps = of(&listing.files);
+    if gaps.is_empty() {
+        return Ok(gaps);
     }
-    for read in histories {
-        timelines.add_history(&read);
-    }
-    Ok(timelines.gaps())
+    // What is removed while the names are read, in no order, is no gap.
+    listing.files.retain(|file| file.is_present(&dir));
+    Ok(of(&listing.files))
 }
 
 /// The segments of every timeline, and how the timelines descend.
@@ -95,10 +100,14 @@ impl Timelines {
     /// Sorts what was read. A damaged file is there all the same: it has a finding of its own.
     /// `size` is for where none was read.
     pub(super) fn of(read: &[Read], size: SegmentSize) -> Self {
-        let mut timelines =
-            Self::new(most(read.iter().filter_map(|file| file.size)).unwrap_or(size));
+        // The header of one that has a problem, as of another cluster's, counts only where there is
+        // none better.
+        let sound = |file: &Read| file.size.filter(|_| file.problem.is_none());
+        let usual = most(read.iter().filter_map(sound))
+            .or_else(|| most(read.iter().filter_map(|f| f.size)));
+        let mut timelines = Self::new(usual.unwrap_or(size));
         for file in read {
-            timelines.add(file.listed.name.kind(), file.size.unwrap_or(timelines.size));
+            timelines.add(file.listed.name.kind(), sound(file).unwrap_or(timelines.size));
             timelines.add_history(file);
         }
         timelines
@@ -267,14 +276,15 @@ fn wrong_history(timeline: u32, first: Lsn, switch: Lsn) -> Finding {
     Finding { file: format!("{timeline:08X}.history"), problem }
 }
 
-/// Holds the end of each segment against the beginning of the next, over timeline switches too.
+/// Holds the end of each segment against the beginning of the next, partial or not, over timeline
+/// switches too.
 pub(super) fn join_edges(read: &mut [Read]) {
     // By address, so that a record that runs through many segments is resolved on the way; within one
     // address the older timeline first.
     let mut order: Vec<(Lsn, u32, usize)> = Vec::new();
     for (index, file) in read.iter().enumerate() {
         // What is damaged or another cluster's has a finding, and says nothing of its neighbours.
-        if let (FileKind::Segment(segment), Some(size)) = (file.listed.name.kind(), file.size)
+        if let (Some(segment), Some(size)) = (file.segment, file.size)
             && let Some(start) = segment.start(size)
             && file.problem.is_none()
         {
@@ -292,20 +302,28 @@ pub(super) fn join_edges(read: &mut [Read]) {
             let before = tails.get(&(timeline, start)).or_else(|| tails.get(&(older, start)));
             if let Some(joined) = before.and_then(|before| join(before, &head, tail.as_ref())) {
                 tail = joined.tail;
-                damaged.extend(joined.damage);
+                damaged.extend(joined.damage.map(|damage| (damage, (timeline, start), index)));
             }
         }
-        if let Some(tail) = tail {
+        // WAL that goes on does so behind the whole form.
+        if let Some(tail) = tail
+            && matches!(file.listed.name.kind(), FileKind::Segment(_))
+        {
             tails.insert((timeline, tail.next_segment()), tail);
         }
     }
-    for damage in damaged {
-        let named = |file: &&mut Read| {
+    for (damage, second, index) in damaged {
+        let first = |file: &&mut Read| {
             matches!(file.listed.name.kind(), FileKind::Segment(segment)
                 if segment.timeline == damage.timeline
                     && file.size.and_then(|size| segment.start(size)) == Some(damage.segment))
         };
-        if let Some(file) = read.iter_mut().find(named)
+        let file = if (damage.timeline, damage.segment) == second {
+            read.get_mut(index)
+        } else {
+            read.iter_mut().find(first)
+        };
+        if let Some(file) = file
             && file.problem.is_none()
         {
             let reason = format!("{damage}, where it meets its neighbour");

@@ -16,13 +16,14 @@ pub(super) fn run(arguments: &Manifest) -> u8 {
     let listed = Dir::open(path)
         .map_err(|e| Error::io(Action::OpenDestination, path, e))
         .and_then(|dir| Listing::read(&dir).map(|listing| (dir, listing)));
-    let (dir, listing) = match listed {
+    let (dir, mut listing) = match listed {
         Ok(listed) => listed,
         Err(e) => {
             terminal::complain(&sentence(&e, e.kind().advice().hint));
             return FAILED;
         }
     };
+    listing.claim_archived(&dir);
     let marked = listing.marked.then(|| identity::FILE_NAME.to_owned());
     let names = listing.files.into_iter().map(|file| file.stored_name).chain(marked);
     let (mut output, mut entries, mut complete) = (Output::new(), Vec::new(), true);

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 
 use clap::error::ErrorKind;
-use clap::{CommandFactory, Parser};
+use clap::{Parser, Subcommand};
 
 use crate::arguments::{Command, Program};
 use crate::guard::STOP;
@@ -25,7 +25,7 @@ pub(crate) const FOUND: u8 = 1;
 pub(crate) const FAILED: u8 = 2;
 
 /// Runs the program and returns its exit status.
-pub(crate) fn run(arguments: Vec<OsString>) -> u8 {
+pub(crate) fn run(arguments: &[OsString]) -> u8 {
     #[cfg(debug_assertions)]
     if std::env::var_os("WALSAFE_TEST_PANIC").is_some() {
         #[allow(clippy::panic, reason = "a test asks for it; no release build has this")]
@@ -33,7 +33,7 @@ pub(crate) fn run(arguments: Vec<OsString>) -> u8 {
             panic!("injected");
         }
     }
-    match Program::try_parse_from(&arguments) {
+    match Program::try_parse_from(arguments) {
         Ok(program) => match program.command {
             Command::Restore(arguments) => restore::run(&arguments),
             Command::Init(arguments) => init::run(&arguments),
@@ -44,14 +44,30 @@ pub(crate) fn run(arguments: Vec<OsString>) -> u8 {
             Command::Completions(arguments) => generate::completions(&arguments),
             Command::Man(arguments) => generate::man(&arguments),
         },
-        Err(error) => refuse(&arguments, &error),
+        Err(error) => refuse(arguments, &error),
+    }
+}
+
+/// The subcommand's name, if the command line begins with one.
+fn first(arguments: &[OsString]) -> &str {
+    arguments.get(1).and_then(|argument| argument.to_str()).unwrap_or_default()
+}
+
+/// The exit status of a command line that came to nothing, by no fault of the archive. What is not
+/// surely another command may stand in a `restore_command`: recovery must stop.
+pub(crate) fn trouble(arguments: &[OsString]) -> u8 {
+    match first(arguments) {
+        "check" => check::UNKNOWN,
+        "restore" => STOP,
+        other if Command::has_subcommand(other) => FAILED,
+        _ => STOP,
     }
 }
 
 /// Answers a command line that is no order: help that was asked for, or one line on what is wrong.
 fn refuse(arguments: &[OsString], error: &clap::Error) -> u8 {
     let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
-    let first = arguments.get(1).and_then(|argument| argument.to_str()).unwrap_or_default();
+    let first = first(arguments);
     if asked {
         let mut output = Output::new();
         output.bytes(error.render().to_string().as_bytes());
@@ -71,19 +87,17 @@ fn refuse(arguments: &[OsString], error: &clap::Error) -> u8 {
             .collect(),
         _ => Vec::new(),
     };
-    let known = Program::command().get_subcommands().any(|command| command.get_name() == first);
-    let help = if known { format!("walsafe {first} --help") } else { "walsafe --help".to_owned() };
+    let help = if Command::has_subcommand(first) {
+        format!("walsafe {first} --help")
+    } else {
+        "walsafe --help".to_owned()
+    };
     let missing = missing.join(" ");
     terminal::complain(&format!(
         "{what}{}{missing}; see \"{help}\"",
         if missing.is_empty() { "" } else { " " }
     ));
-    // What is not surely another command may stand in a restore_command: recovery must stop.
-    match first {
-        "check" => check::UNKNOWN,
-        _ if known && first != "restore" => FAILED,
-        _ => STOP,
-    }
+    trouble(arguments)
 }
 
 /// Words an error of the core as one line.

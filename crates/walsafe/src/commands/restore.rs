@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use walsafe_core::name::FileName;
-use walsafe_core::restore::{self, Outcome, Request};
+use walsafe_core::restore::{self, Outcome, Request, RestoreError};
 
 use super::DONE;
 use crate::arguments::{OnError, Restore};
@@ -78,7 +78,10 @@ fn attempt(arguments: &Restore) -> Ending {
                 arguments,
                 &format!("could not restore \"{name}\": {e}: {} {}", e.detail(), e.hint()),
             );
-            Ending::Trouble
+            match e {
+                RestoreError::IntoArchive { .. } => Ending::BadUsage,
+                _ => Ending::Trouble,
+            }
         }
     }
 }

@@ -59,11 +59,12 @@ fn start(text: &str, timeline: Option<u32>) -> Result<Start, String> {
     if let Ok(lsn) = text.parse() {
         return Ok(Start { timeline, ..Start::at(lsn) });
     }
-    let contents = std::fs::read_to_string(text).map_err(|e| {
+    // The label's name may be in any encoding.
+    let contents = std::fs::read(text).map_err(|e| {
         format!("--from names neither an LSN nor a readable backup_label: \"{text}\": {e}")
     })?;
-    let start =
-        Start::from_label(&contents).map_err(|e| format!("\"{text}\" is no backup_label: {e}"))?;
+    let start = Start::from_label(&String::from_utf8_lossy(&contents))
+        .map_err(|e| format!("\"{text}\" is no backup_label: {e}"))?;
     Ok(Start { timeline: timeline.or(start.timeline), ..start })
 }
 

@@ -110,6 +110,31 @@ impl Wal {
         switch
     }
 
+    /// Fills the segment with records until `room` bytes are left of it, 8 or more.
+    pub fn fill_to(&mut self, room: usize) {
+        loop {
+            self.page(0);
+            let (in_page, in_segment) =
+                (PAGE - self.bytes.len() % PAGE, MB - self.bytes.len() % MB);
+            let keep = if in_page == in_segment { room } else { 0 };
+            if in_page < keep + 24 {
+                assert!(in_page > 24 || keep == 0, "no record fits");
+                self.record(100);
+                continue;
+            }
+            self.record(in_page - keep - 24);
+            if keep > 0 {
+                return;
+            }
+        }
+    }
+
+    /// Ends the segment early, as `pg_switch_wal` does.
+    pub fn switch(&mut self) {
+        self.write_record(0x40, 0);
+        self.bytes.resize(self.bytes.len().next_multiple_of(MB), 0);
+    }
+
     /// What a server writes first on a new timeline: `XLOG_END_OF_RECOVERY`.
     fn end_of_recovery(&mut self) {
         self.write_record(0x90, 32);

@@ -1,0 +1,85 @@
+//! What shows that a timeline went on behind one of its segments.
+
+use super::RestoreError;
+use crate::error::{Action, Error};
+use crate::examine::{self, Expectation};
+use crate::finding::{FindingKind, Problem};
+use crate::listing::{self, Listed, Listing};
+use crate::name::{FileKind, SegmentName};
+use crate::reading::Archived;
+use crate::sys::Dir;
+use crate::wal::SegmentSize;
+
+/// Looks for WAL that was written behind a segment: a later segment of its timeline, or one of a
+/// timeline that branched off later. Returns what is there, in words.
+pub(super) fn of_later_wal(
+    dir: &Dir,
+    expected: &Expectation,
+    listing: &Listing,
+    segment: SegmentName,
+) -> Result<Option<String>, RestoreError> {
+    let later = |file: &Listed| {
+        let there = file.name.segment()?;
+        (there.timeline == segment.timeline && there > segment).then_some(there)
+    };
+    match listing.files.iter().find_map(later) {
+        Some(later) => Ok(Some(format!("{later} is there"))),
+        None => of_later_branch(dir, expected, listing, segment),
+    }
+}
+
+/// Looks for a timeline that branched off the segment's own one after the segment, and of which
+/// the archive has segments: then the segment was written, and recovery along that timeline needs it.
+fn of_later_branch(
+    dir: &Dir,
+    expected: &Expectation,
+    listing: &Listing,
+    segment: SegmentName,
+) -> Result<Option<String>, RestoreError> {
+    for file in &listing.files {
+        let FileKind::History { timeline } = file.name.kind() else { continue };
+        let of_branch = |file: &&Listed| matches!(file.name.kind(), FileKind::Segment(there) if there.timeline == timeline);
+        let Some(first) = listing.files.iter().find(of_branch) else { continue };
+        if timeline <= segment.timeline {
+            continue;
+        }
+        let name = &file.stored_name;
+        let path = || dir.path().join(name);
+        let Some(archived) = Archived::open(dir, name.clone(), file.codec)? else { continue };
+        let history =
+            examine::examine(&archived, &file.name, &Expectation::default(), &mut |_| Ok(()))
+                .map_err(|e| Error::io(Action::ReadArchived, path(), e))?;
+        if let Some(problem) = history.problem {
+            return Err(RestoreError::Damaged { path: path(), problem });
+        }
+        let ancestors = history.history.unwrap_or_default();
+        let Some(own) = ancestors.iter().find(|there| there.timeline == segment.timeline) else {
+            continue;
+        };
+        // The switch's own segment is there as a copy under the new timeline's name.
+        let size = size(dir, expected, listing, first)?;
+        if segment < SegmentName::holding(segment.timeline, own.switch, size) {
+            return Ok(Some(format!(
+                "timeline {timeline} branched off after it at {}, and {} is there",
+                own.switch, first.name
+            )));
+        }
+    }
+    Ok(None)
+}
+
+/// The cluster's segment size. Without it a branch cannot be told from none, which is no end of
+/// the WAL.
+fn size(
+    dir: &Dir,
+    expected: &Expectation,
+    listing: &Listing,
+    first: &Listed,
+) -> Result<SegmentSize, RestoreError> {
+    let known = expected.segment_size.or_else(|| listing::segment_size(dir, &listing.files));
+    known.ok_or_else(|| {
+        let reason = "neither its header nor another segment's tells the segment size";
+        let problem = Problem::new(FindingKind::Unreadable, reason);
+        RestoreError::Damaged { path: dir.path().join(&first.stored_name), problem }
+    })
+}
