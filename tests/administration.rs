@@ -210,12 +210,20 @@ fn another_archive_meanwhile_and_a_recovery_that_reads_both() {
     let both = document.settings("restore-both-archives");
     assert_eq!(rows_after_recovery(&with(origin.recovery(), &both).start()), "1,2");
     hide(&first);
-    let stopped = with(origin.recovery(), &both).create();
-    refuses(&stopped, "the file is missing from the archive, and later WAL is there");
+    refuses(&with(origin.recovery(), &both).create(), "could not open the archive directory");
     show(&first);
     hide(second.path());
     refuses(&with(origin.recovery(), &both).create(), "could not open the archive directory");
     show(second.path());
+    // The second has nothing to show that there is more: a mere `||` would end here.
+    let begun = Scratch::new("begun");
+    scratch::write(&begun.join(IDENTITY), second.read(IDENTITY));
+    let nearly = operations().with("/mnt/archive-2", begun.path()).with("/mnt/archive", &first);
+    hide(&first);
+    let nearly = nearly.settings("restore-both-archives");
+    let stopped = with(origin.recovery(), &nearly).create();
+    refuses(&stopped, "could not open the archive directory");
+    show(&first);
     let filled = document.run(&origin.primary, "fill-up");
     assert!(filled.ends_with("no findings\n") && filled.contains(" 0 without"), "{filled}");
     assert_eq!(rows_after_recovery(&origin.recovery().start()), "1,2");
