@@ -1,5 +1,8 @@
-//! What is in monitoring/ works as it stands: the exporters' queries on a live cluster for a member of
+//! What is in monitoring/ works as it stands, and the commands of docs/monitoring.md: the exporters' queries on a live cluster for a member of
 //! `pg_monitor`, the alert rules by Prometheus's own tool, and `walsafe check` as Nagios runs it.
+
+#[path = "support/document.rs"]
+mod document;
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -8,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use document::Document;
 use harness::command::{Output, run, run_within};
 use harness::scratch::chmod;
 use harness::{Cluster, Fs, Mount, Scratch, Server, TIMEOUT, privileged, require, tool};
@@ -71,7 +75,8 @@ fn column(cluster: &Cluster, exporter: &Exporter, column: &str) -> String {
 fn the_exporters_queries_run_for_a_member_of_pg_monitor_whatever_the_state() {
     let archive = Scratch::new("archive");
     let cluster = Cluster::archiving_to(archive.path()).segment_mb(4).start();
-    cluster.sql("CREATE EXTENSION walsafe_archive; CREATE ROLE exporter IN ROLE pg_monitor");
+    let document = Document::new("monitoring.md");
+    document.psql(&cluster, "exporter");
     let check = |configured: &str, failing: &str| {
         for exporter in exporters() {
             let row = column(&cluster, &exporter, "count(*), min(configured), max(failing)");
@@ -101,6 +106,7 @@ fn the_exporters_queries_run_for_a_member_of_pg_monitor_whatever_the_state() {
             column(&cluster, &exporter, "destination, archived_count > 0, oldest_waiting_seconds");
         assert_eq!(row, format!("{}|t|0", archive.path().display()));
     }
+    assert!(document.psql(&cluster, "backlog-seconds").contains("\n        0\n"));
     chmod(archive.path(), 0o500);
     cluster.switch_wal();
     cluster.wait_failures(1);
@@ -225,6 +231,30 @@ fn a_verification_leaves_its_outcome_and_the_time_of_the_last_success() {
     }
 }
 
+/// Without it the job never runs: nothing puts the script where cron looks, or nobody may write there.
+#[test]
+fn the_verification_is_installed_and_run_as_documented() {
+    require!(privileged());
+    let archive = Scratch::new("archive");
+    let cluster = Cluster::archiving_to(archive.path()).start();
+    cluster.fill_whole_segments(1);
+    cluster.wait_all_archived();
+    let place = Scratch::new("place");
+    let collector = place.join("node-exporter");
+    fs::create_dir(&collector).unwrap();
+    let document = Document::new("monitoring.md")
+        .with("/usr/share/doc/walsafe/monitoring", monitoring(""))
+        .with("/usr/local/bin", place.path())
+        .with("/var/lib/prometheus/node-exporter", &collector)
+        .with("/mnt/archive", archive.path());
+    document.run_as_root(&cluster, "install-script");
+    let line = document.block("cron");
+    let (_, command) = line.split_once("  postgres  ").expect("when, who, what");
+    let output = run_within(&mut cluster.shell(command), "", TIMEOUT);
+    assert!(output.success(), "{output:?}");
+    assert_eq!(metric(&collector.join("walsafe.prom"), "walsafe_verify_exit_status"), 0);
+}
+
 /// 0, 1 and 2 are OK, WARNING and CRITICAL, and the first line says why.
 #[test]
 fn walsafe_check_ends_as_nagios_expects_it() {
@@ -233,9 +263,11 @@ fn walsafe_check_ends_as_nagios_expects_it() {
     let cluster = Cluster::archiving_to(storage.path()).start();
     cluster.wait_archived(&cluster.switch_wal());
     let check = |archive: &Path, status: i32, says: &str| {
-        let mut walsafe = cluster.server().command("walsafe");
-        walsafe.arg("check").arg("--pgdata").arg(cluster.data()).arg(archive);
-        let output = run_within(&mut walsafe, "", TIMEOUT);
+        let document = Document::new("monitoring.md")
+            .with("--min-free 20000 ", "--min-free 1 ")
+            .with("/var/lib/postgresql/15/main", cluster.data())
+            .with("/mnt/archive", archive);
+        let output = document.try_run(&cluster, "nagios");
         let first = output.stdout.lines().next().unwrap_or_default();
         assert!(output.code() == Some(status) && first.starts_with(says), "{output:?}");
     };

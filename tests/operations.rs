@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use document::Document;
+use document::{Block, Document, blocks};
 use harness::command::run_within;
 use harness::{Picture, Scratch, Stop, TIMEOUT, require, scratch, tool};
 use recovery::{
@@ -25,46 +25,160 @@ fn document(file: &'static str, origin: &Origin) -> Document {
         .with("/mnt/archive", origin.archive.path())
 }
 
-/// Without it a command in the documentation is no longer run when the test that did so has gone.
+fn repository(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).expect("text")
+}
+
+/// README.md and what is in docs/.
+fn pages() -> Vec<(String, Vec<Block>)> {
+    let docs = repository("docs");
+    let names = scratch::names(&docs).into_iter().filter(|name| name.ends_with(".md"));
+    let files = names.map(|name| format!("docs/{name}")).chain(["README.md".to_owned()]);
+    files.map(|file| (file.clone(), blocks(&read(&repository(&file))))).collect()
+}
+
+/// The test programs' statements, without comments. tools/test-packages is one too.
+fn statements() -> Vec<String> {
+    let tests = repository("tests");
+    let programs = scratch::names(&tests).into_iter().filter(|name| name.ends_with(".rs"));
+    let code = |text: String| {
+        let lines = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+        lines.map(|line| format!("{line} ")).collect::<String>()
+    };
+    let text: String = programs.map(|name| code(read(&tests.join(name)))).collect();
+    let mut statements: Vec<String> = text.split([';', '}']).map(str::to_owned).collect();
+    statements.extend(read(&repository("tools/test-packages")).lines().map(str::to_owned));
+    statements
+}
+
+/// What takes a block of the documentation, by its name.
+const USES: [&str; 10] = [
+    ".run(",
+    ".run_as_root(",
+    ".try_run(",
+    ".psql(",
+    ".shows(",
+    ".settings(",
+    ".block(",
+    "for block in [",
+    // A function of tests/moving_over.rs, and of tools/test-packages.
+    "moves_over(",
+    "documented ",
+];
+
+/// Without it a command in the documentation is no longer run when the test that did so has gone. A
+/// name that stands on one page alone is used by that page's test, or `Document` finds no such block.
 #[test]
 fn every_marked_block_of_the_documentation_is_used_by_a_test() {
-    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let text = |path: PathBuf| fs::read_to_string(path).unwrap_or_default();
-    let programs: String = scratch::names(tests)
-        .into_iter()
-        .filter(|name| name.ends_with(".rs"))
-        .map(|name| text(tests.join(name)))
-        .collect();
-    let docs = tests.join("../docs");
-    let mut marked = 0;
-    for page in scratch::names(&docs) {
-        for line in text(docs.join(&page)).lines() {
-            let name = line.strip_prefix("<!-- test: ").and_then(|rest| rest.strip_suffix(" -->"));
-            let Some(name) = name else { continue };
-            marked += 1;
-            assert!(programs.contains(&format!("\"{name}\"")), "docs/{page}: {name}");
+    let statements = statements();
+    let mut marked = BTreeSet::new();
+    for (page, blocks) in pages() {
+        for block in blocks {
+            let mark = block.mark.unwrap_or_default();
+            let Some(name) = mark.strip_prefix("test: ") else { continue };
+            assert!(marked.insert(name.to_owned()), "{page}: {name} is there twice");
+            let quoted = format!("\"{name}\"");
+            let uses = |statement: &&String| {
+                let Some((before, _)) = statement.split_once(&quoted) else {
+                    return statement.contains(&format!("documented {name} "));
+                };
+                USES.iter().any(|call| before.contains(call))
+            };
+            assert!(statements.iter().any(|s| uses(&s)), "{page}: no test uses {name}");
         }
     }
-    assert!(marked > 20, "{marked}");
+    assert!(marked.len() > 60, "{}", marked.len());
+}
+
+/// First words of commands and of SQL.
+const COMMANDS: &str = " ANALYZE ALTER CREATE DROP LOAD SELECT SHOW TABLE apt apt-get b3sum bench/run bash cat \
+    cd chmod chown cp createdb dpkg find findmnt for grep initdb install journalctl kill ln ls make mkdir mount \
+    mv nice postgres_exporter promtool psql rm rpmbuild rsync sed sh sudo sync systemctl tools/setup touch umount until \
+    walsafe ";
+
+fn is_command(line: &str) -> bool {
+    let word = line.split_whitespace().next().unwrap_or_default();
+    let program = word.rsplit('/').next().unwrap_or_default();
+    let setting = line.split_once(" = ").is_some_and(|(name, _)| {
+        name.chars().all(|c| c.is_ascii_lowercase() || c == '_' || c == '.')
+    });
+    let assigned = word.split_once('=').is_some_and(|(name, _)| {
+        !name.is_empty() && name.chars().all(|c| c.is_ascii_uppercase() || c == '_')
+    });
+    let crontab = word.starts_with(|c: char| c.is_ascii_digit()) && line.contains(" * ");
+    let known = |word: &str| !word.is_empty() && COMMANDS.contains(&format!(" {word} "));
+    known(word) || known(program) || program.starts_with("pg_") || setting || assigned || crontab
+}
+
+/// Without it a command comes into the documentation that nobody has ever run.
+#[test]
+fn every_command_of_the_documentation_is_run_by_a_test_or_says_who_ran_it() {
+    let mut by_hand = 0;
+    for (page, blocks) in pages() {
+        for block in blocks {
+            let mark = block.mark.as_deref().unwrap_or_default();
+            if mark.starts_with("by hand: ") {
+                by_hand += 1;
+                continue;
+            }
+            let command = block.text.lines().find(|line| is_command(line));
+            assert!(
+                mark.starts_with("test: ") || command.is_none(),
+                "{page}, line {}: {command:?} has no mark \"test: NAME\" or \"by hand: WHAT, WHEN\"",
+                block.line
+            );
+        }
+    }
+    assert!(by_hand > 0);
+}
+
+/// Without it the two that stand on two pages go apart, and one of them is run by no test.
+#[test]
+fn what_stands_on_two_pages_is_the_same() {
+    let [readme, operations] = ["../README.md", "operations.md"].map(Document::new);
+    assert_eq!(readme.block("readme-directory"), operations.block("directory"));
+    assert_eq!(readme.block("readme-configure"), operations.block("configure"));
+    let moving = Document::new("moving-over.md");
+    assert_eq!(readme.block("readme-change"), moving.block("change"));
+    assert_eq!(moving.block("archive-directory"), operations.block("directory"));
+    assert_eq!(operations.block("another-name"), Document::new("upgrading.md").block("reload"));
+    let [restore, program] = ["operations.md", "walsafe.md"].map(Document::new);
+    assert_eq!(restore.block("restore-setting"), program.block("restore-command"));
 }
 
 /// Without it a drill takes the timeline that the real server needs, or tells nothing as it read from
 /// elsewhere than the archive.
 #[test]
 fn a_drill_recovers_from_the_archive_and_changes_nothing_in_it() {
-    let origin = Origin::new();
+    let place = Scratch::new("drill");
+    let trace = |name: &str| format!("touch {}", place.join(name).display());
+    // What a recovery of this cluster does beside replaying; often enough for restartpoints.
+    let origin = Origin::with(|builder| {
+        builder
+            .set("archive_cleanup_command", &trace("cleaned-up"))
+            .set("recovery_end_command", &trace("ended"))
+            .set("max_wal_size", "2MB")
+    });
+    for _ in 0..4 {
+        origin.primary.fill_whole_segments(2);
+        origin.primary.sql("CHECKPOINT");
+    }
     origin.row(1);
     origin.primary.sql("SELECT pg_create_restore_point('before_the_mistake')");
     origin.row(2);
     origin.primary.wait_all_archived();
-    let place = Scratch::new("drill");
     let document = document("recovery-drill.md", &origin)
         .with("/var/lib/postgresql/15/drill", place.join("drill"))
         .with("/var/lib/postgresql/drill.log", place.join("log"))
-        .with("/mnt/drill", place.join("archive"));
+        .with("/mnt/drill", place.join("archive"))
+        .with("orders", "rows");
     let before = Picture::of(origin.archive.path());
     let shown = document.run(&origin.primary, "drill");
-    assert!(shown.contains("\n 1\n(1 row)"), "{shown}");
+    assert!(shown.contains("\n   1\n(1 row)"), "{shown}");
     let log = fs::read_to_string(place.join("log")).expect("a log");
     assert!(
         log.contains("archive recovery complete") && log.contains("new timeline ID: 2"),
@@ -72,16 +186,16 @@ fn a_drill_recovers_from_the_archive_and_changes_nothing_in_it() {
     );
     assert_eq!(Picture::of(origin.archive.path()), before);
     let listed = document.run(&origin.primary, "unchanged");
-    assert!(listed.contains("timeline 1") && !listed.contains("timeline 2"), "{listed}");
+    document.shows("unchanged-shows", &listed);
+    assert!(!listed.contains("timeline 2"), "{listed}");
 
     // With an archive of its own it archives there, and nowhere else.
     fs::remove_file(place.join("log")).expect("removed");
     let listed = document.run(&origin.primary, "drill-archive");
-    assert!(
-        listed.contains("timeline 2: 1 segments") && listed.contains("with history file"),
-        "{listed}"
-    );
+    assert!(listed.contains("timeline 2: ") && listed.contains("with history file"), "{listed}");
     assert_eq!(Picture::of(origin.archive.path()), before);
+    // The real server's commands, which a recovery runs, did not run.
+    assert_eq!(place.names(), ["log"]);
     origin.row(3);
     origin.lose();
     assert_clean(origin.archive.path());

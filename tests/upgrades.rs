@@ -18,7 +18,7 @@ use harness::command::{run, run_within};
 use harness::process::is_alive;
 use harness::server::as_server_user;
 use harness::{Backup, Cluster, ClusterBuilder, Picture, Scratch, Server, Stop, TIMEOUT};
-use harness::{archive, require};
+use harness::{archive, privileged, require};
 use load::{assert_nothing_missing, assert_recovered, finish, keeps_wal, prepare, under_load};
 use recovery::{assert_clean, restore_command};
 
@@ -131,6 +131,33 @@ fn a_new_library_is_loaded_on_a_running_server_and_no_segment_is_lost() {
     assert_nothing_lost(&cluster, &archive, (&begin, &last), &backup, acknowledged);
 }
 
+/// Without it an administrator who preloads the module believes that the new one is at work.
+#[test]
+fn a_library_that_is_preloaded_is_replaced_by_a_restart_alone() {
+    let home = Scratch::new("server");
+    let server = Server::under_test().copy_to(&home);
+    require!(server.as_ref().map(|_| ()).map_err(Clone::clone));
+    let server = server.expect("just looked at");
+    let library = server.pkglibdir.join("walsafe_archive.so");
+    let inode = || fs::metadata(&library).expect("the library").ino();
+    let archive = Scratch::new("archive");
+    let cluster = Cluster::archiving_to(archive.path()).server(&server);
+    let cluster = cluster.set("shared_preload_libraries", "walsafe_archive").start();
+    let (old, archiver) = (inode(), cluster.wait_archiver());
+    make_install(&server);
+    assert_ne!(inode(), old);
+    Document::new(DOCUMENT).run(&cluster, "reload");
+    let next = cluster.wait_until("another archiver", || {
+        // A connection wakes the server's main process, which starts the next one.
+        cluster.sql("SELECT 1");
+        cluster.archiver_pid().filter(|pid| *pid != archiver)
+    });
+    cluster.wait_archived(&cluster.switch_wal());
+    assert_eq!(mapped(next), Some((old, true)));
+    cluster.restart();
+    assert_eq!(mapped(cluster.wait_archiver()), Some((inode(), false)));
+}
+
 /// Without it nobody knows whether a security update of the server needs anything of the archive.
 #[test]
 fn another_minor_version_goes_on_with_the_archive_as_it_is() {
@@ -211,6 +238,9 @@ fn upgrades(link: bool) {
         .with("/mnt/archive-17", new_archive.path())
         .with("/mnt/archive", archive.path())
         .with("/var/backups/17", backups.join("17"));
+    if privileged().is_ok() {
+        document.run_as_root(&before, "next-directory");
+    }
     document.run(&before, "initdb");
     let stopped = document.run(&before, "last-wal");
     before.wait_exit(TIMEOUT);

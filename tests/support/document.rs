@@ -1,14 +1,53 @@
-//! The commands and settings of the documentation, used word for word: a block that a test uses stands
-//! in docs/ below a comment `<!-- test: NAME -->`.
+//! The commands, settings and outputs of the documentation, used word for word: a block that a test uses
+//! stands in docs/ or README.md below a comment `<!-- test: NAME -->`.
 
 #![allow(dead_code)]
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use harness::Cluster;
 use harness::command::{Output, run_within};
 use harness::wait::TIMEOUT;
+
+/// A block of a page between two fences.
+pub struct Block {
+    /// The line of its first fence.
+    pub line: usize,
+    /// What a comment `<!-- MARK -->` above it says.
+    pub mark: Option<String>,
+    pub text: String,
+}
+
+/// All fenced blocks of a page.
+pub fn blocks(page: &str) -> Vec<Block> {
+    let mut blocks = Vec::new();
+    let mut lines = page.lines().enumerate();
+    let mut above = "";
+    while let Some((number, line)) = lines.next() {
+        if line.starts_with("```") {
+            let inside = lines.by_ref().map(|(_, line)| line).take_while(|line| *line != "```");
+            let text = inside.collect::<Vec<_>>().join("\n");
+            let mark = above.strip_prefix("<!-- ").and_then(|rest| rest.strip_suffix(" -->"));
+            blocks.push(Block { line: number + 1, mark: mark.map(str::to_owned), text });
+        }
+        above = line;
+    }
+    blocks
+}
+
+/// A text with all numbers, hexadecimal names and widths of columns taken out.
+fn shape(text: &str) -> String {
+    let number = |word: &str| {
+        let digits = word.chars().filter(char::is_ascii_digit).count();
+        digits > 0 && word.chars().all(|c| c.is_ascii_hexdigit() || ".:/+-TZ".contains(c))
+    };
+    let parts = text.split([' ', '\n', '|', '"', ',', '(', ')']).filter(|part| !part.is_empty());
+    let line = |part: &str| part.chars().all(|c| "-+[]".contains(c));
+    let word = |part| if number(part) || line(part) { "#" } else { part };
+    parts.map(word).collect::<Vec<_>>().join(" ")
+}
 
 /// A file of docs/, with the test's own paths in the place of those in the text.
 pub struct Document {
@@ -34,16 +73,14 @@ impl Document {
     /// The block below the comment, with what stands here.
     #[track_caller]
     pub fn block(&self, name: &str) -> String {
-        let comment = format!("<!-- test: {name} -->\n");
-        let Some((_, after)) = self.text.split_once(&comment) else {
+        let mark = format!("test: {name}");
+        let blocks = blocks(&self.text);
+        let Some(block) = blocks.iter().find(|block| block.mark.as_ref() == Some(&mark)) else {
             panic!("docs/{} has no block {name}", self.file);
         };
-        let (fence, rest) = after.split_once('\n').expect("a block");
-        assert!(fence.starts_with("```"), "docs/{}, {name}: no block follows", self.file);
-        let (block, _) = rest.split_once("\n```").expect("the block's end");
         self.places
             .iter()
-            .fold(block.to_owned(), |text, (written, here)| text.replace(written, here))
+            .fold(block.text.clone(), |text, (written, here)| text.replace(written, here))
     }
 
     /// Runs the block's commands, which have to succeed, and returns what they print.
@@ -58,6 +95,37 @@ impl Document {
     #[track_caller]
     pub fn try_run(&self, cluster: &Cluster, name: &str) -> Output {
         run_within(&mut cluster.shell(&self.block(name)), "", TIMEOUT)
+    }
+
+    /// Runs the block's commands as the user that the tests run as, which is to be root.
+    #[track_caller]
+    pub fn run_as_root(&self, cluster: &Cluster, name: &str) -> String {
+        let mut command = Command::new("bash");
+        command.args(["-e", "-c", &self.block(name)]).env("PATH", cluster.server().path());
+        let output = run_within(&mut command, "", TIMEOUT);
+        assert!(output.success(), "{}\n{output:?}", self.block(name));
+        output.stdout
+    }
+
+    /// Runs the block in psql, as it stands there, and returns what that prints.
+    #[track_caller]
+    pub fn psql(&self, cluster: &Cluster, name: &str) -> String {
+        let mut psql = cluster.client("psql");
+        psql.args(["-X", "-v", "ON_ERROR_STOP=1"]).env("TZ", "UTC");
+        let output = run_within(&mut psql, &self.block(name), TIMEOUT);
+        assert!(output.success(), "{}\n{output:?}", self.block(name));
+        output.stdout
+    }
+
+    /// Checks that the block shows that output, but for numbers.
+    #[track_caller]
+    pub fn shows(&self, name: &str, output: &str) {
+        let (shown, real) = (shape(&self.block(name)), shape(output));
+        assert!(
+            real.contains(&shown),
+            "docs/{}, {name}:\n{shown}\nreally:\n{real}\n{output}",
+            self.file
+        );
     }
 
     /// The block's lines, `name = 'value'`.
