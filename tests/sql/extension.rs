@@ -178,8 +178,15 @@ fn the_versions_of_the_project_agree() {
     assert!(meta.contains(&format!("\"file\": \"sql/{script}\"")), "META.json");
     assert!(versions().0.contains(default), "there is no sql/{script}");
     let rpm = fs::read_to_string(tree().join("packaging/rpm/walsafe_archive.spec")).unwrap();
-    let rpm = rpm.lines().find_map(|line| line.strip_prefix("Version:")).unwrap();
-    assert_eq!(rpm.trim(), default, "the RPM spec and Cargo.toml");
+    let tag = |name| rpm.lines().find_map(|line: &str| line.strip_prefix(name)).unwrap().trim();
+    assert_eq!(tag("Version:"), default, "the RPM spec and Cargo.toml");
+    // A version is either to come, and sorts before itself, or released, and nothing is added to it.
+    let changes = fs::read_to_string(tree().join("CHANGELOG.md")).unwrap();
+    let (_, unreleased) = changes.split_once("## [Unreleased]").unwrap();
+    let unreleased = unreleased.split("\n## [").next().unwrap();
+    let released = changes.contains(&format!("\n## [{default}]"));
+    assert_eq!(released, unreleased.trim().is_empty(), "the changelog of {default}");
+    assert_eq!(released, !tag("Release:").starts_with("0."), "the RPM's release");
     let manual = fs::read_to_string(tree().join("docs/install.md")).unwrap();
     assert!(manual.contains(&script), "docs/install.md");
 }

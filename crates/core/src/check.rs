@@ -316,7 +316,8 @@ fn contents(dir: &Dir) -> Check {
     let name = "contents";
     match Listing::read(dir) {
         Err(e) => failed(name, &e),
-        Ok(listing) => {
+        Ok(mut listing) => {
+            listing.claim_archived(dir);
             let segments = listing.files.iter().filter(|file| file.name.segment().is_some());
             let newest = segments.clone().map(|file| file.name.as_str()).max();
             let newest = newest.map_or_else(String::new, |name| format!(", the newest {name}"));
