@@ -249,9 +249,11 @@ pub fn skip(what: &str) {
 pub fn as_user(user: u32, test: &str, variable: (&str, &Path)) -> std::process::Output {
     use std::os::unix::process::CommandExt;
     let dir = scratch();
-    // The program may lie where that user cannot reach it.
+    // The program may lie where that user cannot reach it. Copied by another process: a file that is
+    // open for writing here, when another test forks, is open there, and cannot be run ("text file busy").
     let program = dir.path().join("test");
-    fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    let copy = Command::new("cp").arg(std::env::current_exe().unwrap()).arg(&program).status();
+    assert!(copy.unwrap().success());
     Command::new(program)
         .args(["--exact", test, "--nocapture"])
         .env(variable.0, variable.1)
