@@ -25,6 +25,8 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("log_checkpoints", "off"),
     ("log_line_prefix", LINE_PREFIX),
     ("log_timezone", "UTC"),
+    // In the data directory: what a killed server leaves goes with it.
+    ("dynamic_shared_memory_type", "mmap"),
     // How long a standby waits before it asks the archive again; 5 s are long for a test.
     ("wal_retrieve_retry_interval", "200ms"),
 ];

@@ -339,6 +339,15 @@ impl Cluster {
         wal::system_identifier(self.server(), &self.data)
     }
 
+    /// Removes the segment by which a server that was killed would be known to a next one.
+    fn remove_shared_memory(&self) {
+        let text = fs::read_to_string(self.data.join("postmaster.pid")).unwrap_or_default();
+        // Its line holds key and identifier.
+        if let Some(id) = text.lines().nth(6).and_then(|line| line.split_whitespace().nth(1)) {
+            drop(Command::new("ipcrm").args(["-m", id]).output());
+        }
+    }
+
     fn child(&self) -> MutexGuard<'_, Option<Child>> {
         // A test that panicked with it locked still has to clean up.
         self.postmaster.lock().unwrap_or_else(PoisonError::into_inner)
@@ -357,6 +366,7 @@ impl Drop for Cluster {
         if self.child().is_some() {
             let _ = self.try_wait_exit(Duration::from_secs(5));
         }
+        self.remove_shared_memory();
         if std::thread::panicking() {
             eprintln!("the log of {} ends:\n{}", self.data.display(), self.log.tail());
         }

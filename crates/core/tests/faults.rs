@@ -10,7 +10,7 @@ mod common;
 
 use std::fs;
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use common::*;
 use walsafe_core::archive::{Job, Outcome};
@@ -35,14 +35,23 @@ const TROUBLE: [(i32, ErrorKind); 8] = [
 const INABILITY: [i32; 5] =
     [libc::EOPNOTSUPP, libc::EINVAL, libc::EPERM, libc::ENOENT, libc::ENOSYS];
 
-/// Tests that count descriptors run one at a time.
-fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+/// Held by every test: one whose plan is for all threads runs alone.
+static TURN: RwLock<()> = RwLock::new(());
+
+fn alone() -> RwLockWriteGuard<'static, ()> {
+    TURN.write().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn descriptors() -> usize {
-    fs::read_dir("/proc/self/fd").unwrap().count()
+fn beside_others() -> RwLockReadGuard<'static, ()> {
+    TURN.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// How many descriptors of this process refer to something in a world.
+fn descriptors(world: &World) -> usize {
+    let open = fs::read_dir("/proc/self/fd").unwrap();
+    let paths = open.filter_map(|fd| fs::read_link(fd.ok()?.path()).ok());
+    let root = world.root.path().canonicalize().unwrap();
+    paths.filter(|path| path.starts_with(&root)).count()
 }
 
 fn is_publishing(op: &Op) -> bool {
@@ -78,6 +87,10 @@ impl Trial {
         world.run(&job).unwrap();
         let path = world.path(&job);
         let stored = fs::read(&path).unwrap();
+        // What is left open would be seen.
+        let open = fs::File::open(&path).unwrap();
+        assert_eq!(descriptors(&world), 1);
+        drop(open);
         let present = present.then(|| still(&path));
         Self { world, job, path, stored, present, cases: 0, failed: 0 }
     }
@@ -116,10 +129,10 @@ impl Trial {
     fn fault(&mut self, fault: Fault) {
         self.reset();
         let what = format!("{:?} {:?}: {fault:?}", self.world.plan.staging, self.path);
-        let before = descriptors();
+        let before = descriptors(&self.world);
         let (result, calls, hits) = self.run(vec![fault]);
         assert!(hits > 0, "{what}: not hit");
-        assert_eq!(descriptors(), before, "{what}: a descriptor was left open");
+        assert_eq!(descriptors(&self.world), before, "{what}: a descriptor was left open");
         self.look(&what, result.is_ok());
         let left = usize::from(fault.op == Op::Unlink);
         assert!(self.temporaries() <= left, "{what}: {:?}", self.world.names());
@@ -234,7 +247,7 @@ fn world(staging: Staging, codec: &str, verify: bool) -> World {
 
 #[test]
 fn no_fault_tears_a_new_file_or_counts_it_as_archived() {
-    let _alone = alone();
+    let _turn = beside_others();
     let (mut cases, mut failed) = (0, 0);
     for staging in STAGINGS {
         for codec in CODECS {
@@ -257,7 +270,7 @@ fn no_fault_tears_a_new_file_or_counts_it_as_archived() {
 
 #[test]
 fn no_fault_changes_a_file_that_is_there_or_counts_it_unproven() {
-    let _alone = alone();
+    let _turn = beside_others();
     let (mut cases, mut failed) = (0, 0);
     for codec in CODECS {
         let world = world(Staging::Unnamed, codec, false);
@@ -272,7 +285,7 @@ fn no_fault_changes_a_file_that_is_there_or_counts_it_unproven() {
 
 #[test]
 fn no_fault_in_any_chunk_of_a_long_file_tears_it() {
-    let _alone = alone();
+    let _turn = beside_others();
     let (mut cases, mut failed) = (0, 0);
     for staging in STAGINGS {
         for codec in ["none", "lz4", "zstd"] {
@@ -289,7 +302,7 @@ fn no_fault_in_any_chunk_of_a_long_file_tears_it() {
 /// The first file in a new archive: identity file and list of destinations too.
 #[test]
 fn no_fault_while_an_archive_is_begun_counts_before_identity_and_list_are_durable() {
-    let _alone = alone();
+    let _turn = beside_others();
     let begin = || {
         let world = World::new();
         let job = world.wal("00000002.history", b"1\t0/300000\tx\n");
@@ -308,12 +321,12 @@ fn no_fault_while_an_archive_is_begun_counts_before_identity_and_list_are_durabl
             for times in [1].into_iter().chain(forever) {
                 let (world, job) = begin();
                 let what = format!("{op:?} {skip} {errno} {times}");
-                let before = descriptors();
+                let before = descriptors(&world);
                 let fault = Fault { op, skip, times, effect: Effect::Fail(errno) };
                 let plan = Plan::new(vec![fault]);
                 let result = world.run(&job);
                 drop(plan);
-                assert_eq!(descriptors(), before, "{what}");
+                assert_eq!(descriptors(&world), before, "{what}");
                 let names = world.names();
                 if !matches!(op, Op::Unlink) {
                     assert!(!names.iter().any(|name| name.starts_with('.')), "{what}: {names:?}");
@@ -344,7 +357,7 @@ fn no_fault_while_an_archive_is_begun_counts_before_identity_and_list_are_durabl
 
 #[test]
 fn after_a_failed_flush_of_the_directory_it_is_flushed_through_a_fresh_handle() {
-    let _alone = alone();
+    let _turn = beside_others();
     for staging in STAGINGS {
         for codec in CODECS {
             let world = world(staging, codec, false);
@@ -374,7 +387,7 @@ fn after_a_failed_flush_of_the_directory_it_is_flushed_through_a_fresh_handle() 
 /// What a full disk says of the space left, with every codec: lz4's last write lost the reason.
 #[test]
 fn a_full_disk_is_told_as_one_with_every_codec() {
-    let _alone = alone();
+    let _turn = beside_others();
     for codec in CODECS {
         let world = world(Staging::Unnamed, codec, false);
         let mut trial = Trial::new(world, &random(9 * SEGMENT / 2, 5), false);
@@ -398,7 +411,7 @@ fn a_full_disk_is_told_as_one_with_every_codec() {
 /// hard links.
 #[test]
 fn a_directory_that_goes_away_under_a_copy_is_missing() {
-    let _alone = alone();
+    let _turn = beside_others();
     for staging in STAGINGS {
         let world = world(staging, "none", false);
         let trial = Trial::new(world, &sparse_segment(), false);
@@ -417,7 +430,7 @@ fn a_directory_that_goes_away_under_a_copy_is_missing() {
 /// Fails with `vec!`: the process was aborted. What is read back or compared needs memory of its own.
 #[test]
 fn without_memory_a_file_fails_as_that_and_the_next_try_succeeds() {
-    let _alone = alone();
+    let _turn = beside_others();
     let mut cases = 0;
     for codec in CODECS {
         for present in [false, true] {
