@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::command::run;
 use crate::scratch::{Scratch, chmod};
 
 const HELPER: &str = "walsafe-without";
@@ -59,8 +60,9 @@ fn helper(home: &Scratch) -> PathBuf {
         // Test programs are in target/PROFILE/deps, programs one above.
         let test = std::env::current_exe().expect("our own path");
         let built = test.ancestors().nth(2).expect("a directory of cargo's").join(HELPER);
-        std::fs::copy(&built, &copy)
-            .unwrap_or_else(|error| panic!("could not copy {}: {error}", built.display()));
+        // By another process: a file that is open for writing here while another test starts a program
+        // is open there too, and cannot be run ("text file busy").
+        run(Command::new("cp").arg(&built).arg(&copy));
         chmod(&copy, 0o755);
     }
     copy
