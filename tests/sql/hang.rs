@@ -19,6 +19,16 @@ fn waiting_session(cluster: &Cluster) -> i32 {
     cluster.wait_until("the session", || cluster.sql(SESSION).parse().ok())
 }
 
+/// Storage that can hang, and a cluster with the extension that has archived some segments there.
+fn with_segments(count: usize, stall_timeout: &str) -> (FuseMount, Cluster) {
+    let storage = FuseMount::new();
+    let builder = Cluster::archiving_to(storage.path());
+    let cluster = start(builder.set("walsafe_archive.stall_timeout", stall_timeout));
+    cluster.fill_segments(count);
+    cluster.wait_all_archived();
+    (storage, cluster)
+}
+
 #[test]
 fn title_and_wait_event_tell_what_the_archiver_does_and_for_how_long() {
     require!(privileged());
@@ -84,11 +94,7 @@ fn update_process_title_off_is_heeded() {
 fn a_session_that_reads_a_hung_archive_can_be_cancelled_and_holds_nothing_up() {
     require!(privileged());
     require!(tool("bindfs"));
-    let storage = FuseMount::new();
-    let cluster =
-        start(Cluster::archiving_to(storage.path()).set("walsafe_archive.stall_timeout", "4s"));
-    cluster.fill_segments(3);
-    cluster.wait_all_archived();
+    let (storage, cluster) = with_segments(3, "4s");
     let hang = storage.stall();
 
     for function in ["verify", "gaps", "check"] {
@@ -143,10 +149,7 @@ fn a_session_that_reads_a_hung_archive_can_be_cancelled_and_holds_nothing_up() {
 fn a_cancelled_session_goes_on_and_its_thread_ends_with_the_hang() {
     require!(privileged());
     require!(tool("bindfs"));
-    let storage = FuseMount::new();
-    let cluster = start(Cluster::archiving_to(storage.path()));
-    cluster.fill_segments(3);
-    cluster.wait_all_archived();
+    let (storage, cluster) = with_segments(3, "60s");
     let hang = storage.stall();
     let script = "\\set ON_ERROR_STOP 0
         SET application_name = 'reader';
@@ -174,10 +177,7 @@ fn a_cancelled_session_goes_on_and_its_thread_ends_with_the_hang() {
 fn a_session_with_a_read_that_hangs_starts_no_other() {
     require!(privileged());
     require!(tool("bindfs"));
-    let storage = FuseMount::new();
-    let cluster = start(Cluster::archiving_to(storage.path()));
-    cluster.fill_segments(3);
-    cluster.wait_all_archived();
+    let (storage, cluster) = with_segments(3, "60s");
     let hang = storage.stall();
     let script = "\\set ON_ERROR_STOP 0
         SET application_name = 'reader';
@@ -209,11 +209,7 @@ fn a_session_with_a_read_that_hangs_starts_no_other() {
 fn fast_shutdown_does_not_wait_for_a_session_that_reads_a_hung_archive() {
     require!(privileged());
     require!(tool("bindfs"));
-    let storage = FuseMount::new();
-    let cluster =
-        start(Cluster::archiving_to(storage.path()).set("walsafe_archive.stall_timeout", "3s"));
-    cluster.fill_segments(2);
-    cluster.wait_all_archived();
+    let (storage, cluster) = with_segments(2, "3s");
     let _hang = storage.stall();
     thread::scope(|scope| {
         let read = "SET application_name = 'reader'; SELECT count(*) FROM walsafe_archive_verify()";
