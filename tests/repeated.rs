@@ -97,8 +97,8 @@ fn a_copy_that_was_killed_leaves_no_name_and_its_temporary_file_goes_at_the_next
         // A temporary file of a live process, of another host, and what is no temporary file of ours.
         let another = Owner { host: "another-host".to_owned(), ..us.clone() };
         let keep = [
-            us.temporary_name(&name),
-            another.temporary_name(&name),
+            us.temporary_name(&name).to_string(),
+            another.temporary_name(&name).to_string(),
             format!(".walsafe.{name}.tmp"),
             format!("{name}.tmp"),
             ".hidden".to_owned(),

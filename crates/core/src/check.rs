@@ -12,7 +12,7 @@ use crate::listing::Listing;
 use crate::memory::Memory;
 use crate::staged::{Publication, Staged, Staging};
 use crate::sys::{self, Dir};
-use crate::temporary::Owner;
+use crate::temporary::{self, Owner};
 
 /// How a check came out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -96,10 +96,7 @@ fn remove_probes(dir: &Dir) {
     let us = Owner::this_process();
     let mut probes = Vec::new();
     let _ = dir.for_each_name(|name| {
-        let killed = |owner: Owner| {
-            owner.host == us.host && (owner.pid == us.pid || !sys::process_runs(owner.pid))
-        };
-        if name.starts_with(PROBES) && Owner::of(name).is_some_and(killed) {
+        if name.starts_with(PROBES) && temporary::is_stray(name, &us) {
             probes.push(name.to_owned());
         }
     });

@@ -9,7 +9,7 @@ use std::io;
 use crate::digest::{CONTENT_ATTRIBUTE, Digest, STORED_ATTRIBUTE};
 use crate::error::{Action, Error};
 use crate::sys::{self, Dir};
-use crate::temporary::Owner;
+use crate::temporary::{Owner, TemporaryName};
 
 /// How a file is kept out of sight until it is whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub struct Staged<'a> {
     dir: &'a Dir,
     file: File,
     /// The temporary name; removed on drop.
-    name: Option<TemporaryName<'a>>,
+    name: Option<Named<'a>>,
 }
 
 /// A file whose bytes, attributes and mode are complete, and flushed where that was asked for.
@@ -59,17 +59,17 @@ pub enum Publication {
 }
 
 #[derive(Debug)]
-struct TemporaryName<'a> {
+struct Named<'a> {
     dir: &'a Dir,
-    name: String,
+    name: TemporaryName,
     /// The name was renamed away: there is nothing to remove.
     gone: bool,
 }
 
-impl Drop for TemporaryName<'_> {
+impl Drop for Named<'_> {
     fn drop(&mut self) {
         if !self.gone {
-            // A file that cannot be removed now goes when the archiver starts next.
+            // A file that cannot be removed now goes when an archiver begins here again.
             let _ = self.dir.unlink(&self.name);
         }
     }
@@ -100,7 +100,7 @@ impl<'a> Staged<'a> {
         let file = dir
             .create_named(&name)
             .map_err(|e| failed(dir, final_name, Action::CreateTemporary, e))?;
-        Ok(Self { dir, file, name: Some(TemporaryName { dir, name, gone: false }) })
+        Ok(Self { dir, file, name: Some(Named { dir, name, gone: false }) })
     }
 
     /// Returns the open file, to be written.

@@ -3,9 +3,11 @@
 //! Only where the file system has no unnamed files does the archiver use them. The name says who
 //! made the file, so that what a killed archiver left can be told from what a live one is writing.
 
+use std::collections::BTreeSet;
+use std::fmt;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::LazyLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::ops::Deref;
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use crate::error::{Action, Error};
 use crate::sys::{self, Dir};
@@ -13,13 +15,52 @@ use crate::sys::{self, Dir};
 const PREFIX: &str = ".walsafe.";
 const SUFFIX: &str = ".tmp";
 
-/// The numbers of this process's run: where they began, and the next one. The beginning is random:
-/// two containers may have one host name and process id, and then take neither each other's names
-/// for their own, nor a file that the other has put under a name of theirs.
-static NUMBERS: LazyLock<(u64, AtomicU64)> = LazyLock::new(|| {
-    let first = RandomState::new().hash_one(std::process::id()) >> 1;
-    (first, AtomicU64::new(first))
+/// The numbers in this process's names.
+struct Numbers {
+    /// Where they begin is random: two containers may have one host name and process id, and then take
+    /// neither each other's names for their own, nor a file that the other has put under a name of
+    /// theirs.
+    next: u64,
+    /// Those of the names in use.
+    live: BTreeSet<u64>,
+}
+
+static NUMBERS: LazyLock<Mutex<Numbers>> = LazyLock::new(|| {
+    let next = RandomState::new().hash_one(std::process::id()) >> 1;
+    Mutex::new(Numbers { next, live: BTreeSet::new() })
 });
+
+fn numbers() -> MutexGuard<'static, Numbers> {
+    NUMBERS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A name that this process uses for a temporary file, and for no other. A file that is still there
+/// under it when this value has been dropped is a stray one.
+#[derive(Debug)]
+pub struct TemporaryName {
+    name: String,
+    number: u64,
+}
+
+impl Deref for TemporaryName {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.name
+    }
+}
+
+impl fmt::Display for TemporaryName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
+}
+
+impl Drop for TemporaryName {
+    fn drop(&mut self) {
+        numbers().live.remove(&self.number);
+    }
+}
 
 /// Who makes temporary files: this host and this process.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,9 +80,14 @@ impl Owner {
 
     /// Returns a name that this process has not used before.
     #[must_use]
-    pub fn temporary_name(&self, name: &str) -> String {
-        let n = NUMBERS.1.fetch_add(1, Ordering::Relaxed);
-        format!("{PREFIX}{name}.{}.{}.{n}{SUFFIX}", self.host, self.pid)
+    pub fn temporary_name(&self, name: &str) -> TemporaryName {
+        let mut numbers = numbers();
+        let number = numbers.next;
+        numbers.next += 1;
+        numbers.live.insert(number);
+        drop(numbers);
+        let name = format!("{PREFIX}{name}.{}.{}.{number}{SUFFIX}", self.host, self.pid);
+        TemporaryName { name, number }
     }
 
     /// Returns the maker of a temporary file, by its name; `None` for any other name.
@@ -64,32 +110,37 @@ fn parse(name: &str) -> Option<(Owner, &str)> {
     Some((Owner { host: host.to_owned(), pid: pid.parse().ok()? }, n))
 }
 
-/// Tells whether a number is one that this process has given out in this run.
-fn is_of_this_run(n: &str) -> bool {
-    let given = NUMBERS.0..NUMBERS.1.load(Ordering::Relaxed);
-    n.parse().is_ok_and(|n| given.contains(&n))
-}
-
 /// Tells whether a name in an archive is one of a temporary file of ours, whoever made it.
 #[must_use]
 pub fn is_temporary(name: &str) -> bool {
     Owner::of(name).is_some()
 }
 
-/// Removes the temporary files that dead processes of this host left in a directory, and those with
-/// our own host and process id that this run has not made: they come from a process that had the
-/// same number in another life (containers reuse them). Returns how many went; one that cannot be
-/// removed stays, and keeps none of the others.
+/// Tells whether a name is one of a temporary file of this host that nobody writes any more: its maker
+/// is dead, or has our own process id and the name is not in use. Then the maker had the same number in
+/// another life (containers reuse them), or this process could not remove the file, or did, and the
+/// disk has lost power since.
+#[must_use]
+pub fn is_stray(name: &str, us: &Owner) -> bool {
+    parse(name).is_some_and(|(owner, number)| {
+        owner.host == us.host
+            && if owner.pid == us.pid {
+                !number.parse().is_ok_and(|number| numbers().live.contains(&number))
+            } else {
+                !sys::process_runs(owner.pid)
+            }
+    })
+}
+
+/// Removes the stray temporary files of this host from a directory ([`is_stray`]). Returns how many
+/// went; one that cannot be removed stays, and keeps none of the others.
 ///
 /// # Errors
 /// The directory could not be listed.
 pub fn remove_stray(dir: &Dir, us: &Owner) -> Result<usize, Error> {
     let mut stray = Vec::new();
     dir.for_each_name(|name| {
-        if let Some((owner, n)) = parse(name)
-            && owner.host == us.host
-            && if owner.pid == us.pid { !is_of_this_run(n) } else { !sys::process_runs(owner.pid) }
-        {
+        if is_stray(name, us) {
             stray.push(name.to_owned());
         }
     })
@@ -129,28 +180,31 @@ mod tests {
         let name = us().temporary_name("a");
         let (_, n) = parse(&name).unwrap();
         assert!(n.parse::<u64>().unwrap() > u64::from(u32::MAX), "{n}");
-        assert!(is_of_this_run(n));
     }
 
-    /// The look was made again before every file, and took away what other threads were writing.
+    /// A look before every file took away what other threads were writing. One that spared every name
+    /// of this run left those that a disk without power brought back.
     #[test]
-    fn what_this_run_made_stays_and_one_that_cannot_be_removed_keeps_none_of_the_others() {
+    fn what_is_being_written_stays_and_one_that_cannot_be_removed_keeps_none_of_the_others() {
         let temp = tempfile::tempdir().unwrap();
         let live = us().temporary_name("a");
+        let came_back = us().temporary_name("a").to_string();
         std::fs::create_dir(temp.path().join(of_another_life("a", 1))).unwrap();
-        for name in [&live, &of_another_life("a", 2), &of_another_life("b", 3)] {
+        for name in [&*live, &came_back, &of_another_life("a", 2), &of_another_life("b", 3)] {
             std::fs::write(temp.path().join(name), "x").unwrap();
         }
         let dir = Dir::open(temp.path()).unwrap();
-        assert_eq!(remove_stray(&dir, &us()).unwrap(), 2);
-        assert!(temp.path().join(live).exists());
+        assert_eq!(remove_stray(&dir, &us()).unwrap(), 3);
+        assert!(temp.path().join(&*live).exists());
+        drop(live);
+        assert_eq!(remove_stray(&dir, &us()).unwrap(), 1);
     }
 
     #[test]
     fn a_temporary_name_tells_its_maker_and_is_never_used_twice() {
         let first = us().temporary_name("000000010000000000000003.partial");
         assert_eq!(Owner::of(&first), Some(us()));
-        assert_ne!(first, us().temporary_name("000000010000000000000003.partial"));
+        assert_ne!(*first, *us().temporary_name("000000010000000000000003.partial"));
         assert!(first.len() <= 255);
     }
 
@@ -175,7 +229,7 @@ mod tests {
         // The end of its output comes before it is a zombie.
         std::io::copy(&mut child.stdout.take().unwrap(), &mut std::io::sink()).unwrap();
         let zombie = Owner { pid: child.id(), ..us() };
-        std::fs::write(temp.path().join(zombie.temporary_name("a")), "x").unwrap();
+        std::fs::write(temp.path().join(&*zombie.temporary_name("a")), "x").unwrap();
         let dir = Dir::open(temp.path()).unwrap();
         let removed = (0..1000).find_map(|_| match remove_stray(&dir, &us()).unwrap() {
             0 => {
@@ -197,12 +251,14 @@ mod tests {
         let live = Owner { pid: std::os::unix::process::parent_id(), ..us() };
         let elsewhere = Owner { host: "elsewhere".to_owned(), ..dead.clone() };
         let keep = [
-            live.temporary_name("a"),
-            elsewhere.temporary_name("a"),
+            live.temporary_name("a").to_string(),
+            elsewhere.temporary_name("a").to_string(),
             "000000010000000000000001".to_owned(),
             ".hidden".to_owned(),
         ];
-        for name in keep.iter().chain(&[dead.temporary_name("a"), of_another_life("b", 7)]) {
+        for name in
+            keep.iter().chain(&[dead.temporary_name("a").to_string(), of_another_life("b", 7)])
+        {
             std::fs::write(temp.path().join(name), "x").unwrap();
         }
         let dir = Dir::open(temp.path()).unwrap();

@@ -8,14 +8,14 @@ use super::RestoreError;
 use crate::examine::Examined;
 use crate::name::FileName;
 use crate::sys::{self, Dir};
-use crate::temporary::{self, Owner};
+use crate::temporary::{self, Owner, TemporaryName};
 
 /// A file on its way to its target; dropping it discards it.
 pub(super) struct Delivery {
     dir: Dir,
     target: PathBuf,
     target_name: String,
-    temporary: String,
+    temporary: TemporaryName,
     file: File,
     written: u64,
     done: bool,
@@ -28,8 +28,7 @@ pub(super) struct Copied {
 }
 
 impl Delivery {
-    /// Removes what earlier calls that were killed left in the target's directory. To be called
-    /// before this process makes any file there: one with our own number is from another life.
+    /// Removes what earlier calls that were killed left in the target's directory.
     pub(super) fn sweep(target: &Path, owner: &Owner) -> Result<(), RestoreError> {
         let parent = parent(target);
         let dir = Dir::open(parent).map_err(|e| failed(parent, None, e))?;
