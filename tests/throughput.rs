@@ -72,11 +72,10 @@ fn wait_again(cluster: &Cluster, name: &str) {
         .expect("the server has archived it before");
 }
 
-/// Holds up the archiver's main thread at each file that it marks as archived, so that the workers
-/// are ahead of it.
-fn slow_main_thread(cluster: &Cluster, milliseconds: u32) -> Trace {
-    let fault = format!("rename:delay_enter={}", milliseconds * 1000);
-    Trace::inject(cluster.wait_archiver(), "rename", &fault)
+/// Holds up the archiver's main thread for a second at each file that it marks as archived, so that
+/// the workers are ahead of it.
+fn slow_main_thread(cluster: &Cluster) -> Trace {
+    Trace::inject(cluster.wait_archiver(), "rename", "rename:delay_enter=1000000")
 }
 
 #[test]
@@ -269,7 +268,7 @@ fn a_success_from_before_a_change_of_destination_does_not_count() {
     let (before, after) = (Scratch::new("before"), Scratch::new("after"));
     let cluster = unconfigured().set(WORKERS, "4").start();
     let names = cluster.fill_segments(30);
-    let slow = slow_main_thread(&cluster, 200);
+    let slow = slow_main_thread(&cluster);
     cluster.reconfigure(DESTINATION, before.path().to_str().expect("a path of ours"));
     cluster.wait_archived(&names[1]);
     let far_ahead = || before.join(&names[8]).exists().then_some(());
@@ -318,7 +317,7 @@ fn backlog_with_a_bad_file(archive: &Scratch) -> (Cluster, Vec<String>, Vec<u8>,
     let mut bad = good.clone();
     bad[16..40].fill(0); // page address, system identifier, segment size
     scratch::write(&cluster.pg_wal().join(&names[5]), bad);
-    let slow = slow_main_thread(&cluster, 500);
+    let slow = slow_main_thread(&cluster);
     cluster.reconfigure(DESTINATION, archive.path().to_str().expect("a path of ours"));
     wait_until(TIMEOUT, "the files before the bad one", || {
         archive.join(&names[4]).exists().then_some(())

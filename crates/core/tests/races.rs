@@ -11,6 +11,7 @@ use std::process::{Command, Stdio};
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::ScopedJoinHandle;
+use std::time::{Duration, Instant};
 
 use common::*;
 use walsafe_core::archive::{Job, Plan};
@@ -227,7 +228,9 @@ fn contend(root: &Path, names: u32) {
         fs::write(&source, contents(n, seed)).unwrap();
         // Both begin each name together.
         fs::write(root.join(format!("here{seed}.{n}")), "").unwrap();
+        let begun = Instant::now();
         while !root.join(format!("here{}.{n}", 3 - seed)).exists() {
+            assert!(begun.elapsed() < Duration::from_secs(60), "the other one has died");
             std::hint::spin_loop();
         }
         match run(&plan, &Job { name: name.clone(), source }) {
