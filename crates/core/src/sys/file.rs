@@ -1,0 +1,169 @@
+//! Reading, writing and flushing of open files: calls that the standard library has, made as those
+//! that it has not.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::path::Path;
+
+use super::{DIRECT_ALIGNMENT, again, c_string, openat};
+use crate::fault::{Op, Verdict, announce};
+
+/// A constant of file types as [`Entry::mode`] has it.
+#[allow(clippy::unnecessary_cast, reason = "the types differ between systems")]
+const fn mode_bits(bits: libc::mode_t) -> u32 {
+    bits as u32
+}
+
+/// What `fstatat` says of a directory entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry {
+    /// Device of the file system.
+    pub device: u64,
+    /// Inode number.
+    pub inode: u64,
+    /// `st_mode`: type and permissions.
+    pub mode: u32,
+    /// Number of hard links.
+    pub links: u64,
+    /// Length in bytes.
+    pub len: u64,
+}
+
+impl Entry {
+    /// Tells whether the entry is a regular file.
+    #[must_use]
+    pub fn is_file(&self) -> bool {
+        self.mode & mode_bits(libc::S_IFMT) == mode_bits(libc::S_IFREG)
+    }
+
+    /// Names the entry's type, for messages.
+    #[must_use]
+    pub fn type_name(&self) -> &'static str {
+        let types = [
+            (libc::S_IFREG, "a regular file"),
+            (libc::S_IFDIR, "a directory"),
+            (libc::S_IFLNK, "a symbolic link"),
+            (libc::S_IFIFO, "a named pipe"),
+            (libc::S_IFSOCK, "a socket"),
+        ];
+        let ours = self.mode & mode_bits(libc::S_IFMT);
+        let named = types.into_iter().find(|(bits, _)| mode_bits(*bits) == ours);
+        named.map_or("a device", |(_, name)| name)
+    }
+}
+
+/// Opens a file of the server by its path, for reading.
+///
+/// # Errors
+/// What `open` reports.
+pub fn open_source(path: &Path) -> io::Result<File> {
+    let name = c_string(path.to_str().ok_or(io::ErrorKind::InvalidInput)?)?;
+    let flags = libc::O_RDONLY | libc::O_CLOEXEC | libc::O_NONBLOCK;
+    Ok(File::from(openat(libc::AT_FDCWD, Op::Open, &name, flags, 0)?))
+}
+
+/// Looks up what a path of the server leads to now, as [`open_source`] would; `None` when nothing
+/// has the name.
+///
+/// # Errors
+/// What `stat` reports, but for `ENOENT`.
+pub fn source_entry(path: &Path) -> io::Result<Option<Entry>> {
+    match again(Op::Stat, |_| std::fs::metadata(path)) {
+        Ok(metadata) => Ok(Some(entry_from(&metadata))),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Returns what `fstat` says of an open file.
+///
+/// # Errors
+/// What `fstat` reports.
+pub fn entry(file: &File) -> io::Result<Entry> {
+    announce(Op::Stat)?;
+    Ok(entry_from(&file.metadata()?))
+}
+
+fn entry_from(metadata: &std::fs::Metadata) -> Entry {
+    Entry {
+        device: metadata.dev(),
+        inode: metadata.ino(),
+        mode: metadata.mode(),
+        links: metadata.nlink(),
+        len: metadata.len(),
+    }
+}
+
+/// Reads at an offset until `buf` is full or the file ends, and returns how many bytes it got.
+///
+/// # Errors
+/// What `pread` reports.
+pub fn read_full_at(file: &File, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut filled = 0;
+    while let Some(rest) = buf.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        match again(Op::Read, |_| file.read_at(rest, offset + filled as u64)) {
+            Ok(0) => break,
+            Ok(got) => filled += got,
+            // A direct read ends unaligned only at the end of the file, and cannot go on there.
+            Err(e)
+                if e.raw_os_error() == Some(libc::EINVAL)
+                    && !filled.is_multiple_of(DIRECT_ALIGNMENT) =>
+            {
+                break;
+            }
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(filled)
+}
+
+/// Writes all bytes at an offset.
+///
+/// # Errors
+/// What `pwrite` reports; a write of no bytes is `ENOSPC`.
+pub fn write_all_at(file: &File, buf: &[u8], offset: u64) -> io::Result<()> {
+    let mut done = 0;
+    while let Some(rest) = buf.get(done..).filter(|rest| !rest.is_empty()) {
+        let written = again(Op::Write, |verdict| match verdict {
+            Verdict::Proceed => file.write_at(rest, offset + done as u64),
+            Verdict::Short => {
+                let half = rest.get(..rest.len().div_ceil(2)).unwrap_or(rest);
+                file.write_at(half, offset + done as u64)
+            }
+            #[cfg(feature = "fault-injection")]
+            Verdict::Corrupt => crate::fault::write_corrupted(file, rest, offset + done as u64),
+        })?;
+        if written == 0 {
+            return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+        }
+        done += written;
+    }
+    Ok(())
+}
+
+/// Sets a file's length; what is added reads as zeros and takes no space.
+///
+/// # Errors
+/// What `ftruncate` reports.
+pub fn set_len(file: &File, len: u64) -> io::Result<()> {
+    again(Op::Truncate, |_| file.set_len(len))
+}
+
+/// Sets a file's permission, whatever the umask.
+///
+/// # Errors
+/// What `fchmod` reports.
+pub fn set_mode(file: &File, mode: u32) -> io::Result<()> {
+    announce(Op::SetMode)?;
+    file.set_permissions(std::fs::Permissions::from_mode(mode))
+}
+
+/// Flushes a file: its bytes, its length, its attributes and its mode are then durable.
+///
+/// # Errors
+/// What `fsync` reports. After a failure the kernel may have dropped the dirty pages, so another
+/// flush proves nothing (see docs/design.md).
+pub fn flush(file: &File) -> io::Result<()> {
+    again(Op::Flush, |_| file.sync_all())
+}
