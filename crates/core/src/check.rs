@@ -90,8 +90,8 @@ pub fn check(path: &Path, options: &Options<'_>) -> Vec<Check> {
 }
 
 /// Removes the probes of checks on this host that were killed: `walsafe verify` would find them
-/// until the next archiver starts. Temporary files of archivers are left to that, which knows better
-/// whether their makers live. What cannot be removed is for the other checks to report.
+/// until the next archiver starts. Temporary files of archivers are left to that. What cannot be
+/// removed is for the other checks to report.
 fn remove_probes(dir: &Dir) {
     let us = Owner::this_process();
     let mut probes = Vec::new();

@@ -1,4 +1,4 @@
-//! The one error type of the core, and the table from kind of error to what users are told.
+//! The one error type of the core.
 //!
 //! An [`Error`] names the action that failed and its path; the system's own error is its source.
 //! [`Error::kind`] is stable and decides, in [`ErrorKind::advice`], the SQLSTATE and the HINT of the

@@ -387,8 +387,8 @@ impl Shared {
         sys::give_memory_back();
     }
 
-    /// Removes what dead processes left, before this process makes temporary files of its own. As
-    /// long as that cannot be done, archiving fails for the same reason, and reports it.
+    /// Removes stray temporary files, before this pool makes any of its own. As long as that cannot be
+    /// done, archiving fails for the same reason, and reports it.
     fn clean(&self) {
         let mut cleaned = self.cleaned.lock().unwrap_or_else(PoisonError::into_inner);
         if !*cleaned {
