@@ -85,6 +85,8 @@ uninstall:
 	rm -f "$(DESTDIR)$(pkglibdir)/walsafe_archive.so" "$(DESTDIR)$(bindir)/walsafe" \
 		"$(DESTDIR)$(sharedir)/extension/walsafe_archive.control" \
 		"$(DESTDIR)$(sharedir)/extension"/walsafe_archive--*.sql
+
+uninstall-manual:
 	rm -f "$(manual)"/walsafe.1 "$(manual)"/walsafe-*.1 "$(bash_completions)/walsafe" \
 		"$(DESTDIR)$(zsh_completions)/_walsafe" "$(fish_completions)/walsafe.fish"
 

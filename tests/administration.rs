@@ -35,7 +35,7 @@ fn a_cluster_is_configured_watched_and_verified_as_documented() {
     let place = Scratch::new("place");
     let archive = place.join("archive");
     let document =
-        operations().with("/mnt/archive", &archive).with("/var/backups/base", place.join("base"));
+        operations().with("/mnt/archive", &archive).with("/mnt/backups", place.join("backups"));
     let cluster = with(Cluster::builder(), &document.settings("configure")).create();
     let document = document.with(DATA, cluster.data());
     if privileged().is_ok() {
@@ -48,6 +48,11 @@ fn a_cluster_is_configured_watched_and_verified_as_documented() {
     cluster.wait_all_archived();
     let checked = document.psql(&cluster, "first-check");
     assert!(!checked.contains("| error"), "{checked}");
+    if privileged().is_ok() {
+        document.run_as_root(&cluster, "backup-directory");
+    } else {
+        make_dir(&place.join("backups"));
+    }
     let verified = document.run(&cluster, "first-backup");
     assert!(verified.ends_with("no findings\n"), "{verified}");
 
@@ -82,7 +87,7 @@ fn a_cluster_is_configured_watched_and_verified_as_documented() {
 fn the_program(cluster: &Cluster, archive: &Path, place: &Scratch) {
     let document = Document::new("walsafe.md")
         .with("/mnt/archive", archive)
-        .with("/backup/2026-11-15", place.join("base"))
+        .with("/backup/2026-11-15", place.join("backups/base"))
         .with("/var/lib/postgresql/17/main", cluster.data())
         .with("/tmp/walsafe-verify", place.join("verified"));
     fs::remove_file(archive.join(IDENTITY)).expect("removed");
@@ -101,10 +106,9 @@ fn the_program(cluster: &Cluster, archive: &Path, place: &Scratch) {
         .with("/usr/local/bin", place.path());
     link.run(cluster, "link-program");
     assert!(place.join("walsafe").metadata().is_ok());
-    make_dir(&place.join("manifests"));
-    let document = document.with("/var/backups", place.join("manifests"));
+    let document = document.with("/mnt/backups", place.join("backups"));
     document.run(cluster, "manifest");
-    let manifest = fs::read_to_string(place.join("manifests/archive.b3")).expect("written");
+    let manifest = fs::read_to_string(place.join("backups/archive.b3")).expect("written");
     let names = scratch::names(archive);
     let listed = |line: &str| {
         line.split_once("  ").is_some_and(|(digest, name)| {
@@ -112,6 +116,9 @@ fn the_program(cluster: &Cluster, archive: &Path, place: &Scratch) {
         })
     };
     assert!(!manifest.is_empty() && manifest.lines().all(listed), "{manifest}");
+    require!(tool("b3sum"));
+    let checked = document.run(cluster, "manifest-check");
+    assert_eq!(checked.lines().count(), manifest.lines().count(), "{checked}");
 }
 
 /// ALTER SYSTEM with the library loaded and without.
@@ -149,7 +156,7 @@ fn what_the_lost_server_had_not_archived_is_recovered_and_archived() {
     let origin = Origin::with(|builder| builder.set("restore_command", "false"));
     let document = document
         .with("/mnt/archive", origin.archive.path())
-        .with("/var/backups/base", origin.backup.data())
+        .with("/mnt/backups/base", origin.backup.data())
         .with(DATA, origin.primary.data());
     origin.row(1);
     origin.primary.switch_wal();
@@ -192,8 +199,14 @@ fn what_the_lost_server_had_not_archived_is_recovered_and_archived() {
 fn another_archive_meanwhile_and_a_recovery_that_reads_both() {
     require!(tool("rsync"));
     let origin = Origin::new();
-    let (first, second) = (origin.archive.path().to_owned(), Scratch::new("archive"));
-    let document = operations().with("/mnt/archive-2", second.path()).with("/mnt/archive", &first);
+    let place = Scratch::new("place");
+    let (first, second) = (origin.archive.path().to_owned(), place.join("archive-2"));
+    let document = operations().with("/mnt/archive-2", &second).with("/mnt/archive", &first);
+    if privileged().is_ok() {
+        document.run_as_root(&origin.primary, "second-directory");
+    } else {
+        make_dir(&second);
+    }
     let away = Scratch::new("away");
     let hide = |archive: &Path| fs::rename(archive, away.join("archive")).expect("renamed");
     let show = |archive: &Path| fs::rename(away.join("archive"), archive).expect("renamed");
@@ -212,12 +225,12 @@ fn another_archive_meanwhile_and_a_recovery_that_reads_both() {
     hide(&first);
     refuses(&with(origin.recovery(), &both).create(), "could not open the archive directory");
     show(&first);
-    hide(second.path());
+    hide(&second);
     refuses(&with(origin.recovery(), &both).create(), "could not open the archive directory");
-    show(second.path());
+    show(&second);
     // The second has nothing to show that there is more: a mere `||` would end here.
     let begun = Scratch::new("begun");
-    scratch::write(&begun.join(IDENTITY), second.read(IDENTITY));
+    scratch::write(&begun.join(IDENTITY), scratch::read(&second.join(IDENTITY)));
     let nearly = operations().with("/mnt/archive-2", begun.path()).with("/mnt/archive", &first);
     hide(&first);
     let nearly = nearly.settings("restore-both-archives");

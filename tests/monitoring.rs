@@ -6,16 +6,18 @@ mod document;
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use document::Document;
 use harness::command::{Output, run, run_within};
 use harness::scratch::chmod;
 use harness::{
-    Cluster, Fs, Mount, Scratch, Server, TIMEOUT, privileged, require, tool, wait_until,
+    Cluster, Fs, Mount, Scratch, Server, TIMEOUT, privileged, require, scratch, tool, wait_until,
 };
 
 fn monitoring(name: &str) -> PathBuf {
@@ -128,6 +130,61 @@ fn the_exporters_queries_run_for_a_member_of_pg_monitor_whatever_the_state() {
         (state == "unconfigured").then_some(())
     });
     check("0", "0");
+}
+
+/// Ends the process when the test does.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// What an HTTP server on this machine answers; `None` while there is none.
+fn fetch(port: u16, what: &str) -> Option<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    stream.set_read_timeout(Some(TIMEOUT)).ok()?;
+    write!(stream, "GET {what} HTTP/1.0\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    Some(answer)
+}
+
+/// Without it the file may be one that no exporter understands.
+#[test]
+fn postgres_exporter_serves_the_metrics() {
+    require!(tool("prometheus-postgres-exporter"));
+    let (archive, place) = (Scratch::new("archive"), Scratch::new("place"));
+    // The server's user may not be able to look into the tree.
+    let name = "postgres_exporter-queries.yaml";
+    scratch::write(&place.join(name), text(name));
+    let cluster = Cluster::archiving_to(archive.path()).start();
+    let document = Document::new("monitoring.md")
+        .with("postgres_exporter --", "prometheus-postgres-exporter --")
+        .with("monitoring/", place.join(""));
+    document.psql(&cluster, "exporter");
+    cluster.wait_archived(&cluster.switch_wal());
+    // Free a moment ago, and not given out again soon.
+    let port =
+        TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port();
+    let mut command = cluster.shell(&format!(
+        "exec {} --web.listen-address=127.0.0.1:{port}",
+        document.block("postgres-exporter")
+    ));
+    let socket = cluster.socket_dir().to_str().expect("a path of ours");
+    let source = format!("host={socket} user=exporter dbname=postgres sslmode=disable");
+    command.env("DATA_SOURCE_NAME", source).stdout(Stdio::null()).stderr(Stdio::null());
+    let _exporter = Running(command.spawn().expect("started"));
+    let served = wait_until(TIMEOUT, "the exporter", || {
+        fetch(port, "/metrics").filter(|answer| answer.contains("pg_up 1"))
+    });
+    let label = format!("{{destination=\"{}\"", archive.path().display());
+    for metric in &exporters()[0].metrics {
+        let begin = format!("{metric}{label}");
+        assert!(served.lines().any(|line| line.starts_with(&begin)), "{metric}\n{served}");
+    }
 }
 
 fn metrics_in(text: &str) -> BTreeSet<String> {
@@ -255,6 +312,24 @@ fn the_verification_is_installed_and_run_as_documented() {
     let output = run_within(&mut cluster.shell(command), "", TIMEOUT);
     assert!(output.success(), "{output:?}");
     assert_eq!(metric(&collector.join("walsafe.prom"), "walsafe_verify_exit_status"), 0);
+}
+
+/// Without it a mistyped key is ignored: nobody is told of findings, or the job runs at any time.
+#[test]
+fn systemd_understands_the_unit_files() {
+    require!(tool("systemd-analyze"));
+    let place = Scratch::new("units");
+    let mut analyze = Command::new("systemd-analyze");
+    analyze.args(["verify", "--man=no"]);
+    for name in ["walsafe-verify.timer", "walsafe-verify.service"] {
+        let unit = fs::read_to_string(monitoring("../docs/systemd").join(name)).unwrap();
+        let program = Server::under_test().walsafe();
+        let program = program.to_str().expect("a path of ours");
+        scratch::write(&place.join(name), unit.replace("/usr/local/bin/walsafe", program));
+        analyze.arg(place.join(name));
+    }
+    let output = run_within(&mut analyze, "", TIMEOUT);
+    assert!(output.success() && !output.stderr.contains("walsafe-verify"), "{output:?}");
 }
 
 /// 0, 1 and 2 are OK, WARNING and CRITICAL, and the first line says why.

@@ -90,8 +90,7 @@ fn moves_over(old: &str, leftover: Option<&str>) {
         assert_eq!(archive.read(name), b"half a fi");
         fs::remove_file(archive.join(name)).expect("removed");
     }
-    let checked = document.run(&cluster, "check");
-    assert!(checked.ends_with("no findings\n"), "{checked}");
+    document.shows("moved-shows", &document.run(&cluster, "check"));
     cluster.stop(Stop::Fast);
 
     let recovered = backup.restore_copy().recovery();
@@ -219,7 +218,7 @@ impl Repository {
     }
 
     /// A segment in the repository: `NAME-SHA1` below a directory for each version and 4 GB.
-    fn contents(&self, name: &str) -> Option<Vec<u8>> {
+    fn stored(&self, name: &str) -> Option<PathBuf> {
         let stanza = self.dir.join("repo/archive/main");
         let versions = scratch::names(&stanza).into_iter().filter(|name| name.ends_with("-1"));
         let dirs: Vec<PathBuf> =
@@ -227,8 +226,92 @@ impl Repository {
         let begin = format!("{name}-");
         dirs.iter().find_map(|dir| {
             let found = scratch::names(dir).into_iter().find(|file| file.starts_with(&begin))?;
-            Some(scratch::read(&dir.join(found)))
+            Some(dir.join(found))
         })
+    }
+
+    fn contents(&self, name: &str) -> Option<Vec<u8>> {
+        self.stored(name).map(|path| scratch::read(&path))
+    }
+}
+
+/// A cluster with a full backup that archives with pgBackRest, as the document says.
+struct WithPgBackRest {
+    repository: Repository,
+    archive: Scratch,
+    cluster: Cluster,
+    document: Document,
+    program: String,
+    /// The first segment that is archived.
+    first: String,
+}
+
+impl WithPgBackRest {
+    /// `None`, and a skipped test, where pgBackRest does not know the version.
+    fn new() -> Option<Self> {
+        let (repository, archive) = (Repository::new(), Scratch::new("archive"));
+        let builder = keeps_wal(Cluster::builder().set("archive_mode", "on"));
+        let cluster = builder.set("archive_command", "").create();
+        let program = repository.command(cluster.data(), cluster.socket_dir());
+        let document = Document::new(DOCUMENT)
+            .with("pgbackrest --stanza=main", &program)
+            .with("/mnt/archive", archive.path())
+            .with("/mnt/backups/base", archive.path().with_extension("base"));
+        for (name, value) in document.settings("pgbackrest") {
+            cluster.set_conf(&name, &value);
+        }
+        cluster.start();
+        let create = format!("{program} stanza-create");
+        let created = run_within(&mut cluster.shell(&create), "", TIMEOUT);
+        if !created.success() && created.stderr.contains("unexpected control version") {
+            skip(&format!("this pgBackRest does not know PostgreSQL {}", cluster.server().major));
+            return None;
+        }
+        assert!(created.success(), "{created:?}");
+        let first = prepare(&cluster);
+        run(&mut cluster.shell(&format!("{program} --type=full backup")));
+        Some(Self { repository, archive, cluster, document, program, first })
+    }
+
+    /// The document, for a data directory elsewhere.
+    fn document_at(&self, home: &Scratch) -> Document {
+        let program = self.repository.command(&home.join("data"), home.path());
+        Document::new(DOCUMENT)
+            .with("pgbackrest --stanza=main", &program)
+            .with("/mnt/archive", self.archive.path())
+    }
+
+    /// The old tool's backup, by the old tool's restore.
+    fn restored(&self) -> (Scratch, Document) {
+        let home = Scratch::new("restored");
+        drop(home.dir("data"));
+        let document = self.document_at(&home);
+        document.run(&self.cluster, "pgbackrest-restore");
+        (home, document)
+    }
+
+    /// The backup that `new-backup` makes, with settings of the document.
+    fn recovery(&self, base: &Scratch, restore: &str) -> ClusterBuilder {
+        let home = Scratch::new("restored");
+        let mut copy = Command::new("cp");
+        run(as_server_user(&mut copy).arg("-a").arg(base.path()).arg(home.join("data")));
+        scratch::write(&home.join("data/recovery.signal"), "");
+        let settings = self.document_at(&home).settings(restore);
+        with(ClusterBuilder::existing(home).set("archive_mode", "off"), &settings)
+    }
+
+    /// Puts the repository out of reach.
+    fn lose_repository(&self) {
+        let dir = &self.repository.dir;
+        fs::rename(dir.join("repo"), dir.join("away")).expect("renamed");
+    }
+
+    /// A segment, wherever it is. What both have was archived by both, and is the same.
+    fn contents(&self, name: &str) -> Option<Vec<u8>> {
+        let new = archive::contents(self.archive.path(), name);
+        let old = self.repository.contents(name);
+        assert!(old.is_none() || new.is_none() || old == new, "{name}");
+        new.or(old)
     }
 }
 
@@ -236,62 +319,27 @@ impl Repository {
 #[test]
 fn from_pgbackrest_no_segment_is_lost_and_its_backups_are_recovered_across_the_move() {
     require!(tool("pgbackrest"));
-    let repository = Repository::new();
-    let archive = Scratch::new("archive");
-    let builder = keeps_wal(Cluster::builder().set("archive_mode", "on"));
-    let cluster = builder.set("archive_command", "").create();
-    let program = repository.command(cluster.data(), cluster.socket_dir());
-    let document = Document::new(DOCUMENT)
-        .with("pgbackrest --stanza=main", &program)
-        .with("/mnt/archive", archive.path())
-        .with("/var/backups/base", archive.path().with_extension("base"));
-    for (name, value) in document.settings("pgbackrest") {
-        cluster.set_conf(&name, &value);
-    }
-    cluster.start();
-    let created = run_within(&mut cluster.shell(&format!("{program} stanza-create")), "", TIMEOUT);
-    if !created.success() && created.stderr.contains("unexpected control version") {
-        skip(&format!("this pgBackRest does not know PostgreSQL {}", cluster.server().major));
-        return;
-    }
-    assert!(created.success(), "{created:?}");
-    let first = prepare(&cluster);
-    run(&mut cluster.shell(&format!("{program} --type=full backup")));
-
-    let mut acknowledged = under_load(&cluster, |load| {
-        load.rows(&cluster, 10);
-        document.run(&cluster, "change");
-        wait_taken_over(&cluster, archive.path());
-        load.rows(&cluster, 10);
+    let Some(moved) = WithPgBackRest::new() else { return };
+    let WithPgBackRest { archive, cluster, document, first, .. } = &moved;
+    let mut acknowledged = under_load(cluster, |load| {
+        load.rows(cluster, 10);
+        document.run(cluster, "change");
+        wait_taken_over(cluster, archive.path());
+        load.rows(cluster, 10);
     });
     let base = Scratch::adopt(&archive.path().with_extension("base"));
-    let verified = document.run(&cluster, "new-backup");
+    let verified = document.run(cluster, "new-backup");
     assert!(verified.ends_with("no findings\n"), "{verified}");
     cluster.sql(&format!("INSERT INTO rows VALUES ({})", acknowledged + 1));
     acknowledged += 1;
-    let last = finish(&cluster);
+    let last = finish(cluster);
     assert_eq!(cluster.stat_archiver().failed_count, 0, "{}", cluster.log().text());
     assert_clean(archive.path());
-    assert!(archive::names(archive.path())[0] > first, "the old way archived nothing");
-    assert_nothing_missing(&cluster, (&first, &last), |name| {
-        // What both have was archived by both, and is the same.
-        let (old, new) = (repository.contents(name), archive::contents(archive.path(), name));
-        assert!(old.is_none() || new.is_none() || old == new, "{name}");
-        new.or(old)
-    });
+    assert!(archive::names(archive.path())[0] > *first, "the old way archived nothing");
+    assert_nothing_missing(cluster, (first, &last), |name| moved.contents(name));
     cluster.stop(Stop::Fast);
 
-    // The old tool's backup, by the old tool's restore, to another place.
-    let restored = || {
-        let home = Scratch::new("restored");
-        let program = repository.command(&home.dir("data"), home.path());
-        let document = Document::new(DOCUMENT)
-            .with("pgbackrest --stanza=main", &program)
-            .with("/mnt/archive", archive.path());
-        document.run(&cluster, "pgbackrest-restore");
-        (home, document)
-    };
-    let (home, document) = restored();
+    let (home, document) = moved.restored();
     let auto = fs::read_to_string(home.join("data/postgresql.auto.conf")).expect("written");
     let (_, command) = document.settings("restore-both").remove(0);
     assert!(auto.contains(&command), "not what the document says: {auto}");
@@ -299,19 +347,89 @@ fn from_pgbackrest_no_segment_is_lost_and_its_backups_are_recovered_across_the_m
     assert_recovered(&recovered, acknowledged);
     drop(recovered);
 
-    // While the repository is out of reach, the recovery of such a backup stops.
-    let (home, document) = restored();
-    fs::rename(repository.dir.join("repo"), repository.dir.join("away")).expect("renamed");
-    let stopped = ClusterBuilder::existing(home).set("archive_mode", "off").create();
-    recovery::refuses(&stopped, "the file is missing from the archive, and later WAL is there");
+    // It stops where the repository has lost a segment, and while all of it is out of reach.
+    let stops = |reason: &str, lose: &dyn Fn()| {
+        let (home, _) = moved.restored();
+        lose();
+        let stopped = ClusterBuilder::existing(home).set("archive_mode", "off").create();
+        recovery::refuses(&stopped, reason);
+    };
+    let begins = &archive::names(archive.path())[0];
+    let number = u32::from_str_radix(&begins[16..24], 16).expect("a segment's name");
+    let before = format!("{}{:08X}", &begins[..16], number - 1);
+    stops("the file is missing from the archive, and later WAL is there", &|| {
+        fs::remove_file(moved.repository.stored(&before).expect("the old way's last"))
+            .expect("gone");
+    });
+    stops("could not restore file", &|| moved.lose_repository());
 
     // A backup of after the move needs the new archive alone.
-    let home = Scratch::new("restored");
-    let mut copy = Command::new("cp");
-    run(as_server_user(&mut copy).arg("-a").arg(base.path()).arg(home.join("data")));
-    scratch::write(&home.join("data/recovery.signal"), "");
-    let recovered = ClusterBuilder::existing(home).set("archive_mode", "off");
-    let recovered = with(recovered, &document.settings("restore")).start();
-    assert_recovered(&recovered, acknowledged);
+    assert_recovered(&moved.recovery(&base, "restore").start(), acknowledged);
     assert_eq!(walsafe(&["list", path(archive.path())]).code, Some(0));
+}
+
+/// Without it who goes back to pgBackRest learns in a recovery that neither archive has all of the WAL.
+#[test]
+fn back_to_pgbackrest_both_are_read_and_a_recovery_ends_only_where_both_do() {
+    require!(tool("pgbackrest"));
+    let Some(moved) = WithPgBackRest::new() else { return };
+    let WithPgBackRest { archive, cluster, document, program, first, .. } = &moved;
+    document.run(cluster, "change");
+    cluster.wait_until("the module to take over", || {
+        // Connections make the server start the next archiver.
+        cluster.switch_wal();
+        archive.join(IDENTITY).exists().then_some(())
+    });
+    let base = Scratch::adopt(&archive.path().with_extension("base"));
+    document.run(cluster, "new-backup");
+    let acknowledged = under_load(cluster, |load| {
+        load.rows(cluster, 5);
+        document.run(cluster, "back");
+        let newest = archive::names(archive.path()).pop().expect("some are there");
+        cluster.wait_until("pgBackRest to be back", || {
+            let last = cluster.stat_archiver().last_archived_wal?;
+            (last > newest && moved.repository.contents(&last).is_some()).then_some(())
+        });
+        load.rows(cluster, 5);
+    });
+    run(&mut cluster.shell(&format!("{program} --type=full backup")));
+    let last = finish(cluster);
+    assert_eq!(cluster.stat_archiver().failed_count, 0, "{}", cluster.log().text());
+    assert_nothing_missing(cluster, (first, &last), |name| moved.contents(name));
+    cluster.stop(Stop::Fast);
+
+    assert_recovered(&moved.recovery(&base, "restore-both").start(), acknowledged);
+    // The new archive is at its end then: a mere `||` would end the recovery there.
+    moved.lose_repository();
+    let stopped = moved.recovery(&base, "restore-both").create();
+    recovery::refuses(&stopped, "could not restore file");
+}
+
+/// Without it archiving stops on a cluster that was once promoted, or nothing finds the way to its timeline.
+#[test]
+fn the_history_files_of_a_promoted_cluster_come_into_its_new_archive() {
+    let (old, archive) = (Scratch::new("old"), Scratch::new("archive"));
+    let (cluster, _) =
+        archiving_as(&Document::new(DOCUMENT).with("/mnt/archive", old.path()), "cp");
+    cluster.stop(Stop::Fast);
+    scratch::write(&cluster.data().join("recovery.signal"), "");
+    cluster.set_conf("restore_command", "false");
+    cluster.start();
+    cluster.wait_until("the end of recovery", || {
+        (cluster.psql("SELECT pg_is_in_recovery()").as_deref() == Ok("f")).then_some(())
+    });
+    let document = Document::new(DOCUMENT)
+        .with("/mnt/archive", archive.path())
+        .with("/var/lib/postgresql/15/main", cluster.data());
+    document.run(&cluster, "change");
+    cluster.wait_until("the module to take over", || {
+        cluster.switch_wal();
+        archive.join(IDENTITY).exists().then_some(())
+    });
+    document.run(&cluster, "history");
+    finish(&cluster);
+    assert_eq!(cluster.stat_archiver().failed_count, 0, "{}", cluster.log().text());
+    assert_clean(archive.path());
+    let listed = walsafe(&["list", path(archive.path())]);
+    assert!(listed.out.contains("timeline 2: ") && listed.out.contains("with history file"));
 }

@@ -11,7 +11,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use document::{Block, Document, blocks};
-use harness::command::run_within;
+use harness::command::{run, run_within};
 use harness::{Picture, Scratch, Stop, TIMEOUT, require, scratch, tool};
 use recovery::{
     Origin, Run, assert_clean, findings, path, refuses, restore_command, rows_after_recovery,
@@ -21,7 +21,7 @@ use recovery::{
 /// A document of an archive and a base backup.
 fn document(file: &'static str, origin: &Origin) -> Document {
     Document::new(file)
-        .with("/var/backups/base", origin.backup.data())
+        .with("/mnt/backups/base", origin.backup.data())
         .with("/mnt/archive", origin.archive.path())
 }
 
@@ -163,6 +163,20 @@ fn a_drill_recovers_from_the_archive_and_changes_nothing_in_it() {
             .set("recovery_end_command", &trace("ended"))
             .set("max_wal_size", "2MB")
     });
+    let spaces = Scratch::new("tablespaces");
+    let (live, copied, base) = (spaces.dir("live"), spaces.join("copied"), spaces.join("base"));
+    origin.primary.sql(&format!("CREATE TABLESPACE aside LOCATION '{}'", path(&live)));
+    origin.primary.sql("ALTER TABLE rows SET TABLESPACE aside");
+    run(origin
+        .primary
+        .client("pg_basebackup")
+        .args(["--checkpoint=fast", "--no-sync", "-X", "none", "-T"])
+        .arg(format!("{}={}", path(&live), path(&copied)))
+        .arg("-D")
+        .arg(&base));
+    // As other tools make it: the server would set the link to the live one.
+    let oid = origin.primary.sql("SELECT oid FROM pg_tablespace WHERE spcname = 'aside'");
+    scratch::write(&base.join("tablespace_map"), format!("{oid} {}\n", path(&live)));
     for _ in 0..4 {
         origin.primary.fill_whole_segments(2);
         origin.primary.sql("CHECKPOINT");
@@ -171,12 +185,17 @@ fn a_drill_recovers_from_the_archive_and_changes_nothing_in_it() {
     origin.primary.sql("SELECT pg_create_restore_point('before_the_mistake')");
     origin.row(2);
     origin.primary.wait_all_archived();
-    let document = document("recovery-drill.md", &origin)
+    let document = Document::new("recovery-drill.md")
+        .with("/mnt/backups/base", &base)
+        .with("/mnt/archive", origin.archive.path())
         .with("/var/lib/postgresql/15/drill", place.join("drill"))
         .with("/var/lib/postgresql/drill.log", place.join("log"))
-        .with("/mnt/drill", place.join("archive"))
+        .with("/var/lib/postgresql/drill-archive", place.join("archive"))
         .with("orders", "rows");
     let before = Picture::of(origin.archive.path());
+    let backup = || [Picture::of(&base), Picture::of(&copied)];
+    let untouched = backup();
+    document.run(&origin.primary, "drill-copy");
     let shown = document.run(&origin.primary, "drill");
     assert!(shown.contains("\n   1\n(1 row)"), "{shown}");
     let log = fs::read_to_string(place.join("log")).expect("a log");
@@ -191,9 +210,11 @@ fn a_drill_recovers_from_the_archive_and_changes_nothing_in_it() {
 
     // With an archive of its own it archives there, and nowhere else.
     fs::remove_file(place.join("log")).expect("removed");
+    document.run(&origin.primary, "drill-copy");
     let listed = document.run(&origin.primary, "drill-archive");
-    assert!(listed.contains("timeline 2: ") && listed.contains("with history file"), "{listed}");
+    document.shows("drill-archive-shows", &listed);
     assert_eq!(Picture::of(origin.archive.path()), before);
+    assert_eq!(backup(), untouched, "a drill wrote into the backup");
     // The real server's commands, which a recovery runs, did not run.
     assert_eq!(place.names(), ["log"]);
     origin.row(3);

@@ -18,7 +18,7 @@ use harness::command::{run, run_within};
 use harness::process::is_alive;
 use harness::server::as_server_user;
 use harness::{Backup, Cluster, ClusterBuilder, Picture, Scratch, Server, Stop, TIMEOUT};
-use harness::{archive, privileged, require};
+use harness::{archive, privileged, require, skip};
 use load::{assert_nothing_missing, assert_recovered, finish, keeps_wal, prepare, under_load};
 use recovery::{assert_clean, restore_command};
 
@@ -190,6 +190,9 @@ fn another_minor_version_goes_on_with_the_archive_as_it_is() {
     assert_eq!(earlier.is_some(), now != version, "{version} to {now}");
     let last = finish(&cluster);
     assert_nothing_lost(&cluster, &archive, (&begin, &last), &backup, acknowledged);
+    if earlier.is_none() {
+        skip("no earlier release of this version is at hand; the same one in other files passed");
+    }
 }
 
 /// From PostgreSQL 15 to the version under test; on 15 to itself, which makes a new cluster all the same.
@@ -237,7 +240,7 @@ fn upgrades(link: bool) {
         .with("/var/lib/postgresql/17/log", home.join("start.log"))
         .with("/mnt/archive-17", new_archive.path())
         .with("/mnt/archive", archive.path())
-        .with("/var/backups/17", backups.join("17"));
+        .with("/mnt/backups/17", backups.join("17"));
     if privileged().is_ok() {
         document.run_as_root(&before, "next-directory");
     }
@@ -259,14 +262,9 @@ fn upgrades(link: bool) {
     let name = after.switch_wal();
     let report = after.wait_for_report(mark, "55000");
     report.assert_explains(&after.stat_archiver().last_failed_wal.unwrap_or(name));
-    assert!(
-        report.message.ends_with("the archive directory belongs to another cluster"),
-        "{report:?}"
-    );
-    assert!(
-        report.hint.contains("After pg_upgrade") && report.hint.contains("new base backup"),
-        "{report:?}"
-    );
+    let shown =
+        format!("WARNING:  {}\nDETAIL:  {}\nHINT:  {}", report.message, report.detail, report.hint);
+    document.shows("refused-shows", &shown);
     for identifier in [identifier, after.system_identifier()] {
         assert!(report.detail.contains(&identifier.to_string()), "{report:?}");
     }
@@ -285,8 +283,7 @@ fn upgrades(link: bool) {
         after.ready_files().is_empty().then_some(())
     });
     assert_eq!(after.sql("SELECT state FROM walsafe_archive_status"), "ok");
-    let verified = document.run(&after, "base-backup");
-    assert!(verified.ends_with("no findings\n"), "{verified}");
+    document.shows("base-backup-shows", &document.run(&after, "base-backup"));
     assert_recovered(&after, acknowledged);
     let more = under_load(&after, |load| load.rows(&after, 5));
     finish(&after);
