@@ -196,6 +196,10 @@ fn a_drill_recovers_from_the_archive_and_changes_nothing_in_it() {
     let backup = || [Picture::of(&base), Picture::of(&copied)];
     let untouched = backup();
     document.run(&origin.primary, "drill-copy");
+    let copy = place.join("drill");
+    let link = fs::read_link(copy.join("pg_tblspc").join(&oid)).expect("a link");
+    assert!(link.starts_with(&copy), "{link:?}");
+    assert!(!copy.join("tablespace_map").exists());
     let shown = document.run(&origin.primary, "drill");
     assert!(shown.contains("\n   1\n(1 row)"), "{shown}");
     let log = fs::read_to_string(place.join("log")).expect("a log");
