@@ -25,7 +25,7 @@ release = $(target)/release
 release_flags = RUSTFLAGS="$$RUSTFLAGS --remap-path-prefix=$${CARGO_HOME:-$$HOME/.cargo}/registry/src/="
 extension_files = walsafe_archive.control $(wildcard sql/*.sql)
 
-.PHONY: all build extension program install install-extension install-program install-manual uninstall \
+.PHONY: all build extension program install install-extension install-program install-manual uninstall uninstall-manual \
 	test test-all test-packages demo bench soak lint deb dist clean help
 
 all: build
