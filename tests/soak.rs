@@ -1,7 +1,7 @@
 //! Archiving for long, with faults at random all along: in the end a recovery from the base backup
 //! through the archive reaches every transaction that was acknowledged.
 //!
-//! `WALSAFE_SOAK_SECONDS` says how long (60 without; `make soak` takes an hour).
+//! `WALSAFE_SOAK_SECONDS` says how long (120 without; `make soak` takes an hour).
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -144,7 +144,7 @@ fn a_recovery_reaches_the_last_acknowledged_transaction() {
     require!(privileged());
     require!(tool("strace"));
     let seconds = std::env::var("WALSAFE_SOAK_SECONDS")
-        .map_or(60, |text| text.parse().expect("WALSAFE_SOAK_SECONDS is a number"));
+        .map_or(120, |text| text.parse().expect("WALSAFE_SOAK_SECONDS is a number"));
     let mut rng = rng();
     // Sparse: it takes what is archived.
     let mount = Mount::new(Fs::Ext4, 1024 + 4 * seconds);
