@@ -155,6 +155,35 @@ fn ext4_with_named_temporary_files() {
     nothing_is_lost(Fs::Ext4, ClusterBuilder::without_tmpfile);
 }
 
+/// Without it names that the archiver had removed, and a disk without power brings back, stay until
+/// the server restarts: their maker lives.
+#[test]
+fn temporary_files_of_the_living_archiver_that_a_cut_brings_back_go() {
+    require!(privileged());
+    require!(tool("strace"));
+    let disk = PowerCut::new(Fs::Ext4, DISK_MB);
+    let archive = disk.dir("archive");
+    let cluster = Cluster::archiving_to(&archive).without_tmpfile().start();
+    cluster.wait_archived(&cluster.switch_wal());
+    // Flushed, and not published yet.
+    let trace = Trace::inject(cluster.wait_archiver(), "linkat", "linkat:delay_enter=2000000");
+    let name = cluster.switch_wal();
+    cluster.wait_until("the copy to be whole", || (!trace.calls().is_empty()).then_some(()));
+    let dark = disk.cut_off();
+    drop(trace);
+    cluster.wait_archived(&name);
+    assert_eq!(archive::temporaries(&archive), [""; 0]);
+
+    let after = disk.come_up(dark);
+    let dir = after.join("archive");
+    assert_eq!(archive::temporaries(&dir).len(), 1, "the cut brings nothing back");
+    cluster.reconfigure("walsafe_archive.destination", dir.to_str().expect("a path of ours"));
+    // The archiver reads the settings between two files.
+    cluster.wait_archived(&cluster.fill_segments(2)[1]);
+    assert_eq!(archive::temporaries(&dir), [""; 0]);
+    cluster.stop(harness::Stop::Fast);
+}
+
 #[test]
 fn xfs_with_unnamed_temporary_files() {
     require!(privileged());

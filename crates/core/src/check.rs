@@ -63,9 +63,8 @@ pub struct Options<'a> {
 const SLOW_FLUSH: Duration = Duration::from_millis(500);
 /// Less free space than this part of the file system is a warning.
 const FREE_PART: u64 = 20;
+/// What probes are the temporary files of.
 const PROBE: &str = "check";
-/// What the names of all probes begin with.
-const PROBES: &str = ".walsafe.check.";
 
 /// Runs every check. The first one tells whether the directory can be opened at all; without that
 /// there are no others.
@@ -93,16 +92,7 @@ pub fn check(path: &Path, options: &Options<'_>) -> Vec<Check> {
 /// until the next archiver starts. Temporary files of archivers are left to that. What cannot be
 /// removed is for the other checks to report.
 fn remove_probes(dir: &Dir) {
-    let us = Owner::this_process();
-    let mut probes = Vec::new();
-    let _ = dir.for_each_name(|name| {
-        if name.starts_with(PROBES) && temporary::is_stray(name, &us) {
-            probes.push(name.to_owned());
-        }
-    });
-    for name in probes {
-        let _ = dir.unlink(&name);
-    }
+    let _ = temporary::remove_stray_of(dir, &Owner::this_process(), PROBE);
 }
 
 fn made(name: &'static str, status: Status, detail: impl Into<String>) -> Check {

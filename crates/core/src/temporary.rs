@@ -120,8 +120,7 @@ pub fn is_temporary(name: &str) -> bool {
 /// is dead, or has our own process id and the name is not in use. Then the maker had the same number in
 /// another life (containers reuse them), or this process could not remove the file, or did, and the
 /// disk has lost power since.
-#[must_use]
-pub fn is_stray(name: &str, us: &Owner) -> bool {
+fn is_stray(name: &str, us: &Owner) -> bool {
     parse(name).is_some_and(|(owner, number)| {
         owner.host == us.host
             && if owner.pid == us.pid {
@@ -132,15 +131,29 @@ pub fn is_stray(name: &str, us: &Owner) -> bool {
     })
 }
 
-/// Removes the stray temporary files of this host from a directory ([`is_stray`]). Returns how many
-/// went; one that cannot be removed stays, and keeps none of the others.
+/// Removes the temporary files of this host that nobody writes any more from a directory: their makers
+/// are dead, or have our own process id and the name is not in use. Returns how many went; one that
+/// cannot be removed stays, and keeps none of the others.
 ///
 /// # Errors
 /// The directory could not be listed.
 pub fn remove_stray(dir: &Dir, us: &Owner) -> Result<usize, Error> {
+    remove_where(dir, us, |_| true)
+}
+
+/// The same, but only those of one file.
+///
+/// # Errors
+/// The directory could not be listed.
+pub fn remove_stray_of(dir: &Dir, us: &Owner, name: &str) -> Result<usize, Error> {
+    let begin = format!("{PREFIX}{name}.");
+    remove_where(dir, us, |name| name.starts_with(&begin))
+}
+
+fn remove_where(dir: &Dir, us: &Owner, of: impl Fn(&str) -> bool) -> Result<usize, Error> {
     let mut stray = Vec::new();
     dir.for_each_name(|name| {
-        if is_stray(name, us) {
+        if of(name) && is_stray(name, us) {
             stray.push(name.to_owned());
         }
     })
@@ -162,6 +175,7 @@ mod tests {
     use std::process::Stdio;
 
     use super::*;
+    use crate::staged::{Publication, Staged, Staging};
 
     fn us() -> Owner {
         Owner::this_process()
@@ -198,6 +212,20 @@ mod tests {
         assert!(temp.path().join(&*live).exists());
         drop(live);
         assert_eq!(remove_stray(&dir, &us()).unwrap(), 1);
+    }
+
+    /// The copies of one pool go on while the next one, with other settings, cleans up.
+    #[test]
+    fn a_copy_that_is_under_way_is_never_a_stray_one() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = Dir::open(temp.path()).unwrap();
+        let removed = || remove_stray(&dir, &us()).unwrap();
+        let staged = Staged::create(&dir, "a", &us(), Staging::Named).unwrap();
+        assert_eq!(removed(), 0);
+        let sealed = staged.seal("a", None, 0o600, true).unwrap();
+        assert_eq!(removed(), 0);
+        assert!(matches!(sealed.publish("a"), Ok(Publication::Published)));
+        assert!(temp.path().join("a").exists());
     }
 
     #[test]

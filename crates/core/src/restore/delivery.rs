@@ -109,3 +109,23 @@ fn failed(path: &Path, dir: Option<&Dir>, source: io::Error) -> RestoreError {
     let space = dir.filter(|_| short).and_then(|dir| dir.space().ok());
     RestoreError::Deliver { path: path.to_owned(), space, source }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    /// One process may deliver two files into a directory.
+    #[test]
+    fn a_file_on_its_way_survives_the_sweep_before_another() {
+        let temp = tempfile::tempdir().unwrap();
+        let target = temp.path().join("RECOVERYXLOG");
+        let name = FileName::new("000000010000000000000003").unwrap();
+        let owner = Owner::this_process();
+        let delivery = Delivery::begin(&target, &name, &owner).unwrap();
+        Delivery::sweep(&target, &owner).unwrap();
+        delivery.finish().unwrap();
+        assert!(target.exists());
+    }
+}
