@@ -29,6 +29,15 @@ fn with(builder: ClusterBuilder, settings: &[(String, String)]) -> ClusterBuilde
     settings.iter().fold(builder, |builder, (name, value)| builder.set(name, value))
 }
 
+/// Makes a directory of the server's user as the document says, which takes root.
+fn make_as_documented(document: &Document, cluster: &Cluster, name: &str, dir: &Path) {
+    if privileged().is_ok() {
+        document.run_as_root(cluster, name);
+    } else {
+        make_dir(dir);
+    }
+}
+
 /// Without it the first hour of an administrator with the module goes wrong.
 #[test]
 fn a_cluster_is_configured_watched_and_verified_as_documented() {
@@ -38,21 +47,13 @@ fn a_cluster_is_configured_watched_and_verified_as_documented() {
         operations().with("/mnt/archive", &archive).with("/mnt/backups", place.join("backups"));
     let cluster = with(Cluster::builder(), &document.settings("configure")).create();
     let document = document.with(DATA, cluster.data());
-    if privileged().is_ok() {
-        document.run_as_root(&cluster, "directory");
-    } else {
-        make_dir(&archive);
-    }
+    make_as_documented(&document, &cluster, "directory", &archive);
     cluster.start();
     document.psql(&cluster, "switch");
     cluster.wait_all_archived();
     let checked = document.psql(&cluster, "first-check");
     assert!(!checked.contains("| error"), "{checked}");
-    if privileged().is_ok() {
-        document.run_as_root(&cluster, "backup-directory");
-    } else {
-        make_dir(&place.join("backups"));
-    }
+    make_as_documented(&document, &cluster, "backup-directory", &place.join("backups"));
     let verified = document.run(&cluster, "first-backup");
     assert!(verified.ends_with("no findings\n"), "{verified}");
 
@@ -202,11 +203,7 @@ fn another_archive_meanwhile_and_a_recovery_that_reads_both() {
     let place = Scratch::new("place");
     let (first, second) = (origin.archive.path().to_owned(), place.join("archive-2"));
     let document = operations().with("/mnt/archive-2", &second).with("/mnt/archive", &first);
-    if privileged().is_ok() {
-        document.run_as_root(&origin.primary, "second-directory");
-    } else {
-        make_dir(&second);
-    }
+    make_as_documented(&document, &origin.primary, "second-directory", &second);
     let away = Scratch::new("away");
     let hide = |archive: &Path| fs::rename(archive, away.join("archive")).expect("renamed");
     let show = |archive: &Path| fs::rename(away.join("archive"), archive).expect("renamed");

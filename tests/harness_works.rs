@@ -230,9 +230,7 @@ fn a_lost_cluster_comes_back_from_backup_and_archive() {
 
     let restore = format!("cp {}/%f %p", archive.path().display());
     let again = backup.restore_copy().recovery().set("restore_command", &restore).start();
-    again.wait_until("the end of recovery", || {
-        (again.sql("SELECT pg_is_in_recovery()") == "f").then_some(())
-    });
+    again.wait_recovered();
     assert_eq!(again.sql("SELECT count(*), sum(delta) FROM pgbench_history"), count);
     assert_eq!(again.system_identifier(), identifier);
 

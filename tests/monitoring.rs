@@ -142,11 +142,11 @@ impl Drop for Running {
     }
 }
 
-/// What an HTTP server on this machine answers; `None` while there is none.
-fn fetch(port: u16, what: &str) -> Option<String> {
+/// What an exporter on this machine serves; `None` while there is none.
+fn served(port: u16) -> Option<String> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
     stream.set_read_timeout(Some(TIMEOUT)).ok()?;
-    write!(stream, "GET {what} HTTP/1.0\r\n\r\n").ok()?;
+    stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").ok()?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok()?;
     Some(answer)
@@ -178,7 +178,7 @@ fn postgres_exporter_serves_the_metrics() {
     command.env("DATA_SOURCE_NAME", source).stdout(Stdio::null()).stderr(Stdio::null());
     let _exporter = Running(command.spawn().expect("started"));
     let served = wait_until(TIMEOUT, "the exporter", || {
-        fetch(port, "/metrics").filter(|answer| answer.contains("pg_up 1"))
+        served(port).filter(|answer| answer.contains("pg_up 1"))
     });
     let label = format!("{{destination=\"{}\"", archive.path().display());
     for metric in &exporters()[0].metrics {

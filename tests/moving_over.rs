@@ -36,6 +36,15 @@ fn archiving_as(document: &Document, block: &str) -> (Cluster, String) {
     (cluster, first)
 }
 
+/// Waits until the module has taken over, without load: connections make the server start the next
+/// archiver, and it needs a file.
+fn switch_until_taken_over(cluster: &Cluster, archive: &Path) {
+    cluster.wait_until("the module to take over", || {
+        cluster.switch_wal();
+        archive.join(IDENTITY).exists().then_some(())
+    });
+}
+
 /// Waits until the module has taken over and archived some files.
 fn wait_taken_over(cluster: &Cluster, archive: &Path) {
     cluster.wait_until("the module to take over", || archive.join(IDENTITY).exists().then_some(()));
@@ -90,7 +99,9 @@ fn moves_over(old: &str, leftover: Option<&str>) {
         assert_eq!(archive.read(name), b"half a fi");
         fs::remove_file(archive.join(name)).expect("removed");
     }
-    document.shows("moved-shows", &document.run(&cluster, "check"));
+    let checked = document.run(&cluster, "check");
+    document.shows("moved-shows", &checked);
+    assert!(checked.ends_with("no findings\n"), "{checked}");
     cluster.stop(Stop::Fast);
 
     let recovered = backup.restore_copy().recovery();
@@ -157,11 +168,7 @@ fn the_way_back_to_cp_loses_no_segment_either() {
     let document = Document::new(DOCUMENT).with("/mnt/archive", archive.path());
     let (cluster, first) = archiving_as(&document, "cp");
     document.run(&cluster, "change");
-    cluster.wait_until("the module to take over", || {
-        // Connections make the server start the next archiver.
-        cluster.switch_wal();
-        archive.join(IDENTITY).exists().then_some(())
-    });
+    switch_until_taken_over(&cluster, archive.path());
     under_load(&cluster, |load| {
         load.rows(&cluster, 10);
         document.run(&cluster, "back");
@@ -375,11 +382,7 @@ fn back_to_pgbackrest_both_are_read_and_a_recovery_ends_only_where_both_do() {
     let Some(moved) = WithPgBackRest::new() else { return };
     let WithPgBackRest { archive, cluster, document, program, first, .. } = &moved;
     document.run(cluster, "change");
-    cluster.wait_until("the module to take over", || {
-        // Connections make the server start the next archiver.
-        cluster.switch_wal();
-        archive.join(IDENTITY).exists().then_some(())
-    });
+    switch_until_taken_over(cluster, archive.path());
     let base = Scratch::adopt(&archive.path().with_extension("base"));
     document.run(cluster, "new-backup");
     let acknowledged = under_load(cluster, |load| {
@@ -415,17 +418,12 @@ fn the_history_files_of_a_promoted_cluster_come_into_its_new_archive() {
     scratch::write(&cluster.data().join("recovery.signal"), "");
     cluster.set_conf("restore_command", "false");
     cluster.start();
-    cluster.wait_until("the end of recovery", || {
-        (cluster.psql("SELECT pg_is_in_recovery()").as_deref() == Ok("f")).then_some(())
-    });
+    cluster.wait_recovered();
     let document = Document::new(DOCUMENT)
         .with("/mnt/archive", archive.path())
         .with("/var/lib/postgresql/15/main", cluster.data());
     document.run(&cluster, "change");
-    cluster.wait_until("the module to take over", || {
-        cluster.switch_wal();
-        archive.join(IDENTITY).exists().then_some(())
-    });
+    switch_until_taken_over(&cluster, archive.path());
     document.run(&cluster, "history");
     finish(&cluster);
     assert_eq!(cluster.stat_archiver().failed_count, 0, "{}", cluster.log().text());

@@ -11,7 +11,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use document::{Block, Document, blocks};
-use harness::command::{run, run_within};
+use harness::command::run_within;
 use harness::{Picture, Scratch, Stop, TIMEOUT, require, scratch, tool};
 use recovery::{
     Origin, Run, assert_clean, findings, path, refuses, restore_command, rows_after_recovery,
@@ -56,7 +56,7 @@ fn statements() -> Vec<String> {
 }
 
 /// What takes a block of the documentation, by its name.
-const USES: [&str; 10] = [
+const USES: [&str; 11] = [
     ".run(",
     ".run_as_root(",
     ".try_run(",
@@ -65,7 +65,8 @@ const USES: [&str; 10] = [
     ".settings(",
     ".block(",
     "for block in [",
-    // A function of tests/moving_over.rs, and of tools/test-packages.
+    // Functions of tests/administration.rs, tests/moving_over.rs and tools/test-packages.
+    "make_as_documented(",
     "moves_over(",
     "documented ",
 ];
@@ -164,16 +165,11 @@ fn a_drill_recovers_from_the_archive_and_changes_nothing_in_it() {
             .set("max_wal_size", "2MB")
     });
     let spaces = Scratch::new("tablespaces");
-    let (live, copied, base) = (spaces.dir("live"), spaces.join("copied"), spaces.join("base"));
+    let (live, copied) = (spaces.dir("live"), spaces.join("copied"));
     origin.primary.sql(&format!("CREATE TABLESPACE aside LOCATION '{}'", path(&live)));
     origin.primary.sql("ALTER TABLE rows SET TABLESPACE aside");
-    run(origin
-        .primary
-        .client("pg_basebackup")
-        .args(["--checkpoint=fast", "--no-sync", "-X", "none", "-T"])
-        .arg(format!("{}={}", path(&live), path(&copied)))
-        .arg("-D")
-        .arg(&base));
+    let base = origin.primary.base_backup_moving(&live, &copied);
+    let base = base.data();
     // As other tools make it: the server would set the link to the live one.
     let oid = origin.primary.sql("SELECT oid FROM pg_tablespace WHERE spcname = 'aside'");
     scratch::write(&base.join("tablespace_map"), format!("{oid} {}\n", path(&live)));
@@ -217,6 +213,7 @@ fn a_drill_recovers_from_the_archive_and_changes_nothing_in_it() {
     document.run(&origin.primary, "drill-copy");
     let listed = document.run(&origin.primary, "drill-archive");
     document.shows("drill-archive-shows", &listed);
+    assert!(listed.contains("timeline 2: ") && listed.contains("with history file"), "{listed}");
     assert_eq!(Picture::of(origin.archive.path()), before);
     assert_eq!(backup(), untouched, "a drill wrote into the backup");
     // The real server's commands, which a recovery runs, did not run.

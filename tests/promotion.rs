@@ -55,9 +55,7 @@ fn a_promoted_standby_goes_on_in_its_primarys_archive_and_all_of_it_can_be_resto
 
         let plain = format!("cp {}/%f %p", archive.path().display());
         let restored = backup.restore().recovery().set("restore_command", &plain).start();
-        restored.wait_until("the end of recovery", || {
-            (restored.sql("SELECT pg_is_in_recovery()") == "f").then_some(())
-        });
+        restored.wait_recovered();
         assert_eq!(restored.sql("SELECT string_agg(x::text, ',' ORDER BY x) FROM t"), "1,2,3,4");
     }
 }

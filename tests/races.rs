@@ -256,9 +256,7 @@ fn standbys_that_archive_always_conflict_in_the_tail_of_a_timeline_only() {
     heir.wait_archived(&last);
     let restore = format!("cp {}/%f %p", archive.path().display());
     let again = backup.restore().recovery().set("restore_command", &restore).start();
-    again.wait_until("the end of recovery", || {
-        (again.sql("SELECT pg_is_in_recovery()") == "f").then_some(())
-    });
+    again.wait_recovered();
     assert_eq!(again.sql("SELECT x FROM t ORDER BY x"), "1\n2\n3");
 }
 
@@ -295,9 +293,7 @@ fn a_history_file_of_the_same_name_tells_of_the_other_server() {
 
     // What the HINT says.
     let own = Scratch::new("archive");
-    second.wait_until("the end of recovery", || {
-        (second.sql("SELECT pg_is_in_recovery()") == "f").then_some(())
-    });
+    second.wait_recovered();
     second.reconfigure("walsafe_archive.destination", own.path().to_str().expect("a path of ours"));
     second.switch_wal();
     second.wait_all_archived();

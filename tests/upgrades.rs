@@ -262,8 +262,16 @@ fn upgrades(link: bool) {
     let name = after.switch_wal();
     let report = after.wait_for_report(mark, "55000");
     report.assert_explains(&after.stat_archiver().last_failed_wal.unwrap_or(name));
-    let shown =
-        format!("WARNING:  {}\nDETAIL:  {}\nHINT:  {}", report.message, report.detail, report.hint);
+    assert!(
+        report.message.ends_with("the archive directory belongs to another cluster"),
+        "{report:?}"
+    );
+    assert!(
+        report.hint.contains("After pg_upgrade") && report.hint.contains("new base backup"),
+        "{report:?}"
+    );
+    let harness::Report { level, message, detail, hint, .. } = &report;
+    let shown = format!("{level}:  {message}\nDETAIL:  {detail}\nHINT:  {hint}");
     document.shows("refused-shows", &shown);
     for identifier in [identifier, after.system_identifier()] {
         assert!(report.detail.contains(&identifier.to_string()), "{report:?}");
@@ -283,7 +291,9 @@ fn upgrades(link: bool) {
         after.ready_files().is_empty().then_some(())
     });
     assert_eq!(after.sql("SELECT state FROM walsafe_archive_status"), "ok");
-    document.shows("base-backup-shows", &document.run(&after, "base-backup"));
+    let verified = document.run(&after, "base-backup");
+    document.shows("base-backup-shows", &verified);
+    assert!(verified.ends_with("no findings\n"), "{verified}");
     assert_recovered(&after, acknowledged);
     let more = under_load(&after, |load| load.rows(&after, 5));
     finish(&after);

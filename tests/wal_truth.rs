@@ -432,9 +432,7 @@ fn timelines_are_followed_and_flips_in_their_numbers_are_found() {
         cluster.stop(Stop::Fast);
         scratch::write(&cluster.data().join("recovery.signal"), "");
         cluster.start();
-        cluster.wait_until("the end of recovery", || {
-            (cluster.sql("SELECT pg_is_in_recovery()") == "f").then_some(())
-        });
+        cluster.wait_recovered();
         cluster
             .sql(&format!("CREATE TABLE t{timeline} AS SELECT g FROM generate_series(1, 30000) g"));
         cluster.switch_wal();

@@ -1,6 +1,6 @@
 //! Base backups, what is recovered from them, and standbys.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::builder::ClusterBuilder;
 use crate::cluster::Cluster;
@@ -18,20 +18,29 @@ impl Cluster {
     #[must_use]
     #[track_caller]
     pub fn base_backup(&self) -> Backup {
-        self.backup("stream")
+        self.backup("stream", &[])
     }
 
     /// Takes a base backup that needs the archive to be recovered. Waits for that WAL to be archived.
     #[must_use]
     #[track_caller]
     pub fn base_backup_without_wal(&self) -> Backup {
-        self.backup("none")
+        self.backup("none", &[])
     }
 
-    fn backup(&self, wal: &str) -> Backup {
+    /// The same of a cluster with a tablespace, which goes to another directory.
+    #[must_use]
+    #[track_caller]
+    pub fn base_backup_moving(&self, tablespace: &Path, to: &Path) -> Backup {
+        let mapping = format!("{}={}", tablespace.display(), to.display());
+        self.backup("none", &["-T", &mapping])
+    }
+
+    fn backup(&self, wal: &str, more: &[&str]) -> Backup {
         let home = Scratch::new("backup");
         run(self
             .client("pg_basebackup")
+            .args(more)
             .args(["--checkpoint=fast", "--no-sync", "-X", wal, "-D"])
             .arg(home.join("data")));
         Backup { home }
@@ -49,8 +58,14 @@ impl Cluster {
     #[track_caller]
     pub fn promote(&self) {
         assert_eq!(self.sql("SELECT pg_promote(true, 60)"), "t");
+        self.wait_recovered();
+    }
+
+    /// Waits until a recovery has ended and the server takes writes.
+    #[track_caller]
+    pub fn wait_recovered(&self) {
         self.wait_until("the end of recovery", || {
-            (self.sql("SELECT pg_is_in_recovery()") == "f").then_some(())
+            (self.psql("SELECT pg_is_in_recovery()").as_deref() == Ok("f")).then_some(())
         });
     }
 

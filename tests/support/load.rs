@@ -108,9 +108,7 @@ pub fn assert_nothing_missing(
 /// Waits for the end of a recovery and checks that no acknowledged row is missing.
 #[track_caller]
 pub fn assert_recovered(cluster: &Cluster, acknowledged: u32) {
-    cluster.wait_until("the end of recovery", || {
-        (cluster.psql("SELECT pg_is_in_recovery()").as_deref() == Ok("f")).then_some(())
-    });
+    cluster.wait_recovered();
     let found =
         cluster.sql(&format!("SELECT count(DISTINCT n) FROM rows WHERE n <= {acknowledged}"));
     assert_eq!(found, acknowledged.to_string(), "of the rows that the server acknowledged");

@@ -123,9 +123,7 @@ impl Origin {
 /// Waits until a recovery that ends with a promotion has ended, and counts the rows.
 #[track_caller]
 pub fn rows_after_recovery(cluster: &Cluster) -> String {
-    cluster.wait_until("the end of recovery", || {
-        (cluster.psql("SELECT pg_is_in_recovery()").as_deref() == Ok("f")).then_some(())
-    });
+    cluster.wait_recovered();
     rows(cluster)
 }
 
