@@ -6,15 +6,15 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use pgrx::{PgSqlErrorCode, pg_sys};
+use walsafe_core::archive::pool::{Pool, Status};
 use walsafe_core::archive::{Job, Outcome, Plan};
 use walsafe_core::error::{Action, Error};
-use walsafe_core::memory::Memory;
-use walsafe_core::name::FileName;
-use walsafe_core::pool::{Pool, Status};
-use walsafe_core::ready;
-use walsafe_core::segment::Cluster;
-use walsafe_core::staged::Staging;
-use walsafe_core::temporary::Owner;
+use walsafe_core::server::known::Memory;
+use walsafe_core::server::ready;
+use walsafe_core::store::directory::staged::Staging;
+use walsafe_core::store::directory::temporary::Owner;
+use walsafe_core::wal::name::FileName;
+use walsafe_core::wal::segment::Cluster;
 
 use crate::damage::DamageWatch;
 use crate::raised::catch_in_archiver;

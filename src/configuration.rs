@@ -3,8 +3,8 @@
 use std::ffi::CStr;
 
 use pgrx::pg_sys;
-use walsafe_core::check::{Check, Status};
-use walsafe_core::settings::Destination;
+use walsafe_core::prove::check::{Check, Status};
+use walsafe_core::server::settings::Destination;
 
 use crate::reload;
 use crate::settings::{Settings, data_directory};

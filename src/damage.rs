@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use pgrx::PgSqlErrorCode;
-use walsafe_core::name::{FileKind, FileName, SegmentName};
+use walsafe_core::wal::name::{FileKind, FileName, SegmentName};
 use walsafe_core::wal::{Damage, Edges, Lsn, SegmentReport};
 
 use crate::report::Report;

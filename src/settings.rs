@@ -9,8 +9,8 @@ use pgrx::guc::GucEnum;
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PgSqlErrorCode, PostgresGucEnum};
 use pgrx::{pg_guard, pg_sys};
 use walsafe_core::archive;
-use walsafe_core::codec::Compression;
-use walsafe_core::settings::{self as values, Destination, FileMode};
+use walsafe_core::encoding::codec::Compression;
+use walsafe_core::server::settings::{self as values, Destination, FileMode};
 use walsafe_core::wal::SegmentSize;
 
 use crate::reload;

@@ -6,12 +6,13 @@ use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use pgrx::prelude::*;
-use walsafe_core::check;
-use walsafe_core::finding::Finding;
-use walsafe_core::settings::Destination;
-use walsafe_core::stats::{self, Stats};
-use walsafe_core::verify::{self, VerifyError};
-use walsafe_core::{ready, sys};
+use walsafe_core::prove::check;
+use walsafe_core::prove::finding::Finding;
+use walsafe_core::prove::verify::{self, VerifyError};
+use walsafe_core::server::ready;
+use walsafe_core::server::settings::Destination;
+use walsafe_core::server::stats::{self, Stats};
+use walsafe_core::sys;
 
 use crate::background::{self, Failure};
 use crate::configuration;

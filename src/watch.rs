@@ -1,11 +1,11 @@
-//! The archiver's record of what it did, for other sessions (see `walsafe_core::stats`).
+//! The archiver's record of what it did, for other sessions (see `walsafe_core::server::stats`).
 
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
 use walsafe_core::archive::Outcome;
 use walsafe_core::error::{Error, ErrorKind};
-use walsafe_core::stats::{Stats, StatsFile};
+use walsafe_core::server::stats::{Stats, StatsFile};
 
 /// Where the record lies, below the data directory: left out of base backups, kept over restarts.
 pub(crate) const DIRECTORY: &str = "pg_stat_tmp";

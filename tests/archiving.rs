@@ -8,7 +8,7 @@ use harness::{
     Call, Cluster, ClusterBuilder, Fs, Mount, Picture, Scratch, Trace, privileged, process,
     require, tool,
 };
-use walsafe_core::digest::{CONTENT_ATTRIBUTE, Digest, STORED_ATTRIBUTE};
+use walsafe_core::encoding::digest::{CONTENT_ATTRIBUTE, Digest, STORED_ATTRIBUTE};
 
 /// Calls that publish, flush, mark as archived or could share blocks with `pg_wal`.
 const CALLS: &str = "openat,open,fsync,fdatasync,sync_file_range,link,linkat,rename,renameat,renameat2,\

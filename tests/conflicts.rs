@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use harness::{Cluster, Mark, Picture, Report, Scratch, command, scratch};
-use walsafe_core::digest::Digest;
+use walsafe_core::encoding::digest::Digest;
 
 /// A cluster whose archive gets something else under the name of an archived file, as by another tool,
 /// and that has to archive that file once more.

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 
 use harness::{Cluster, ClusterBuilder, Picture, Scratch, Trace, process, require, scratch, tool};
-use walsafe_core::temporary::Owner;
+use walsafe_core::store::directory::temporary::Owner;
 
 /// Longer than any test: the call is under way until the process is killed.
 const FOR_EVER: &str = "delay_enter=600000000";

@@ -4,9 +4,9 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use walsafe_core::codec::{Codec, Decoder};
-use walsafe_core::name::{FileKind, FileName};
-use walsafe_core::temporary;
+use walsafe_core::encoding::codec::{Codec, Decoder};
+use walsafe_core::store::directory::temporary;
+use walsafe_core::wal::name::{FileKind, FileName};
 
 use crate::scratch;
 

@@ -1,39 +1,26 @@
 //! The heart of walsafe_archive, without PostgreSQL: how a WAL file becomes an archived file that
 //! survives a power cut, and how it is read back and checked.
 //!
-//! A file's way: [`name`] → [`archive::archive_file`]: [`destination`] → [`compare`] if it is there
-//! already, else [`staged`] → [`sink`] → published. Errors are of one type, [`error::Error`].
+//! The rooms, each of which uses only those above it:
+//!
+//! - [`sys`]: system calls, and the only `unsafe` code.
+//! - [`encoding`]: bytes to stored bytes and back: compression and digests.
+//! - [`wal`]: what PostgreSQL writes: records, file names, timeline histories. No file is opened.
+//! - [`error`]: one error type, and the one table of what users are told about each kind.
+//! - [`server`]: the cluster's side: control file, waiting files, the file to be archived, settings.
+//! - [`store`]: where archived files lie, and whose archive it is.
+//! - [`archive`]: one file from `pg_wal` into an archive, and the threads that do it.
+//! - [`prove`]: an archive, or one file of it, examined.
+//! - [`restore`]: one file back to a server in recovery.
+//!
 //! Nothing here prints, logs, retries or reads settings.
 
 pub mod archive;
-pub mod buffer;
-pub mod check;
-pub mod codec;
-pub mod compare;
-pub mod control;
-pub mod destination;
-pub mod digest;
+pub mod encoding;
 pub mod error;
-pub mod examine;
-pub mod fault;
-pub mod finding;
-pub mod history;
-pub mod identity;
-pub mod listing;
-pub mod manifest;
-pub mod memory;
-pub mod name;
-pub mod overview;
-pub mod pool;
-pub mod reading;
-pub mod ready;
+pub mod prove;
 pub mod restore;
-pub mod segment;
-pub mod settings;
-pub mod sink;
-pub mod staged;
-pub mod stats;
+pub mod server;
+pub mod store;
 pub mod sys;
-pub mod temporary;
-pub mod verify;
 pub mod wal;

@@ -12,8 +12,8 @@ use std::process::Command;
 use common::*;
 use walsafe_core::archive::CheckWal;
 use walsafe_core::error::{Error, ErrorKind};
-use walsafe_core::settings::FsyncPolicy;
-use walsafe_core::staged::Staging;
+use walsafe_core::server::settings::FsyncPolicy;
+use walsafe_core::store::directory::staged::Staging;
 
 #[test]
 fn a_segment_arrives_whole_private_and_with_its_digests() {
@@ -109,7 +109,7 @@ fn each_mode_in(archive: &Path, data: &Path, source: &Path) {
             fs::set_permissions(&archive, fs::Permissions::from_mode(0o700)).unwrap();
             let mut plan = plan(&archive, data, OURS);
             (plan.file_mode, plan.staging) = (mode.parse().unwrap(), staging);
-            let name = walsafe_core::name::FileName::new("00000002.history").unwrap();
+            let name = walsafe_core::wal::name::FileName::new("00000002.history").unwrap();
             let job = walsafe_core::archive::Job { name, source: source.to_owned() };
             run(&plan, &job).unwrap();
             let path = archive.join("00000002.history");

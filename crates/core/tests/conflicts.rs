@@ -11,7 +11,7 @@ use std::process::Command;
 
 use common::*;
 use walsafe_core::archive::Job;
-use walsafe_core::codec::{Codec, Encoder};
+use walsafe_core::encoding::codec::{Codec, Encoder};
 use walsafe_core::error::{Error, ErrorKind};
 
 /// Archives and expects a failure that leaves everything under the file's names as it was.

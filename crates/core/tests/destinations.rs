@@ -10,10 +10,10 @@ use std::sync::Barrier;
 
 use common::*;
 use walsafe_core::archive::{Job, Plan};
-use walsafe_core::destination;
 use walsafe_core::error::{Error, ErrorKind};
-use walsafe_core::identity::{FILE_NAME, Identity};
-use walsafe_core::memory::Memory;
+use walsafe_core::server::known::Memory;
+use walsafe_core::store::admission;
+use walsafe_core::store::identity::{FILE_NAME, Identity};
 use walsafe_core::sys::Dir;
 
 fn identity(world: &World) -> Option<u64> {
@@ -110,7 +110,7 @@ fn an_identity_that_cannot_be_understood_is_refused_and_left_alone() {
         let before = still(&path);
         assert_eq!(kind_of(world.run(&world.segment(1, 1))), ErrorKind::BadIdentity, "{what}");
         let plan = &world.plan;
-        let init = destination::init(&world.archive, &plan.cluster, &plan.owner, 0o600);
+        let init = admission::init(&world.archive, &plan.cluster, &plan.owner, 0o600);
         assert_eq!(kind_of(init), ErrorKind::BadIdentity, "{what}");
         assert_eq!(still(&path), before, "{what}");
     }
@@ -145,7 +145,7 @@ fn an_archive_with_wal_of_another_cluster_at_either_end_is_refused() {
         let error = world.run(&world.segment(50, 1)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::OtherCluster);
         let plan = &world.plan;
-        let init = destination::init(&world.archive, &plan.cluster, &plan.owner, 0o600);
+        let init = admission::init(&world.archive, &plan.cluster, &plan.owner, 0o600);
         assert_eq!(kind_of(init), ErrorKind::OtherCluster, "walsafe init is no way around that");
         assert_eq!(identity(&world), None);
     }
@@ -205,7 +205,7 @@ fn a_link_into_the_data_directory_is_refused() {
 fn init_writes_an_identity_once_and_never_over_another() {
     let world = World::new();
     let plan = &world.plan;
-    let init = |cluster| destination::init(&world.archive, cluster, &plan.owner, 0o640);
+    let init = |cluster| admission::init(&world.archive, cluster, &plan.owner, 0o640);
     assert!(init(&plan.cluster).unwrap());
     let before = still(&world.archive.join(FILE_NAME));
     assert!(!init(&plan.cluster).unwrap());
@@ -215,7 +215,7 @@ fn init_writes_an_identity_once_and_never_over_another() {
     assert_eq!(still(&world.archive.join(FILE_NAME)), before);
     assert!(!plan.memory.contains(&world.archive).unwrap(), "that is the archiver's to write");
     let gone = world.root.path().join("gone");
-    let result = destination::init(&gone, &plan.cluster, &plan.owner, 0o600);
+    let result = admission::init(&gone, &plan.cluster, &plan.owner, 0o600);
     assert_eq!(kind_of(result), ErrorKind::DestinationMissing);
 }
 
@@ -238,7 +238,7 @@ fn of_clusters_that_begin_one_archive_at_once_exactly_one_gets_it() {
         });
         let barrier = Barrier::new(6);
         let attempt = |(plan, source): &(Plan, _)| {
-            let name = walsafe_core::name::FileName::new(&segment_name(1, 1)).unwrap();
+            let name = walsafe_core::wal::name::FileName::new(&segment_name(1, 1)).unwrap();
             let job = Job { name, source: std::path::PathBuf::clone(source) };
             barrier.wait();
             run(plan, &job)

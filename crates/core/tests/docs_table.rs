@@ -11,9 +11,9 @@ use walsafe_core::error::ErrorKind;
 const MANUAL: &str = include_str!("../../../docs/operations.md");
 /// Where the words of messages and of their details stand.
 const SOURCES: [&str; 3] = [
-    include_str!("../src/error.rs"),
-    include_str!("../src/compare.rs"),
-    include_str!("../src/reading.rs"),
+    include_str!("../src/error/mod.rs"),
+    include_str!("../src/archive/compare.rs"),
+    include_str!("../src/store/directory/reading.rs"),
 ];
 
 struct Row {

@@ -14,10 +14,10 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use common::*;
 use walsafe_core::archive::{Job, Outcome};
-use walsafe_core::codec::Codec;
+use walsafe_core::encoding::codec::Codec;
 use walsafe_core::error::{Error, ErrorKind};
-use walsafe_core::fault::{Effect, Fault, Op, Plan};
-use walsafe_core::staged::Staging;
+use walsafe_core::store::directory::staged::Staging;
+use walsafe_core::sys::fault::{Effect, Fault, Op, Plan};
 
 /// What storage reports when it is in trouble, and what it is to be called.
 const TROUBLE: [(i32, ErrorKind); 8] = [

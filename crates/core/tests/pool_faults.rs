@@ -13,9 +13,9 @@ use std::time::Duration;
 use common::*;
 use pools::*;
 use walsafe_core::archive::Job;
+use walsafe_core::archive::pool::{AHEAD_PER_WORKER, Pool, Status};
 use walsafe_core::error::ErrorKind;
-use walsafe_core::fault::{Effect, Fault, Op, Plan as Faults};
-use walsafe_core::pool::{AHEAD_PER_WORKER, Pool, Status};
+use walsafe_core::sys::fault::{Effect, Fault, Op, Plan as Faults};
 
 fn hang(op: Op, skip: usize, times: usize) -> Faults {
     Faults::everywhere(vec![Fault { op, skip, times, effect: Effect::Hang }])

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use common::*;
 use pools::*;
+use walsafe_core::archive::pool::{AHEAD_PER_WORKER, Pool, Status};
 use walsafe_core::error::Error;
-use walsafe_core::pool::{AHEAD_PER_WORKER, Pool, Status};
 
 #[test]
 fn files_are_archived_ahead_and_then_answered_at_once() {

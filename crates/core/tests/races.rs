@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 use common::*;
 use walsafe_core::archive::{Job, Plan};
 use walsafe_core::error::Error;
-use walsafe_core::name::FileName;
-use walsafe_core::staged::Staging;
+use walsafe_core::store::directory::staged::Staging;
+use walsafe_core::wal::name::FileName;
 
 /// The rivals of a race: each has its own contents, or shares them with its neighbour.
 struct Race {

@@ -33,7 +33,7 @@ fn with_verify_on_a_whole_file_is_archived_with_every_codec() {
 #[test]
 fn a_byte_flipped_on_its_way_to_storage_is_seen_with_verify_and_never_published() {
     use walsafe_core::archive::Plan;
-    use walsafe_core::fault::{self, Effect, Fault, Op};
+    use walsafe_core::sys::fault::{self, Effect, Fault, Op};
 
     let attempt = |plan: &Plan, world: &World, skip, verify| {
         let mut plan = plan.clone();

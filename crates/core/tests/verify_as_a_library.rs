@@ -4,9 +4,9 @@
 
 use std::fs::{self, File};
 
-use walsafe_core::finding::FindingKind;
-use walsafe_core::identity::Identity;
-use walsafe_core::verify::{self, Options, Start, StartError, VerifyError};
+use walsafe_core::prove::finding::FindingKind;
+use walsafe_core::prove::verify::{self, Options, Start, StartError, VerifyError};
+use walsafe_core::store::identity::Identity;
 
 /// An archive whose files are empty: enough where only names count.
 fn archive(names: &[&str]) -> tempfile::TempDir {

@@ -9,12 +9,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use common::{MB, OURS, Place, Run, Wal, control, segment_name, segments};
-use walsafe_core::codec::Codec;
-use walsafe_core::examine::{Expectation, examine};
-use walsafe_core::name::FileName;
-use walsafe_core::reading::Archived;
+use walsafe_core::encoding::codec::Codec;
+use walsafe_core::prove::examine::{Expectation, examine};
 use walsafe_core::restore::{self, Outcome, Request};
+use walsafe_core::store::directory::reading::Archived;
 use walsafe_core::sys::Dir;
+use walsafe_core::wal::name::FileName;
 
 const PAGE: usize = 8192;
 const TWO: &str = "000000010000000000000002";

@@ -475,7 +475,7 @@ fn list_check_and_manifest_tell_what_there_is() {
     assert_eq!(files.len(), before.len());
     assert_eq!(files[0]["source"], "read");
     let contents = fs::read(place.path("archive").join(segment_name(1, 1))).unwrap();
-    let digest = walsafe_core::digest::Digest::of(&contents).to_string();
+    let digest = walsafe_core::encoding::digest::Digest::of(&contents).to_string();
     let run = Run::of(walsafe().arg("manifest").arg(place.path("archive")));
     assert!(run.out.contains(&format!("{digest}  {}\n", segment_name(1, 1))), "{run:?}");
 }

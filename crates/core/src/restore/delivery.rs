@@ -5,10 +5,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::RestoreError;
-use crate::examine::Examined;
-use crate::name::FileName;
+use crate::prove::examine::Examined;
+use crate::store::directory::temporary::{self, Owner, TemporaryName};
 use crate::sys::{self, Dir};
-use crate::temporary::{self, Owner, TemporaryName};
+use crate::wal::name::FileName;
 
 /// A file on its way to its target; dropping it discards it.
 pub(super) struct Delivery {

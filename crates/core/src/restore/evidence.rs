@@ -2,13 +2,13 @@
 
 use super::RestoreError;
 use crate::error::{Action, Error};
-use crate::examine::{self, Expectation};
-use crate::finding::{FindingKind, Problem};
-use crate::listing::{self, Listed, Listing};
-use crate::name::{FileKind, SegmentName};
-use crate::reading::Archived;
+use crate::prove::examine::{self, Expectation};
+use crate::prove::finding::{FindingKind, Problem};
+use crate::store::directory::reading::Archived;
+use crate::store::listing::{self, Listed, Listing};
 use crate::sys::Dir;
 use crate::wal::SegmentSize;
+use crate::wal::name::{FileKind, SegmentName};
 
 /// Looks for WAL that was written behind a segment: a later segment of its timeline, or one of a
 /// timeline that branched off later. Returns what is there, in words.

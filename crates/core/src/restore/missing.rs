@@ -1,12 +1,12 @@
 //! The archive does not have the file: is that the end of the WAL, or a hole?
 
 use super::{Request, RestoreError, delivery, evidence};
-use crate::codec::Codec;
-use crate::examine::{self, Expectation};
-use crate::listing::{Listed, Listing};
-use crate::name::{FileKind, SegmentName};
-use crate::reading::Archived;
+use crate::encoding::codec::Codec;
+use crate::prove::examine::{self, Expectation};
+use crate::store::directory::reading::Archived;
+use crate::store::listing::{Listed, Listing};
 use crate::sys::Dir;
+use crate::wal::name::{FileKind, SegmentName};
 
 /// What a missing file means.
 pub(super) enum Verdict {

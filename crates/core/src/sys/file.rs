@@ -7,7 +7,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use super::{DIRECT_ALIGNMENT, again, c_string, openat};
-use crate::fault::{Op, Verdict, announce};
+use crate::sys::fault::{Op, Verdict, announce};
 
 /// A constant of file types as [`Entry::mode`] has it.
 #[allow(clippy::unnecessary_cast, reason = "the types differ between systems")]
@@ -132,7 +132,9 @@ pub fn write_all_at(file: &File, buf: &[u8], offset: u64) -> io::Result<()> {
                 file.write_at(half, offset + done as u64)
             }
             #[cfg(feature = "fault-injection")]
-            Verdict::Corrupt => crate::fault::write_corrupted(file, rest, offset + done as u64),
+            Verdict::Corrupt => {
+                crate::sys::fault::write_corrupted(file, rest, offset + done as u64)
+            }
         })?;
         if written == 0 {
             return Err(io::Error::from_raw_os_error(libc::ENOSPC));

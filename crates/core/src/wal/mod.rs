@@ -40,10 +40,13 @@ pub mod damage;
 pub mod edge;
 pub mod edges;
 pub mod header;
+pub mod history;
 pub mod lsn;
+pub mod name;
 pub mod parting;
 pub mod record;
 pub mod report;
+pub mod segment;
 mod walk;
 
 pub use check::{SegmentChecker, check_segment, read_segment};

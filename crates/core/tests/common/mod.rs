@@ -11,18 +11,18 @@ use std::process::Command;
 
 use tempfile::TempDir;
 use walsafe_core::archive::{CheckWal, Job, Outcome, Plan, Progress, archive_file};
-use walsafe_core::buffer::Buffer;
-use walsafe_core::codec::{Codec, Compression};
-use walsafe_core::digest::{CONTENT_ATTRIBUTE, STORED_ATTRIBUTE};
+use walsafe_core::encoding::codec::{Codec, Compression};
+use walsafe_core::encoding::digest::{CONTENT_ATTRIBUTE, STORED_ATTRIBUTE};
 use walsafe_core::error::Error;
-use walsafe_core::memory::Memory;
-use walsafe_core::name::FileName;
-use walsafe_core::segment::Cluster;
-use walsafe_core::settings::{Destination, FileMode, FsyncPolicy};
-use walsafe_core::staged::Staging;
+use walsafe_core::server::known::Memory;
+use walsafe_core::server::settings::{Destination, FileMode, FsyncPolicy};
+use walsafe_core::store::directory::staged::Staging;
+use walsafe_core::store::directory::temporary::Owner;
 use walsafe_core::sys;
-use walsafe_core::temporary::Owner;
+use walsafe_core::sys::buffer::Buffer;
 use walsafe_core::wal::SegmentSize;
+use walsafe_core::wal::name::FileName;
+use walsafe_core::wal::segment::Cluster;
 
 /// Segments of the tests: the smallest there are.
 pub const SEGMENT: usize = 1 << 20;
@@ -101,7 +101,7 @@ impl World {
 
     /// Puts this cluster's identity file into the archive.
     pub fn init(&self) {
-        walsafe_core::destination::init(
+        walsafe_core::store::admission::init(
             &self.archive,
             &self.plan.cluster,
             &self.plan.owner,

@@ -9,9 +9,9 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use walsafe_core::archive::pool::{Pool, Status};
 use walsafe_core::archive::{Job, Outcome};
 use walsafe_core::error::Error;
-use walsafe_core::pool::{Pool, Status};
 
 use crate::common::World;
 

@@ -1,6 +1,6 @@
 //! `walsafe check`: is a directory fit to archive to, and to recover from?
 
-use walsafe_core::check::{self, Options, Status};
+use walsafe_core::prove::check::{self, Options, Status};
 
 use super::print_json;
 use crate::arguments::Check;

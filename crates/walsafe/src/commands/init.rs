@@ -2,15 +2,15 @@
 
 use std::os::unix::fs::MetadataExt;
 
-use walsafe_core::control::ControlFile;
-use walsafe_core::destination;
 use walsafe_core::error::{Action, Error};
-use walsafe_core::identity::Identity;
-use walsafe_core::segment::Cluster;
-use walsafe_core::settings::FileMode;
+use walsafe_core::server::control::ControlFile;
+use walsafe_core::server::settings::FileMode;
+use walsafe_core::store::admission;
+use walsafe_core::store::directory::temporary::Owner;
+use walsafe_core::store::identity::Identity;
 use walsafe_core::sys::Dir;
-use walsafe_core::temporary::Owner;
 use walsafe_core::wal::SegmentSize;
+use walsafe_core::wal::segment::Cluster;
 
 use super::{DONE, FAILED, sentence};
 use crate::arguments::Init;
@@ -40,7 +40,7 @@ pub(super) fn run(arguments: &Init) -> u8 {
         segment_size: control.segment_size.unwrap_or(SegmentSize::DEFAULT),
     };
     let owner = Owner::this_process();
-    let created = destination::init(&arguments.destination, &cluster, &owner, mode.bits())
+    let created = admission::init(&arguments.destination, &cluster, &owner, mode.bits())
         .and_then(|created| give_to_server(arguments).map(|()| created));
     let created = match created {
         Ok(created) => created,
@@ -61,7 +61,7 @@ pub(super) fn run(arguments: &Init) -> u8 {
     } else if created {
         output.line(format_args!(
             "\"{destination}\" is now the archive of cluster {identifier} (from \"{}\")",
-            arguments.pgdata.join(walsafe_core::control::PATH).display()
+            arguments.pgdata.join(walsafe_core::server::control::PATH).display()
         ));
     } else {
         output

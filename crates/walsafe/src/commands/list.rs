@@ -2,8 +2,8 @@
 
 use std::time::SystemTime;
 
-use walsafe_core::codec::Codec;
-use walsafe_core::overview::{Overview, Timeline};
+use walsafe_core::encoding::codec::Codec;
+use walsafe_core::prove::overview::{Overview, Timeline};
 
 use super::{DONE, FAILED, FOUND, megabytes, print_json, sentence};
 use crate::arguments::List;

@@ -1,9 +1,9 @@
 //! `walsafe manifest`: digests of the stored files, for `b3sum --check`.
 
 use walsafe_core::error::{Action, Error};
-use walsafe_core::identity;
-use walsafe_core::listing::Listing;
-use walsafe_core::manifest::{self, Origin};
+use walsafe_core::prove::manifest::{self, Origin};
+use walsafe_core::store::identity;
+use walsafe_core::store::listing::Listing;
 use walsafe_core::sys::Dir;
 
 use super::{DONE, FAILED, FOUND, print_json, sentence};

@@ -4,8 +4,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use walsafe_core::name::FileName;
 use walsafe_core::restore::{self, Outcome, Request, RestoreError};
+use walsafe_core::wal::name::FileName;
 
 use super::DONE;
 use crate::arguments::{OnError, Restore};

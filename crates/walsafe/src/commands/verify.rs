@@ -4,8 +4,8 @@ use std::io::IsTerminal;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use walsafe_core::finding::Finding;
-use walsafe_core::verify::{self, Options, Progress, Report, Start, VerifyError};
+use walsafe_core::prove::finding::Finding;
+use walsafe_core::prove::verify::{self, Options, Progress, Report, Start, VerifyError};
 
 use super::{DONE, FAILED, FOUND, megabytes, print_json, sentence};
 use crate::arguments::Verify;

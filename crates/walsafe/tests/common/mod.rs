@@ -6,8 +6,8 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use walsafe_core::digest::{CONTENT_ATTRIBUTE, Digest, STORED_ATTRIBUTE};
-use walsafe_core::identity::Identity;
+use walsafe_core::encoding::digest::{CONTENT_ATTRIBUTE, Digest, STORED_ATTRIBUTE};
+use walsafe_core::store::identity::Identity;
 use walsafe_core::sys;
 
 pub const OURS: u64 = 7_123_456_789_012_345_678;

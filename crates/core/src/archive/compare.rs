@@ -1,0 +1,347 @@
+//! Comparing a file of the server with one that the archive already holds under its name.
+
+use std::fmt;
+use std::io;
+use std::path::Path;
+
+use crate::archive::Progress;
+use crate::encoding::digest::{Digest, Hasher};
+use crate::error::{Action, Error, ErrorKind};
+use crate::server::source::Source;
+use crate::store::directory::reading::{Archived, read_full};
+use crate::sys::buffer::{Buffer, CHUNK};
+use crate::sys::{self, Dir};
+use crate::wal::history;
+use crate::wal::name::{FileKind, FileName};
+use crate::wal::{
+    End, Lsn, Parting, SegmentChecker, SegmentComparison, SegmentSize, SegmentSpec, Side,
+};
+
+/// How the archived file differs from ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    /// Length of the server's file, in bytes.
+    pub ours_len: u64,
+    /// Length of the archived file's content, in bytes; as far as it could be decoded.
+    pub theirs_len: u64,
+    /// Offset of the first byte that differs, or that only one of them has.
+    pub first: u64,
+    /// Digest of the server's file.
+    pub ours: Digest,
+    /// Digest of the archived file's content; of what could be decoded.
+    pub theirs: Digest,
+    /// What the difference is.
+    pub nature: Nature,
+}
+
+/// What a difference is, as far as that can be told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Nature {
+    /// The archived file is a beginning of ours: an interrupted copy.
+    Truncated,
+    /// The archived file cannot be decoded to its end.
+    Unreadable {
+        /// What the decoder says.
+        reason: String,
+    },
+    /// Both hold the same WAL; what differs lies after the last record.
+    Padding,
+    /// A timeline history file: another server used the timeline.
+    History {
+        /// The timeline.
+        timeline: u32,
+    },
+    /// Both agree up to the address where a newer timeline branched off.
+    TimelineTail {
+        /// That address.
+        switch: Lsn,
+        /// The newer timeline.
+        successor: u32,
+    },
+    /// WAL of a segment that parts at a record.
+    Records {
+        /// Address of the first record that differs, or that only one of them holds.
+        first_record: Lsn,
+        /// The WAL of one ends there: it is an earlier state of the other.
+        ends: Option<Side>,
+    },
+    /// Anything else.
+    Other,
+}
+
+impl Difference {
+    /// Returns the class of the conflict.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self.nature {
+            Nature::Truncated => ErrorKind::ConflictTruncated,
+            Nature::Unreadable { .. } => ErrorKind::ConflictUnreadable,
+            Nature::Padding => ErrorKind::ConflictPadding,
+            Nature::History { .. } => ErrorKind::ConflictHistory,
+            Nature::TimelineTail { .. } => ErrorKind::ConflictTimelineTail,
+            Nature::Records { .. } | Nature::Other => ErrorKind::Conflict,
+        }
+    }
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { ours_len, theirs_len, first, ours, theirs, nature } = self;
+        match nature {
+            Nature::Truncated => {
+                write!(f, "The archived file is a truncated beginning of the server's. ")?
+            }
+            Nature::Unreadable { reason } => {
+                write!(f, "The archived file cannot be decoded: {reason}. ")?
+            }
+            Nature::Padding => write!(f, "The two differ only after the last WAL record. ")?,
+            Nature::History { timeline } => {
+                write!(f, "Another server already used timeline {timeline}. ")?
+            }
+            Nature::TimelineTail { switch, successor } => write!(
+                f,
+                "The two agree up to {switch}, where timeline {successor} branched off, and differ only after it. "
+            )?,
+            Nature::Records { first_record, ends } => {
+                write!(f, "The first WAL record that differs begins at {first_record}. ")?;
+                match ends {
+                    Some(Side::Ours) => write!(f, "The WAL of the server's file ends there. ")?,
+                    Some(Side::Theirs) => write!(f, "The WAL of the archived file ends there. ")?,
+                    None => {}
+                }
+            }
+            Nature::Other => {}
+        }
+        write!(
+            f,
+            "It holds {theirs_len} bytes (BLAKE3 {theirs}), the server's file {ours_len} bytes (BLAKE3 {ours}); the first difference is at offset {first}."
+        )
+    }
+}
+
+/// What came of a comparison.
+#[derive(Debug)]
+pub enum Comparison {
+    /// The same contents.
+    Same {
+        /// Their digest.
+        content: Digest,
+    },
+    /// Different contents.
+    Different(Box<Difference>),
+}
+
+/// Where to look for what explains a difference.
+#[derive(Debug, Clone, Copy)]
+pub struct Context<'a> {
+    /// The file's name.
+    pub name: &'a FileName,
+    /// The cluster's segment size.
+    pub segment_size: SegmentSize,
+    /// The archive: its history files tell where timelines branched off.
+    pub archive: &'a Dir,
+}
+
+/// Compares the server's file with an archived one, byte for byte, the archived one read from
+/// storage past the page cache.
+///
+/// # Errors
+/// One of the files could not be read, or the archived one is the server's own. An archived file
+/// that cannot be decoded is a difference.
+pub fn compare(
+    source: &Source,
+    archived: &Archived,
+    context: Context<'_>,
+    progress: &Progress,
+) -> Result<Comparison, Error> {
+    let path = context.archive.path().join(&archived.stored_name);
+    if source.is(&archived.entry) {
+        // The same bytes today; the server recycles them tomorrow (guarantee G5).
+        return Err(Error::NotAFile { path, found: "a hard link to the server's own file" });
+    }
+    let mut stream = archived.decode().map_err(|e| Error::io(Action::ReadArchived, &path, e))?;
+    let (mut ours_buffer, mut theirs_buffer) = buffers(&path)?;
+    let (mut ours, mut theirs) = (Hasher::default(), Hasher::default());
+    let (mut ours_len, mut theirs_len, mut first) = (0_u64, 0_u64, None);
+    let mut undecodable = None;
+    loop {
+        let n = source.read_at(ours_buffer.bytes_mut(), ours_len)?;
+        let m = if undecodable.is_some() {
+            0
+        } else {
+            match read_full(&mut stream, theirs_buffer.bytes_mut()) {
+                Ok(m) => m,
+                Err(e) => {
+                    undecodable = Some(reason(e, &path)?);
+                    0
+                }
+            }
+        };
+        progress.tick();
+        let (a, b) = (ours_buffer.filled(n), theirs_buffer.filled(m));
+        if first.is_none() && a != b {
+            let common = a.iter().zip(b).take_while(|(x, y)| x == y).count();
+            first = Some(ours_len + common as u64);
+        }
+        ours.update(a);
+        theirs.update(b);
+        ours_len += n as u64;
+        theirs_len += m as u64;
+        if n < CHUNK && m < CHUNK {
+            break;
+        }
+    }
+    if ours_len != source.len() {
+        return Err(source.changed(ours_len));
+    }
+    if undecodable.is_none() {
+        undecodable = stream.finish().err().map(|e| reason(e, &path)).transpose()?;
+    }
+    let content = ours.digest();
+    let nature = match (undecodable, first) {
+        (Some(reason), _) => Nature::Unreadable { reason },
+        (None, None) => return Ok(Comparison::Same { content }),
+        (None, Some(first)) => explain(source, archived, context, first, theirs_len)?,
+    };
+    Ok(Comparison::Different(Box::new(Difference {
+        ours_len,
+        theirs_len,
+        first: first.unwrap_or(theirs_len),
+        ours: content,
+        theirs: theirs.digest(),
+        nature,
+    })))
+}
+
+/// Returns a buffer for each of the two files.
+fn buffers(path: &Path) -> Result<(Buffer, Buffer), Error> {
+    let fail = |e| Error::io(Action::ReserveMemory, path, e);
+    Ok((Buffer::new().map_err(fail)?, Buffer::new().map_err(fail)?))
+}
+
+/// Returns what a decoder says of a file. An error of the system is not a property of the file:
+/// what could not be read now may be whole.
+fn reason(error: io::Error, path: &Path) -> Result<String, Error> {
+    match error.raw_os_error() {
+        Some(_) => Err(Error::io(Action::ReadArchived, path, error)),
+        None => Ok(error.to_string()),
+    }
+}
+
+/// Tells what a difference is.
+fn explain(
+    source: &Source,
+    archived: &Archived,
+    context: Context<'_>,
+    first: u64,
+    theirs_len: u64,
+) -> Result<Nature, Error> {
+    if first == theirs_len && theirs_len < source.len() {
+        return Ok(Nature::Truncated);
+    }
+    let segment = match context.name.kind() {
+        FileKind::History { timeline } => return Ok(Nature::History { timeline }),
+        FileKind::Segment(segment) | FileKind::Partial(segment) => segment,
+        FileKind::BackupHistory(_) | FileKind::Other => return Ok(Nature::Other),
+    };
+    let Some(start) = segment.start(context.segment_size) else { return Ok(Nature::Other) };
+    let end = start.advanced(context.segment_size.bytes().into());
+    let differs_at = start.advanced(first);
+    let switch = branches_of(segment.timeline, source, context)
+        .into_iter()
+        .filter(|(_, switch)| (start..end).contains(switch) && *switch <= differs_at)
+        .max_by_key(|(_, switch)| *switch);
+    if let Some((successor, switch)) = switch {
+        return Ok(Nature::TimelineTail { switch, successor });
+    }
+    let spec = SegmentSpec {
+        timeline: segment.timeline,
+        start,
+        segment_size: context.segment_size,
+        system_identifier: None,
+    };
+    let (parting, our_end) = part(source, archived, context, spec)?;
+    Ok(match parting {
+        Some(Parting::SameRecords) if our_end.is_some_and(|end| end <= differs_at) => {
+            Nature::Padding
+        }
+        Some(Parting::SameRecords) => Nature::Other,
+        Some(Parting::AtRecord { lsn, ends }) => Nature::Records { first_record: lsn, ends },
+        None => Nature::Other,
+    })
+}
+
+/// Reads both versions of a segment once more, record by record, and tells where they part, and
+/// where the WAL of ours ends, if it has any and ends cleanly.
+fn part(
+    source: &Source,
+    archived: &Archived,
+    context: Context<'_>,
+    spec: SegmentSpec,
+) -> Result<(Option<Parting>, Option<Lsn>), Error> {
+    let path = context.archive.path().join(&archived.stored_name);
+    let fail = |e| Error::io(Action::ReadArchived, &path, e);
+    let mut stream = archived.decode().map_err(fail)?;
+    let (mut ours, mut theirs) = buffers(&path)?;
+    let mut comparison = SegmentComparison::new(spec);
+    let mut checker = SegmentChecker::new(spec, None);
+    let mut offset = 0;
+    loop {
+        let n = source.read_at(ours.bytes_mut(), offset)?;
+        let m = read_full(&mut stream, theirs.bytes_mut()).map_err(fail)?;
+        comparison.feed(ours.filled(n), theirs.filled(m));
+        checker.feed(ours.filled(n));
+        offset += n as u64;
+        if n < CHUNK && m < CHUNK {
+            break;
+        }
+    }
+    let report = checker.finish();
+    let our_end = match report.end {
+        End::SwitchAt(lsn) | End::EndsAt { lsn, .. } if report.is_sound() => Some(lsn),
+        _ => None,
+    };
+    Ok((comparison.finish(), our_end.filter(|_| report.records > 0)))
+}
+
+/// Returns the timelines that branched off `timeline`, and where, by the history files that the
+/// server and the archive have. What cannot be read explains nothing.
+fn branches_of(timeline: u32, source: &Source, context: Context<'_>) -> Vec<(u32, Lsn)> {
+    let pg_wal = source.path().parent().and_then(|dir| Dir::open(dir).ok());
+    let mut branches = Vec::new();
+    for dir in pg_wal.iter().chain([context.archive]) {
+        // Only history files are kept in mind: an archive may hold millions of others.
+        let mut histories = Vec::new();
+        let listed = dir.for_each_name(|stored| {
+            if let Ok((name, codec)) = FileName::from_stored(stored)
+                && let FileKind::History { timeline: successor } = name.kind()
+            {
+                histories.push((successor, name, codec));
+            }
+        });
+        if listed.is_err() {
+            continue;
+        }
+        for (successor, name, codec) in histories {
+            let contents = Archived::open(dir, name.stored(codec), codec)
+                .ok()
+                .flatten()
+                .and_then(|file| read_small(&file).ok());
+            let ancestors = contents.and_then(|text| history::parse(successor, &text).ok());
+            if let Some(parent) = ancestors.as_ref().and_then(|list| list.last())
+                && parent.timeline == timeline
+            {
+                branches.push((successor, parent.switch));
+            }
+        }
+    }
+    branches
+}
+
+/// Reads and decodes a small file, of at most one chunk.
+fn read_small(file: &Archived) -> io::Result<Vec<u8>> {
+    let mut contents = sys::zeroed(CHUNK)?;
+    let len = read_full(&mut file.decode()?, &mut contents)?;
+    contents.truncate(len);
+    Ok(contents)
+}

@@ -1,0 +1,4 @@
+//! Bytes to stored bytes and back.
+
+pub mod codec;
+pub mod digest;

@@ -1,0 +1,325 @@
+//! The checks of an archive directory that need no server: is it fit to archive to, and to
+//! recover from?
+
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::error::{Action, Error};
+use crate::server::control::ControlFile;
+use crate::server::known::Memory;
+use crate::store::directory::staged::{Publication, Staged, Staging};
+use crate::store::directory::temporary::{self, Owner};
+use crate::store::identity::{self, Identity};
+use crate::store::listing::Listing;
+use crate::sys::{self, Dir};
+
+/// How a check came out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Status {
+    /// As it should be.
+    Ok,
+    /// It works, and something should be better.
+    Warning,
+    /// Archiving, or a recovery, cannot work.
+    Error,
+}
+
+impl Status {
+    /// Returns the status's name in reports.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Warning => "warning",
+            Self::Error => "error",
+        }
+    }
+}
+
+/// One thing that was looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Check {
+    /// The check's stable name.
+    pub name: &'static str,
+    /// How it came out.
+    pub status: Status,
+    /// What was found, and where it is not as it should be, what to do.
+    pub detail: String,
+}
+
+/// What is known beforehand, and what may be done.
+#[derive(Debug, Clone, Default)]
+pub struct Options<'a> {
+    /// The cluster's data directory, for the checks that compare with it.
+    pub data_directory: Option<&'a Path>,
+    /// Less free space than so many bytes is a warning.
+    pub min_free: u64,
+    /// Write nothing: for an archive that is mounted read-only.
+    pub read_only: bool,
+}
+
+/// A flush that takes longer than this holds archiving up noticeably.
+const SLOW_FLUSH: Duration = Duration::from_millis(500);
+/// Less free space than this part of the file system is a warning.
+const FREE_PART: u64 = 20;
+/// What probes are the temporary files of.
+const PROBE: &str = "check";
+
+/// Runs every check. The first one tells whether the directory can be opened at all; without that
+/// there are no others.
+#[must_use]
+pub fn check(path: &Path, options: &Options<'_>) -> Vec<Check> {
+    let dir = match Dir::open(path) {
+        Ok(dir) => dir,
+        Err(e) => {
+            let error = Error::io(Action::OpenDestination, path, e);
+            return vec![failed("directory", &error)];
+        }
+    };
+    let mut checks = vec![directory(&dir, options), ownership(&dir), identity(&dir, options)];
+    checks.push(space(&dir, options));
+    if !options.read_only {
+        remove_probes(&dir);
+        checks.extend([publish(&dir), unnamed(&dir), attributes(&dir), flush(&dir)]);
+    }
+    checks.extend(options.data_directory.map(|data| same_file_system(&dir, data)));
+    checks.push(contents(&dir));
+    checks
+}
+
+/// Removes the probes of checks on this host that were killed: `walsafe verify` would find them
+/// until the next archiver starts. Temporary files of archivers are left to that. What cannot be
+/// removed is for the other checks to report.
+fn remove_probes(dir: &Dir) {
+    let _ = temporary::remove_stray_of(dir, &Owner::this_process(), PROBE);
+}
+
+fn made(name: &'static str, status: Status, detail: impl Into<String>) -> Check {
+    Check { name, status, detail: detail.into() }
+}
+
+fn failed(name: &'static str, error: &Error) -> Check {
+    let hint = error.kind().advice().hint;
+    made(name, Status::Error, format!("{error}: {} {hint}", error.detail()))
+}
+
+fn directory(dir: &Dir, options: &Options<'_>) -> Check {
+    let name = "directory";
+    let real = dir.real_path().unwrap_or_else(|| dir.path().to_owned());
+    let inside = options.data_directory.is_some_and(|data| Memory::of(data).is_inside(&real));
+    if inside {
+        let detail = "it lies inside the data directory: whatever destroys the one destroys the other. Move it to other storage.";
+        return made(name, Status::Error, detail);
+    }
+    made(name, Status::Ok, format!("\"{}\" can be opened", real.display()))
+}
+
+fn ownership(dir: &Dir) -> Check {
+    let name = "ownership";
+    let metadata = match dir.metadata() {
+        Ok(metadata) => metadata,
+        Err(e) => return failed(name, &Error::io(Action::OpenDestination, dir.path(), e)),
+    };
+    let mode = metadata.mode() & 0o7777;
+    let found = format!("owner {}, mode {mode:04o}", metadata.uid());
+    if mode & 0o022 != 0 {
+        let detail =
+            format!("{found}: others than its owner can write into it. Run chmod go-w on it.");
+        made(name, Status::Error, detail)
+    } else if mode & 0o007 != 0 {
+        let detail = format!("{found}: everybody can list it. Run chmod o-rwx on it.");
+        made(name, Status::Warning, detail)
+    } else {
+        made(name, Status::Ok, found)
+    }
+}
+
+fn identity(dir: &Dir, options: &Options<'_>) -> Check {
+    let name = "identity";
+    let control = match options.data_directory.map(ControlFile::read).transpose() {
+        Ok(control) => control,
+        Err(e) => return failed(name, &e),
+    };
+    let remembered = options
+        .data_directory
+        .is_some_and(|data| Memory::of(data).contains(dir.path()).unwrap_or(false));
+    match Identity::read(dir) {
+        Err(e) => failed(name, &e),
+        Ok(Some(there)) => match control {
+            Some(control) if control.system_identifier != there.system_identifier => {
+                let error = Error::OtherCluster {
+                    path: dir.path().join(identity::FILE_NAME),
+                    ours: control.system_identifier,
+                    theirs: there.system_identifier,
+                };
+                failed(name, &error)
+            }
+            _ => {
+                let detail =
+                    format!("cluster {}, since {}", there.system_identifier, there.created);
+                made(name, Status::Ok, detail)
+            }
+        },
+        Ok(None) if remembered => {
+            failed(name, &Error::IdentityLost { path: dir.path().to_owned() })
+        }
+        Ok(None) => {
+            let file = identity::FILE_NAME;
+            let detail = format!(
+                "there is no \"{file}\". Is the archive mounted? The archiver writes it into a new archive; otherwise run \"walsafe init\"."
+            );
+            made(name, if options.read_only { Status::Error } else { Status::Warning }, detail)
+        }
+    }
+}
+
+fn space(dir: &Dir, options: &Options<'_>) -> Check {
+    let name = "free space";
+    let space = match dir.space() {
+        Ok(space) => space,
+        Err(e) => return failed(name, &Error::io(Action::OpenDestination, dir.path(), e)),
+    };
+    let found = format!("{} MB of {} MB are free", space.free >> 20, space.total >> 20);
+    if options.min_free > 0 && space.free < options.min_free {
+        let wanted = options.min_free >> 20;
+        made(name, Status::Warning, format!("{found}, less than the {wanted} MB asked for"))
+    } else if options.min_free == 0 && !options.read_only && space.free < space.total / FREE_PART {
+        made(name, Status::Warning, format!("{found}. Free space there, or give it more."))
+    } else {
+        made(name, Status::Ok, found)
+    }
+}
+
+/// Publishes a probe as the archiver does, twice under one name: the second must not replace the
+/// first. Both names are those of temporary files, so nothing stays if this process is killed.
+fn publish(dir: &Dir) -> Check {
+    let name = "no-replace publish";
+    let owner = Owner::this_process();
+    let target = owner.temporary_name(PROBE);
+    let attempt = |staging| -> Result<Publication, Error> {
+        Staged::create(dir, PROBE, &owner, staging)?
+            .seal(PROBE, None, 0o600, false)?
+            .publish(&target)
+    };
+    let mut staging = Staging::Unnamed;
+    let mut first = attempt(staging);
+    if matches!(first, Ok(Publication::NeedsName)) {
+        staging = Staging::Named;
+        first = attempt(staging);
+    }
+    let second = attempt(staging);
+    let _ = dir.unlink(&target);
+    match (first, second) {
+        (Err(e), _) | (Ok(_), Err(e)) => failed(name, &e),
+        (Ok(Publication::Published), Ok(Publication::NameTaken)) => {
+            made(name, Status::Ok, "a file cannot replace another")
+        }
+        (Ok(_), Ok(_)) => {
+            let detail =
+                "the file system let a second file take the name of the first. Use another one.";
+            made(name, Status::Error, detail)
+        }
+    }
+}
+
+fn unnamed(dir: &Dir) -> Check {
+    let name = "unnamed temporary files";
+    match dir.create_unnamed() {
+        Ok(_) => made(name, Status::Ok, "the file system has them"),
+        Err(e) => {
+            let detail = format!(
+                "the file system has none ({e}): temporary names are used, and the archiver removes them after a crash"
+            );
+            made(name, Status::Ok, detail)
+        }
+    }
+}
+
+fn attributes(dir: &Dir) -> Check {
+    let name = "extended attributes";
+    let probe = || -> std::io::Result<bool> {
+        let owner = Owner::this_process();
+        let temporary = owner.temporary_name(PROBE);
+        let file = dir.create_named(&temporary)?;
+        let result = sys::set_attribute(&file, "user.walsafe.check", "1");
+        dir.unlink(&temporary)?;
+        result
+    };
+    match probe() {
+        Ok(true) => made(name, Status::Ok, "the file system has them"),
+        Ok(false) => {
+            let detail = "the file system has none: files carry no digest there, and restore and verify check records instead";
+            made(name, Status::Warning, detail)
+        }
+        Err(e) => failed(name, &Error::io(Action::SealCopy, dir.path(), e)),
+    }
+}
+
+fn flush(dir: &Dir) -> Check {
+    let name = "flush latency";
+    let probe = || -> std::io::Result<Duration> {
+        let temporary = Owner::this_process().temporary_name(PROBE);
+        let file = dir.create_named(&temporary)?;
+        let timed = sys::write_all_at(&file, &[1; 8192], 0).and_then(|()| {
+            let started = Instant::now();
+            sys::flush(&file)?;
+            dir.flush()?;
+            Ok(started.elapsed())
+        });
+        dir.unlink(&temporary)?;
+        timed
+    };
+    let mut slowest = Duration::ZERO;
+    for _ in 0..3 {
+        match probe() {
+            Ok(took) => slowest = slowest.max(took),
+            Err(e) => return failed(name, &Error::io(Action::FlushCopy, dir.path(), e)),
+        }
+    }
+    let found = format!("{:.1} ms for a file and its directory", slowest.as_secs_f64() * 1000.0);
+    if slowest > SLOW_FLUSH {
+        made(name, Status::Warning, format!("{found}. Archiving cannot be faster than that."))
+    } else {
+        made(name, Status::Ok, found)
+    }
+}
+
+fn same_file_system(dir: &Dir, data: &Path) -> Check {
+    let name = "same file system";
+    let of_data = std::fs::metadata(data).map(|metadata| metadata.dev());
+    match (dir.metadata().map(|metadata| metadata.dev()), of_data) {
+        (Ok(archive), Ok(data)) if archive == data => {
+            let detail = "the archive is on the data directory's file system: one broken disk takes both. Move it to other storage.";
+            made(name, Status::Warning, detail)
+        }
+        (Ok(_), Ok(_)) => made(name, Status::Ok, "the archive has a file system of its own"),
+        (Err(e), _) => failed(name, &Error::io(Action::OpenDestination, dir.path(), e)),
+        (_, Err(e)) => failed(name, &Error::io(Action::ReadControl, data, e)),
+    }
+}
+
+fn contents(dir: &Dir) -> Check {
+    let name = "contents";
+    match Listing::read(dir) {
+        Err(e) => failed(name, &e),
+        Ok(mut listing) => {
+            listing.claim_archived(dir);
+            let segments = listing.files.iter().filter(|file| file.name.segment().is_some());
+            let newest = segments.clone().map(|file| file.name.as_str()).max();
+            let newest = newest.map_or_else(String::new, |name| format!(", the newest {name}"));
+            let found = format!("{} segments{newest}", segments.count());
+            match listing.unknown.first() {
+                None => made(name, Status::Ok, found),
+                Some(first) => {
+                    let others = listing.unknown.len();
+                    let detail = format!(
+                        "{found}; {others} files that are no WAL, such as \"{}\". Find out who put them there.",
+                        first.escape_default()
+                    );
+                    made(name, Status::Warning, detail)
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! The digests that a file carries, and the stream that computes one.
+
+use std::io::{self, Read};
+
+use super::Examined;
+use super::problems::unreadable;
+use crate::encoding::digest::{CONTENT_ATTRIBUTE, Digest, Hasher, STORED_ATTRIBUTE};
+use crate::prove::finding::{FindingKind, Problem};
+use crate::store::directory::reading::Archived;
+use crate::sys;
+
+/// The digests that a file carries.
+pub(super) struct Claims {
+    pub(super) stored: Option<Digest>,
+    pub(super) content: Option<Digest>,
+}
+
+impl Claims {
+    pub(super) fn read(archived: &Archived) -> Result<Self, Problem> {
+        let one = |attribute| match sys::attribute(&archived.file, attribute) {
+            Ok(None) => Ok(None),
+            Ok(Some(text)) => text.parse().map(Some).map_err(|e| {
+                let reason = format!("its attribute {attribute} is no digest: {e}");
+                Problem::new(FindingKind::DigestMismatch, reason)
+            }),
+            Err(e) => Err(unreadable(&e)),
+        };
+        Ok(Self { stored: one(STORED_ATTRIBUTE)?, content: one(CONTENT_ATTRIBUTE)? })
+    }
+
+    /// Holds the claims against what was computed.
+    pub(super) fn check(&self, found: &Examined) -> Option<Problem> {
+        let pairs = [
+            ("stored bytes", self.stored, found.stored),
+            ("contents", self.content, found.content),
+        ];
+        pairs.into_iter().find_map(|(what, claimed, computed)| match (claimed, computed) {
+            (Some(claimed), Some(computed)) if claimed != computed => Some(Problem::new(
+                FindingKind::DigestMismatch,
+                format!(
+                    "BLAKE3 of its {what} is {computed}, and {claimed} was recorded when it was archived"
+                ),
+            )),
+            _ => None,
+        })
+    }
+}
+
+/// A stream of stored bytes that is hashed on the way, if that was asked for.
+pub(super) struct Hashed {
+    pub(super) inner: Box<dyn Read>,
+    pub(super) hasher: Option<Hasher>,
+    /// More was asked for than there is.
+    pub(super) at_end: bool,
+}
+
+impl Read for Hashed {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let got = self.inner.read(buf)?;
+        self.at_end |= got == 0 && !buf.is_empty();
+        if let (Some(hasher), Some(bytes)) = (&mut self.hasher, buf.get(..got)) {
+            hasher.update(bytes);
+        }
+        Ok(got)
+    }
+}

@@ -1,0 +1,74 @@
+//! What is wrong with a file, in words and of which kind.
+
+use std::io;
+
+use crate::prove::finding::{FindingKind, Problem};
+use crate::wal::name::SegmentName;
+use crate::wal::segment::SegmentError;
+use crate::wal::{HeaderError, SegmentReport};
+
+/// A backup history file begins with the address of the backup's start and its segment's name
+/// (`build_backup_content` in `access/transam/xlogbackup.c`).
+pub(super) fn check_backup_history(text: &[u8], segment: SegmentName) -> Option<Problem> {
+    let text = String::from_utf8_lossy(text);
+    let line = text.lines().next().unwrap_or_default();
+    let file = line
+        .strip_prefix("START WAL LOCATION: ")
+        .and_then(|rest| rest.split_once(" (file "))
+        .and_then(|(_, file)| file.strip_suffix(')'));
+    match file {
+        Some(file) if file == segment.to_string() => None,
+        Some(file) => Some(Problem::new(
+            FindingKind::WrongName,
+            format!("it is of a backup that began in {}", file.escape_default()),
+        )),
+        None if text.is_empty() => Some(Problem::new(FindingKind::Truncated, "it has 0 bytes")),
+        None => {
+            Some(Problem::new(FindingKind::Corrupt, "its first line is not the start of a backup"))
+        }
+    }
+}
+
+pub(super) fn damage(report: &SegmentReport, had_digest: bool) -> Option<Problem> {
+    let first = report.damage.first()?;
+    let more = match report.damage_count {
+        0 | 1 => String::new(),
+        more => format!(" (and {} more places)", more - 1),
+    };
+    let origin = if had_digest {
+        "; the digest agrees, so the segment was damaged before it was archived"
+    } else {
+        ""
+    };
+    Some(Problem::new(FindingKind::Corrupt, format!("{first}{more}{origin}")))
+}
+
+pub(super) fn header_problem(error: &SegmentError) -> Problem {
+    let kind = match error {
+        SegmentError::Header(
+            HeaderError::SystemIdentifier { .. } | HeaderError::SegmentSize { .. },
+        ) => FindingKind::WrongCluster,
+        SegmentError::Header(HeaderError::Address { .. } | HeaderError::Timeline { .. })
+        | SegmentError::Number { .. } => FindingKind::WrongName,
+        SegmentError::Header(HeaderError::TooShort { .. }) => FindingKind::Truncated,
+        SegmentError::Length { .. } | SegmentError::Header(_) => FindingKind::Corrupt,
+    };
+    Problem::new(kind, error.to_string())
+}
+
+pub(super) fn unreadable(error: &io::Error) -> Problem {
+    Problem::new(FindingKind::Unreadable, error.to_string())
+}
+
+/// Tells the system's errors from the decoder's.
+pub(super) fn read_problem(error: &io::Error, at: u64) -> Problem {
+    if error.raw_os_error().is_some() {
+        return Problem::new(FindingKind::Unreadable, format!("{error}, after {at} bytes"));
+    }
+    let kind = match error.kind() {
+        io::ErrorKind::UnexpectedEof => FindingKind::Truncated,
+        io::ErrorKind::OutOfMemory => FindingKind::Unreadable,
+        _ => FindingKind::Corrupt,
+    };
+    Problem::new(kind, format!("it cannot be decoded: {error}, after {at} bytes of contents"))
+}

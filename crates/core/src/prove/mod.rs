@@ -1,0 +1,8 @@
+//! An archive, or one file of it, examined.
+
+pub mod check;
+pub mod examine;
+pub mod finding;
+pub mod manifest;
+pub mod overview;
+pub mod verify;

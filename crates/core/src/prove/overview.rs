@@ -1,0 +1,177 @@
+//! What an archive holds, timeline by timeline, by names, lengths and times.
+
+use std::collections::BTreeMap;
+use std::fs::Metadata;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::SystemTime;
+
+use crate::encoding::codec::Codec;
+use crate::error::{Action, Error};
+use crate::store::identity::Identity;
+use crate::store::listing::{self, Listed, Listing};
+use crate::sys::Dir;
+use crate::wal::name::{FileKind, SegmentName};
+use crate::wal::{Lsn, SegmentSize};
+
+/// Segments one after the other, without a gap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Run {
+    /// The first one.
+    pub first: SegmentName,
+    /// The last one.
+    pub last: SegmentName,
+    /// How many there are.
+    pub count: u64,
+}
+
+/// One timeline of an archive.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Timeline {
+    /// Its number.
+    pub timeline: u32,
+    /// Its whole segments.
+    pub runs: Vec<Run>,
+    /// Files of whole segments; two encodings of one are two.
+    pub segments: u64,
+    /// Partial segments.
+    pub partials: u64,
+    /// The history file is there.
+    pub history: bool,
+    /// Backup history files.
+    pub backups: u64,
+    /// Length of all its files, in bytes.
+    pub bytes: u64,
+    /// Space that they take, in bytes.
+    pub allocated: u64,
+    /// When the first and the last of its files were archived, by their modification time.
+    pub times: Option<(SystemTime, SystemTime)>,
+}
+
+/// What an archive holds.
+#[derive(Debug, Clone, Default)]
+pub struct Overview {
+    /// Its identity, if it has one.
+    pub identity: Option<Identity>,
+    /// The size of a segment, if one's header can be read.
+    pub segment_size: Option<SegmentSize>,
+    /// Its timelines, the oldest first.
+    pub timelines: Vec<Timeline>,
+    /// How many files are stored in each encoding.
+    pub encodings: BTreeMap<Codec, u64>,
+    /// Temporary files, and names that are none of a WAL file.
+    pub others: u64,
+    /// Entries that could not be looked up, and why.
+    pub unreadable: Vec<(String, String)>,
+}
+
+impl Overview {
+    /// Looks at every name in an archive.
+    ///
+    /// # Errors
+    /// The directory or its identity file could not be read.
+    pub fn read(path: &Path) -> Result<Self, Error> {
+        let dir = Dir::open(path).map_err(|e| Error::io(Action::OpenDestination, path, e))?;
+        let listing = Listing::read(&dir)?;
+        Self::of(&dir, &listing)
+    }
+
+    fn of(dir: &Dir, listing: &Listing) -> Result<Self, Error> {
+        let mut overview = Self {
+            identity: Identity::read(dir)?,
+            segment_size: listing::segment_size(dir, &listing.files),
+            others: (listing.temporaries.len() + listing.unknown.len()) as u64,
+            ..Self::default()
+        };
+        let size = overview.segment_size.unwrap_or(SegmentSize::DEFAULT);
+        let mut timelines: BTreeMap<u32, (Timeline, Vec<(Lsn, SegmentName)>)> = BTreeMap::new();
+        for file in &listing.files {
+            let Some(timeline) = timeline_of(file) else { continue };
+            let metadata = std::fs::symlink_metadata(dir.path().join(&file.stored_name));
+            if metadata.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
+                // It was removed since the names were read.
+                continue;
+            }
+            let (known, starts) = timelines.entry(timeline).or_default();
+            known.timeline = timeline;
+            match file.name.kind() {
+                FileKind::Segment(segment) => {
+                    known.segments += 1;
+                    starts.extend(segment.start(size).map(|start| (start, segment)));
+                }
+                FileKind::Partial(_) => known.partials += 1,
+                FileKind::History { .. } => known.history = true,
+                FileKind::BackupHistory(_) => known.backups += 1,
+                FileKind::Other => {}
+            }
+            *overview.encodings.entry(file.codec).or_default() += 1;
+            if let Err(e) = metadata.and_then(|metadata| known.add_metadata(&metadata)) {
+                overview.unreadable.push((file.stored_name.clone(), e.to_string()));
+            }
+        }
+        for (mut timeline, mut starts) in timelines.into_values() {
+            starts.sort_unstable();
+            starts.dedup();
+            timeline.runs = runs(&starts, size);
+            overview.timelines.push(timeline);
+        }
+        Ok(overview)
+    }
+}
+
+impl Timeline {
+    fn add_metadata(&mut self, metadata: &Metadata) -> io::Result<()> {
+        self.bytes += metadata.len();
+        self.allocated += metadata.blocks() * 512;
+        let at = metadata.modified()?;
+        let (first, last) = self.times.unwrap_or((at, at));
+        self.times = Some((first.min(at), last.max(at)));
+        Ok(())
+    }
+}
+
+fn timeline_of(file: &Listed) -> Option<u32> {
+    match file.name.kind() {
+        FileKind::Segment(s) | FileKind::Partial(s) | FileKind::BackupHistory(s) => {
+            Some(s.timeline)
+        }
+        FileKind::History { timeline } => Some(timeline),
+        FileKind::Other => None,
+    }
+}
+
+fn runs(starts: &[(Lsn, SegmentName)], size: SegmentSize) -> Vec<Run> {
+    let mut runs: Vec<Run> = Vec::new();
+    let mut next = Lsn::INVALID;
+    for (start, name) in starts {
+        match runs.last_mut() {
+            Some(run) if *start == next => (run.last, run.count) = (*name, run.count + 1),
+            _ => runs.push(Run { first: *name, last: *name, count: 1 }),
+        }
+        next = start.advanced(size.bytes().into());
+    }
+    runs
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    /// It was an entry that could not be looked up, and counted all the same.
+    #[test]
+    fn a_file_that_went_since_the_names_were_read_is_not_listed() {
+        let temp = tempfile::tempdir().unwrap();
+        for name in ["000000010000000000000001", "000000010000000000000002"] {
+            std::fs::write(temp.path().join(name), "").unwrap();
+        }
+        let dir = Dir::open(temp.path()).unwrap();
+        let listing = Listing::read(&dir).unwrap();
+        std::fs::remove_file(temp.path().join("000000010000000000000001")).unwrap();
+        let overview = Overview::of(&dir, &listing).unwrap();
+        assert_eq!(overview.unreadable, []);
+        assert_eq!(overview.timelines.iter().map(|t| t.segments).sum::<u64>(), 1);
+    }
+}

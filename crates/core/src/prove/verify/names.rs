@@ -1,0 +1,111 @@
+//! Names in an archive that are none of its WAL files: temporary files, and what nobody knows.
+
+use std::io;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use crate::prove::finding::{Finding, FindingKind, Problem};
+use crate::store::directory::temporary::Owner;
+use crate::store::listing::Listing;
+use crate::sys::{self, Dir};
+use crate::wal::name::FileName;
+
+/// A temporary file that nobody wrote to for so long is taken for left behind, if its maker is on
+/// another host or its process number was given to another process.
+const STRAY_AFTER: Duration = Duration::from_secs(3600);
+
+/// The same for one of `basic_archive`, which writes it in one go and removes none but its own.
+const BASIC_STRAY_AFTER: Duration = Duration::from_secs(60);
+
+/// Tells which temporary files nobody is writing any more.
+pub(super) fn strays(dir: &Dir, listing: &Listing) -> Vec<Finding> {
+    let host = sys::host_name();
+    let stray = |(name, owner): &(String, Option<Owner>)| {
+        let reason = stray(&dir.path().join(name), owner.as_ref(), &host)?;
+        let problem = Problem::new(FindingKind::StrayTemporary, reason);
+        Some(Finding { file: name.clone(), problem })
+    };
+    listing.temporaries.iter().filter_map(stray).collect()
+}
+
+/// Says why a temporary file is taken for left behind; `None` if it may be in use.
+fn stray(path: &Path, owner: Option<&Owner>, host: &str) -> Option<String> {
+    let here = owner.filter(|owner| owner.host == host);
+    if let Some(owner) = here
+        && !sys::process_runs(owner.pid)
+    {
+        return Some(format!("process {} of this host, which made it, is gone", owner.pid));
+    }
+    let grace = if owner.is_some() { STRAY_AFTER } else { BASIC_STRAY_AFTER };
+    let age = match last_change(path) {
+        Ok((idle, _)) if idle < grace => return None,
+        Ok((_, age)) => age,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return None,
+        Err(e) => e.to_string(),
+    };
+    Some(match (owner, here) {
+        (None, _) => format!("basic_archive left it: {age}"),
+        (_, None) => age,
+        (_, Some(owner)) => format!("{age}; process {} may be another one by now", owner.pid),
+    })
+}
+
+/// How far from now a file's last change is, and that in words. One that lies ahead comes from
+/// another clock and says as little of a writer as one long ago.
+fn last_change(path: &Path) -> io::Result<(Duration, String)> {
+    let at = std::fs::symlink_metadata(path)?.modified()?;
+    let minutes = |time: Duration| time.as_secs() / 60;
+    Ok(match SystemTime::now().duration_since(at) {
+        Ok(ago) => (ago, format!("nothing was written to it for {} minutes", minutes(ago))),
+        Err(ahead) => {
+            let ahead = ahead.duration();
+            (ahead, format!("its last change lies {} minutes ahead", minutes(ahead)))
+        }
+    })
+}
+
+/// Makes the findings of names that no file of an archive has. What is gone by now is none.
+pub(super) fn unknown(dir: &Dir, listing: &Listing) -> Vec<Finding> {
+    let finding = |name: &String| {
+        let reason = unknown_reason(dir, name)?;
+        Some(Finding { file: name.clone(), problem: Problem::new(FindingKind::Unknown, reason) })
+    };
+    listing.unknown.iter().filter_map(finding).collect()
+}
+
+fn unknown_reason(dir: &Dir, name: &str) -> Option<String> {
+    let what = match dir.entry(name) {
+        Ok(Some(entry)) if entry.is_file() && FileName::from_stored(name).is_ok() => {
+            return Some(
+                "it carries no digest, and its name is none of a WAL file that this version knows; a newer server's may have such a name"
+                    .to_owned(),
+            );
+        }
+        Ok(Some(entry)) => entry.type_name().to_owned(),
+        // A name that is not UTF-8 was listed with this in its place, and cannot be looked up.
+        Ok(None) if name.contains(char::REPLACEMENT_CHARACTER) => {
+            "an entry whose name is not UTF-8".to_owned()
+        }
+        Ok(None) => return None,
+        Err(e) => e.to_string(),
+    };
+    Some(format!("it is {what}, and its name is none of a WAL file"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    /// A name that went since it was listed was a finding; one that cannot be looked up still is.
+    #[test]
+    fn an_unknown_name_that_is_gone_is_no_finding_and_one_that_is_not_text_is() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = Dir::open(temp.path()).unwrap();
+        let unknown_names = vec!["notes.txt".to_owned(), "not\u{fffd}es".to_owned()];
+        let listing = Listing { unknown: unknown_names, ..Listing::default() };
+        let found = unknown(&dir, &listing);
+        assert_eq!(found.iter().map(|f| f.file.as_str()).collect::<Vec<_>>(), ["not\u{fffd}es"]);
+    }
+}

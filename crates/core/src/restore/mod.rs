@@ -1,0 +1,348 @@
+//! Giving one file back to a server in recovery.
+//!
+//! [`restore`] delivers the file, says that the archive rightly does not have it, or fails. It
+//! never takes trouble for the end of the WAL (guarantee G12): that the file is missing counts only in
+//! an archive that is there and this cluster's, and that holds nothing which must come after it.
+
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use thiserror::Error as ThisError;
+
+use crate::encoding::codec::Codec;
+use crate::error::{Action, Error, ErrorKind};
+use crate::prove::examine::{self, Examined, Expectation};
+use crate::prove::finding::{FindingKind, Problem};
+use crate::server::control::ControlFile;
+use crate::store::directory::reading::Archived;
+use crate::store::directory::temporary::Owner;
+use crate::store::identity::{self, Identity};
+use crate::store::listing::Listing;
+use crate::sys::{Dir, Space};
+use crate::wal::name::{FileKind, FileName};
+
+mod delivery;
+mod evidence;
+mod missing;
+
+use delivery::Delivery;
+
+/// One file that a server asks for.
+#[derive(Debug, Clone)]
+pub struct Request<'a> {
+    /// The archive directory.
+    pub archive: &'a Path,
+    /// The file's name, `%f`.
+    pub name: &'a FileName,
+    /// Where the server wants it, `%p`.
+    pub target: &'a Path,
+    /// The data directory, whose control file tells the cluster; the server's working directory.
+    pub data_directory: &'a Path,
+    /// Accept an archive without an identity file.
+    pub allow_unmarked: bool,
+    /// How long to look again for a file that is missing although later ones are there.
+    pub patience: Duration,
+}
+
+/// What came of a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The file is at its target, whole and checked. The server flushes it.
+    Delivered,
+    /// The archive is there and does not have the file, and nothing shows that it should.
+    NotArchived {
+        /// Why that is the end, and no hole.
+        reason: String,
+    },
+}
+
+/// Tells why a file was not given back.
+#[derive(Debug, ThisError)]
+pub enum RestoreError {
+    /// The archive could not be read, or is another cluster's.
+    #[error("{0}")]
+    Archive(#[from] Error),
+    /// The archive has no identity file.
+    #[error("the archive has no identity file")]
+    Unmarked {
+        /// The archive directory.
+        path: PathBuf,
+    },
+    /// The archive has neither an identity file nor any WAL, as under an unmounted mount point.
+    #[error("the directory holds neither WAL nor an identity file")]
+    Nothing {
+        /// The archive directory.
+        path: PathBuf,
+    },
+    /// The target lies in an archive, of which nothing is ever replaced (guarantee G3).
+    #[error("the file is to be written into an archive")]
+    IntoArchive {
+        /// The target's directory.
+        path: PathBuf,
+    },
+    /// The archive has the file, and it is not what it must be.
+    #[error("the archived file is damaged or the wrong one")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: Problem,
+    },
+    /// The file is missing, and something that must come after it is there.
+    #[error("the file is missing from the archive, and later WAL is there")]
+    Hole {
+        /// The archive directory.
+        path: PathBuf,
+        /// What shows that it is a hole.
+        evidence: String,
+    },
+    /// The name is none that this version knows, and nothing has it.
+    #[error("the file is not in the archive, and its name is of no known kind")]
+    UnknownKind {
+        /// The archive directory.
+        path: PathBuf,
+    },
+    /// The file could not be written where the server wants it.
+    #[error("could not write the restored file")]
+    Deliver {
+        /// The file or directory.
+        path: PathBuf,
+        /// The file system's size and free space, where that explains the failure.
+        space: Option<Space>,
+        /// The system's error.
+        source: io::Error,
+    },
+}
+
+impl RestoreError {
+    /// Returns paths, the system's error and numbers, in full sentences.
+    #[must_use]
+    pub fn detail(&self) -> String {
+        match self {
+            Self::Archive(error) => error.detail(),
+            Self::Unmarked { path } => {
+                format!("\"{}\" holds no \"walsafe_archive.id\".", path.display())
+            }
+            Self::Nothing { path } => format!("\"{}\" was searched.", path.display()),
+            Self::IntoArchive { path } => {
+                format!("\"{}\" is an archive, and nothing in one is replaced.", path.display())
+            }
+            Self::Damaged { path, problem } => format!("\"{}\" is {problem}.", path.display()),
+            Self::Hole { path, evidence } => format!("In \"{}\", {evidence}.", path.display()),
+            Self::UnknownKind { path } => format!("\"{}\" was searched.", path.display()),
+            Self::Deliver { path, space, source } => {
+                let room = space.map_or_else(String::new, |space| {
+                    format!(" {} MB of {} MB are free there.", space.free >> 20, space.total >> 20)
+                });
+                format!("\"{}\": {source}.{room}", path.display())
+            }
+        }
+    }
+
+    /// Tells what to do, in full sentences.
+    #[must_use]
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Archive(error) => archive_hint(error.kind()),
+            Self::Unmarked { .. } => {
+                "Is the archive's file system mounted? For an archive that cp made, run \"walsafe init\" once, or use --allow-unmarked."
+            }
+            Self::Nothing { .. } => "Is the archive's file system mounted?",
+            Self::IntoArchive { .. } => {
+                "Check restore_command: it must pass %f and \"%p\". To look at a file, restore it to another directory."
+            }
+            Self::Damaged { problem, .. } => match problem.kind {
+                FindingKind::Unreadable => archive_hint(ErrorKind::IoError),
+                FindingKind::WrongCluster => archive_hint(ErrorKind::OtherCluster),
+                _ => {
+                    "Put a good copy there, from a second archive or a standby's pg_wal, and start recovery again. \"walsafe verify\" shows what else is wrong."
+                }
+            },
+            Self::Hole { .. } => {
+                "Put the missing file there, from a second archive or a server's pg_wal, and start recovery again. \"walsafe verify\" shows what else is missing. To end recovery before the hole, set a recovery target."
+            }
+            Self::UnknownKind { .. } => "Check restore_command: it must pass %f and \"%p\".",
+            Self::Deliver { .. } => {
+                "Check the data directory: its storage, its free space and its permissions."
+            }
+        }
+    }
+}
+
+const fn archive_hint(kind: ErrorKind) -> &'static str {
+    match kind {
+        ErrorKind::DestinationMissing | ErrorKind::StaleHandle => {
+            "Is the archive's file system mounted? Recovery can be started again once it is."
+        }
+        ErrorKind::PermissionDenied => {
+            "Give the user that runs the server permission to read the archive and its files."
+        }
+        ErrorKind::OtherCluster => "Name this cluster's own archive in restore_command.",
+        ErrorKind::BadIdentity => {
+            "Look at the identity file. If the archive is this cluster's, move the file away and run \"walsafe init --pgdata DATA_DIRECTORY ARCHIVE_DIRECTORY\"."
+        }
+        ErrorKind::NotAFile => {
+            "Put the file itself there: links and other things are not followed."
+        }
+        _ => "Check the archive's storage and the kernel's log, then start recovery again.",
+    }
+}
+
+/// Gives one file back.
+///
+/// On return with [`Outcome::Delivered`], the target is a file of its own, fully allocated, mode
+/// 0600, and every check passed; it is not flushed. In any other case nothing is at the target
+/// that was not there before. Dies the machine half-way, a temporary file stays beside the target until
+/// the next call.
+///
+/// # Errors
+/// Everything that is neither delivery nor the rightful end of the WAL.
+pub fn restore(request: &Request<'_>) -> Result<Outcome, RestoreError> {
+    let (dir, expected) = open_archive(request)?;
+    let owner = Owner::this_process();
+    refuse_archive(request, &dir)?;
+    Delivery::sweep(request.target, &owner)?;
+    let started = Instant::now();
+    loop {
+        if let Some(outcome) = deliver(request, &dir, &expected, &owner)? {
+            return Ok(outcome);
+        }
+        match missing::judge(request, &dir, &expected)? {
+            missing::Verdict::End(reason) => {
+                refuse_nothing(request, &dir)?;
+                return Ok(Outcome::NotArchived { reason });
+            }
+            missing::Verdict::Hole(evidence) => {
+                // Look-ahead publishes out of order: the file may be on its way.
+                let left = request.patience.saturating_sub(started.elapsed());
+                if left.is_zero() {
+                    return Err(RestoreError::Hole { path: dir.path().to_owned(), evidence });
+                }
+                std::thread::sleep(left.min(Duration::from_millis(250)));
+            }
+        }
+    }
+}
+
+/// Opens the archive and makes sure, through its handle, that it is this cluster's.
+fn open_archive(request: &Request<'_>) -> Result<(Dir, Expectation), RestoreError> {
+    let path = request.archive;
+    let dir = Dir::open(path).map_err(|e| Error::io(Action::OpenDestination, path, e))?;
+    // Where it cannot be read, the identity file's word stands alone.
+    let control = ControlFile::read(request.data_directory).ok();
+    let ours = control.map(|control| control.system_identifier);
+    let theirs = Identity::read(&dir)?.map(|identity| identity.system_identifier);
+    match (ours, theirs) {
+        (_, None) if !request.allow_unmarked => {
+            return Err(RestoreError::Unmarked { path: path.to_owned() });
+        }
+        (Some(ours), Some(theirs)) if ours != theirs => {
+            return Err(
+                Error::OtherCluster { path: path.join(identity::FILE_NAME), ours, theirs }.into()
+            );
+        }
+        _ => {}
+    }
+    let expected = Expectation {
+        system_identifier: theirs.or(ours),
+        segment_size: control.and_then(|control| control.segment_size),
+        ..Expectation::default()
+    };
+    Ok((dir, expected))
+}
+
+/// Makes sure that the target is in no archive: a file there would be replaced, and temporary files
+/// of others swept.
+fn refuse_archive(request: &Request<'_>, archive: &Dir) -> Result<(), RestoreError> {
+    let path = delivery::parent(request.target);
+    let fail = |source| RestoreError::Deliver { path: path.to_owned(), space: None, source };
+    let place = |dir: &Dir| dir.metadata().map(|there| (there.dev(), there.ino()));
+    let dir = Dir::open(path).map_err(fail)?;
+    let same = place(&dir).and_then(|target| Ok(target == place(archive)?)).map_err(fail)?;
+    if same || dir.entry(identity::FILE_NAME).map_err(fail)?.is_some() {
+        return Err(RestoreError::IntoArchive { path: path.to_owned() });
+    }
+    Ok(())
+}
+
+/// Makes sure that what has no identity file is an archive at all.
+fn refuse_nothing(request: &Request<'_>, dir: &Dir) -> Result<(), RestoreError> {
+    let marked = !request.allow_unmarked || Identity::read(dir)?.is_some();
+    if marked || !Listing::read(dir)?.files.is_empty() {
+        return Ok(());
+    }
+    Err(RestoreError::Nothing { path: dir.path().to_owned() })
+}
+
+/// Delivers the file if the archive has it, in whatever encoding. Of two encodings that hold the
+/// same, the first sound one is taken; two sound ones that differ are trouble.
+fn deliver(
+    request: &Request<'_>,
+    dir: &Dir,
+    expected: &Expectation,
+    owner: &Owner,
+) -> Result<Option<Outcome>, RestoreError> {
+    let mut candidates = Vec::new();
+    for codec in Codec::ALL {
+        candidates.extend(Archived::open(dir, request.name.stored(codec), codec)?);
+    }
+    let (mut sound, mut failure) = (None, None);
+    for archived in &candidates {
+        let delivery = Delivery::begin(request.target, request.name, owner)?;
+        let result =
+            delivery.copy(|each| examine::examine(archived, request.name, expected, each))?;
+        let path = || dir.path().join(&archived.stored_name);
+        let problem = match &result.examined.problem {
+            None => lost_tail(request, dir, expected, &result.examined)?,
+            known => known.clone(),
+        };
+        match (problem, result.examined.content) {
+            (None, Some(content)) => match sound {
+                None => sound = Some((content, result.delivery)),
+                Some((first, _)) if first == content => {}
+                Some(_) => {
+                    let reason = "another encoding of the same name is sound too, and they differ";
+                    let problem = Problem::new(FindingKind::Duplicate, reason);
+                    return Err(RestoreError::Damaged { path: path(), problem });
+                }
+            },
+            (problem, _) => {
+                let problem = problem.unwrap_or_else(|| {
+                    Problem::new(FindingKind::Unreadable, "it was not read to its end")
+                });
+                failure = Some(RestoreError::Damaged { path: path(), problem });
+            }
+        }
+    }
+    match (sound, failure) {
+        (Some((_, delivery)), _) => {
+            delivery.finish()?;
+            Ok(Some(Outcome::Delivered))
+        }
+        (None, Some(failure)) => Err(failure),
+        (None, None) if matches!(request.name.kind(), FileKind::Other) => {
+            Err(RestoreError::UnknownKind { path: dir.path().to_owned() })
+        }
+        (None, None) => Ok(None),
+    }
+}
+
+/// A segment whose WAL ends early is the last one of its timeline, or one that lost its tail: then
+/// the server would end the recovery there.
+fn lost_tail(
+    request: &Request<'_>,
+    dir: &Dir,
+    expected: &Expectation,
+    examined: &Examined,
+) -> Result<Option<Problem>, RestoreError> {
+    let (FileKind::Segment(segment), Some(end)) = (request.name.kind(), examined.ends_early) else {
+        return Ok(None);
+    };
+    let later = evidence::of_later_wal(dir, expected, &Listing::read(dir)?, segment)?;
+    Ok(later.map(|later| {
+        let reason = format!("its WAL ends at {end}, before the segment does, and {later}");
+        Problem::new(FindingKind::Corrupt, reason)
+    }))
+}

@@ -1,0 +1,8 @@
+//! The cluster's side: what its data directory says, and what the archiver leaves there.
+
+pub mod control;
+pub mod known;
+pub mod ready;
+pub mod settings;
+pub mod source;
+pub mod stats;

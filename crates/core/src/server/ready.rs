@@ -1,0 +1,160 @@
+//! Which files wait to be archived, by `pg_wal/archive_status`.
+//!
+//! Source: PostgreSQL's `postmaster/pgarch.c` (`pgarch_readyXlog`, `ready_file_comparator`): every
+//! `NAME.ready` stands for a waiting file, if the name is of a length and of characters that the
+//! server knows (`postmaster/pgarch.h`); history files go first, then by name.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::path::Path;
+use std::time::SystemTime;
+
+use crate::error::{Action, Error};
+use crate::sys::Dir;
+use crate::wal::SegmentSize;
+use crate::wal::name::{FileKind, FileName};
+
+/// `MIN_XFN_CHARS` to `MAX_XFN_CHARS`.
+const NAME_LEN: std::ops::RangeInclusive<usize> = 16..=40;
+/// `VALID_XFN_CHARS`.
+const CHARACTERS: &str = "0123456789ABCDEF.history.backup.partial";
+
+/// Returns the file that an entry of `archive_status` says is waiting; `None` for entries that the
+/// server passes over: it never asks for those.
+fn waiting(entry: &str) -> Option<FileName> {
+    let name = entry.strip_suffix(".ready")?;
+    let known = NAME_LEN.contains(&name.len()) && name.chars().all(|c| CHARACTERS.contains(c));
+    FileName::new(name).ok().filter(|_| known)
+}
+
+/// A waiting file, ordered as the server takes them.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Waiting {
+    history: Reverse<bool>,
+    name: FileName,
+}
+
+/// Returns the first `limit` waiting files in the server's order. Reads the directory once, and
+/// holds no more than `limit` names.
+///
+/// # Errors
+/// The directory could not be read.
+pub fn first_waiting(archive_status: &Path, limit: usize) -> Result<Vec<FileName>, Error> {
+    let fail = |e| Error::io(Action::ReadStatus, archive_status, e);
+    let mut first: BinaryHeap<Waiting> = BinaryHeap::new();
+    Dir::open(archive_status)
+        .and_then(|dir| {
+            dir.for_each_name(|entry| {
+                let Some(name) = waiting(entry) else { return };
+                let history = Reverse(matches!(name.kind(), FileKind::History { .. }));
+                first.push(Waiting { history, name });
+                if first.len() > limit {
+                    first.pop();
+                }
+            })
+        })
+        .map_err(fail)?;
+    Ok(first.into_sorted_vec().into_iter().map(|waiting| waiting.name).collect())
+}
+
+/// What waits to be archived.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Backlog {
+    /// Number of files.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Since when the oldest of them waits.
+    pub oldest: Option<SystemTime>,
+}
+
+/// Counts the waiting files. One look at each `.ready` file; segments count with the segment size,
+/// only other files are looked up in `pg_wal`.
+///
+/// # Errors
+/// The directory could not be read.
+pub fn backlog(pg_wal: &Path, segment_size: SegmentSize) -> Result<Backlog, Error> {
+    let archive_status = pg_wal.join("archive_status");
+    let fail = |e| Error::io(Action::ReadStatus, &archive_status, e);
+    let mut backlog = Backlog::default();
+    let dir = Dir::open(&archive_status).map_err(fail)?;
+    dir.for_each_name(|entry| {
+        let Some(name) = waiting(entry) else { return };
+        // A file that is gone by now was archived in the meantime.
+        let Ok(since) = archive_status.join(entry).metadata().and_then(|m| m.modified()) else {
+            return;
+        };
+        backlog.files += 1;
+        backlog.bytes += match name.segment() {
+            Some(_) => segment_size.bytes().into(),
+            None => pg_wal.join(name.as_str()).metadata().map_or(0, |m| m.len()),
+        };
+        backlog.oldest = Some(backlog.oldest.map_or(since, |oldest| oldest.min(since)));
+    })
+    .map_err(fail)?;
+    Ok(backlog)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn history_files_come_first_then_names_in_order_and_no_more_than_asked_for() {
+        let temp = tempfile::tempdir().unwrap();
+        for name in [
+            "000000010000000000000004.ready",
+            "000000010000000000000002.ready",
+            "000000010000000000000001.done",
+            "00000002.history.ready",
+            "000000010000000000000003.00000028.backup.ready",
+            "bad name.ready",
+            // What the server passes over: too short, too long, of other characters.
+            "00000003.HISTORY.ready",
+            "0000.history.ready",
+            "000000010000000000000003.00000028.backups.ready",
+            "00000001000000000000000g.ready",
+            "000000010000000000000003.ready",
+        ] {
+            std::fs::write(temp.path().join(name), "").unwrap();
+        }
+        let names = |limit| -> Vec<String> {
+            first_waiting(temp.path(), limit).unwrap().iter().map(ToString::to_string).collect()
+        };
+        let all = [
+            "00000002.history",
+            "000000010000000000000002",
+            "000000010000000000000003",
+            "000000010000000000000003.00000028.backup",
+            "000000010000000000000004",
+        ];
+        assert_eq!(names(100), all);
+        assert_eq!(names(2), all.get(..2).unwrap());
+    }
+
+    #[test]
+    fn the_backlog_counts_files_bytes_and_the_longest_wait() {
+        let temp = tempfile::tempdir().unwrap();
+        let status = temp.path().join("archive_status");
+        std::fs::create_dir(&status).unwrap();
+        let size = SegmentSize::new(1 << 20).unwrap();
+        assert_eq!(backlog(temp.path(), size).unwrap(), Backlog::default());
+        std::fs::write(temp.path().join("00000002.history"), "12345").unwrap();
+        for name in [
+            "00000002.history.ready",
+            "000000010000000000000002.ready",
+            "x.done",
+            "x.ready",
+            "000000010000000000000002.new.ready",
+        ] {
+            std::fs::write(status.join(name), "").unwrap();
+        }
+        let oldest = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1000);
+        let file = std::fs::File::open(status.join("000000010000000000000002.ready")).unwrap();
+        file.set_modified(oldest).unwrap();
+        let expected = Backlog { files: 2, bytes: (1 << 20) + 5, oldest: Some(oldest) };
+        assert_eq!(backlog(temp.path(), size).unwrap(), expected);
+    }
+}

@@ -1,0 +1,171 @@
+//! Reading archived files past the page cache.
+
+use std::fs::File;
+use std::io::{self, Read};
+
+use crate::encoding::codec::{Codec, Decoder};
+use crate::encoding::digest::{CONTENT_ATTRIBUTE, STORED_ATTRIBUTE};
+use crate::error::{Action, Error};
+use crate::sys::buffer::Buffer;
+use crate::sys::{self, Dir, Entry};
+
+/// A reader whose bytes come from storage and not from the page cache, as far as the file system
+/// allows: its clean pages are dropped, and it is read by direct I/O where there is such. Dirty pages
+/// are written out before a direct read, so what is read is what a later reader gets after a power
+/// cut.
+pub struct PastCache {
+    file: File,
+    /// Made by the first read, which can tell that there is no memory for it.
+    buffer: Option<Buffer>,
+    /// What of the buffer is filled, and what of that was given out.
+    filled: usize,
+    taken: usize,
+    offset: u64,
+}
+
+impl PastCache {
+    /// Reads an open file from its start.
+    #[must_use]
+    pub fn new(file: File) -> Self {
+        // A file system may take the flag for direct I/O and read through the page cache all the
+        // same: ext4 with `data=journal`, and btrfs for what is compressed or lies in its trees.
+        sys::drop_cached(&file, 0, 0);
+        let _ = sys::set_direct(&file, true);
+        Self { file, buffer: None, filled: 0, taken: 0, offset: 0 }
+    }
+
+    /// Fills the buffer with the next chunk; returns its length, 0 at the end.
+    fn refill(&mut self) -> io::Result<usize> {
+        let buffer = match self.buffer.take() {
+            Some(buffer) => buffer,
+            None => Buffer::new()?,
+        };
+        let bytes = self.buffer.insert(buffer).bytes_mut();
+        let got = match sys::read_full_at(&self.file, bytes, self.offset) {
+            // The file system took the flag and refuses the read: go without.
+            Err(e)
+                if e.raw_os_error() == Some(libc::EINVAL) && sys::set_direct(&self.file, false) =>
+            {
+                sys::drop_cached(&self.file, 0, 0);
+                sys::read_full_at(&self.file, bytes, self.offset)?
+            }
+            other => other?,
+        };
+        (self.filled, self.taken) = (got, 0);
+        self.offset += got as u64;
+        Ok(got)
+    }
+}
+
+impl Read for PastCache {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if self.taken == self.filled && self.refill()? == 0 {
+            return Ok(0);
+        }
+        let bytes = self.buffer.as_ref().map(Buffer::bytes).unwrap_or_default();
+        let ready = bytes.get(self.taken..self.filled).unwrap_or_default();
+        let n = ready.len().min(buf.len());
+        if let (Some(to), Some(from)) = (buf.get_mut(..n), ready.get(..n)) {
+            to.copy_from_slice(from);
+        }
+        self.taken += n;
+        Ok(n)
+    }
+}
+
+/// Reads until `buf` is full or the stream ends.
+///
+/// # Errors
+/// What the stream reports.
+pub fn read_full(stream: &mut impl Read, buf: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while let Some(rest) = buf.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        match stream.read(rest) {
+            Ok(0) => break,
+            Ok(n) => filled += n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(filled)
+}
+
+/// A file that stands in an archive under a final name.
+#[derive(Debug)]
+pub struct Archived {
+    /// The open file.
+    pub file: File,
+    /// Its name in the archive.
+    pub stored_name: String,
+    /// Its encoding.
+    pub codec: Codec,
+    /// What `fstat` said of it.
+    pub entry: Entry,
+}
+
+impl Archived {
+    /// Opens a file of an archive; `None` when nothing has the name.
+    ///
+    /// # Errors
+    /// Something else than a regular file has the name (a symbolic link is never followed), or it
+    /// could not be opened.
+    pub fn open(dir: &Dir, stored_name: String, codec: Codec) -> Result<Option<Self>, Error> {
+        let path = dir.path().join(&stored_name);
+        let fail = |e| Error::io(Action::ReadArchived, &path, e);
+        let Some(entry) = dir.entry(&stored_name).map_err(fail)? else {
+            return Ok(None);
+        };
+        if !entry.is_file() {
+            return Err(Error::NotAFile { found: entry.type_name(), path });
+        }
+        let file = match dir.open_file(&stored_name) {
+            // It was removed in between: by pg_archivecleanup, say.
+            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => return Ok(None),
+            opened => opened.map_err(fail)?,
+        };
+        let entry = sys::entry(&file).map_err(fail)?;
+        if !entry.is_file() {
+            return Err(Error::NotAFile { found: entry.type_name(), path });
+        }
+        Ok(Some(Self { file, stored_name, codec, entry }))
+    }
+
+    /// Tells whether the file carries a digest from the time when it was archived.
+    ///
+    /// # Errors
+    /// Its attributes could not be read.
+    pub fn carries_digest(&self) -> io::Result<bool> {
+        let carries = |name| sys::attribute(&self.file, name).map(|digest| digest.is_some());
+        Ok(carries(STORED_ATTRIBUTE)? || carries(CONTENT_ATTRIBUTE)?)
+    }
+
+    /// Decodes the file from storage, past the page cache.
+    ///
+    /// # Errors
+    /// The decoder could not be set up.
+    pub fn decode(&self) -> io::Result<Decoder<PastCache>> {
+        Decoder::new(self.codec, PastCache::new(self.file.try_clone()?))
+    }
+}
+
+#[cfg(all(test, feature = "fault-injection"))]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    /// It was an I/O error, so that pg_archivecleanup could fail a verification.
+    #[test]
+    fn a_file_that_is_removed_between_its_look_up_and_its_opening_is_gone() {
+        use crate::sys::fault::{Effect, Fault, Op, Plan};
+
+        let temp = tempfile::tempdir().unwrap();
+        std::fs::write(temp.path().join("a"), "x").unwrap();
+        let dir = Dir::open(temp.path()).unwrap();
+        let effect = Effect::Fail(libc::ENOENT);
+        let plan = Plan::new(vec![Fault { op: Op::Open, skip: 0, times: 1, effect }]);
+        assert!(Archived::open(&dir, "a".to_owned(), Codec::None).unwrap().is_none());
+        assert_eq!(plan.hits(), 1);
+        assert!(Archived::open(&dir, "a".to_owned(), Codec::None).unwrap().is_some());
+    }
+}

@@ -1,0 +1,301 @@
+//! Names of temporary files: `.walsafe.<name>.<host>.<pid>.<n>.tmp`.
+//!
+//! Only where the file system has no unnamed files does the archiver use them. The name says who
+//! made the file, so that what a killed archiver left can be told from what a live one is writing.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::hash::{BuildHasher, RandomState};
+use std::ops::Deref;
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+
+use crate::error::{Action, Error};
+use crate::sys::{self, Dir};
+
+const PREFIX: &str = ".walsafe.";
+const SUFFIX: &str = ".tmp";
+
+/// The numbers in this process's names.
+struct Numbers {
+    /// Where they begin is random: two containers may have one host name and process id, and then take
+    /// neither each other's names for their own, nor a file that the other has put under a name of
+    /// theirs.
+    next: u64,
+    /// Those of the names in use.
+    live: BTreeSet<u64>,
+}
+
+static NUMBERS: LazyLock<Mutex<Numbers>> = LazyLock::new(|| {
+    let next = RandomState::new().hash_one(std::process::id()) >> 1;
+    Mutex::new(Numbers { next, live: BTreeSet::new() })
+});
+
+fn numbers() -> MutexGuard<'static, Numbers> {
+    NUMBERS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A name that this process uses for a temporary file, and for no other. A file that is still there
+/// under it when this value has been dropped is a stray one.
+#[derive(Debug)]
+pub struct TemporaryName {
+    name: String,
+    number: u64,
+}
+
+impl Deref for TemporaryName {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.name
+    }
+}
+
+impl fmt::Display for TemporaryName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
+}
+
+impl Drop for TemporaryName {
+    fn drop(&mut self) {
+        numbers().live.remove(&self.number);
+    }
+}
+
+/// Who makes temporary files: this host and this process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owner {
+    /// Host name, without dots.
+    pub host: String,
+    /// Process id.
+    pub pid: u32,
+}
+
+impl Owner {
+    /// Returns this host and this process.
+    #[must_use]
+    pub fn this_process() -> Self {
+        Self { host: sys::host_name(), pid: std::process::id() }
+    }
+
+    /// Returns a name that this process has not used before.
+    #[must_use]
+    pub fn temporary_name(&self, name: &str) -> TemporaryName {
+        let mut numbers = numbers();
+        let number = numbers.next;
+        numbers.next += 1;
+        numbers.live.insert(number);
+        drop(numbers);
+        let name = format!("{PREFIX}{name}.{}.{}.{number}{SUFFIX}", self.host, self.pid);
+        TemporaryName { name, number }
+    }
+
+    /// Returns the maker of a temporary file, by its name; `None` for any other name.
+    #[must_use]
+    pub fn of(name: &str) -> Option<Self> {
+        parse(name).map(|(owner, _)| owner)
+    }
+}
+
+/// Returns the maker of a temporary file, by its name, and its number; `None` for any other name.
+fn parse(name: &str) -> Option<(Owner, &str)> {
+    let rest = name.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?;
+    let (rest, n) = rest.rsplit_once('.')?;
+    let (rest, pid) = rest.rsplit_once('.')?;
+    let (name, host) = rest.rsplit_once('.')?;
+    let digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
+    if name.is_empty() || host.is_empty() || !digits(n) || !digits(pid) || n.is_empty() {
+        return None;
+    }
+    Some((Owner { host: host.to_owned(), pid: pid.parse().ok()? }, n))
+}
+
+/// Tells whether a name in an archive is one of a temporary file of ours, whoever made it.
+#[must_use]
+pub fn is_temporary(name: &str) -> bool {
+    Owner::of(name).is_some()
+}
+
+/// Tells whether a name is one of a temporary file of this host that nobody writes any more: its maker
+/// is dead, or has our own process id and the name is not in use. Then the maker had the same number in
+/// another life (containers reuse them), or this process could not remove the file, or did, and the
+/// disk has lost power since.
+fn is_stray(name: &str, us: &Owner) -> bool {
+    parse(name).is_some_and(|(owner, number)| {
+        owner.host == us.host
+            && if owner.pid == us.pid {
+                !number.parse().is_ok_and(|number| numbers().live.contains(&number))
+            } else {
+                !sys::process_runs(owner.pid)
+            }
+    })
+}
+
+/// Removes the temporary files of this host that nobody writes any more from a directory: their makers
+/// are dead, or have our own process id and the name is not in use. Returns how many went; one that
+/// cannot be removed stays, and keeps none of the others.
+///
+/// # Errors
+/// The directory could not be listed.
+pub fn remove_stray(dir: &Dir, us: &Owner) -> Result<usize, Error> {
+    remove_where(dir, us, |_| true)
+}
+
+/// The same, but only those of one file.
+///
+/// # Errors
+/// The directory could not be listed.
+pub fn remove_stray_of(dir: &Dir, us: &Owner, name: &str) -> Result<usize, Error> {
+    let begin = format!("{PREFIX}{name}.");
+    remove_where(dir, us, |name| name.starts_with(&begin))
+}
+
+fn remove_where(dir: &Dir, us: &Owner, of: impl Fn(&str) -> bool) -> Result<usize, Error> {
+    let mut stray = Vec::new();
+    dir.for_each_name(|name| {
+        if of(name) && is_stray(name, us) {
+            stray.push(name.to_owned());
+        }
+    })
+    .map_err(|e| Error::io(Action::ListDestination, dir.path(), e))?;
+    Ok(stray.iter().filter(|name| dir.unlink(name).is_ok()).count())
+}
+
+/// Tells whether a name in an archive is one that this project gives to its own files, so that it
+/// is neither WAL nor foreign.
+#[must_use]
+pub fn is_own_name(name: &str) -> bool {
+    name == crate::store::identity::FILE_NAME || is_temporary(name)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::process::Stdio;
+
+    use super::*;
+    use crate::store::directory::staged::{Publication, Staged, Staging};
+
+    fn us() -> Owner {
+        Owner::this_process()
+    }
+
+    /// A name that a process with our number gave in another life.
+    fn of_another_life(name: &str, n: u64) -> String {
+        let Owner { host, pid } = us();
+        format!("{PREFIX}{name}.{host}.{pid}.{n}{SUFFIX}")
+    }
+
+    /// Counted from zero, the names of two containers with one host name and process id were the
+    /// same: the one removed the other's file, made its own, and had it published by the other.
+    #[test]
+    fn the_numbers_of_a_run_begin_anywhere() {
+        let name = us().temporary_name("a");
+        let (_, n) = parse(&name).unwrap();
+        assert!(n.parse::<u64>().unwrap() > u64::from(u32::MAX), "{n}");
+    }
+
+    /// A look before every file took away what other threads were writing. One that spared every name
+    /// of this run left those that a disk without power brought back.
+    #[test]
+    fn what_is_being_written_stays_and_one_that_cannot_be_removed_keeps_none_of_the_others() {
+        let temp = tempfile::tempdir().unwrap();
+        let live = us().temporary_name("a");
+        let came_back = us().temporary_name("a").to_string();
+        std::fs::create_dir(temp.path().join(of_another_life("a", 1))).unwrap();
+        for name in [&*live, &came_back, &of_another_life("a", 2), &of_another_life("b", 3)] {
+            std::fs::write(temp.path().join(name), "x").unwrap();
+        }
+        let dir = Dir::open(temp.path()).unwrap();
+        assert_eq!(remove_stray(&dir, &us()).unwrap(), 3);
+        assert!(temp.path().join(&*live).exists());
+        drop(live);
+        assert_eq!(remove_stray(&dir, &us()).unwrap(), 1);
+    }
+
+    /// The copies of one pool go on while the next one, with other settings, cleans up.
+    #[test]
+    fn a_copy_that_is_under_way_is_never_a_stray_one() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = Dir::open(temp.path()).unwrap();
+        let removed = || remove_stray(&dir, &us()).unwrap();
+        let staged = Staged::create(&dir, "a", &us(), Staging::Named).unwrap();
+        assert_eq!(removed(), 0);
+        let sealed = staged.seal("a", None, 0o600, true).unwrap();
+        assert_eq!(removed(), 0);
+        assert!(matches!(sealed.publish("a"), Ok(Publication::Published)));
+        assert!(temp.path().join("a").exists());
+    }
+
+    #[test]
+    fn a_temporary_name_tells_its_maker_and_is_never_used_twice() {
+        let first = us().temporary_name("000000010000000000000003.partial");
+        assert_eq!(Owner::of(&first), Some(us()));
+        assert_ne!(*first, *us().temporary_name("000000010000000000000003.partial"));
+        assert!(first.len() <= 255);
+    }
+
+    #[test]
+    fn only_names_of_the_whole_form_are_temporary() {
+        for name in [
+            ".walsafe.tmp",
+            ".walsafe.a.h.1.tmp",
+            ".walsafe.a.h.x.1.tmp",
+            "a.h.1.1.tmp",
+            ".walsafe.a.h.1.1.tmp.zst",
+        ] {
+            assert!(!is_temporary(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_process_that_has_ended_but_was_not_collected_is_dead() {
+        // Its files were left for as long as init took to collect a killed archiver.
+        let temp = tempfile::tempdir().unwrap();
+        let mut child = std::process::Command::new("true").stdout(Stdio::piped()).spawn().unwrap();
+        // The end of its output comes before it is a zombie.
+        std::io::copy(&mut child.stdout.take().unwrap(), &mut std::io::sink()).unwrap();
+        let zombie = Owner { pid: child.id(), ..us() };
+        std::fs::write(temp.path().join(&*zombie.temporary_name("a")), "x").unwrap();
+        let dir = Dir::open(temp.path()).unwrap();
+        let removed = (0..1000).find_map(|_| match remove_stray(&dir, &us()).unwrap() {
+            0 => {
+                std::thread::sleep(std::time::Duration::from_millis(2));
+                None
+            }
+            n => Some(n),
+        });
+        assert_eq!(removed, Some(1));
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn files_of_dead_processes_of_this_host_go_and_nothing_else() {
+        let temp = tempfile::tempdir().unwrap();
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let dead = Owner { pid: child.id(), ..us() };
+        child.wait().unwrap();
+        let live = Owner { pid: std::os::unix::process::parent_id(), ..us() };
+        let elsewhere = Owner { host: "elsewhere".to_owned(), ..dead.clone() };
+        let keep = [
+            live.temporary_name("a").to_string(),
+            elsewhere.temporary_name("a").to_string(),
+            "000000010000000000000001".to_owned(),
+            ".hidden".to_owned(),
+        ];
+        for name in
+            keep.iter().chain(&[dead.temporary_name("a").to_string(), of_another_life("b", 7)])
+        {
+            std::fs::write(temp.path().join(name), "x").unwrap();
+        }
+        let dir = Dir::open(temp.path()).unwrap();
+        assert_eq!(remove_stray(&dir, &us()).unwrap(), 2);
+        let mut left: Vec<String> = Vec::new();
+        dir.for_each_name(|name| left.push(name.to_owned())).unwrap();
+        left.sort();
+        let mut keep = keep.to_vec();
+        keep.sort();
+        assert_eq!(left, keep);
+    }
+}

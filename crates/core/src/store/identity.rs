@@ -1,0 +1,249 @@
+//! The identity file `walsafe_archive.id`: whose archive a directory is.
+//!
+//! `key = value` lines: `format` (1), `system_identifier` (decimal), `created` (RFC 3339). Lines
+//! that are empty or begin with `#`, and keys that a later version may add, are passed over.
+
+use std::fmt;
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::time::SystemTime;
+
+use thiserror::Error as ThisError;
+
+use crate::error::{Action, Error};
+use crate::store::directory::reading::PastCache;
+use crate::store::directory::staged::{Publication, Staged, Staging, failed};
+use crate::store::directory::temporary::Owner;
+use crate::sys::{self, Dir};
+
+/// Name of the identity file in an archive.
+pub const FILE_NAME: &str = "walsafe_archive.id";
+
+/// The format that this version writes and reads.
+const FORMAT: u32 = 1;
+
+/// No identity file is larger; what is, is not one.
+const MAX_LEN: u64 = 4096;
+
+/// The contents of an identity file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// The cluster's system identifier.
+    pub system_identifier: u64,
+    /// When the archive was begun, RFC 3339.
+    pub created: String,
+}
+
+/// Tells why the contents of an identity file are refused.
+#[derive(Debug, Clone, PartialEq, Eq, ThisError)]
+pub enum IdentityError {
+    /// The file is longer than any identity file, or is not text.
+    #[error("the file is not text of at most {MAX_LEN} bytes")]
+    NotText,
+    /// A line is not `key = value`.
+    #[error("line {0} is not of the form \"key = value\"")]
+    Line(usize),
+    /// A key is missing or its value is not what it must be.
+    #[error("\"{0}\" is missing or wrong")]
+    Key(&'static str),
+    /// A later version wrote the file.
+    #[error("format {0} is not known to this version, which reads format {FORMAT}")]
+    Format(u32),
+}
+
+impl Identity {
+    /// Makes the identity of an archive that is begun now.
+    #[must_use]
+    pub fn new(system_identifier: u64) -> Self {
+        let created = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
+        Self { system_identifier, created }
+    }
+
+    /// Reads the contents of an identity file.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn parse(contents: &[u8]) -> Result<Self, IdentityError> {
+        let text = std::str::from_utf8(contents).map_err(|_| IdentityError::NotText)?;
+        let (mut format, mut system_identifier, mut created) = (None, None, None);
+        for (number, line) in (1..).zip(text.lines().map(str::trim)) {
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            let (key, value) = line.split_once('=').ok_or(IdentityError::Line(number))?;
+            let value = value.trim();
+            match key.trim() {
+                "format" => format = value.parse().ok(),
+                "system_identifier" => system_identifier = value.parse().ok(),
+                "created" => created = Some(value.to_owned()),
+                _ => {}
+            }
+        }
+        match format {
+            None => return Err(IdentityError::Key("format")),
+            Some(FORMAT) => {}
+            Some(other) => return Err(IdentityError::Format(other)),
+        }
+        Ok(Self {
+            system_identifier: system_identifier.ok_or(IdentityError::Key("system_identifier"))?,
+            created: created
+                .filter(|text| humantime::parse_rfc3339(text).is_ok())
+                .ok_or(IdentityError::Key("created"))?,
+        })
+    }
+
+    /// Reads a directory's identity file; `None` when it has none.
+    ///
+    /// # Errors
+    /// The file could not be read, is not a regular file, or cannot be understood.
+    pub fn read(dir: &Dir) -> Result<Option<Self>, Error> {
+        let path = dir.path().join(FILE_NAME);
+        let fail = |e| Error::io(Action::ReadArchived, &path, e);
+        let bad = |reason: String| Error::BadIdentity { path: path.clone(), reason };
+        let file = match dir.open_file(FILE_NAME) {
+            Ok(file) => file,
+            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => return Ok(None),
+            Err(e) if e.raw_os_error() == Some(libc::ELOOP) => {
+                return Err(bad("it is a symbolic link".to_owned()));
+            }
+            Err(e) => return Err(fail(e)),
+        };
+        let entry = sys::entry(&file).map_err(fail)?;
+        if !entry.is_file() {
+            return Err(bad(format!("it is {}", entry.type_name())));
+        }
+        Self::read_from(file, dir).map(Some)
+    }
+
+    fn read_from(stream: impl Read, dir: &Dir) -> Result<Self, Error> {
+        let path = dir.path().join(FILE_NAME);
+        let mut contents = Vec::new();
+        let read = stream.take(MAX_LEN + 1).read_to_end(&mut contents);
+        read.map_err(|e| Error::io(Action::ReadArchived, &path, e))?;
+        let parsed = match contents.len() as u64 {
+            0..=MAX_LEN => Self::parse(&contents),
+            _ => Err(IdentityError::NotText),
+        };
+        parsed.map_err(|e| Error::BadIdentity { path, reason: e.to_string() })
+    }
+
+    /// Writes the identity file, durably and without replacing one. Returns `false` when the
+    /// directory had one in the meantime: the caller reads that.
+    ///
+    /// On return with `true`, the file and its name survive a power cut. Dies the machine before,
+    /// the directory has the whole file or none.
+    ///
+    /// # Errors
+    /// The file could not be written, flushed or published.
+    pub fn write(&self, dir: &Dir, owner: &Owner, mode: u32) -> Result<bool, Error> {
+        let mut staging = Staging::Unnamed;
+        loop {
+            let staged = Staged::create(dir, FILE_NAME, owner, staging)?;
+            sys::write_all_at(staged.file(), self.to_string().as_bytes(), 0)
+                .map_err(|e| failed(dir, FILE_NAME, Action::WriteCopy, e))?;
+            match staged.seal(FILE_NAME, None, mode, true)?.publish(FILE_NAME)? {
+                Publication::Published => break,
+                Publication::NameTaken => return Ok(false),
+                Publication::NeedsName => staging = Staging::Named,
+            }
+        }
+        dir.flush().map_err(|e| Error::io(Action::FlushDirectory, dir.path(), e))?;
+        Ok(true)
+    }
+
+    /// Gives a directory's identity file to the user that runs the server, durably: one that root
+    /// has written with mode 0600 could not be read by the archiver.
+    ///
+    /// # Errors
+    /// The file could not be opened or flushed, or not be given away (only root may).
+    pub fn give_to(dir: &Dir, user: u32, group: u32) -> Result<(), Error> {
+        let fail = |e| Error::io(Action::SealCopy, dir.path().join(FILE_NAME), e);
+        let file = dir.open_file(FILE_NAME).map_err(fail)?;
+        let there = file.metadata().map_err(fail)?;
+        if (there.uid(), there.gid()) == (user, group) {
+            return Ok(());
+        }
+        std::os::unix::fs::fchown(&file, Some(user), Some(group)).map_err(fail)?;
+        Self::flush(dir).map(drop)
+    }
+
+    /// Flushes an identity file that is there already, and the directory, and returns what storage
+    /// holds of it: a flush that succeeds after one that failed proves nothing (guarantee G8).
+    ///
+    /// # Errors
+    /// One of the flushes failed, or the file is gone, or storage holds no identity.
+    pub fn flush(dir: &Dir) -> Result<Self, Error> {
+        let fail = |e| Error::io(Action::FlushArchived, dir.path().join(FILE_NAME), e);
+        let file = dir.open_file(FILE_NAME).map_err(fail)?;
+        sys::flush(&file).map_err(fail)?;
+        dir.flush().map_err(|e| Error::io(Action::FlushDirectory, dir.path(), e))?;
+        Self::read_from(PastCache::new(file), dir)
+    }
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "# This directory is the WAL archive of one PostgreSQL cluster. Do not remove this file."
+        )?;
+        writeln!(f, "format = {FORMAT}")?;
+        writeln!(f, "system_identifier = {}", self.system_identifier)?;
+        writeln!(f, "created = {}", self.created)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn an_identity_reads_back_from_its_text() {
+        let identity = Identity::new(7_123_456_789_012_345_678);
+        assert_eq!(Identity::parse(identity.to_string().as_bytes()), Ok(identity));
+    }
+
+    #[test]
+    fn keys_of_later_versions_are_passed_over_and_later_formats_refused() {
+        let good = "format = 1\nsystem_identifier=5\ncreated = 2026-11-21T00:00:00Z\nnew = x\n";
+        assert_eq!(Identity::parse(good.as_bytes()).unwrap().system_identifier, 5);
+        let later = good.replace("format = 1", "format = 2");
+        assert_eq!(Identity::parse(later.as_bytes()), Err(IdentityError::Format(2)));
+    }
+
+    #[test]
+    fn anything_incomplete_is_refused() {
+        for wrong in [
+            "",
+            "format = 1",
+            "format = 1\nsystem_identifier = 5\n",
+            "format = 1\nsystem_identifier = -5\ncreated = 2026-11-21T00:00:00Z",
+            "format = 1\nsystem_identifier = 5\ncreated = today",
+            "what",
+        ] {
+            assert!(Identity::parse(wrong.as_bytes()).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn writing_never_replaces_an_identity() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = Dir::open(temp.path()).unwrap();
+        let us = Owner::this_process();
+        assert_eq!(Identity::read(&dir).unwrap(), None);
+        assert!(Identity::new(1).write(&dir, &us, 0o600).unwrap());
+        assert!(!Identity::new(2).write(&dir, &us, 0o600).unwrap());
+        assert_eq!(Identity::read(&dir).unwrap().unwrap().system_identifier, 1);
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes: Vec<u8>) {
+            let _ = Identity::parse(&bytes);
+        }
+    }
+}

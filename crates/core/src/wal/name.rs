@@ -1,0 +1,215 @@
+//! Names of WAL files, and of the files that hold them in an archive.
+//!
+//! Source of the format: PostgreSQL's `access/xlog_internal.h` (`XLogFileName`, `IsXLogFileName`,
+//! `IsPartialXLogFileName`, `TLHistoryFileName`, `BackupHistoryFileName`) and, for the characters
+//! and the length that the archiver accepts at all, `postmaster/pgarch.h` (`VALID_XFN_CHARS`,
+//! `MAX_XFN_CHARS`).
+
+use std::fmt;
+
+use thiserror::Error;
+
+use crate::encoding::codec::Codec;
+use crate::wal::{Lsn, SegmentSize};
+
+/// The longest file name that is accepted, in bytes. The server itself hands out at most 40.
+pub const MAX_NAME_LEN: usize = 64;
+
+/// Digits of a segment's name: timeline, log and segment number, eight each.
+const SEGMENT_DIGITS: usize = 24;
+
+/// Tells why a string is not the name of a WAL file.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum NameError {
+    /// The name has no characters.
+    #[error("the name is empty")]
+    Empty,
+    /// The name is longer than [`MAX_NAME_LEN`] bytes.
+    #[error("the name has {0} bytes, and at most {MAX_NAME_LEN} are accepted")]
+    TooLong(usize),
+    /// A leading dot would hide the file, or climb out of the directory.
+    #[error("the name begins with a dot")]
+    LeadingDot,
+    /// A byte outside `[0-9A-Za-z.]`.
+    #[error("the name holds the byte {0:#04x}, and only digits, letters and dots are accepted")]
+    Character(u8),
+    /// The name ends in the extension of an encoding, so in an archive it could not be told from
+    /// the encoded form of another file.
+    #[error("the name ends in \".{0}\", which in an archive marks a compressed file")]
+    Encoded(&'static str),
+}
+
+/// The name of a file as the server gives it: 1 to 64 characters of `[0-9A-Za-z.]`.
+///
+/// A value of this type is safe to use as a path component: it has no slash, no leading dot
+/// and no zero byte.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FileName(String);
+
+/// What a file is, by its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileKind {
+    /// A WAL segment, 24 upper-case hexadecimal digits.
+    Segment(SegmentName),
+    /// The last, unfinished segment of a timeline, kept when a standby was promoted.
+    Partial(SegmentName),
+    /// A timeline history file, `TTTTTTTT.history`.
+    History {
+        /// The timeline whose ancestors the file lists.
+        timeline: u32,
+    },
+    /// A backup history file, `<segment>.OOOOOOOO.backup`.
+    BackupHistory(SegmentName),
+    /// Anything else that the rules for names allow; a later server version may invent one.
+    Other,
+}
+
+/// The three numbers in a segment's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SegmentName {
+    /// Timeline.
+    pub timeline: u32,
+    /// High 32 bits of the segment's start address.
+    pub log: u32,
+    /// Number of the segment within those 4 GB.
+    pub segment: u32,
+}
+
+impl SegmentName {
+    /// Returns the address of the segment's first byte, or `None` when no segment of this size has
+    /// that name (its number lies past the 4 GB that `log` stands for).
+    #[must_use]
+    pub fn start(&self, size: SegmentSize) -> Option<Lsn> {
+        Lsn::of_segment(self.log, self.segment, size)
+    }
+
+    /// Returns the name of the segment that holds `address`.
+    #[must_use]
+    pub fn holding(timeline: u32, address: Lsn, size: SegmentSize) -> Self {
+        let (log, segment) = address.segment_numbers(size);
+        Self { timeline, log, segment }
+    }
+
+    /// Reads the 24 upper-case hexadecimal digits of a segment's name.
+    fn parse(text: &str) -> Option<Self> {
+        let hex = |range: std::ops::Range<usize>| u32::from_str_radix(text.get(range)?, 16).ok();
+        let digits = |b: u8| b.is_ascii_digit() || (b'A'..=b'F').contains(&b);
+        if text.len() != SEGMENT_DIGITS || !text.bytes().all(digits) {
+            return None;
+        }
+        Some(Self { timeline: hex(0..8)?, log: hex(8..16)?, segment: hex(16..24)? })
+    }
+}
+
+impl fmt::Display for SegmentName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:08X}{:08X}{:08X}", self.timeline, self.log, self.segment)
+    }
+}
+
+impl FileName {
+    /// Accepts a name that the server may hand to an archiver.
+    ///
+    /// # Errors
+    /// A name that is empty, too long, begins with a dot, holds any other character than
+    /// `[0-9A-Za-z.]`, or ends in the extension of an encoding (`.zst`, `.lz4`, `.gz`).
+    pub fn new(name: &str) -> Result<Self, NameError> {
+        if name.is_empty() {
+            return Err(NameError::Empty);
+        }
+        if name.len() > MAX_NAME_LEN {
+            return Err(NameError::TooLong(name.len()));
+        }
+        if name.starts_with('.') {
+            return Err(NameError::LeadingDot);
+        }
+        if let Some(byte) = name.bytes().find(|b| !b.is_ascii_alphanumeric() && *b != b'.') {
+            return Err(NameError::Character(byte));
+        }
+        for codec in Codec::ENCODED {
+            if name.strip_suffix(codec.extension()).is_some_and(|stem| stem.ends_with('.')) {
+                return Err(NameError::Encoded(codec.extension()));
+            }
+        }
+        Ok(Self(name.to_owned()))
+    }
+
+    /// Returns the name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Tells what the file is.
+    #[must_use]
+    pub fn kind(&self) -> FileKind {
+        let name = self.as_str();
+        if let Some(segment) = SegmentName::parse(name) {
+            return FileKind::Segment(segment);
+        }
+        let Some((stem, extension)) = name.rsplit_once('.') else {
+            return FileKind::Other;
+        };
+        match extension {
+            "partial" => SegmentName::parse(stem).map_or(FileKind::Other, FileKind::Partial),
+            "history" => match hex8(stem) {
+                Some(timeline) => FileKind::History { timeline },
+                None => FileKind::Other,
+            },
+            "backup" => stem
+                .split_once('.')
+                .filter(|(_, offset)| hex8(offset).is_some())
+                .and_then(|(segment, _)| SegmentName::parse(segment))
+                .map_or(FileKind::Other, FileKind::BackupHistory),
+            _ => FileKind::Other,
+        }
+    }
+
+    /// Returns the segment that the file's bytes are, for a whole or partial segment.
+    #[must_use]
+    pub fn segment(&self) -> Option<SegmentName> {
+        match self.kind() {
+            FileKind::Segment(segment) | FileKind::Partial(segment) => Some(segment),
+            _ => None,
+        }
+    }
+
+    /// Returns the name under which the file lies in an archive in the given encoding.
+    #[must_use]
+    pub fn stored(&self, codec: Codec) -> String {
+        match codec {
+            Codec::None => self.0.clone(),
+            encoded => format!("{}.{}", self.0, encoded.extension()),
+        }
+    }
+
+    /// Splits a name found in an archive into the WAL file's name and its encoding.
+    ///
+    /// # Errors
+    /// The same as [`FileName::new`], for what is left without the encoding's extension.
+    pub fn from_stored(stored: &str) -> Result<(Self, Codec), NameError> {
+        for codec in Codec::ENCODED {
+            let stem = stored.strip_suffix(codec.extension()).and_then(|s| s.strip_suffix('.'));
+            if let Some(stem) = stem {
+                return Ok((Self::new(stem)?, codec));
+            }
+        }
+        Ok((Self::new(stored)?, Codec::None))
+    }
+}
+
+/// Reads eight upper-case hexadecimal digits.
+fn hex8(text: &str) -> Option<u32> {
+    let digits = |b: u8| b.is_ascii_digit() || (b'A'..=b'F').contains(&b);
+    (text.len() == 8 && text.bytes().all(digits)).then(|| u32::from_str_radix(text, 16).ok())?
+}
+
+impl fmt::Display for FileName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+#[path = "name_tests.rs"]
+mod tests;
