@@ -6,12 +6,12 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use pgrx::{PgSqlErrorCode, pg_sys};
-use walsafe_core::archive::pool::{Pool, Status};
-use walsafe_core::archive::{Job, Outcome, Plan};
+use walsafe_core::archive::pool::Pool;
+use walsafe_core::archive::{Job, Plan, Receipt};
 use walsafe_core::error::{Action, Error};
 use walsafe_core::server::known::Memory;
 use walsafe_core::server::ready;
-use walsafe_core::store::directory::staged::Staging;
+use walsafe_core::store::directory::Staging;
 use walsafe_core::store::directory::temporary::Owner;
 use walsafe_core::wal::name::FileName;
 use walsafe_core::wal::segment::Cluster;
@@ -84,7 +84,7 @@ impl Archiver {
     }
 
     /// Archives a file, and counts the call for the status view.
-    fn archive(&mut self, name: &str, path: &CStr) -> Result<Outcome, Error> {
+    fn archive(&mut self, name: &str, path: &CStr) -> Result<Receipt, Error> {
         let started = Instant::now();
         // The server asks first whether archiving is configured.
         let settings = Settings::current().ok_or_else(|| Error::Panicked {
@@ -108,7 +108,7 @@ impl Archiver {
         settings: &Settings,
         name: &str,
         path: &CStr,
-    ) -> Result<Outcome, Error> {
+    ) -> Result<Receipt, Error> {
         let name =
             FileName::new(name).map_err(|source| Error::Name { name: name.to_owned(), source })?;
         let job = Job { name, source: Path::new(&*path.to_string_lossy()).to_owned() };
@@ -157,7 +157,7 @@ impl Archiver {
         }
     }
 
-    fn warn_of_space(&mut self, settings: &Settings, outcome: &Outcome) {
+    fn warn_of_space(&mut self, settings: &Settings, outcome: &Receipt) {
         let Some(space) = outcome.space.filter(|space| space.free < settings.min_free_space) else {
             return;
         };
@@ -187,12 +187,12 @@ fn ask(
     job: &Job,
     settings: &Settings,
     waiter: &mut Waiter<'_>,
-) -> Result<Outcome, Error> {
+) -> Result<Receipt, Error> {
     let stalled = |still_for: Duration| Error::Stalled {
         path: settings.destination.path().to_owned(),
         seconds: still_for.as_secs(),
     };
-    if let Some(still_for) = pool.still_held() {
+    if let Some(still_for) = pool.held() {
         return Err(stalled(still_for));
     }
     pool.ask(job);
@@ -201,10 +201,10 @@ fn ask(
     }
     loop {
         pool.clear_wake();
-        let still_for = match pool.status(job) {
-            Status::Finished(result) => return result,
-            Status::Pending { still_for } => still_for,
-        };
+        if let Some(result) = pool.take(job) {
+            return result;
+        }
+        let still_for = pool.still_for(job);
         match remaining(settings, still_for) {
             Ok(left) => waiter.wait(pool.wake_handle(), left),
             Err(error) => {

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
-use walsafe_core::archive::Outcome;
+use walsafe_core::archive::Receipt;
 use walsafe_core::error::{Error, ErrorKind};
 use walsafe_core::server::stats::{Stats, StatsFile};
 
@@ -26,7 +26,7 @@ impl Watch {
         file: &str,
         destination: &Path,
         started: Instant,
-        result: &Result<Outcome, Error>,
+        result: &Result<Receipt, Error>,
         damaged: u64,
     ) {
         let now = microseconds(SystemTime::now());
@@ -41,7 +41,7 @@ impl Watch {
         match result {
             Ok(outcome) => {
                 stats.archived += 1;
-                stats.already_present += u64::from(outcome.already_present);
+                stats.already_present += u64::from(outcome.already_present());
                 stats.wal_bytes += outcome.wal_bytes;
                 stats.stored_bytes += outcome.stored_bytes;
                 stats.archived_at = now;

@@ -12,7 +12,7 @@ use common::*;
 use walsafe_core::archive::{Job, Plan};
 use walsafe_core::error::{Error, ErrorKind};
 use walsafe_core::server::known::Memory;
-use walsafe_core::store::admission;
+use walsafe_core::server::settings::Destination;
 use walsafe_core::store::identity::{FILE_NAME, Identity};
 use walsafe_core::sys::Dir;
 
@@ -84,7 +84,7 @@ fn a_destination_in_use_that_lost_its_identity_is_refused() {
     fs::remove_file(world.archive.join(FILE_NAME)).unwrap();
     assert_eq!(kind_of(world.run(&job)), ErrorKind::IdentityLost);
     world.init();
-    assert!(world.run(&job).unwrap().already_present);
+    assert!(world.run(&job).unwrap().already_present());
 }
 
 #[test]
@@ -109,9 +109,7 @@ fn an_identity_that_cannot_be_understood_is_refused_and_left_alone() {
         }
         let before = still(&path);
         assert_eq!(kind_of(world.run(&world.segment(1, 1))), ErrorKind::BadIdentity, "{what}");
-        let plan = &world.plan;
-        let init = admission::init(&world.archive, &plan.cluster, &plan.owner, 0o600);
-        assert_eq!(kind_of(init), ErrorKind::BadIdentity, "{what}");
+        assert_eq!(kind_of(init(&world.plan)), ErrorKind::BadIdentity, "{what}");
         assert_eq!(still(&path), before, "{what}");
     }
 }
@@ -144,9 +142,11 @@ fn an_archive_with_wal_of_another_cluster_at_either_end_is_refused() {
         }
         let error = world.run(&world.segment(50, 1)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::OtherCluster);
-        let plan = &world.plan;
-        let init = admission::init(&world.archive, &plan.cluster, &plan.owner, 0o600);
-        assert_eq!(kind_of(init), ErrorKind::OtherCluster, "walsafe init is no way around that");
+        assert_eq!(
+            kind_of(init(&world.plan)),
+            ErrorKind::OtherCluster,
+            "walsafe init is no way around that"
+        );
         assert_eq!(identity(&world), None);
     }
 }
@@ -205,18 +205,18 @@ fn a_link_into_the_data_directory_is_refused() {
 fn init_writes_an_identity_once_and_never_over_another() {
     let world = World::new();
     let plan = &world.plan;
-    let init = |cluster| admission::init(&world.archive, cluster, &plan.owner, 0o640);
-    assert!(init(&plan.cluster).unwrap());
+    assert!(init(plan).unwrap());
     let before = still(&world.archive.join(FILE_NAME));
-    assert!(!init(&plan.cluster).unwrap());
-    let mut other = plan.cluster;
-    other.system_identifier = THEIRS;
+    assert!(!init(plan).unwrap());
+    let mut other = plan.clone();
+    other.cluster.system_identifier = THEIRS;
     assert_eq!(kind_of(init(&other)), ErrorKind::OtherCluster);
     assert_eq!(still(&world.archive.join(FILE_NAME)), before);
     assert!(!plan.memory.contains(&world.archive).unwrap(), "that is the archiver's to write");
     let gone = world.root.path().join("gone");
-    let result = admission::init(&gone, &plan.cluster, &plan.owner, 0o600);
-    assert_eq!(kind_of(result), ErrorKind::DestinationMissing);
+    let mut lost = plan.clone();
+    lost.destination = Destination::new(gone.to_str().unwrap(), &world.pg_wal).unwrap();
+    assert_eq!(kind_of(init(&lost)), ErrorKind::DestinationMissing);
 }
 
 /// Two clusters, many threads of each, one empty directory.

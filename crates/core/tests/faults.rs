@@ -13,10 +13,10 @@ use std::path::PathBuf;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use common::*;
-use walsafe_core::archive::{Job, Outcome};
+use walsafe_core::archive::{Job, Receipt};
 use walsafe_core::encoding::codec::Codec;
 use walsafe_core::error::{Error, ErrorKind};
-use walsafe_core::store::directory::staged::Staging;
+use walsafe_core::store::directory::Staging;
 use walsafe_core::sys::fault::{Effect, Fault, Op, Plan};
 
 /// What storage reports when it is in trouble, and what it is to be called.
@@ -104,7 +104,7 @@ impl Trial {
         }
     }
 
-    fn run(&self, faults: Vec<Fault>) -> (Result<Outcome, Error>, Vec<Op>, usize) {
+    fn run(&self, faults: Vec<Fault>) -> (Result<Receipt, Error>, Vec<Op>, usize) {
         let plan = Plan::new(faults);
         let result = self.world.run(&self.job);
         (result, plan.calls(), plan.hits())
@@ -144,12 +144,12 @@ impl Trial {
         let outcome = again.unwrap_or_else(|e| panic!("{what}: then {e}: {}", e.detail()));
         self.look(&what, true);
         assert!(self.temporaries() <= left, "{what}: {:?}", self.world.names());
-        if outcome.already_present {
+        if outcome.already_present() {
             assert_proven(&calls, &what);
         }
     }
 
-    fn judge(&self, what: &str, fault: Fault, result: &Result<Outcome, Error>, calls: &[Op]) {
+    fn judge(&self, what: &str, fault: Fault, result: &Result<Receipt, Error>, calls: &[Op]) {
         let Effect::Fail(errno) = fault.effect else { return };
         let expected = TROUBLE.iter().find(|(number, _)| *number == errno).map(|(_, kind)| *kind);
         // A temporary name that cannot be removed, or space that cannot be told, fails nothing.
@@ -378,7 +378,7 @@ fn after_a_failed_flush_of_the_directory_it_is_flushed_through_a_fresh_handle() 
                 assert!(calls.contains(&Op::OpenDirectory), "{calls:?}");
             }
             let (result, calls, _) = trial.run(Vec::new());
-            assert!(result.unwrap().already_present);
+            assert!(result.unwrap().already_present());
             assert_proven(&calls, codec);
         }
     }
@@ -412,13 +412,13 @@ fn a_full_disk_is_told_as_one_with_every_codec() {
 #[test]
 fn a_directory_that_goes_away_under_a_copy_is_missing() {
     let _turn = beside_others();
-    for staging in STAGINGS {
+    for staging in Staging::ALL {
         let world = world(staging, "none", false);
         let trial = Trial::new(world, &sparse_segment(), false);
         trial.reset();
         let gone = match staging {
             Staging::Unnamed => [Op::LinkUnnamed, Op::CreateNamed],
-            Staging::Named => [Op::Link, Op::Rename],
+            Staging::Named | Staging::Renamed => [Op::Link, Op::Rename],
         };
         let effect = Effect::Fail(libc::ENOENT);
         let faults = gone.map(|op| Fault { op, skip: 0, times: usize::MAX, effect });

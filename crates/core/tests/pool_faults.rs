@@ -13,7 +13,7 @@ use std::time::Duration;
 use common::*;
 use pools::*;
 use walsafe_core::archive::Job;
-use walsafe_core::archive::pool::{AHEAD_PER_WORKER, Pool, Status};
+use walsafe_core::archive::pool::{AHEAD_PER_WORKER, Pool};
 use walsafe_core::error::ErrorKind;
 use walsafe_core::sys::fault::{Effect, Fault, Op, Plan as Faults};
 
@@ -51,10 +51,10 @@ fn nothing_goes_ahead_of_a_history_file() {
 }
 
 fn still_for(pool: &Pool, job: &Job) -> Duration {
-    match pool.status(job) {
-        Status::Pending { still_for } => still_for,
-        Status::Finished(result) => panic!("finished: {result:?}"),
+    if let Some(result) = pool.take(job) {
+        panic!("finished: {result:?}");
     }
+    pool.still_for(job)
 }
 
 /// A hang in whatever the file's copy needs, and then the thaw.
@@ -83,7 +83,7 @@ fn a_hang_is_told_by_its_time_nothing_more_is_started_and_the_late_result_counts
             assert_eq!(threads, workers.max(1), "{op:?}");
             let hits = faults.hits();
             for _ in 0..20 {
-                let stuck = pool.still_held();
+                let stuck = pool.held();
                 assert!(stuck.is_some_and(|stuck| stuck >= then), "{op:?}: {stuck:?}");
                 assert!(!pool.wants_more());
                 // Even asked for again, and for another, nothing more starts.
@@ -95,11 +95,11 @@ fn a_hang_is_told_by_its_time_nothing_more_is_started_and_the_late_result_counts
             assert_eq!(threads_named_walsafe(), threads, "{op:?}");
 
             faults.release();
-            wait_until("the thaw", || pool.still_held().is_none());
+            wait_until("the thaw", || pool.held().is_none());
             // Those ahead are looked up once more, and found.
             for (n, job) in jobs.iter().enumerate().skip(1) {
                 let outcome = archive(&pool, job).unwrap();
-                assert!(n > 1 || !outcome.already_present, "{op:?}: the late result counts");
+                assert!(n > 1 || !outcome.already_present(), "{op:?}: the late result counts");
             }
             assert_eq!(pool.threads(), threads, "{op:?}");
             drop(faults);
@@ -123,12 +123,12 @@ fn a_pool_that_is_held_starts_nothing_though_threads_are_idle() {
     pool.offer(jobs[2..].iter().cloned());
     pool.ask(&jobs[2]);
     std::thread::sleep(Duration::from_millis(100));
-    assert!(pool.still_held().is_some());
+    assert!(pool.held().is_some());
     assert_eq!(done_in_order(&world, &jobs), 1, "nothing was started");
     faults.release();
-    wait_until("the release", || pool.still_held().is_none());
+    wait_until("the release", || pool.held().is_none());
     for job in &jobs[1..] {
-        assert!(!archive(&pool, job).unwrap().already_present);
+        assert!(!archive(&pool, job).unwrap().already_present());
     }
 }
 
@@ -144,10 +144,10 @@ fn a_hang_ahead_does_not_hold_up_the_file_that_is_asked_for() {
     wait_until("the hang", || faults.hits() == 1);
     archive(&pool, &jobs[1]).unwrap();
     pool.ask(&jobs[2]);
-    assert!(matches!(pool.status(&jobs[2]), Status::Pending { .. }));
+    assert!(pool.take(&jobs[2]).is_none());
     assert_eq!(pool.threads(), 2);
     faults.release();
-    assert!(!finish(&pool, &jobs[2]).unwrap().already_present);
+    assert!(!finish(&pool, &jobs[2]).unwrap().already_present());
 }
 
 #[test]
@@ -165,10 +165,10 @@ fn a_copy_that_moves_slowly_is_not_still() {
         std::thread::sleep(Duration::from_millis(80));
         assert!(still_for(&pool, &long) >= Duration::from_millis(60));
         pool.hold(Duration::ZERO);
-        assert!(pool.still_held().is_some());
+        assert!(pool.held().is_some());
         faults.release();
-        wait_until("the release", || pool.still_held().is_none());
-        assert!(!finish(&pool, &long).unwrap().already_present);
+        wait_until("the release", || pool.held().is_none());
+        assert!(!finish(&pool, &long).unwrap().already_present());
     }
 }
 
@@ -187,7 +187,7 @@ fn a_pool_that_is_retired_while_a_call_hangs_ends_after_it() {
     old.retire();
     assert!(old.busy().is_some());
     let new = pool(&world, 2);
-    assert!(!archive(&new, &jobs[1]).unwrap().already_present);
+    assert!(!archive(&new, &jobs[1]).unwrap().already_present());
     faults.release();
     wait_until("the old threads to end", || old.threads() == 0 && old.busy().is_none());
     archive(&new, &jobs[2]).unwrap();
@@ -219,7 +219,7 @@ fn a_panic_in_a_thread_is_an_error_of_that_file_and_the_next_try_succeeds() {
         Faults::everywhere(vec![Fault { op: Op::Write, skip: 0, times: 1, effect: Effect::Panic }]);
     pool.offer([jobs[2].clone()]);
     wait_until("the panic ahead", || faults.hits() == 1 && pool.busy().is_none());
-    assert!(!archive(&pool, &jobs[2]).unwrap().already_present);
+    assert!(!archive(&pool, &jobs[2]).unwrap().already_present());
 }
 
 /// The stated bounds, with everything that can pile up piling up.
@@ -297,8 +297,8 @@ fn a_success_ahead_from_before_a_hang_is_looked_up_once_more() {
     wait_until("the hang", || faults.hits() == 1);
     pool.hold(Duration::ZERO);
     faults.release();
-    wait_until("the thaw", || pool.still_held().is_none());
-    assert!(!archive(&pool, &jobs[1]).unwrap().already_present);
+    wait_until("the thaw", || pool.held().is_none());
+    assert!(!archive(&pool, &jobs[1]).unwrap().already_present());
     fs::rename(&world.archive, world.root.path().join("broken")).unwrap();
     fs::create_dir(&world.archive).unwrap();
     world.init();
@@ -329,12 +329,12 @@ fn a_file_that_moves_beside_one_that_hangs_does_not_release_the_pool() {
     wait_until("the long file to be under way", || writes() > before);
     pool.hold(hung);
     wait_until("the long file", || {
-        assert!(pool.still_held().is_some(), "released while the first one hangs");
+        assert!(pool.held().is_some(), "released while the first one hangs");
         world.path(&long).exists()
     });
     faults.release();
-    wait_until("the release", || pool.still_held().is_none());
-    assert!(!archive(&pool, &jobs[1]).unwrap().already_present);
+    wait_until("the release", || pool.held().is_none());
+    assert!(!archive(&pool, &jobs[1]).unwrap().already_present());
 }
 
 /// Fails with `vec!`, which ends the process and so the whole cluster.
@@ -377,7 +377,7 @@ fn a_thread_that_cannot_be_started_is_told_at_once_as_what_it_is() {
     for _ in 0..3 {
         pool.ask(&jobs[0]);
         pool.offer(jobs[1..].iter().cloned());
-        let Status::Finished(Err(error)) = pool.status(&jobs[0]) else { panic!("not told") };
+        let Some(Err(error)) = pool.take(&jobs[0]) else { panic!("not told") };
         assert_eq!(error.kind(), ErrorKind::NoThread);
         assert!(error.detail().contains("Resource temporarily unavailable"), "{}", error.detail());
     }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use common::*;
 use pools::*;
-use walsafe_core::archive::pool::{AHEAD_PER_WORKER, Pool, Status};
+use walsafe_core::archive::pool::{AHEAD_PER_WORKER, Pool};
 use walsafe_core::error::Error;
 
 #[test]
@@ -24,16 +24,16 @@ fn files_are_archived_ahead_and_then_answered_at_once() {
         pool.ask(&jobs[0]);
         assert!(pool.wants_more());
         pool.offer(jobs.iter().cloned());
-        assert!(!finish(&pool, &jobs[0]).unwrap().already_present);
+        assert!(!finish(&pool, &jobs[0]).unwrap().already_present());
         let ahead = (1 + workers * AHEAD_PER_WORKER).min(jobs.len());
         wait_until("files ahead", || done_in_order(&world, &jobs) >= ahead);
         wait_until("no file under way", || pool.busy().is_none());
         for job in &jobs[1..ahead] {
             pool.ask(job);
-            let Status::Finished(Ok(outcome)) = pool.status(job) else {
+            let Some(Ok(outcome)) = pool.take(job) else {
                 panic!("{} is not answered at once", job.name)
             };
-            assert!(!outcome.already_present, "each file was archived once");
+            assert!(!outcome.already_present(), "each file was archived once");
         }
         assert!(pool.threads() <= workers);
     }
@@ -84,7 +84,7 @@ fn a_single_worker_goes_ahead_in_the_order_offered_and_no_further_than_its_bound
         assert_eq!(done_in_order(&world, &jobs), bound, "no further without a call");
         if let Some(next) = jobs.get(asked + 1) {
             pool.ask(next);
-            assert!(matches!(pool.status(next), Status::Finished(Ok(_))));
+            assert!(matches!(pool.take(next), Some(Ok(_))));
         }
     }
 }
@@ -114,7 +114,7 @@ fn the_handle_wakes_the_caller_for_every_file_and_is_quiet_between() {
         assert!(!is_readable(&pool));
         pool.ask(&job);
         wait_until("a wake-up", || is_readable(&pool));
-        assert!(matches!(pool.status(&job), Status::Finished(Ok(_))));
+        assert!(matches!(pool.take(&job), Some(Ok(_))));
     }
 }
 
@@ -136,7 +136,7 @@ fn a_failure_ahead_is_told_only_when_asked_for_and_after_a_fresh_try() {
 
         if mended {
             fs::remove_file(world.path(&jobs[1])).unwrap();
-            assert!(!archive(&pool, &jobs[1]).unwrap().already_present);
+            assert!(!archive(&pool, &jobs[1]).unwrap().already_present());
             wait_until("look-ahead to go on", || done_in_order(&world, &jobs) == jobs.len());
             continue;
         }
@@ -208,13 +208,13 @@ fn a_file_that_is_offered_twice_is_archived_once() {
         pool.offer(jobs[1..].iter().cloned());
     }
     for job in &jobs[1..] {
-        assert!(!archive(&pool, job).unwrap().already_present);
+        assert!(!archive(&pool, job).unwrap().already_present());
     }
     std::thread::sleep(Duration::from_millis(50));
     assert!(pool.wants_more(), "nothing is left of what was offered twice");
     pool.ask(&jobs[1]);
-    assert!(matches!(pool.status(&jobs[1]), Status::Pending { .. }), "no stale answer");
-    assert!(finish(&pool, &jobs[1]).unwrap().already_present);
+    assert!(pool.take(&jobs[1]).is_none(), "no stale answer");
+    assert!(finish(&pool, &jobs[1]).unwrap().already_present());
 }
 
 /// A disk that failed is replaced: what was archived ahead went down with it.
@@ -244,7 +244,7 @@ fn a_success_ahead_from_before_a_failure_is_looked_up_once_more() {
         for (n, job) in jobs.iter().enumerate().skip(1) {
             let outcome = archive(&pool, job).unwrap();
             assert!(world.path(job).exists(), "{} is in no archive", job.name);
-            assert_eq!(outcome.already_present, !replaced && n > 1);
+            assert_eq!(outcome.already_present(), !replaced && n > 1);
         }
     }
 }

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use common::*;
 use walsafe_core::archive::{Job, Plan};
 use walsafe_core::error::Error;
-use walsafe_core::store::directory::staged::Staging;
+use walsafe_core::store::directory::Staging;
 use walsafe_core::wal::name::FileName;
 
 /// The rivals of a race: each has its own contents, or shares them with its neighbour.
@@ -235,7 +235,7 @@ fn contend(root: &Path, names: u32) {
         }
         match run(&plan, &Job { name: name.clone(), source }) {
             Ok(outcome) => {
-                assert!(!outcome.already_present);
+                assert!(!outcome.already_present());
                 won.push_str(&format!("{name}\n"));
             }
             Err(Error::Conflict { .. }) => {}

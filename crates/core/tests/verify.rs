@@ -117,7 +117,7 @@ fn a_file_that_is_right_only_in_the_page_cache_is_not_taken_as_archived() {
         let world = World::at(root);
         let job = world.segment(1, 1);
         world.run(&job).unwrap();
-        assert!(world.run(&job).unwrap().already_present);
+        assert!(world.run(&job).unwrap().already_present());
         mount.again(options);
 
         let Some(mend) = flip_on_disk(&mount, &world.path(&job), 100) else { return };
@@ -125,7 +125,7 @@ fn a_file_that_is_right_only_in_the_page_cache_is_not_taken_as_archived() {
         assert!(matches!(error.kind(), ErrorKind::Conflict | ErrorKind::ConflictPadding));
         assert!(error.detail().contains("offset 100."), "{}", error.detail());
         mend();
-        assert!(world.run(&job).unwrap().already_present);
+        assert!(world.run(&job).unwrap().already_present());
     }
 }
 
@@ -148,5 +148,5 @@ fn an_identity_that_is_right_only_in_the_page_cache_is_not_taken_as_durable() {
     assert_eq!(run(&plan, &job).unwrap_err().kind(), ErrorKind::BadIdentity);
     assert!(!plan.memory.contains(&world.archive).unwrap());
     mend();
-    assert!(run(&plan, &job).unwrap().already_present);
+    assert!(run(&plan, &job).unwrap().already_present());
 }

@@ -4,13 +4,15 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 
-use crate::archive::Progress;
 use crate::encoding::digest::{Digest, Hasher};
 use crate::error::{Action, Error, ErrorKind};
 use crate::server::source::Source;
-use crate::store::directory::reading::{Archived, read_full};
+use crate::store::directory::reading::read_full;
+use crate::store::directory::temporary::Owner;
+use crate::store::directory::{Directory, Staging};
+use crate::store::{Found, Progress, Store, StoredName, Visit};
+use crate::sys;
 use crate::sys::buffer::{Buffer, CHUNK};
-use crate::sys::{self, Dir};
 use crate::wal::history;
 use crate::wal::name::{FileKind, FileName};
 use crate::wal::{
@@ -121,7 +123,7 @@ impl fmt::Display for Difference {
 
 /// What came of a comparison.
 #[derive(Debug)]
-pub enum Comparison {
+pub(super) enum Comparison {
     /// The same contents.
     Same {
         /// Their digest.
@@ -132,14 +134,14 @@ pub enum Comparison {
 }
 
 /// Where to look for what explains a difference.
-#[derive(Debug, Clone, Copy)]
-pub struct Context<'a> {
+#[derive(Clone, Copy)]
+pub(super) struct Context<'a> {
     /// The file's name.
-    pub name: &'a FileName,
+    pub(super) name: &'a FileName,
     /// The cluster's segment size.
-    pub segment_size: SegmentSize,
+    pub(super) segment_size: SegmentSize,
     /// The archive: its history files tell where timelines branched off.
-    pub archive: &'a Dir,
+    pub(super) archive: &'a dyn Visit,
 }
 
 /// Compares the server's file with an archived one, byte for byte, the archived one read from
@@ -148,14 +150,14 @@ pub struct Context<'a> {
 /// # Errors
 /// One of the files could not be read, or the archived one is the server's own. An archived file
 /// that cannot be decoded is a difference.
-pub fn compare(
+pub(super) fn compare(
     source: &Source,
-    archived: &Archived,
+    archived: &dyn Found,
     context: Context<'_>,
     progress: &Progress,
 ) -> Result<Comparison, Error> {
-    let path = context.archive.path().join(&archived.stored_name);
-    if source.is(&archived.entry) {
+    let path = archived.path().to_owned();
+    if archived.is(source) {
         // The same bytes today; the server recycles them tomorrow (guarantee G5).
         return Err(Error::NotAFile { path, found: "a hard link to the server's own file" });
     }
@@ -231,7 +233,7 @@ fn reason(error: io::Error, path: &Path) -> Result<String, Error> {
 /// Tells what a difference is.
 fn explain(
     source: &Source,
-    archived: &Archived,
+    archived: &dyn Found,
     context: Context<'_>,
     first: u64,
     theirs_len: u64,
@@ -260,7 +262,7 @@ fn explain(
         segment_size: context.segment_size,
         system_identifier: None,
     };
-    let (parting, our_end) = part(source, archived, context, spec)?;
+    let (parting, our_end) = part(source, archived, spec)?;
     Ok(match parting {
         Some(Parting::SameRecords) if our_end.is_some_and(|end| end <= differs_at) => {
             Nature::Padding
@@ -275,14 +277,12 @@ fn explain(
 /// where the WAL of ours ends, if it has any and ends cleanly.
 fn part(
     source: &Source,
-    archived: &Archived,
-    context: Context<'_>,
+    archived: &dyn Found,
     spec: SegmentSpec,
 ) -> Result<(Option<Parting>, Option<Lsn>), Error> {
-    let path = context.archive.path().join(&archived.stored_name);
-    let fail = |e| Error::io(Action::ReadArchived, &path, e);
+    let fail = |e| Error::io(Action::ReadArchived, archived.path(), e);
     let mut stream = archived.decode().map_err(fail)?;
-    let (mut ours, mut theirs) = buffers(&path)?;
+    let (mut ours, mut theirs) = buffers(archived.path())?;
     let mut comparison = SegmentComparison::new(spec);
     let mut checker = SegmentChecker::new(spec, None);
     let mut offset = 0;
@@ -307,26 +307,29 @@ fn part(
 /// Returns the timelines that branched off `timeline`, and where, by the history files that the
 /// server and the archive have. What cannot be read explains nothing.
 fn branches_of(timeline: u32, source: &Source, context: Context<'_>) -> Vec<(u32, Lsn)> {
-    let pg_wal = source.path().parent().and_then(|dir| Dir::open(dir).ok());
+    let (owner, progress) = (Owner::this_process(), Progress::default());
+    let pg_wal = source.path().parent().map(|dir| Directory::new(dir, owner, Staging::Unnamed));
+    let pg_wal = pg_wal.as_ref().and_then(|dir| dir.visit(&progress).ok());
     let mut branches = Vec::new();
-    for dir in pg_wal.iter().chain([context.archive]) {
+    for place in pg_wal.as_deref().into_iter().chain([context.archive]) {
         // Only history files are kept in mind: an archive may hold millions of others.
         let mut histories = Vec::new();
-        let listed = dir.for_each_name(|stored| {
-            if let Ok((name, codec)) = FileName::from_stored(stored)
-                && let FileKind::History { timeline: successor } = name.kind()
+        let listed = place.list(&mut |stored| {
+            if let Ok(stored) = StoredName::parse(stored)
+                && let FileKind::History { timeline: successor } = stored.name.kind()
             {
-                histories.push((successor, name, codec));
+                histories.push((successor, stored));
             }
         });
         if listed.is_err() {
             continue;
         }
-        for (successor, name, codec) in histories {
-            let contents = Archived::open(dir, name.stored(codec), codec)
+        for (successor, stored) in histories {
+            let contents = place
+                .find(&stored.into())
                 .ok()
                 .flatten()
-                .and_then(|file| read_small(&file).ok());
+                .and_then(|found| read_small(&*found).ok());
             let ancestors = contents.and_then(|text| history::parse(successor, &text).ok());
             if let Some(parent) = ancestors.as_ref().and_then(|list| list.last())
                 && parent.timeline == timeline
@@ -339,7 +342,7 @@ fn branches_of(timeline: u32, source: &Source, context: Context<'_>) -> Vec<(u32
 }
 
 /// Reads and decodes a small file, of at most one chunk.
-fn read_small(file: &Archived) -> io::Result<Vec<u8>> {
+fn read_small(file: &dyn Found) -> io::Result<Vec<u8>> {
     let mut contents = sys::zeroed(CHUNK)?;
     let len = read_full(&mut file.decode()?, &mut contents)?;
     contents.truncate(len);

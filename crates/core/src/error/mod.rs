@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use thiserror::Error as ThisError;
 
 pub use self::advice::{Advice, ErrorKind};
-use crate::archive::compare::Difference;
+use crate::archive::Difference;
 use crate::sys::Space;
 use crate::wal::name::NameError;
 use crate::wal::segment::SegmentError;

@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 use crate::error::{Action, Error};
 use crate::server::control::ControlFile;
 use crate::server::known::Memory;
-use crate::store::directory::staged::{Publication, Staged, Staging};
 use crate::store::directory::temporary::{self, Owner};
+use crate::store::directory::{Directory, DirectoryVisit, Staging};
 use crate::store::identity::{self, Identity};
 use crate::store::listing::Listing;
+use crate::store::{FinalName, PROBE, Progress, Publication, Seal, Visit};
 use crate::sys::{self, Dir};
 
 /// How a check came out.
@@ -63,28 +64,26 @@ pub struct Options<'a> {
 const SLOW_FLUSH: Duration = Duration::from_millis(500);
 /// Less free space than this part of the file system is a warning.
 const FREE_PART: u64 = 20;
-/// What probes are the temporary files of.
-const PROBE: &str = "check";
 
 /// Runs every check. The first one tells whether the directory can be opened at all; without that
 /// there are no others.
 #[must_use]
 pub fn check(path: &Path, options: &Options<'_>) -> Vec<Check> {
-    let dir = match Dir::open(path) {
-        Ok(dir) => dir,
-        Err(e) => {
-            let error = Error::io(Action::OpenDestination, path, e);
-            return vec![failed("directory", &error)];
-        }
+    let (store, progress) =
+        (Directory::new(path, Owner::this_process(), Staging::Unnamed), Progress::default());
+    let visit = match store.open(&progress) {
+        Ok(visit) => visit,
+        Err(error) => return vec![failed("directory", &error)],
     };
-    let mut checks = vec![directory(&dir, options), ownership(&dir), identity(&dir, options)];
-    checks.push(space(&dir, options));
+    let dir = visit.dir();
+    let mut checks = vec![directory(dir, options), ownership(dir), identity(dir, options)];
+    checks.push(space(dir, options));
     if !options.read_only {
-        remove_probes(&dir);
-        checks.extend([publish(&dir), unnamed(&dir), attributes(&dir), flush(&dir)]);
+        remove_probes(dir);
+        checks.extend([publish(&visit), unnamed(dir), attributes(dir), flush(dir)]);
     }
-    checks.extend(options.data_directory.map(|data| same_file_system(&dir, data)));
-    checks.push(contents(&dir));
+    checks.extend(options.data_directory.map(|data| same_file_system(dir, data)));
+    checks.push(contents(dir));
     checks
 }
 
@@ -193,23 +192,15 @@ fn space(dir: &Dir, options: &Options<'_>) -> Check {
 
 /// Publishes a probe as the archiver does, twice under one name: the second must not replace the
 /// first. Both names are those of temporary files, so nothing stays if this process is killed.
-fn publish(dir: &Dir) -> Check {
+fn publish(visit: &DirectoryVisit<'_>) -> Check {
     let name = "no-replace publish";
-    let owner = Owner::this_process();
-    let target = owner.temporary_name(PROBE);
-    let attempt = |staging| -> Result<Publication, Error> {
-        Staged::create(dir, PROBE, &owner, staging)?
-            .seal(PROBE, None, 0o600, false)?
-            .publish(&target)
+    let target = Owner::this_process().temporary_name(PROBE);
+    let attempt = || -> Result<Publication, Error> {
+        let seal = Seal { digests: None, mode: 0o600, flush: false, verify: false };
+        visit.stage(FinalName::Probe(target.to_string()))?.seal(&seal)?.publish()
     };
-    let mut staging = Staging::Unnamed;
-    let mut first = attempt(staging);
-    if matches!(first, Ok(Publication::NeedsName)) {
-        staging = Staging::Named;
-        first = attempt(staging);
-    }
-    let second = attempt(staging);
-    let _ = dir.unlink(&target);
+    let (first, second) = (attempt(), attempt());
+    let _ = visit.dir().unlink(&target);
     match (first, second) {
         (Err(e), _) | (Ok(_), Err(e)) => failed(name, &e),
         (Ok(Publication::Published), Ok(Publication::NameTaken)) => {

@@ -43,7 +43,7 @@ pub struct Stats {
     pub failed: u64,
     /// Bytes of WAL files archived.
     pub wal_bytes: u64,
-    /// Bytes stored for them; holes do not count.
+    /// What they take in the archive, in bytes: holes do not count.
     pub stored_bytes: u64,
     /// Time the server's calls have taken, in microseconds.
     pub busy_us: u64,

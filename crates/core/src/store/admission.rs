@@ -1,79 +1,77 @@
-//! Opening an archive directory, and making sure that it is this cluster's.
+//! Making sure that an archive is this cluster's.
 
-use std::io;
-use std::path::Path;
-
-use crate::encoding::codec::Codec;
 use crate::error::{Action, Error};
 use crate::server::known::Memory;
-use crate::store::directory::reading::{Archived, read_full};
-use crate::store::directory::temporary::{self, Owner};
+use crate::store::directory::reading::read_full;
+use crate::store::directory::temporary;
 use crate::store::identity::{self, Identity};
-use crate::sys::Dir;
+use crate::store::{StoredName, Visit};
 use crate::wal::LongPageHeader;
-use crate::wal::name::{FileName, SegmentName};
+use crate::wal::name::SegmentName;
 use crate::wal::segment::{Cluster, HEADER_LEN};
 
 /// How many segments of an archive that another tool began are looked at before it is adopted.
 const SAMPLE: usize = 16;
 
-/// Opens an archive directory and checks through its handle that it belongs to this cluster.
+/// Makes sure that an archive belongs to this cluster, through the handle that the visit holds.
 ///
-/// A directory that has no identity file yet gets one, if it is empty or holds segments of this
-/// cluster, and was never used before. On return the identity file is durable, and so is the data
-/// directory's memory of it.
+/// One that has no identity file yet gets one, if it is empty or holds segments of this cluster, and was
+/// never used before. On return the identity file is durable, and so is the data directory's list that
+/// names the archive.
 ///
 /// # Errors
-/// The directory is missing, unreadable, another cluster's, has lost its identity file, or holds
-/// other files.
-pub fn open(
-    path: &Path,
+/// The archive is another cluster's, has lost its identity file, holds other files, or is one of the
+/// server's own directories.
+pub fn admit(
+    visit: &dyn Visit,
     cluster: &Cluster,
     memory: &Memory,
-    owner: &Owner,
     mode: u32,
-) -> Result<Dir, Error> {
-    let dir = Dir::open(path).map_err(|e| Error::io(Action::OpenDestination, path, e))?;
-    if memory.is_pg_wal(&dir) || dir.real_path().is_some_and(|real| memory.is_inside(&real)) {
+) -> Result<(), Error> {
+    let path = visit.location();
+    if visit.is_within(memory) {
         return Err(Error::NotAdoptable {
             path: path.to_owned(),
             reason: "the path leads into the data directory or its \"pg_wal\"".to_owned(),
         });
     }
     let known = memory.contains(path)?;
-    let identity = match Identity::read(&dir)? {
+    let identity = match Identity::at(visit)? {
         Some(identity) => identity,
         None if known => return Err(Error::IdentityLost { path: path.to_owned() }),
         None => {
-            check_adoptable(&dir, cluster)?;
+            check_adoptable(visit, cluster)?;
             let ours = Identity::new(cluster.system_identifier);
-            if ours.write(&dir, owner, mode)? {
+            if ours.publish(visit, mode)? {
                 ours
             } else {
                 // Another server was faster: its word counts.
-                Identity::read(&dir)?
-                    .ok_or_else(|| Error::IdentityLost { path: path.to_owned() })?
+                Identity::at(visit)?.ok_or_else(|| Error::IdentityLost { path: path.to_owned() })?
             }
         }
     };
     if identity.system_identifier != cluster.system_identifier {
-        return Err(Error::OtherCluster {
-            path: path.join(identity::FILE_NAME),
-            ours: cluster.system_identifier,
-            theirs: identity.system_identifier,
-        });
+        return Err(other_cluster(visit, &identity, cluster));
     }
     if !known || !memory.is_durable(path) {
         // Whoever wrote the identity file, or the list, may have died before its flush; and what was
         // read above may be in the page cache only, after a flush that failed.
-        let stored = Identity::flush(&dir)?;
+        let stored = Identity::settle(visit)?;
         if stored != identity {
             let reason = "storage holds another identity than was read before".to_owned();
             return Err(Error::ReadBackDiffers { path: path.join(identity::FILE_NAME), reason });
         }
         memory.add(path)?;
     }
-    Ok(dir)
+    Ok(())
+}
+
+fn other_cluster(visit: &dyn Visit, identity: &Identity, cluster: &Cluster) -> Error {
+    Error::OtherCluster {
+        path: visit.location().join(identity::FILE_NAME),
+        ours: cluster.system_identifier,
+        theirs: identity.system_identifier,
+    }
 }
 
 /// Accepts a directory without an identity file if it is empty, or if a bounded sample of the
@@ -82,11 +80,11 @@ pub fn open(
 /// # Errors
 /// The directory could not be read, holds segments of another cluster, or holds files and nothing
 /// that shows whose they are.
-pub fn check_adoptable(dir: &Dir, cluster: &Cluster) -> Result<(), Error> {
+fn check_adoptable(visit: &dyn Visit, cluster: &Cluster) -> Result<(), Error> {
     let (mut segments, mut others) = (Vec::new(), 0_u64);
-    dir.for_each_name(|stored| {
-        let parsed = FileName::from_stored(stored).ok();
-        let segment = parsed.and_then(|(name, codec)| Some((name.segment()?, name, codec)));
+    visit.list(&mut |stored| {
+        let parsed = StoredName::parse(stored).ok();
+        let segment = parsed.and_then(|parsed| Some((parsed.name.segment()?, parsed)));
         match segment {
             Some(segment) => segments.push(segment),
             // Another server's identity file has come since the caller looked: it counts when ours
@@ -94,21 +92,20 @@ pub fn check_adoptable(dir: &Dir, cluster: &Cluster) -> Result<(), Error> {
             None if stored == "lost+found" || temporary::is_own_name(stored) => {}
             None => others += 1,
         }
-    })
-    .map_err(|e| Error::io(Action::ListDestination, dir.path(), e))?;
+    })?;
     if segments.is_empty() && others == 0 {
         return Ok(());
     }
     // By address first: the newest WAL is what another cluster would have added.
-    segments.sort_by_key(|(SegmentName { timeline, log, segment }, name, _)| {
-        (*log, *segment, *timeline, name.clone())
+    segments.sort_by_key(|(SegmentName { timeline, log, segment }, stored)| {
+        (*log, *segment, *timeline, stored.clone())
     });
     let mut ours = 0;
-    for (_, name, codec) in sample(&segments) {
-        let Some(theirs) = system_identifier(dir, name, *codec)? else { continue };
+    for (_, stored) in sample(&segments) {
+        let Some(theirs) = system_identifier(visit, stored)? else { continue };
         if theirs != cluster.system_identifier {
             return Err(Error::OtherCluster {
-                path: dir.path().join(name.stored(*codec)),
+                path: visit.location().join(stored.to_string()),
                 ours: cluster.system_identifier,
                 theirs,
             });
@@ -117,7 +114,7 @@ pub fn check_adoptable(dir: &Dir, cluster: &Cluster) -> Result<(), Error> {
     }
     if ours == 0 {
         return Err(Error::NotAdoptable {
-            path: dir.path().to_owned(),
+            path: visit.location().to_owned(),
             reason: format!(
                 "{} WAL segments and {others} other files are there, and none of the segments shows this cluster's system identifier",
                 segments.len()
@@ -136,55 +133,44 @@ fn sample<T>(all: &[T]) -> impl Iterator<Item = &T> {
 
 /// Reads the system identifier out of an archived segment; `None` if it has no valid header (an
 /// interrupted copy, say), which proves nothing about whose archive it is.
-fn system_identifier(dir: &Dir, name: &FileName, codec: Codec) -> Result<Option<u64>, Error> {
-    let stored = name.stored(codec);
-    let path = dir.path().join(&stored);
-    let file = match Archived::open(dir, stored, codec) {
-        Ok(Some(file)) => file,
+fn system_identifier(visit: &dyn Visit, stored: &StoredName) -> Result<Option<u64>, Error> {
+    let found = match visit.find(&stored.clone().into()) {
+        Ok(Some(found)) => found,
         Ok(None) | Err(Error::NotAFile { .. }) => return Ok(None),
         Err(e) => return Err(e),
     };
     let mut header = [0; HEADER_LEN];
-    let read = file.decode().and_then(|mut stream| read_full(&mut stream, &mut header));
+    let read = found.decode().and_then(|mut stream| read_full(&mut stream, &mut header));
     match read {
         Ok(_) => Ok(LongPageHeader::parse(&header).ok().map(|header| header.system_identifier)),
         Err(e) if e.raw_os_error().is_none() => Ok(None),
-        Err(e) => Err(Error::io(Action::ReadArchived, path, e)),
+        Err(e) => Err(Error::io(Action::ReadArchived, found.path(), e)),
     }
 }
 
-/// Writes the identity file of a cluster into a directory, whatever else the directory holds, as
-/// `walsafe init` does: the way out after a replaced disk or a moved archive.
+/// Publishes the identity of a cluster in an archive, whatever else the archive holds, as `walsafe init`
+/// does: the way out after a replaced disk or a moved archive.
 ///
-/// Returns `false` when the directory has this cluster's identity file already; it is flushed then.
+/// Returns `false` when the archive has this cluster's identity already; it is made durable then.
 ///
 /// # Errors
-/// The directory is missing, or has another cluster's identity file or WAL.
-pub fn init(path: &Path, cluster: &Cluster, owner: &Owner, mode: u32) -> Result<bool, Error> {
-    let dir = Dir::open(path).map_err(|e| Error::io(Action::OpenDestination, path, e))?;
-    let other = |theirs| Error::OtherCluster {
-        path: path.join(identity::FILE_NAME),
-        ours: cluster.system_identifier,
-        theirs,
-    };
-    if Identity::read(&dir)?.is_none() {
-        match check_adoptable(&dir, cluster) {
+/// The archive has another cluster's identity file or WAL, or the identity could not be published.
+pub fn init(visit: &dyn Visit, cluster: &Cluster, mode: u32) -> Result<bool, Error> {
+    if Identity::at(visit)?.is_none() {
+        match check_adoptable(visit, cluster) {
             Ok(()) | Err(Error::NotAdoptable { .. }) => {}
             Err(e) => return Err(e),
         }
-        if Identity::new(cluster.system_identifier).write(&dir, owner, mode)? {
+        if Identity::new(cluster.system_identifier).publish(visit, mode)? {
             return Ok(true);
         }
     }
-    match Identity::read(&dir)? {
+    match Identity::at(visit)? {
         Some(there) if there.system_identifier == cluster.system_identifier => {
-            Identity::flush(&dir)?;
+            Identity::settle(visit)?;
             Ok(false)
         }
-        Some(there) => Err(other(there.system_identifier)),
-        None => {
-            let gone = io::Error::from_raw_os_error(libc::ENOENT);
-            Err(Error::io(Action::ReadArchived, path.join(identity::FILE_NAME), gone))
-        }
+        Some(there) => Err(other_cluster(visit, &there, cluster)),
+        None => Err(Error::IdentityLost { path: visit.location().to_owned() }),
     }
 }

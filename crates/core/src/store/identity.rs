@@ -12,8 +12,8 @@ use thiserror::Error as ThisError;
 
 use crate::error::{Action, Error};
 use crate::store::directory::reading::PastCache;
-use crate::store::directory::staged::{Publication, Staged, Staging, failed};
-use crate::store::directory::temporary::Owner;
+use crate::store::{FinalName, Found, Publication, Seal, Visit};
+use crate::sys::buffer::Buffer;
 use crate::sys::{self, Dir};
 
 /// Name of the identity file in an archive.
@@ -127,28 +127,69 @@ impl Identity {
         parsed.map_err(|e| Error::BadIdentity { path, reason: e.to_string() })
     }
 
-    /// Writes the identity file, durably and without replacing one. Returns `false` when the
-    /// directory had one in the meantime: the caller reads that.
+    /// Reads the identity of the place that is visited; `None` when it has none.
     ///
-    /// On return with `true`, the file and its name survive a power cut. Dies the machine before,
-    /// the directory has the whole file or none.
+    /// # Errors
+    /// The file could not be read, is not a regular file, or cannot be understood.
+    pub fn at(visit: &dyn Visit) -> Result<Option<Self>, Error> {
+        match visit.find(&FinalName::Identity) {
+            Ok(None) => Ok(None),
+            Ok(Some(found)) => Self::from_found(&*found, false).map(Some),
+            Err(Error::NotAFile { path, found }) => {
+                Err(Error::BadIdentity { path, reason: format!("it is {found}") })
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    fn from_found(found: &dyn Found, past_cache: bool) -> Result<Self, Error> {
+        let fail = |e| Error::io(Action::ReadArchived, found.path(), e);
+        let mut contents = Vec::new();
+        let stream = found.read(past_cache).map_err(fail)?;
+        stream.take(MAX_LEN + 1).read_to_end(&mut contents).map_err(fail)?;
+        let parsed = match contents.len() as u64 {
+            0..=MAX_LEN => Self::parse(&contents),
+            _ => Err(IdentityError::NotText),
+        };
+        let path = || found.path().to_owned();
+        parsed.map_err(|e| Error::BadIdentity { path: path(), reason: e.to_string() })
+    }
+
+    /// Publishes the identity, durably and without replacing one. Returns `false` when the place had one
+    /// in the meantime: the caller reads that.
+    ///
+    /// On return with `true`, the file and its name survive a power cut. If the machine dies before, the
+    /// whole file is there or nothing is.
     ///
     /// # Errors
     /// The file could not be written, flushed or published.
-    pub fn write(&self, dir: &Dir, owner: &Owner, mode: u32) -> Result<bool, Error> {
-        let mut staging = Staging::Unnamed;
-        loop {
-            let staged = Staged::create(dir, FILE_NAME, owner, staging)?;
-            sys::write_all_at(staged.file(), self.to_string().as_bytes(), 0)
-                .map_err(|e| failed(dir, FILE_NAME, Action::WriteCopy, e))?;
-            match staged.seal(FILE_NAME, None, mode, true)?.publish(FILE_NAME)? {
-                Publication::Published => break,
-                Publication::NameTaken => return Ok(false),
-                Publication::NeedsName => staging = Staging::Named,
-            }
+    pub fn publish(&self, visit: &dyn Visit, mode: u32) -> Result<bool, Error> {
+        let text = self.to_string();
+        let mut buffer = Buffer::new()
+            .map_err(|e| Error::io(Action::ReserveMemory, visit.location().join(FILE_NAME), e))?;
+        let mut draft = visit.stage(FinalName::Identity)?;
+        draft.put(buffer.fill(text.as_bytes()))?;
+        let seal = Seal { digests: None, mode, flush: true, verify: false };
+        match draft.seal(&seal)?.publish()? {
+            Publication::Published => {}
+            Publication::NameTaken => return Ok(false),
         }
-        dir.flush().map_err(|e| Error::io(Action::FlushDirectory, dir.path(), e))?;
+        visit.settle()?;
         Ok(true)
+    }
+
+    /// Makes an identity that is there already durable, and returns what storage holds of it: a flush
+    /// that succeeds after one that failed proves nothing (guarantee G8).
+    ///
+    /// # Errors
+    /// One of the flushes failed, or the file is gone, or storage holds no identity.
+    pub fn settle(visit: &dyn Visit) -> Result<Self, Error> {
+        let found = visit.find(&FinalName::Identity)?;
+        let found =
+            found.ok_or_else(|| Error::IdentityLost { path: visit.location().to_owned() })?;
+        found.flush()?;
+        visit.settle()?;
+        Self::from_found(&*found, true)
     }
 
     /// Gives a directory's identity file to the user that runs the server, durably: one that root
@@ -200,6 +241,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::store::directory::temporary::Owner;
+    use crate::store::directory::{Directory, Staging};
+    use crate::store::{Progress, Store};
 
     #[test]
     fn an_identity_reads_back_from_its_text() {
@@ -232,12 +276,13 @@ mod tests {
     #[test]
     fn writing_never_replaces_an_identity() {
         let temp = tempfile::tempdir().unwrap();
-        let dir = Dir::open(temp.path()).unwrap();
-        let us = Owner::this_process();
-        assert_eq!(Identity::read(&dir).unwrap(), None);
-        assert!(Identity::new(1).write(&dir, &us, 0o600).unwrap());
-        assert!(!Identity::new(2).write(&dir, &us, 0o600).unwrap());
-        assert_eq!(Identity::read(&dir).unwrap().unwrap().system_identifier, 1);
+        let store = Directory::new(temp.path(), Owner::this_process(), Staging::Unnamed);
+        let progress = Progress::default();
+        let visit = store.visit(&progress).unwrap();
+        assert_eq!(Identity::at(&*visit).unwrap(), None);
+        assert!(Identity::new(1).publish(&*visit, 0o600).unwrap());
+        assert!(!Identity::new(2).publish(&*visit, 0o600).unwrap());
+        assert_eq!(Identity::at(&*visit).unwrap().unwrap().system_identifier, 1);
     }
 
     proptest! {

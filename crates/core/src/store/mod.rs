@@ -1,6 +1,188 @@
 //! Where archived files lie: their names, whose archive it is, and what may be in it.
+//!
+//! The traits are the seam between the algorithm and the place. Their verbs are those of publishing,
+//! since the guarantees are made of them: a file is staged out of sight, sealed, and published under its
+//! final name in one step that never replaces another file. [`directory`] is the one store there is; what
+//! every store promises is in the docs of the methods, and `conformance` tests it.
+
+use std::io::{self, Read};
+use std::path::Path;
+
+use crate::encoding::codec::{Codec, Decoder};
+use crate::encoding::digest::Digest;
+use crate::error::Error;
+use crate::server::known::Memory;
+use crate::server::source::Source;
+use crate::sys::Space;
 
 pub mod admission;
+#[cfg(test)]
+mod conformance;
 pub mod directory;
 pub mod identity;
 pub mod listing;
+mod names;
+mod progress;
+
+pub use names::{FinalName, PROBE, StoredName};
+pub use progress::Progress;
+
+/// A place for archived files. Nothing of it is held open between two visits.
+pub trait Store: Send + Sync {
+    /// Goes there. What is done on the visit counts its steps in `progress`.
+    ///
+    /// # Errors
+    /// The place is missing or cannot be reached.
+    fn visit<'s>(&'s self, progress: &'s Progress) -> Result<Box<dyn Visit + 's>, Error>;
+}
+
+/// An open place. All that is done through one visit happens to the same place, whatever its path leads
+/// to meanwhile.
+pub trait Visit {
+    /// The path by which users know the place.
+    fn location(&self) -> &Path;
+
+    /// Returns what stands under a final name, `None` if nothing does.
+    ///
+    /// # Errors
+    /// It could not be looked up or opened, or is not a regular file (a symbolic link is never followed).
+    fn find(&self, name: &FinalName) -> Result<Option<Box<dyn Found + '_>>, Error>;
+
+    /// Calls `each` with every name there is, in no order, whoever made it.
+    ///
+    /// # Errors
+    /// The names could not be read to their end.
+    fn list(&self, each: &mut dyn FnMut(&str)) -> Result<(), Error>;
+
+    /// Begins a file that is to get this final name. It is out of sight until it is published; dropped
+    /// before, it is discarded.
+    ///
+    /// If the machine dies here, nothing stands under the final name. A temporary name may stay until the
+    /// next archiver on this host starts.
+    ///
+    /// # Errors
+    /// The file could not be created.
+    fn stage(&self, name: FinalName) -> Result<Box<dyn Draft<'_> + '_>, Error>;
+
+    /// Makes every name that was published on this visit durable, and what is found on it too. On return
+    /// they survive a power cut.
+    ///
+    /// # Errors
+    /// The flush failed. None of these names counts as durable then, whatever a second flush says.
+    fn settle(&self) -> Result<(), Error>;
+
+    /// Removes what dead processes of this host left here, and nothing that is under a final name. What
+    /// cannot be removed stays, and keeps none of the others.
+    ///
+    /// # Errors
+    /// The names could not be read to their end.
+    fn tidy(&self) -> Result<(), Error>;
+
+    /// Returns the size of the place and what is left of it, where that is known.
+    fn space(&self) -> Option<Space>;
+
+    /// Returns whether the place is one of the server's own directories, or lies in one.
+    fn is_within(&self, server: &Memory) -> bool;
+}
+
+/// A file that stands under a final name.
+pub trait Found {
+    /// The path by which users know it.
+    fn path(&self) -> &Path;
+
+    /// How it is compressed.
+    fn codec(&self) -> Codec;
+
+    /// What the file takes in the archive, in bytes.
+    fn stored_bytes(&self) -> u64;
+
+    /// Returns whether this is the server's own file: a hard link, not a copy.
+    fn is(&self, source: &Source) -> bool;
+
+    /// Makes the contents durable: whoever put them there may have died before its own flush.
+    ///
+    /// # Errors
+    /// The flush failed. One that succeeds later proves nothing: what is then read past the cache does.
+    fn flush(&self) -> Result<(), Error>;
+
+    /// Reads the stored bytes from their start: from storage, past every cache, or through the caches.
+    ///
+    /// # Errors
+    /// The reader could not be made.
+    fn read(&self, past_cache: bool) -> io::Result<Box<dyn Read>>;
+
+    /// Reads the WAL file's own bytes from storage, past every cache.
+    ///
+    /// # Errors
+    /// The reader or the decoder could not be made.
+    fn decode(&self) -> io::Result<Decoder<Box<dyn Read>>> {
+        Decoder::new(self.codec(), self.read(true)?)
+    }
+}
+
+/// A file that is being written, out of sight. It knows its final name.
+pub trait Draft<'v> {
+    /// Appends a chunk. All must be aligned as a [`Buffer`](crate::sys::buffer::Buffer) is, and all but
+    /// the last of whole blocks.
+    ///
+    /// # Errors
+    /// The write failed.
+    fn put(&mut self, chunk: &[u8]) -> Result<(), Error>;
+
+    /// Completes the file: contents, digests, permission.
+    ///
+    /// On return with [`Seal::flush`], all of these survive a power cut; no name does yet. With
+    /// [`Seal::verify`], storage gave back what was written.
+    ///
+    /// # Errors
+    /// One of the steps failed. The copy is discarded, so that no later flush can be mistaken for a
+    /// success of this one (guarantee G8).
+    fn seal(self: Box<Self>, seal: &Seal) -> Result<Box<dyn Sealed + 'v>, Error>;
+}
+
+/// A file that is complete, and still out of sight.
+pub trait Sealed {
+    /// What the file takes in the archive, in bytes.
+    fn stored_bytes(&self) -> u64;
+
+    /// Gives the file its final name, unless that is taken: the storage decides in one step, not an
+    /// earlier look (guarantee G3). [`Visit::settle`] makes the name durable.
+    ///
+    /// If the machine dies here, the name is there or not; if it is, so are the bytes.
+    ///
+    /// # Errors
+    /// The name was not given, or the storage cannot promise not to replace.
+    fn publish(self: Box<Self>) -> Result<Publication, Error>;
+}
+
+/// How a file is completed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seal {
+    /// What the file carries, if anything.
+    pub digests: Option<Digests>,
+    /// Permission bits.
+    pub mode: u32,
+    /// Make the contents durable.
+    pub flush: bool,
+    /// Read the contents back from storage and compare them with the digest of the stored bytes.
+    pub verify: bool,
+}
+
+/// The digests that a file carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Digests {
+    /// Of the bytes as they are stored.
+    pub stored: Digest,
+    /// Of the WAL file's own bytes.
+    pub content: Digest,
+}
+
+/// What came of publishing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Publication {
+    /// The file has its name.
+    Published,
+    /// Another file has the name, and stays as it is. A lost answer may come out so too: what counts is
+    /// whether that file holds the same.
+    NameTaken,
+}

@@ -65,6 +65,14 @@ impl Buffer {
         self.bytes_mut().split_at_mut(half)
     }
 
+    /// Puts bytes at the start of the memory, which must have room for them, and returns them there.
+    #[must_use]
+    pub fn fill(&mut self, bytes: &[u8]) -> &[u8] {
+        let (front, _) = self.bytes_mut().split_at_mut(bytes.len());
+        front.copy_from_slice(bytes);
+        front
+    }
+
     /// Returns the first `len` bytes.
     #[must_use]
     pub fn filled(&self, len: usize) -> &[u8] {

@@ -9,6 +9,9 @@ use std::path::Path;
 use super::{DIRECT_ALIGNMENT, again, c_string, openat};
 use crate::sys::fault::{Op, Verdict, announce};
 
+/// The unit of `st_blocks`, in bytes, whatever the file system's own blocks are.
+pub(super) const BLOCK_UNIT: u64 = 512;
+
 /// A constant of file types as [`Entry::mode`] has it.
 #[allow(clippy::unnecessary_cast, reason = "the types differ between systems")]
 const fn mode_bits(bits: libc::mode_t) -> u32 {
@@ -28,10 +31,19 @@ pub struct Entry {
     pub links: u64,
     /// Length in bytes.
     pub len: u64,
+    /// What the file takes on disk, in bytes: holes do not count, what is written but not allocated yet
+    /// does.
+    pub allocated: u64,
 }
 
 impl Entry {
-    /// Tells whether the entry is a regular file.
+    /// Returns whether two entries are the same file.
+    #[must_use]
+    pub fn is_same_file(&self, other: &Self) -> bool {
+        (self.device, self.inode) == (other.device, other.inode)
+    }
+
+    /// Returns whether the entry is a regular file.
     #[must_use]
     pub fn is_file(&self) -> bool {
         self.mode & mode_bits(libc::S_IFMT) == mode_bits(libc::S_IFREG)
@@ -92,6 +104,7 @@ fn entry_from(metadata: &std::fs::Metadata) -> Entry {
         mode: metadata.mode(),
         links: metadata.nlink(),
         len: metadata.len(),
+        allocated: metadata.blocks() * BLOCK_UNIT,
     }
 }
 

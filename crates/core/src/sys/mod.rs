@@ -360,6 +360,7 @@ fn entry_of(stat: &libc::stat) -> Entry {
         mode: stat.st_mode as u32,
         links: stat.st_nlink as u64,
         len: stat.st_size as u64,
+        allocated: stat.st_blocks as u64 * file::BLOCK_UNIT,
     }
 }
 

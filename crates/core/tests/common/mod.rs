@@ -10,14 +10,15 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use tempfile::TempDir;
-use walsafe_core::archive::{CheckWal, Job, Outcome, Plan, Progress, archive_file};
+use walsafe_core::archive::{CheckWal, Job, Plan, Receipt, archive_file};
 use walsafe_core::encoding::codec::{Codec, Compression};
 use walsafe_core::encoding::digest::{CONTENT_ATTRIBUTE, STORED_ATTRIBUTE};
 use walsafe_core::error::Error;
 use walsafe_core::server::known::Memory;
 use walsafe_core::server::settings::{Destination, FileMode, FsyncPolicy};
-use walsafe_core::store::directory::staged::Staging;
+use walsafe_core::store::directory::Staging;
 use walsafe_core::store::directory::temporary::Owner;
+use walsafe_core::store::{Progress, Store};
 use walsafe_core::sys;
 use walsafe_core::sys::buffer::Buffer;
 use walsafe_core::wal::SegmentSize;
@@ -50,8 +51,8 @@ pub fn scratch() -> TempDir {
 }
 
 /// Archives a file that nobody watches.
-pub fn run(plan: &Plan, job: &Job) -> Result<Outcome, Error> {
-    archive_file(plan, job, &mut Buffer::new().unwrap(), &Progress::default())
+pub fn run(plan: &Plan, job: &Job) -> Result<Receipt, Error> {
+    archive_file(plan, &plan.store(), job, &mut Buffer::new().unwrap(), &Progress::default())
 }
 
 impl World {
@@ -80,7 +81,7 @@ impl World {
         self.wal(&segment_name(1, n), &segment(1, n, seed))
     }
 
-    pub fn run(&self, job: &Job) -> Result<Outcome, Error> {
+    pub fn run(&self, job: &Job) -> Result<Receipt, Error> {
         run(&self.plan, job)
     }
 
@@ -101,14 +102,15 @@ impl World {
 
     /// Puts this cluster's identity file into the archive.
     pub fn init(&self) {
-        walsafe_core::store::admission::init(
-            &self.archive,
-            &self.plan.cluster,
-            &self.plan.owner,
-            self.plan.file_mode.bits(),
-        )
-        .unwrap();
+        init(&self.plan).unwrap();
     }
+}
+
+/// Puts the identity file of a plan's cluster into its archive; returns whether there was none.
+pub fn init(plan: &Plan) -> Result<bool, Error> {
+    let (store, progress) = (plan.store(), Progress::default());
+    let visit = store.visit(&progress)?;
+    walsafe_core::store::admission::init(&*visit, &plan.cluster, plan.file_mode.bits())
 }
 
 pub fn plan(archive: &Path, data: &Path, system_identifier: u64) -> Plan {
@@ -181,6 +183,11 @@ pub fn random(len: usize, seed: u64) -> Vec<u8> {
 
 pub fn compression(text: &str) -> Compression {
     text.parse().unwrap()
+}
+
+/// What a file takes on disk, in bytes.
+pub fn taken(path: &Path) -> u64 {
+    fs::metadata(path).unwrap().blocks() * 512
 }
 
 /// What must not change of a file that stands in an archive.

@@ -9,8 +9,8 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use walsafe_core::archive::pool::{Pool, Status};
-use walsafe_core::archive::{Job, Outcome};
+use walsafe_core::archive::pool::Pool;
+use walsafe_core::archive::{Job, Receipt};
 use walsafe_core::error::Error;
 
 use crate::common::World;
@@ -59,19 +59,16 @@ pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 /// Looks until the file is finished.
-pub fn finish(pool: &Pool, job: &Job) -> Result<Outcome, Error> {
+pub fn finish(pool: &Pool, job: &Job) -> Result<Receipt, Error> {
     let mut result = None;
-    wait_until(job.name.as_str(), || match pool.status(job) {
-        Status::Finished(finished) => {
-            result = Some(finished);
-            true
-        }
-        Status::Pending { .. } => false,
+    wait_until(job.name.as_str(), || {
+        result = pool.take(job);
+        result.is_some()
     });
     result.unwrap()
 }
 
-pub fn archive(pool: &Pool, job: &Job) -> Result<Outcome, Error> {
+pub fn archive(pool: &Pool, job: &Job) -> Result<Receipt, Error> {
     pool.ask(job);
     finish(pool, job)
 }

@@ -7,7 +7,9 @@ use walsafe_core::server::control::ControlFile;
 use walsafe_core::server::settings::FileMode;
 use walsafe_core::store::admission;
 use walsafe_core::store::directory::temporary::Owner;
+use walsafe_core::store::directory::{Directory, Staging};
 use walsafe_core::store::identity::Identity;
+use walsafe_core::store::{Progress, Store};
 use walsafe_core::sys::Dir;
 use walsafe_core::wal::SegmentSize;
 use walsafe_core::wal::segment::Cluster;
@@ -40,7 +42,11 @@ pub(super) fn run(arguments: &Init) -> u8 {
         segment_size: control.segment_size.unwrap_or(SegmentSize::DEFAULT),
     };
     let owner = Owner::this_process();
-    let created = admission::init(&arguments.destination, &cluster, &owner, mode.bits())
+    let store = Directory::new(&arguments.destination, owner, Staging::Unnamed);
+    let progress = Progress::default();
+    let created = store
+        .visit(&progress)
+        .and_then(|visit| admission::init(&*visit, &cluster, mode.bits()))
         .and_then(|created| give_to_server(arguments).map(|()| created));
     let created = match created {
         Ok(created) => created,

@@ -1,6 +1,157 @@
 //! An archive that is a directory: how a file gets into it, and how it is read past the page cache.
+//!
+//! [`Staging`] has the ways in which a file is kept out of sight and gets its final name. Which of them a
+//! file system allows is found out below the seam, with the first file, and holds for the life of the
+//! [`Directory`].
 
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use self::draft::DirectoryDraft;
+use self::reading::Archived;
+use self::temporary::Owner;
+use crate::error::{Action, Error};
+use crate::server::known::Memory;
+use crate::store::{Draft, FinalName, Found, Progress, Store, Visit};
+use crate::sys::{Dir, Space};
+
+mod draft;
 pub mod reading;
-pub mod sink;
-pub mod staged;
+mod sink;
 pub mod temporary;
+#[cfg(test)]
+mod tests;
+
+/// How a file is kept out of sight until it is whole, and gets its final name. Where the file system or
+/// the system refuses one way, the next one stands in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Staging {
+    /// A file without a name (`O_TMPFILE`), which is linked to its final name.
+    Unnamed,
+    /// A file under a temporary name, which is linked to its final name: the portable way.
+    Named,
+    /// A file under a temporary name, which is renamed without replacing: for file systems without hard
+    /// links.
+    Renamed,
+}
+
+impl Staging {
+    /// Every way, the first one to be tried first.
+    pub const ALL: [Self; 3] = [Self::Unnamed, Self::Named, Self::Renamed];
+}
+
+/// A directory to archive to, by its path.
+#[derive(Debug)]
+pub struct Directory {
+    path: PathBuf,
+    owner: Owner,
+    /// The first way of [`Staging::ALL`] that has not been refused here.
+    staging: AtomicU8,
+}
+
+impl Directory {
+    /// Names a directory, and the way of staging to begin with; looks at nothing yet.
+    #[must_use]
+    pub fn new(path: impl Into<PathBuf>, owner: Owner, staging: Staging) -> Self {
+        Self { path: path.into(), owner, staging: AtomicU8::new(staging as u8) }
+    }
+
+    /// Opens the directory.
+    ///
+    /// # Errors
+    /// It is missing or cannot be opened.
+    pub fn open<'s>(&'s self, progress: &'s Progress) -> Result<DirectoryVisit<'s>, Error> {
+        let dir =
+            Dir::open(&self.path).map_err(|e| Error::io(Action::OpenDestination, &self.path, e))?;
+        progress.tick();
+        Ok(DirectoryVisit { store: self, dir, progress })
+    }
+}
+
+impl Store for Directory {
+    fn visit<'s>(&'s self, progress: &'s Progress) -> Result<Box<dyn Visit + 's>, Error> {
+        Ok(Box::new(self.open(progress)?))
+    }
+}
+
+/// An open directory.
+#[derive(Debug)]
+pub struct DirectoryVisit<'s> {
+    store: &'s Directory,
+    dir: Dir,
+    progress: &'s Progress,
+}
+
+impl DirectoryVisit<'_> {
+    /// Returns the open directory.
+    #[must_use]
+    pub fn dir(&self) -> &Dir {
+        &self.dir
+    }
+
+    fn owner(&self) -> &Owner {
+        &self.store.owner
+    }
+
+    fn path_of(&self, name: &FinalName) -> PathBuf {
+        self.dir.path().join(name.to_string())
+    }
+
+    /// Returns the way of staging to try.
+    fn staging(&self) -> Staging {
+        let tried = self.store.staging.load(Ordering::Relaxed);
+        Staging::ALL.into_iter().find(|staging| *staging as u8 >= tried).unwrap_or(Staging::Renamed)
+    }
+
+    /// Remembers that the ways before this one are refused here, and that this one works.
+    fn remember(&self, works: Staging) {
+        self.store.staging.fetch_max(works as u8, Ordering::Relaxed);
+    }
+}
+
+impl Visit for DirectoryVisit<'_> {
+    fn location(&self) -> &Path {
+        self.dir.path()
+    }
+
+    fn find(&self, name: &FinalName) -> Result<Option<Box<dyn Found + '_>>, Error> {
+        let found = Archived::open(&self.dir, name.to_string(), name.codec())?;
+        Ok(found.map(|found| Box::new(found) as _))
+    }
+
+    fn list(&self, each: &mut dyn FnMut(&str)) -> Result<(), Error> {
+        let mut each = |name: &str| {
+            self.progress.tick();
+            each(name);
+        };
+        self.dir
+            .for_each_name(&mut each)
+            .map_err(|e| Error::io(Action::ListDestination, self.dir.path(), e))
+    }
+
+    fn stage(&self, name: FinalName) -> Result<Box<dyn Draft<'_> + '_>, Error> {
+        Ok(Box::new(DirectoryDraft::create(self, name)?))
+    }
+
+    fn settle(&self) -> Result<(), Error> {
+        self.dir.flush().map_err(|e| Error::io(Action::FlushDirectory, self.dir.path(), e))?;
+        self.progress.tick();
+        Ok(())
+    }
+
+    fn tidy(&self) -> Result<(), Error> {
+        temporary::remove_stray(&self.dir, self.owner())?;
+        self.progress.tick();
+        Ok(())
+    }
+
+    fn space(&self) -> Option<Space> {
+        self.dir.space().ok()
+    }
+
+    fn is_within(&self, server: &Memory) -> bool {
+        server.is_pg_wal(&self.dir)
+            || self.dir.real_path().is_some_and(|real| server.is_inside(&real))
+    }
+}

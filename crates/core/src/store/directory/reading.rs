@@ -2,10 +2,13 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::path::{Path, PathBuf};
 
 use crate::encoding::codec::{Codec, Decoder};
 use crate::encoding::digest::{CONTENT_ATTRIBUTE, STORED_ATTRIBUTE};
 use crate::error::{Action, Error};
+use crate::server::source::Source;
+use crate::store::Found;
 use crate::sys::buffer::Buffer;
 use crate::sys::{self, Dir, Entry};
 
@@ -95,6 +98,8 @@ pub fn read_full(stream: &mut impl Read, buf: &mut [u8]) -> io::Result<usize> {
 pub struct Archived {
     /// The open file.
     pub file: File,
+    /// Its path, for messages.
+    path: PathBuf,
     /// Its name in the archive.
     pub stored_name: String,
     /// Its encoding.
@@ -127,10 +132,10 @@ impl Archived {
         if !entry.is_file() {
             return Err(Error::NotAFile { found: entry.type_name(), path });
         }
-        Ok(Some(Self { file, stored_name, codec, entry }))
+        Ok(Some(Self { file, path, stored_name, codec, entry }))
     }
 
-    /// Tells whether the file carries a digest from the time when it was archived.
+    /// Returns whether the file carries a digest from the time when it was archived.
     ///
     /// # Errors
     /// Its attributes could not be read.
@@ -145,6 +150,33 @@ impl Archived {
     /// The decoder could not be set up.
     pub fn decode(&self) -> io::Result<Decoder<PastCache>> {
         Decoder::new(self.codec, PastCache::new(self.file.try_clone()?))
+    }
+}
+
+impl Found for Archived {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn codec(&self) -> Codec {
+        self.codec
+    }
+
+    fn stored_bytes(&self) -> u64 {
+        self.entry.allocated
+    }
+
+    fn is(&self, source: &Source) -> bool {
+        source.is(&self.entry)
+    }
+
+    fn flush(&self) -> Result<(), Error> {
+        sys::flush(&self.file).map_err(|e| Error::io(Action::FlushArchived, &self.path, e))
+    }
+
+    fn read(&self, past_cache: bool) -> io::Result<Box<dyn Read>> {
+        let file = self.file.try_clone()?;
+        Ok(if past_cache { Box::new(PastCache::new(file)) } else { Box::new(file) })
     }
 }
 

@@ -1,10 +1,9 @@
-//! Where a copy's bytes go: to the file in whole chunks, past the page cache where that is to be
-//! had, and without the blocks that hold only zeros.
+//! Where a copy's bytes go: to the file in whole chunks, past the page cache where the file system allows
+//! that, and without the blocks that hold only zeros.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 
-use crate::encoding::digest::{Digest, Hasher};
 use crate::sys::{self, DIRECT_ALIGNMENT};
 
 /// Zero blocks are recognised at this size: the block of the common file systems.
@@ -13,18 +12,27 @@ static ZEROS: [u8; BLOCK] = [0; BLOCK];
 
 /// Writes chunks one after the other into a new, empty file.
 #[derive(Debug)]
-pub struct Sink<'f> {
-    file: &'f File,
+pub(super) struct Sink {
+    file: File,
     direct: bool,
     offset: u64,
-    written: u64,
 }
 
-impl<'f> Sink<'f> {
+impl Sink {
     /// Writes to a new, empty file.
-    #[must_use]
-    pub fn new(file: &'f File) -> Self {
-        Self { file, direct: sys::set_direct(file, true), offset: 0, written: 0 }
+    pub(super) fn new(file: File) -> Self {
+        let direct = sys::set_direct(&file, true);
+        Self { file, direct, offset: 0 }
+    }
+
+    /// Returns the file.
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Gives the file back.
+    pub(super) fn into_file(self) -> File {
+        self.file
     }
 
     /// Appends a chunk. All must be aligned as a [`Buffer`](crate::sys::buffer::Buffer) is, and all but
@@ -32,7 +40,7 @@ impl<'f> Sink<'f> {
     ///
     /// # Errors
     /// What the write reports.
-    pub fn put(&mut self, chunk: &[u8]) -> io::Result<()> {
+    pub(super) fn put(&mut self, chunk: &[u8]) -> io::Result<()> {
         let mut at = 0;
         while let Some(rest) = chunk.get(at..).filter(|rest| !rest.is_empty()) {
             let zeros = leading(rest, |block| block == &ZEROS);
@@ -57,31 +65,28 @@ impl<'f> Sink<'f> {
             self.leave_direct();
             return self.write_at(rest, offset + whole as u64);
         }
-        match sys::write_all_at(self.file, data, offset) {
+        match sys::write_all_at(&self.file, data, offset) {
             // The file system took the flag and refuses the write, or made half of one: go on
             // through the page cache.
             Err(e) if self.direct && e.raw_os_error() == Some(libc::EINVAL) => {
                 self.leave_direct();
-                sys::write_all_at(self.file, data, offset)?;
+                sys::write_all_at(&self.file, data, offset)
             }
-            other => other?,
+            other => other,
         }
-        self.written += data.len() as u64;
-        Ok(())
     }
 
     fn leave_direct(&mut self) {
-        let _ = sys::set_direct(self.file, false);
+        let _ = sys::set_direct(&self.file, false);
         self.direct = false;
     }
 
-    /// Gives the file its length and returns how many bytes were written; the rest are holes.
+    /// Gives the file its length: what was not written at its end is a hole.
     ///
     /// # Errors
     /// What `ftruncate` reports.
-    pub fn finish(self) -> io::Result<u64> {
-        sys::set_len(self.file, self.offset)?;
-        Ok(self.written)
+    pub(super) fn finish(&self) -> io::Result<()> {
+        sys::set_len(&self.file, self.offset)
     }
 }
 
@@ -98,62 +103,6 @@ fn leading(bytes: &[u8], is: impl Fn(&[u8; BLOCK]) -> bool) -> usize {
     if is(&ZEROS) { bytes.len() - rest.len() } else { bytes.len() }
 }
 
-/// Gathers an encoder's output into chunks, and hashes it.
-pub struct Gather<'f> {
-    sink: Sink<'f>,
-    buffer: &'f mut [u8],
-    filled: usize,
-    hasher: Hasher,
-    len: u64,
-}
-
-impl<'f> Gather<'f> {
-    /// Gathers for a new, empty file in a piece of a [`Buffer`](crate::sys::buffer::Buffer).
-    #[must_use]
-    pub fn new(file: &'f File, buffer: &'f mut [u8]) -> Self {
-        let hasher = Hasher::default();
-        Self { sink: Sink::new(file), buffer, filled: 0, hasher, len: 0 }
-    }
-
-    fn put(&mut self) -> io::Result<()> {
-        let chunk = self.buffer.get(..self.filled).unwrap_or_default();
-        self.hasher.update(chunk);
-        self.sink.put(chunk)?;
-        self.len += self.filled as u64;
-        self.filled = 0;
-        Ok(())
-    }
-
-    /// Writes what is left and returns the digest and number of the bytes gathered.
-    ///
-    /// # Errors
-    /// What the last write reports.
-    pub fn finish(mut self) -> io::Result<(Digest, u64)> {
-        self.put()?;
-        self.sink.finish()?;
-        Ok((self.hasher.digest(), self.len))
-    }
-}
-
-impl Write for Gather<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let room = self.buffer.get_mut(self.filled..).unwrap_or_default();
-        let n = room.len().min(bytes.len());
-        if let (Some(to), Some(from)) = (room.get_mut(..n), bytes.get(..n)) {
-            to.copy_from_slice(from);
-        }
-        self.filled += n;
-        if self.filled == self.buffer.len() {
-            self.put()?;
-        }
-        Ok(n)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
@@ -165,15 +114,14 @@ mod tests {
     use super::*;
     use crate::sys::buffer::{Buffer, CHUNK};
 
-    /// Writes `content` as the archiver does, and returns how many bytes were not left as holes.
-    fn write(file: &File, content: &[u8]) -> u64 {
-        let mut sink = Sink::new(file);
+    /// Writes `content` as the archiver does.
+    fn write(file: &File, content: &[u8]) {
+        let mut sink = Sink::new(file.try_clone().unwrap());
         let mut buffer = Buffer::new().unwrap();
         for chunk in content.chunks(CHUNK) {
-            buffer.bytes_mut()[..chunk.len()].copy_from_slice(chunk);
-            sink.put(buffer.filled(chunk.len())).unwrap();
+            sink.put(buffer.fill(chunk)).unwrap();
         }
-        sink.finish().unwrap()
+        sink.finish().unwrap();
     }
 
     #[test]
@@ -182,7 +130,8 @@ mod tests {
         content[..5000].fill(1);
         content[2 * CHUNK + 10] = 2;
         let temp = tempfile::NamedTempFile::new_in(".").unwrap();
-        assert_eq!(write(temp.as_file(), &content), 3 * 4096);
+        write(temp.as_file(), &content);
+        assert_eq!(sys::entry(temp.as_file()).unwrap().allocated, 3 * 4096);
         assert!(std::fs::read(temp.path()).unwrap() == content);
         assert!(temp.as_file().metadata().unwrap().blocks() * 512 <= 64 * 1024);
     }
@@ -195,23 +144,6 @@ mod tests {
                 runs.iter().flat_map(|(data, len)| std::iter::repeat_n(u8::from(*data), *len)).collect();
             let temp = tempfile::NamedTempFile::new_in(".").unwrap();
             write(temp.as_file(), &content);
-            prop_assert!(std::fs::read(temp.path()).unwrap() == content);
-        }
-
-        #[test]
-        fn gathered_output_is_written_whole(pieces in proptest::collection::vec(0_usize..300_000, 0..20)) {
-            let temp = tempfile::NamedTempFile::new_in(".").unwrap();
-            let mut buffer = Buffer::new().unwrap();
-            let mut gather = Gather::new(temp.as_file(), buffer.bytes_mut());
-            let mut content = Vec::new();
-            for (i, len) in pieces.iter().enumerate() {
-                let piece = vec![i as u8; *len];
-                gather.write_all(&piece).unwrap();
-                content.extend(piece);
-            }
-            let (digest, len) = gather.finish().unwrap();
-            prop_assert_eq!(len, content.len() as u64);
-            prop_assert_eq!(digest, Digest::of(&content));
             prop_assert!(std::fs::read(temp.path()).unwrap() == content);
         }
     }

@@ -175,7 +175,8 @@ mod tests {
     use std::process::Stdio;
 
     use super::*;
-    use crate::store::directory::staged::{Publication, Staged, Staging};
+    use crate::store::directory::{Directory, Staging};
+    use crate::store::{FinalName, Progress, Publication, Seal, Store};
 
     fn us() -> Owner {
         Owner::this_process()
@@ -220,12 +221,16 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let dir = Dir::open(temp.path()).unwrap();
         let removed = || remove_stray(&dir, &us()).unwrap();
-        let staged = Staged::create(&dir, "a", &us(), Staging::Named).unwrap();
+        let (store, progress) =
+            (Directory::new(temp.path(), us(), Staging::Named), Progress::default());
+        let visit = store.visit(&progress).unwrap();
+        let draft = visit.stage(FinalName::Identity).unwrap();
         assert_eq!(removed(), 0);
-        let sealed = staged.seal("a", None, 0o600, true).unwrap();
+        let seal = Seal { digests: None, mode: 0o600, flush: true, verify: false };
+        let sealed = draft.seal(&seal).unwrap();
         assert_eq!(removed(), 0);
-        assert!(matches!(sealed.publish("a"), Ok(Publication::Published)));
-        assert!(temp.path().join("a").exists());
+        assert_eq!(sealed.publish().unwrap(), Publication::Published);
+        assert!(temp.path().join(FinalName::Identity.to_string()).exists());
     }
 
     #[test]

@@ -1,0 +1,110 @@
+//! What is to be archived, how, and what came of it.
+
+use std::path::PathBuf;
+
+use crate::encoding::codec::Compression;
+use crate::encoding::digest::Digest;
+use crate::server::known::Memory;
+use crate::server::settings::{Destination, FileMode, FsyncPolicy};
+use crate::store::StoredName;
+use crate::store::directory::temporary::Owner;
+use crate::store::directory::{Directory, Staging};
+use crate::sys::Space;
+use crate::wal::SegmentReport;
+use crate::wal::name::FileName;
+use crate::wal::segment::Cluster;
+
+/// What is checked of a WAL segment before it is archived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CheckWal {
+    /// Nothing.
+    Off,
+    /// Length and first page header.
+    Header,
+    /// The same, and every page header and every record's checksum. Damage there does not stop
+    /// the file from being archived: it is told with the [`Receipt`].
+    Records,
+}
+
+/// Everything that decides how files are archived; the same for all files until a setting changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// The archive directory.
+    pub destination: Destination,
+    /// What is flushed before success.
+    pub fsync_policy: FsyncPolicy,
+    /// Permission of archived files.
+    pub file_mode: FileMode,
+    /// Compression of archived files.
+    pub compression: Compression,
+    /// What is checked of a segment.
+    pub check_wal: CheckWal,
+    /// Read each new copy back from storage before it is published.
+    pub verify: bool,
+    /// The cluster whose files they are.
+    pub cluster: Cluster,
+    /// The data directory's list of initialised destinations.
+    pub memory: Memory,
+    /// Who makes temporary files.
+    pub owner: Owner,
+    /// How files are kept out of sight.
+    pub staging: Staging,
+}
+
+impl Plan {
+    /// Returns the store that files are archived to. It remembers what its file system cannot do, so one
+    /// serves many files.
+    #[must_use]
+    pub fn store(&self) -> Directory {
+        Directory::new(self.destination.path(), self.owner.clone(), self.staging)
+    }
+
+    /// Returns the name that a file gets in the archive.
+    #[must_use]
+    pub fn stored_name(&self, name: &FileName) -> StoredName {
+        StoredName::new(name.clone(), self.compression.codec)
+    }
+}
+
+/// One file to be archived.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Job {
+    /// The file's name.
+    pub name: FileName,
+    /// Where the server has it.
+    pub source: PathBuf,
+}
+
+/// What was done with a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was copied into the archive.
+    Archived,
+    /// The archive held the same contents already; they were flushed again.
+    AlreadyPresent,
+}
+
+/// A file that is now in the archive, as durable as the policy asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Receipt {
+    /// What was done.
+    pub outcome: Outcome,
+    /// Length of the WAL file, in bytes.
+    pub wal_bytes: u64,
+    /// What the file takes in the archive, in bytes: holes do not count.
+    pub stored_bytes: u64,
+    /// Digest of the WAL file's own bytes.
+    pub content: Digest,
+    /// Size and free space of the archive's file system afterwards, where it tells.
+    pub space: Option<Space>,
+    /// What the check of its records has shown, under [`CheckWal::Records`].
+    pub records: Option<Box<SegmentReport>>,
+}
+
+impl Receipt {
+    /// Returns whether the archive held the file already.
+    #[must_use]
+    pub fn already_present(&self) -> bool {
+        self.outcome == Outcome::AlreadyPresent
+    }
+}

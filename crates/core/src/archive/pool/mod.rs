@@ -1,0 +1,177 @@
+//! Threads that archive: the file that the server asks for, and the next ones ahead of it.
+//!
+//! The caller, the archiver's main thread, never touches the destination: it hands a file over, waits on
+//! [`Pool::wake_handle`], and takes the result. A pool serves one [`Plan`]; when a setting changes, the
+//! caller retires the pool and makes another, so that no success from before the change counts.
+//!
+//! Bounds: at most `max(workers, 1)` threads, and at most [`AHEAD_PER_WORKER`] files a worker that are
+//! done or under way and not asked for yet.
+
+use std::io::Read;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::Duration;
+
+use self::state::State;
+use self::worker::Shared;
+use super::{Job, Plan, Receipt};
+use crate::error::{Action, Error};
+use crate::sys;
+
+mod state;
+mod worker;
+
+/// How many files a worker may be ahead of the server's calls.
+pub const AHEAD_PER_WORKER: usize = 4;
+
+/// Stack of a worker, in bytes: the buffers are on the heap.
+const STACK: usize = 1 << 20;
+
+/// Threads that archive into one destination.
+pub struct Pool {
+    shared: Arc<Shared>,
+    workers: usize,
+    wake: UnixStream,
+}
+
+impl Pool {
+    /// Makes a pool without threads: they start with the first file.
+    ///
+    /// # Errors
+    /// The handle that wakes the caller could not be made (out of descriptors).
+    pub fn new(plan: Plan, workers: usize) -> std::io::Result<Self> {
+        let (wake, notify) = UnixStream::pair()?;
+        wake.set_nonblocking(true)?;
+        notify.set_nonblocking(true)?;
+        Ok(Self { shared: Arc::new(Shared::new(plan, notify)), workers, wake })
+    }
+
+    /// Returns the plan that the pool serves.
+    #[must_use]
+    pub fn plan(&self) -> &Plan {
+        self.shared.plan()
+    }
+
+    /// Returns the number of workers that the pool was made with.
+    #[must_use]
+    pub fn workers(&self) -> usize {
+        self.workers
+    }
+
+    /// Returns a handle that is readable when a file was finished since the last
+    /// [`Pool::clear_wake`].
+    #[must_use]
+    pub fn wake_handle(&self) -> BorrowedFd<'_> {
+        self.wake.as_fd()
+    }
+
+    /// Makes the handle unreadable until the next file is finished. Called before a look at a result, so
+    /// that none is missed.
+    pub fn clear_wake(&self) {
+        let mut scratch = [0; 64];
+        while matches!((&self.wake).read(&mut scratch), Ok(n) if n == scratch.len()) {}
+    }
+
+    /// Asks for a file. A result that is there already is what [`Pool::take`] returns next; a failure
+    /// from before it was asked for is forgotten, and so is a success from before a failure: the file is
+    /// tried once more.
+    ///
+    /// Once a call that hung has moved, asking ends the hold ([`Pool::hold`]).
+    pub fn ask(&self, job: &Job) {
+        let mut state = self.shared.lock();
+        state.release_if_moved();
+        if state.ask(job)
+            && let Err(e) = self.start_threads(&mut state, 1)
+            && state.threads == 0
+        {
+            // Nobody is there who could take it.
+            state.refuse(job, Error::io(Action::StartThread, &job.source, e));
+        }
+        drop(state);
+        self.shared.wake_workers();
+    }
+
+    /// Takes the result of the file that was asked for, once there is one; the pool then forgets it.
+    #[must_use]
+    pub fn take(&self, job: &Job) -> Option<Result<Receipt, Error>> {
+        let result = self.shared.lock().take_result(&job.name)?;
+        self.shared.wake_workers();
+        Some(result)
+    }
+
+    /// Returns how long nothing has moved for a file that was asked for.
+    #[must_use]
+    pub fn still_for(&self, job: &Job) -> Duration {
+        self.shared.lock().still_for(&job.name)
+    }
+
+    /// Returns whether the pool is held and all the files that stood still then do so now, and if so,
+    /// for how long.
+    #[must_use]
+    pub fn held(&self) -> Option<Duration> {
+        self.shared.lock().held()
+    }
+
+    /// Starts nothing more until a call that has not moved for `still_for` returns or moves, so that
+    /// threads do not pile up. Nobody waits for the file that was asked for any longer.
+    pub fn hold(&self, still_for: Duration) {
+        self.shared.lock().hold(still_for);
+    }
+
+    /// Returns whether a look for waiting files is worth its while: the last batch is taken, there may
+    /// be others, and nothing fails.
+    #[must_use]
+    pub fn wants_more(&self) -> bool {
+        self.workers > 0 && self.shared.lock().wants_more()
+    }
+
+    /// Offers files to archive ahead, in the server's order. A pool without workers takes none.
+    pub fn offer(&self, jobs: impl IntoIterator<Item = Job>) {
+        if self.workers == 0 {
+            return;
+        }
+        let mut state = self.shared.lock();
+        let waiting = state.offer(jobs);
+        // Files ahead wait for the threads there are; that there are none is told to who asks.
+        let _ = self.start_threads(&mut state, waiting);
+        drop(state);
+        self.shared.wake_workers();
+    }
+
+    /// Ends the threads as soon as their files are finished; waits for none.
+    pub fn retire(&self) {
+        self.shared.lock().retire();
+        self.shared.wake_workers();
+    }
+
+    /// Returns how long the longest of the files under way has not moved; `None` when no file is
+    /// under way.
+    #[must_use]
+    pub fn busy(&self) -> Option<Duration> {
+        self.shared.lock().busy()
+    }
+
+    /// Returns the number of threads.
+    #[must_use]
+    pub fn threads(&self) -> usize {
+        self.shared.lock().threads
+    }
+
+    /// Sees to it that `waiting` files find a thread, as far as the bound allows.
+    fn start_threads(&self, state: &mut State, waiting: usize) -> std::io::Result<()> {
+        while state.idle + state.starting < waiting && state.threads < self.workers.max(1) {
+            let shared = Arc::clone(&self.shared);
+            sys::start_thread(STACK, move || shared.work_until_retired())?;
+            state.threads += 1;
+            state.starting += 1;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.retire();
+    }
+}

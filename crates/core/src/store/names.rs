@@ -1,0 +1,88 @@
+//! Final names in an archive.
+
+use std::fmt;
+
+use crate::encoding::codec::Codec;
+use crate::store::identity;
+use crate::wal::name::{FileName, NameError};
+
+/// The name of a WAL file in an archive: its own name, and how it is compressed.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StoredName {
+    /// The WAL file's own name.
+    pub name: FileName,
+    /// How it is compressed, which the extension says.
+    pub codec: Codec,
+}
+
+impl StoredName {
+    /// Returns the name that a file has in an archive.
+    #[must_use]
+    pub fn new(name: FileName, codec: Codec) -> Self {
+        Self { name, codec }
+    }
+
+    /// Reads a name as it stands in an archive.
+    ///
+    /// # Errors
+    /// No accepted file is stored under such a name.
+    pub fn parse(stored: &str) -> Result<Self, NameError> {
+        FileName::from_stored(stored).map(|(name, codec)| Self { name, codec })
+    }
+}
+
+impl fmt::Display for StoredName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name.stored(self.codec))
+    }
+}
+
+/// What the temporary files of a check are named after.
+pub const PROBE: &str = "check";
+
+/// Any name that a file of ours is published under.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FinalName {
+    /// A WAL file's.
+    File(StoredName),
+    /// The identity file's.
+    Identity,
+    /// That of a check's probe.
+    Probe(String),
+}
+
+impl From<StoredName> for FinalName {
+    fn from(name: StoredName) -> Self {
+        Self::File(name)
+    }
+}
+
+impl FinalName {
+    /// What a temporary file on its way to this name is named after.
+    #[must_use]
+    pub fn stem(&self) -> String {
+        match self {
+            Self::Probe(_) => PROBE.to_owned(),
+            name => name.to_string(),
+        }
+    }
+
+    /// How the file is compressed.
+    #[must_use]
+    pub fn codec(&self) -> Codec {
+        match self {
+            Self::File(name) => name.codec,
+            Self::Identity | Self::Probe(_) => Codec::None,
+        }
+    }
+}
+
+impl fmt::Display for FinalName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(name) => name.fmt(f),
+            Self::Identity => f.write_str(identity::FILE_NAME),
+            Self::Probe(name) => f.write_str(name),
+        }
+    }
+}
