@@ -11,7 +11,7 @@ use std::sync::Barrier;
 use common::*;
 use walsafe_core::archive::{Job, Plan};
 use walsafe_core::error::{Error, ErrorKind};
-use walsafe_core::server::known::Memory;
+use walsafe_core::server::known::KnownDestinations;
 use walsafe_core::store::admission;
 use walsafe_core::store::identity::{FILE_NAME, Identity};
 use walsafe_core::sys::Dir;
@@ -276,7 +276,7 @@ fn of_clusters_that_begin_one_archive_at_once_exactly_one_gets_it() {
 fn threads_that_remember_destinations_at_once_lose_none() {
     for _ in 0..40 {
         let data = scratch();
-        let memory = Memory::of(data.path());
+        let memory = KnownDestinations::of(data.path());
         let (memory, barrier) = (&memory, &Barrier::new(8));
         std::thread::scope(|scope| {
             for i in 0..8 {

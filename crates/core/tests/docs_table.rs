@@ -10,9 +10,10 @@ use walsafe_core::error::ErrorKind;
 
 const MANUAL: &str = include_str!("../../../docs/operations.md");
 /// Where the words of messages and of their details stand.
-const SOURCES: [&str; 3] = [
+const SOURCES: [&str; 4] = [
     include_str!("../src/error/mod.rs"),
-    include_str!("../src/archive/compare.rs"),
+    include_str!("../src/error/action.rs"),
+    include_str!("../src/error/conflict.rs"),
     include_str!("../src/store/directory/reading.rs"),
 ];
 

@@ -16,7 +16,7 @@ use self::compare::{Comparison, Context};
 use crate::encoding::codec::{Codec, Compression, Encoder};
 use crate::encoding::digest::{Digest, Hasher};
 use crate::error::{Action, Error};
-use crate::server::known::Memory;
+use crate::server::known::KnownDestinations;
 use crate::server::settings::{Destination, FileMode, FsyncPolicy};
 use crate::server::source::Source;
 use crate::store::admission;
@@ -60,7 +60,7 @@ pub struct Plan {
     /// The cluster whose files they are.
     pub cluster: Cluster,
     /// The data directory's memory of initialised destinations.
-    pub memory: Memory,
+    pub memory: KnownDestinations,
     /// Who makes temporary files.
     pub owner: Owner,
     /// How files are kept out of sight.

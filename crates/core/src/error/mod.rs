@@ -4,89 +4,23 @@
 //! [`Error::kind`] is stable and decides, in [`ErrorKind::advice`], the SQLSTATE and the HINT of the
 //! server's report. docs/operations.md has the same table for administrators.
 
+mod action;
 mod advice;
+mod conflict;
+mod detail;
 
-use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
 use thiserror::Error as ThisError;
 
+pub use self::action::Action;
 pub use self::advice::{Advice, ErrorKind};
-use crate::archive::compare::Difference;
+pub use self::conflict::{Difference, Nature};
+use self::detail::Detail;
 use crate::sys::Space;
 use crate::wal::name::NameError;
 use crate::wal::segment::SegmentError;
-
-/// What was being done when a system call failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Action {
-    /// Opening or reading a file of the server.
-    ReadSource,
-    /// Opening the destination directory.
-    OpenDestination,
-    /// Listing a directory of the archive.
-    ListDestination,
-    /// Looking up, opening or reading a file of the archive.
-    ReadArchived,
-    /// Creating a temporary file.
-    CreateTemporary,
-    /// Writing the copy.
-    WriteCopy,
-    /// Setting attributes or the mode of the copy.
-    SealCopy,
-    /// Flushing the copy before it is published.
-    FlushCopy,
-    /// Reading the copy back from storage.
-    ReadBack,
-    /// Giving the copy its final name.
-    Publish,
-    /// Flushing a file that the archive already held.
-    FlushArchived,
-    /// Flushing the destination directory.
-    FlushDirectory,
-    /// Reading or writing the list of initialised destinations in the data directory.
-    Remember,
-    /// Reading `archive_status`.
-    ReadStatus,
-    /// Reading `global/pg_control`.
-    ReadControl,
-    /// Allocating what a file is copied through.
-    ReserveMemory,
-    /// Starting a thread to copy with.
-    StartThread,
-}
-
-impl Action {
-    /// Names the action as it follows "could not" in a message.
-    #[must_use]
-    pub fn text(self) -> &'static str {
-        match self {
-            Self::ReadSource => "read the WAL file",
-            Self::OpenDestination => "open the archive directory",
-            Self::ListDestination => "list the archive directory",
-            Self::ReadArchived => "read a file in the archive",
-            Self::CreateTemporary => "create a temporary file in the archive",
-            Self::WriteCopy => "write the copy",
-            Self::SealCopy => "set the attributes of the copy",
-            Self::FlushCopy => "flush the copy to storage",
-            Self::ReadBack => "read the copy back from storage",
-            Self::Publish => "give the copy its name",
-            Self::FlushArchived => "flush the archived file to storage",
-            Self::FlushDirectory => "flush the archive directory to storage",
-            Self::Remember => "record the archive directory in the data directory",
-            Self::ReadStatus => "read \"pg_wal/archive_status\"",
-            Self::ReadControl => "read \"global/pg_control\"",
-            Self::ReserveMemory => "reserve memory for the copy",
-            Self::StartThread => "start a thread for the copy",
-        }
-    }
-
-    /// Tells whether the action is on the server's side, so that the destination is not to blame.
-    fn on_server(self) -> bool {
-        matches!(self, Self::ReadSource | Self::Remember | Self::ReadStatus | Self::ReadControl)
-    }
-}
 
 /// Tells why a file was not archived, or not given back.
 #[derive(Debug, ThisError)]
@@ -140,8 +74,8 @@ pub enum Error {
     /// A destination that was in use has no identity file.
     #[error("the archive directory has lost its identity file")]
     IdentityLost {
-        /// The archive directory.
-        path: PathBuf,
+        /// The identity file that is missing.
+        file: PathBuf,
     },
     /// The directory holds files, and nothing shows that they are this cluster's archive.
     #[error("the archive directory holds other files")]
@@ -225,7 +159,7 @@ impl Error {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Io { action, source, .. } => io_kind(*action, source),
+            Self::Io { action, source, .. } => action.kind_of(source),
             Self::Name { .. } => ErrorKind::InvalidName,
             Self::Segment { .. } => ErrorKind::WrongSegment,
             Self::OtherCluster { .. } => ErrorKind::OtherCluster,
@@ -247,95 +181,6 @@ impl Error {
     pub fn detail(&self) -> String {
         Detail(self).to_string()
     }
-}
-
-fn io_kind(action: Action, source: &io::Error) -> ErrorKind {
-    match source.raw_os_error() {
-        Some(libc::EMFILE | libc::ENFILE) => ErrorKind::TooManyOpenFiles,
-        Some(libc::ENOMEM) => ErrorKind::OutOfMemory,
-        _ if action == Action::StartThread => ErrorKind::NoThread,
-        _ if action == Action::ReadSource => ErrorKind::SourceUnreadable,
-        _ if action.on_server() => ErrorKind::DataDirectory,
-        Some(libc::ENOSPC) => ErrorKind::OutOfSpace,
-        Some(libc::EDQUOT) => ErrorKind::QuotaExceeded,
-        Some(libc::EROFS) => ErrorKind::ReadOnly,
-        Some(libc::EACCES | libc::EPERM) => ErrorKind::PermissionDenied,
-        Some(libc::ESTALE) => ErrorKind::StaleHandle,
-        // A directory that was removed while it was open reports ENOENT for every new name.
-        Some(libc::ENOENT | libc::ENOTDIR) => ErrorKind::DestinationMissing,
-        _ if action == Action::ReadArchived && source.kind() == io::ErrorKind::InvalidData => {
-            ErrorKind::ConflictUnreadable
-        }
-        _ => ErrorKind::IoError,
-    }
-}
-
-/// Writes an error's DETAIL.
-struct Detail<'a>(&'a Error);
-
-impl fmt::Display for Detail<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Error::Io { path, space, source, .. } => {
-                write!(f, "\"{}\": {}.", path.display(), system_text(source))?;
-                if let Some(Space { total, free }) = space {
-                    write!(f, " {} MB of {} MB are free there.", free >> 20, total >> 20)?;
-                }
-                Ok(())
-            }
-            Error::Name { source, .. } => write!(f, "{}.", capital(&source.to_string())),
-            Error::Segment { path, source } => write!(f, "\"{}\": {source}.", path.display()),
-            Error::OtherCluster { path, ours, theirs } => write!(
-                f,
-                "\"{}\" carries the system identifier {theirs}, and this cluster's is {ours}.",
-                path.display()
-            ),
-            Error::BadIdentity { path, reason } => write!(f, "\"{}\": {reason}.", path.display()),
-            Error::IdentityLost { path } => write!(
-                f,
-                "\"{}\" was used by this cluster before, and \"{}\" is not there any more.",
-                path.display(),
-                crate::store::identity::FILE_NAME
-            ),
-            Error::NotAdoptable { path, reason } => write!(f, "\"{}\": {reason}.", path.display()),
-            Error::Conflict { path, difference } => {
-                write!(f, "\"{}\": {difference}", path.display())
-            }
-            Error::NotAFile { path, found } => write!(f, "\"{}\" is {found}.", path.display()),
-            Error::NoReplaceUnsupported { path, source } => {
-                write!(f, "\"{}\": {}.", path.display(), system_text(source))
-            }
-            Error::ReadBackDiffers { path, reason } => {
-                write!(f, "\"{}\": {reason}.", path.display())
-            }
-            Error::SourceChanged { path, expected, read } => write!(
-                f,
-                "\"{}\" had {expected} bytes at the start, and {read} could be read.",
-                path.display()
-            ),
-            Error::SourceMoved { path } => write!(
-                f,
-                "\"{}\" is not the file any more that was opened under this name.",
-                path.display()
-            ),
-            Error::Stalled { path, seconds } => write!(
-                f,
-                "The copy into \"{}\" has made no progress for {seconds} seconds.",
-                path.display()
-            ),
-            Error::Panicked { message } => write!(f, "{}.", capital(message)),
-        }
-    }
-}
-
-/// The system's words for an error, with its number.
-fn system_text(error: &io::Error) -> String {
-    error.to_string().trim_end_matches('.').to_owned()
-}
-
-fn capital(text: &str) -> String {
-    let mut chars = text.chars();
-    chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
 }
 
 #[cfg(test)]

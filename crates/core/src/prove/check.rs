@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Action, Error};
 use crate::server::control::ControlFile;
-use crate::server::known::Memory;
+use crate::server::known::KnownDestinations;
 use crate::store::directory::staged::{Publication, Staged, Staging};
 use crate::store::directory::temporary::{self, Owner};
 use crate::store::identity::{self, Identity};
@@ -107,7 +107,8 @@ fn failed(name: &'static str, error: &Error) -> Check {
 fn directory(dir: &Dir, options: &Options<'_>) -> Check {
     let name = "directory";
     let real = dir.real_path().unwrap_or_else(|| dir.path().to_owned());
-    let inside = options.data_directory.is_some_and(|data| Memory::of(data).is_inside(&real));
+    let inside =
+        options.data_directory.is_some_and(|data| KnownDestinations::of(data).is_inside(&real));
     if inside {
         let detail = "it lies inside the data directory: whatever destroys the one destroys the other. Move it to other storage.";
         return made(name, Status::Error, detail);
@@ -143,7 +144,7 @@ fn identity(dir: &Dir, options: &Options<'_>) -> Check {
     };
     let remembered = options
         .data_directory
-        .is_some_and(|data| Memory::of(data).contains(dir.path()).unwrap_or(false));
+        .is_some_and(|data| KnownDestinations::of(data).contains(dir.path()).unwrap_or(false));
     match Identity::read(dir) {
         Err(e) => failed(name, &e),
         Ok(Some(there)) => match control {
@@ -162,7 +163,7 @@ fn identity(dir: &Dir, options: &Options<'_>) -> Check {
             }
         },
         Ok(None) if remembered => {
-            failed(name, &Error::IdentityLost { path: dir.path().to_owned() })
+            failed(name, &Error::IdentityLost { file: dir.path().join(identity::FILE_NAME) })
         }
         Ok(None) => {
             let file = identity::FILE_NAME;

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::encoding::codec::Codec;
 use crate::error::{Action, Error};
-use crate::server::known::Memory;
+use crate::server::known::KnownDestinations;
 use crate::store::directory::reading::{Archived, read_full};
 use crate::store::directory::temporary::{self, Owner};
 use crate::store::identity::{self, Identity};
@@ -29,7 +29,7 @@ const SAMPLE: usize = 16;
 pub fn open(
     path: &Path,
     cluster: &Cluster,
-    memory: &Memory,
+    memory: &KnownDestinations,
     owner: &Owner,
     mode: u32,
 ) -> Result<Dir, Error> {
@@ -43,7 +43,7 @@ pub fn open(
     let known = memory.contains(path)?;
     let identity = match Identity::read(&dir)? {
         Some(identity) => identity,
-        None if known => return Err(Error::IdentityLost { path: path.to_owned() }),
+        None if known => return Err(Error::IdentityLost { file: path.join(identity::FILE_NAME) }),
         None => {
             check_adoptable(&dir, cluster)?;
             let ours = Identity::new(cluster.system_identifier);
@@ -52,7 +52,7 @@ pub fn open(
             } else {
                 // Another server was faster: its word counts.
                 Identity::read(&dir)?
-                    .ok_or_else(|| Error::IdentityLost { path: path.to_owned() })?
+                    .ok_or_else(|| Error::IdentityLost { file: path.join(identity::FILE_NAME) })?
             }
         }
     };
