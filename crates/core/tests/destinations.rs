@@ -10,7 +10,7 @@ use std::sync::Barrier;
 
 use common::*;
 use walsafe_core::archive::{Job, Plan};
-use walsafe_core::error::{Error, ErrorKind};
+use walsafe_core::error::{Activity, Error, ErrorKind};
 use walsafe_core::server::known::KnownDestinations;
 use walsafe_core::store::admission;
 use walsafe_core::store::identity::{FILE_NAME, Identity};
@@ -73,7 +73,7 @@ fn a_destination_in_use_that_lost_its_identity_is_refused() {
     let job = world.segment(2, 2);
     let error = world.run(&job).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::IdentityLost);
-    assert!(error.kind().advice().hint.contains("walsafe init"));
+    assert!(error.kind().hint(Activity::Archiving).contains("walsafe init"));
     assert!(world.names().is_empty(), "nothing is written under the mount point");
 
     fs::remove_dir(&world.archive).unwrap();

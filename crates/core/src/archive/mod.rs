@@ -294,7 +294,11 @@ fn copy<'d>(
     progress: &Progress,
 ) -> Result<(Sealed<'d>, Copied), Error> {
     let name = stored_name(plan, job);
-    let write_failed = |e| failed(dir, &name, Action::WriteCopy, e);
+    // What the encoder itself reports has no error number of the system.
+    let write_failed = |e: io::Error| {
+        let action = if e.raw_os_error().is_some() { Action::WriteCopy } else { Action::Encode };
+        failed(dir, &name, action, e)
+    };
     let copied = if plan.compression.codec == Codec::None {
         let mut sink = Sink::new(staged.file());
         let read = read_source(plan, job, source, buffer.bytes_mut(), progress, |chunk| {
@@ -388,7 +392,8 @@ fn read_back(
     let path = dir.path().join(stored_name(plan, job));
     let fail = |e| Error::io(Action::ReadBack, &path, e);
     let mut stream = PastCache::new(sealed.file().try_clone().map_err(fail)?);
-    let (mut buffer, mut hasher) = (Buffer::new().map_err(fail)?, Hasher::default());
+    let reserved = Buffer::new().map_err(|e| Error::io(Action::ReserveMemory, &path, e));
+    let (mut buffer, mut hasher) = (reserved?, Hasher::default());
     loop {
         let len = read_full(&mut stream, buffer.bytes_mut()).map_err(fail)?;
         hasher.update(buffer.filled(len));
@@ -411,6 +416,5 @@ fn flush_directory(dir: &Dir) -> Result<(), Error> {
 
 /// The error for a name that was taken a moment ago and is free now.
 fn vanished(dir: &Dir, name: &str) -> Error {
-    let gone = io::Error::from_raw_os_error(libc::ENOENT);
-    Error::io(Action::ReadArchived, dir.path().join(name), gone)
+    Error::Vanished { path: dir.path().join(name) }
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::path::Path;
 
 use super::Error;
 use crate::sys::Space;
@@ -13,11 +14,17 @@ impl fmt::Display for Detail<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             Error::Io { path, space, source, .. } => {
-                write!(f, "\"{}\": {}.", path.display(), system_text(source))?;
-                if let Some(Space { total, free }) = space {
-                    write!(f, " {} MB of {} MB are free there.", free >> 20, total >> 20)?;
-                }
-                Ok(())
+                f.write_str(&on_file_system(path, *space, source))
+            }
+            Error::NotConfigured => f.write_str("\"walsafe_archive.destination\" is empty."),
+            Error::SourceNotAFile { path, found } | Error::NotAFile { path, found } => {
+                write!(f, "\"{}\" is {found}.", path.display())
+            }
+            Error::BadControlFile { path, reason } => {
+                write!(f, "\"{}\": {reason}.", path.display())
+            }
+            Error::Vanished { path } => {
+                write!(f, "\"{}\" was there a moment ago, and is not any more.", path.display())
             }
             Error::Name { source, .. } => write!(f, "{}.", capital(&source.to_string())),
             Error::Segment { path, source } => write!(f, "\"{}\": {source}.", path.display()),
@@ -37,7 +44,6 @@ impl fmt::Display for Detail<'_> {
             Error::Conflict { path, difference } => {
                 write!(f, "\"{}\": {difference}", path.display())
             }
-            Error::NotAFile { path, found } => write!(f, "\"{}\" is {found}.", path.display()),
             Error::NoReplaceUnsupported { path, source } => {
                 write!(f, "\"{}\": {}.", path.display(), system_text(source))
             }
@@ -62,6 +68,14 @@ impl fmt::Display for Detail<'_> {
             Error::Panicked { message } => write!(f, "{}.", capital(message)),
         }
     }
+}
+
+/// Words an error of the system at a path; where space is short, says how much there is.
+pub(crate) fn on_file_system(path: &Path, space: Option<Space>, source: &io::Error) -> String {
+    let room = space.map_or_else(String::new, |Space { total, free }| {
+        format!(" {} MB of {} MB are free there.", free >> 20, total >> 20)
+    });
+    format!("\"{}\": {}.{room}", path.display(), system_text(source))
 }
 
 /// The system's words for an error, with its number.

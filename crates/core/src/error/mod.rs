@@ -1,13 +1,14 @@
 //! The one error type of the core.
 //!
 //! An [`Error`] names the action that failed and its path; the system's own error is its source.
-//! [`Error::kind`] is stable and decides, in [`ErrorKind::advice`], the SQLSTATE and the HINT of the
-//! server's report. docs/operations.md has the same table for administrators.
+//! [`Error::kind`] is stable and decides, in [`ErrorKind::advice`], the SQLSTATE, the HINT for each
+//! [`Activity`], and how `walsafe restore` ends. docs/operations.md has the same table for administrators.
 
 mod action;
 mod advice;
 mod conflict;
 mod detail;
+mod kind;
 
 use std::io;
 use std::path::PathBuf;
@@ -15,14 +16,17 @@ use std::path::PathBuf;
 use thiserror::Error as ThisError;
 
 pub use self::action::Action;
-pub use self::advice::{Advice, ErrorKind};
+pub(crate) use self::action::of_data_directory;
+pub use self::advice::{Activity, Advice, Standby};
 pub use self::conflict::{Difference, Nature};
 use self::detail::Detail;
+pub(crate) use self::detail::on_file_system;
+pub use self::kind::ErrorKind;
 use crate::sys::Space;
 use crate::wal::name::NameError;
 use crate::wal::segment::SegmentError;
 
-/// Tells why a file was not archived, or not given back.
+/// Why a file was not archived, or an archive not read.
 #[derive(Debug, ThisError)]
 pub enum Error {
     /// A system call failed.
@@ -37,6 +41,9 @@ pub enum Error {
         /// The system's error.
         source: io::Error,
     },
+    /// There is nowhere to archive to.
+    #[error("no archive directory is set")]
+    NotConfigured,
     /// The server asked for a name that no WAL file has.
     #[error("file name \"{}\" is not accepted", name.escape_default())]
     Name {
@@ -44,6 +51,22 @@ pub enum Error {
         name: String,
         /// What is wrong with it.
         source: NameError,
+    },
+    /// Something that is not a regular file stands in `pg_wal` under the name of a WAL file.
+    #[error("the name is taken in \"pg_wal\" by {found}")]
+    SourceNotAFile {
+        /// What stands there.
+        path: PathBuf,
+        /// Its type, with an article.
+        found: &'static str,
+    },
+    /// The control file is not what a server writes.
+    #[error("the control file cannot be understood")]
+    BadControlFile {
+        /// The control file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
     },
     /// The file is not the segment that its name says, or not of this cluster.
     #[error("the file is not the WAL segment that its name says")]
@@ -93,7 +116,13 @@ pub enum Error {
         /// How the two differ.
         difference: Box<Difference>,
     },
-    /// Something that is not a regular file stands under the name.
+    /// A file was there when it was last looked for, and is not any more.
+    #[error("the file has vanished from the archive")]
+    Vanished {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Something that is not a regular file stands in the archive under the name.
     #[error("the name is taken in the archive by {found}")]
     NotAFile {
         /// What stands there.
@@ -160,17 +189,22 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Io { action, source, .. } => action.kind_of(source),
+            Self::NotConfigured => ErrorKind::NotConfigured,
             Self::Name { .. } => ErrorKind::InvalidName,
+            Self::SourceNotAFile { .. } => ErrorKind::SourceNotAFile,
+            Self::BadControlFile { .. } => ErrorKind::BadControlFile,
             Self::Segment { .. } => ErrorKind::WrongSegment,
             Self::OtherCluster { .. } => ErrorKind::OtherCluster,
             Self::BadIdentity { .. } => ErrorKind::BadIdentity,
             Self::IdentityLost { .. } => ErrorKind::IdentityLost,
             Self::NotAdoptable { .. } => ErrorKind::NotAdoptable,
             Self::Conflict { difference, .. } => difference.kind(),
+            Self::Vanished { .. } => ErrorKind::Vanished,
             Self::NotAFile { .. } => ErrorKind::NotAFile,
             Self::NoReplaceUnsupported { .. } => ErrorKind::Unsupported,
             Self::ReadBackDiffers { .. } => ErrorKind::StorageLied,
-            Self::SourceChanged { .. } | Self::SourceMoved { .. } => ErrorKind::SourceChanged,
+            Self::SourceChanged { .. } => ErrorKind::SourceChanged,
+            Self::SourceMoved { .. } => ErrorKind::SourceMoved,
             Self::Stalled { .. } => ErrorKind::Stalled,
             Self::Panicked { .. } => ErrorKind::Internal,
         }
@@ -195,7 +229,7 @@ mod tests {
             space: Some(Space { total: 100 << 20, free: 3 << 20 }),
             source: io::Error::from_raw_os_error(libc::ENOSPC),
         };
-        assert_eq!(error.kind().advice().sqlstate, "53100");
+        assert_eq!(error.kind().sqlstate(), "53100");
         assert_eq!(
             error.detail(),
             "\"/mnt/archive/x\": No space left on device (os error 28). 3 MB of 100 MB are free there."
@@ -205,7 +239,43 @@ mod tests {
     #[test]
     fn what_fails_in_the_data_directory_is_not_blamed_on_the_archive() {
         let full = || io::Error::from_raw_os_error(libc::ENOSPC);
-        assert_eq!(Error::io(Action::Remember, "x", full()).kind(), ErrorKind::DataDirectory);
+        assert_eq!(Error::io(Action::Remember, "x", full()).kind(), ErrorKind::DataDirectoryFull);
         assert_eq!(Error::io(Action::WriteCopy, "x", full()).kind(), ErrorKind::OutOfSpace);
+    }
+
+    /// It was "a thread panicked", to be reported as a mistake in the program.
+    #[test]
+    fn an_empty_destination_is_called_that() {
+        let error = Error::NotConfigured;
+        assert_eq!(error.to_string(), "no archive directory is set");
+        assert_eq!(error.detail(), "\"walsafe_archive.destination\" is empty.");
+        assert_eq!(error.kind().sqlstate(), "55000");
+        let hint = error.kind().hint(Activity::Archiving);
+        assert!(hint.starts_with("Set \"walsafe_archive.destination\""), "{hint}");
+    }
+
+    /// It was ENOENT, made up, with "create or mount the directory".
+    #[test]
+    fn a_file_that_vanished_is_called_that() {
+        let error = Error::Vanished { path: "/mnt/archive/x".into() };
+        assert_eq!(error.to_string(), "the file has vanished from the archive");
+        assert_eq!(
+            error.detail(),
+            "\"/mnt/archive/x\" was there a moment ago, and is not any more."
+        );
+        assert_eq!(error.kind(), ErrorKind::Vanished);
+        assert_eq!(error.kind().sqlstate(), "58P01");
+        for activity in [Activity::Archiving, Activity::Restoring, Activity::Checking] {
+            let hint = error.kind().hint(activity);
+            assert!(hint.starts_with("Something removes files from the archive"), "{hint}");
+        }
+    }
+
+    /// The hint was that something else writes into `pg_wal`, which nothing need have done.
+    #[test]
+    fn a_file_that_the_server_recycled_while_its_copy_hung_is_no_foreign_write() {
+        let error = Error::SourceMoved { path: "pg_wal/x".into() };
+        assert_eq!(error.kind(), ErrorKind::SourceMoved);
+        assert!(error.kind().hint(Activity::Archiving).contains("the server has recycled it"));
     }
 }

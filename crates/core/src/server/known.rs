@@ -87,7 +87,7 @@ impl KnownDestinations {
     /// # Errors
     /// The list could not be read, written, flushed or put in place.
     pub fn add(&self, destination: &Path) -> Result<(), Error> {
-        let fail = |e| self.failed(e);
+        let fail = |e| self.failed(Action::Remember, e);
         let mut durable = durable();
         let entry = (self.data_directory.clone(), destination.to_owned());
         let mut known = self.read()?;
@@ -113,18 +113,18 @@ impl KnownDestinations {
     }
 
     fn read(&self) -> Result<Vec<PathBuf>, Error> {
-        let dir = Dir::open(&self.data_directory).map_err(|e| self.failed(e))?;
+        let dir = Dir::open(&self.data_directory).map_err(|e| self.failed(Action::ReadKnown, e))?;
         let mut text = String::new();
         match dir.open_file(FILE_NAME).and_then(|mut file| file.read_to_string(&mut text)) {
             Ok(_) => {}
             Err(e) if e.raw_os_error() == Some(libc::ENOENT) => return Ok(Vec::new()),
-            Err(e) => return Err(self.failed(e)),
+            Err(e) => return Err(self.failed(Action::ReadKnown, e)),
         }
         Ok(text.lines().filter_map(|line| line.strip_prefix(KEY)).map(PathBuf::from).collect())
     }
 
-    fn failed(&self, source: std::io::Error) -> Error {
-        Error::io(Action::Remember, self.data_directory.join(FILE_NAME), source)
+    fn failed(&self, action: Action, source: std::io::Error) -> Error {
+        Error::io(action, self.data_directory.join(FILE_NAME), source)
     }
 }
 

@@ -1,6 +1,5 @@
 //! Opening an archive directory, and making sure that it is this cluster's.
 
-use std::io;
 use std::path::Path;
 
 use crate::encoding::codec::Codec;
@@ -182,9 +181,6 @@ pub fn init(path: &Path, cluster: &Cluster, owner: &Owner, mode: u32) -> Result<
             Ok(false)
         }
         Some(there) => Err(other(there.system_identifier)),
-        None => {
-            let gone = io::Error::from_raw_os_error(libc::ENOENT);
-            Err(Error::io(Action::ReadArchived, path.join(identity::FILE_NAME), gone))
-        }
+        None => Err(Error::Vanished { path: path.join(identity::FILE_NAME) }),
     }
 }

@@ -208,7 +208,8 @@ fn exists(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::EEXIST)
 }
 
-fn lacks_unnamed_files(error: &io::Error) -> bool {
+/// Returns whether the file system has no unnamed files, by what it said when one was to be created.
+pub(crate) fn lacks_unnamed_files(error: &io::Error) -> bool {
     // EISDIR and ENOENT: kernels and file systems that take the flag for O_DIRECTORY | O_RDWR.
     matches!(
         error.raw_os_error(),
