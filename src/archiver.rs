@@ -9,7 +9,7 @@ use pgrx::{PgSqlErrorCode, pg_sys};
 use walsafe_core::archive::pool::Pool;
 use walsafe_core::archive::{Job, Plan, Receipt};
 use walsafe_core::error::{Action, Error};
-use walsafe_core::server::known::Memory;
+use walsafe_core::server::known::KnownDestinations;
 use walsafe_core::server::ready;
 use walsafe_core::store::directory::Staging;
 use walsafe_core::store::directory::temporary::Owner;
@@ -249,7 +249,7 @@ fn plan(settings: &Settings) -> Plan {
         check_wal: settings.check_wal,
         verify: settings.verify,
         cluster: Cluster { system_identifier, segment_size: settings::segment_size() },
-        memory: Memory::of(settings::data_directory()),
+        memory: KnownDestinations::of(settings::data_directory()),
         owner: Owner::this_process(),
         staging: Staging::Unnamed,
     }

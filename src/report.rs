@@ -4,7 +4,7 @@ use std::ffi::{CStr, CString};
 
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::{PgLogLevel, PgSqlErrorCode, pg_sys};
-use walsafe_core::error::{Advice, Error};
+use walsafe_core::error::{Activity, Error};
 
 /// What a report says.
 pub(crate) struct Report {
@@ -36,24 +36,24 @@ impl Report {
 
 /// Reports that a file was not archived: one WARNING.
 pub(crate) fn failure(file: &str, error: &Error) {
-    let Advice { sqlstate, hint } = error.kind().advice();
+    let kind = error.kind();
     Report {
-        code: code(sqlstate),
+        code: code(kind.sqlstate()),
         message: format!("could not archive file \"{file}\": {error}"),
         detail: error.detail(),
-        hint: hint.to_owned(),
+        hint: kind.hint(Activity::Archiving).to_owned(),
     }
     .warn();
 }
 
 /// Raises an error of the core in a session.
 pub(crate) fn raise_error(error: &Error) -> ! {
-    let Advice { sqlstate, hint } = error.kind().advice();
+    let kind = error.kind();
     Report {
-        code: code(sqlstate),
+        code: code(kind.sqlstate()),
         message: error.to_string(),
         detail: error.detail(),
-        hint: hint.to_owned(),
+        hint: kind.hint(Activity::Checking).to_owned(),
     }
     .raise()
 }

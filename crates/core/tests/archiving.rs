@@ -11,7 +11,7 @@ use std::process::Command;
 
 use common::*;
 use walsafe_core::archive::CheckWal;
-use walsafe_core::error::{Error, ErrorKind};
+use walsafe_core::error::{Activity, Error, ErrorKind};
 use walsafe_core::server::settings::FsyncPolicy;
 use walsafe_core::store::directory::Staging;
 
@@ -274,7 +274,20 @@ fn a_source_that_is_missing_or_no_file_is_not_blamed_on_the_archive() {
             assert!(made.success());
         }
         let error = world.run(&job).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::SourceUnreadable, "{source}");
+        // A file that is not there was trouble of the storage, and so was what is not a file.
+        let expected = match source {
+            "gone" => (ErrorKind::SourceMissing, "could not read the WAL file", "os error 2"),
+            "." => (ErrorKind::SourceNotAFile, "by a directory", "is a directory."),
+            _ => (ErrorKind::SourceNotAFile, "by a named pipe", "is a named pipe."),
+        };
+        let (message, detail) = (error.to_string(), error.detail());
+        assert_eq!(error.kind(), expected.0, "{source}");
+        assert!(
+            message.ends_with(expected.1) && detail.contains(expected.2),
+            "{message}: {detail}"
+        );
+        let hint = error.kind().hint(Activity::Archiving);
+        assert!(hint.contains("\"pg_wal\"") && !hint.contains("storage"), "{hint}");
     }
 }
 

@@ -10,8 +10,8 @@ use std::sync::Barrier;
 
 use common::*;
 use walsafe_core::archive::{Job, Plan};
-use walsafe_core::error::{Error, ErrorKind};
-use walsafe_core::server::known::Memory;
+use walsafe_core::error::{Activity, Error, ErrorKind};
+use walsafe_core::server::known::KnownDestinations;
 use walsafe_core::server::settings::Destination;
 use walsafe_core::store::identity::{FILE_NAME, Identity};
 use walsafe_core::sys::Dir;
@@ -73,7 +73,7 @@ fn a_destination_in_use_that_lost_its_identity_is_refused() {
     let job = world.segment(2, 2);
     let error = world.run(&job).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::IdentityLost);
-    assert!(error.kind().advice().hint.contains("walsafe init"));
+    assert!(error.kind().hint(Activity::Archiving).contains("walsafe init"));
     assert!(world.names().is_empty(), "nothing is written under the mount point");
 
     fs::remove_dir(&world.archive).unwrap();
@@ -276,7 +276,7 @@ fn of_clusters_that_begin_one_archive_at_once_exactly_one_gets_it() {
 fn threads_that_remember_destinations_at_once_lose_none() {
     for _ in 0..40 {
         let data = scratch();
-        let memory = Memory::of(data.path());
+        let memory = KnownDestinations::of(data.path());
         let (memory, barrier) = (&memory, &Barrier::new(8));
         std::thread::scope(|scope| {
             for i in 0..8 {

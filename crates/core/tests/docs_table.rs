@@ -6,54 +6,81 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use walsafe_core::error::ErrorKind;
+use walsafe_core::error::{ErrorKind, Standby};
 
 const MANUAL: &str = include_str!("../../../docs/operations.md");
 /// Where the words of messages and of their details stand.
-const SOURCES: [&str; 3] = [
+const SOURCES: [&str; 5] = [
     include_str!("../src/error/mod.rs"),
-    include_str!("../src/archive/compare.rs"),
+    include_str!("../src/error/action.rs"),
+    include_str!("../src/error/conflict.rs"),
+    include_str!("../src/restore/error.rs"),
     include_str!("../src/store/directory/reading.rs"),
 ];
+/// What stands in a cell where there is nothing to say.
+const NONE: &str = "–";
 
-struct Row {
-    message: String,
-    sqlstate: String,
-    hint: String,
-}
-
-/// Returns the manual's table by kind.
-fn rows() -> BTreeMap<String, Row> {
+/// Returns a table of the manual by kind: the one whose head is `head`, and has `N` cells after the kind.
+fn rows<const N: usize>(head: &str) -> BTreeMap<String, [String; N]> {
     let mut rows = BTreeMap::new();
     let table = MANUAL
         .lines()
-        .skip_while(|line| !line.starts_with("| Kind |"))
+        .skip_while(|line| !line.starts_with(head))
         .skip(2)
         .take_while(|line| line.starts_with('|'));
     for line in table {
-        let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
-        let [kind, message, sqlstate, hint] = cells[..] else {
-            panic!("not four cells: {line}");
-        };
-        let row = Row {
-            message: message.to_owned(),
-            sqlstate: sqlstate.to_owned(),
-            hint: hint.to_owned(),
-        };
-        let kind = kind.trim_matches('`').to_owned();
-        assert!(rows.insert(kind.clone(), row).is_none(), "{kind} stands there twice");
+        let mut cells = line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned());
+        let kind = cells.next().unwrap().trim_matches('`').to_owned();
+        let cells: Vec<String> = cells.collect();
+        let cells = cells.try_into().unwrap_or_else(|_| panic!("not {N} cells: {line}"));
+        assert!(rows.insert(kind.clone(), cells).is_none(), "{kind} stands there twice");
     }
+    assert!(!rows.is_empty(), "no table begins with {head}");
     rows
+}
+
+/// What the server's log says: message, SQLSTATE, HINT.
+fn of_archiving() -> BTreeMap<String, [String; 3]> {
+    rows("| Kind | The log says |")
+}
+
+/// What `walsafe` says: message, what to do in `restore`, its exit status, what to do in the others.
+fn of_walsafe() -> BTreeMap<String, [String; 4]> {
+    rows("| Kind | It says |")
 }
 
 #[test]
 fn the_manual_has_every_kind_with_the_sqlstate_and_the_hint_of_the_code() {
-    let mut rows = rows();
+    let mut rows = of_archiving();
     for kind in ErrorKind::ALL {
         let name = format!("{kind:?}");
-        let row = rows.remove(&name).unwrap_or_else(|| panic!("{name} is missing"));
-        assert_eq!(row.sqlstate, kind.advice().sqlstate, "{name}");
-        assert_eq!(row.hint, kind.advice().hint, "{name}");
+        let Some(expected) = kind.advice().archiving else { continue };
+        let [_, sqlstate, hint] = rows.remove(&name).unwrap_or_else(|| panic!("{name} is missing"));
+        assert_eq!(sqlstate, kind.sqlstate(), "{name}");
+        assert_eq!(hint, expected, "{name}");
+    }
+    assert!(rows.is_empty(), "not in the code: {:?}", rows.keys());
+}
+
+#[test]
+fn the_manual_has_what_restore_and_the_other_commands_say_to_do_as_the_code_has_it() {
+    let mut rows = of_walsafe();
+    for kind in ErrorKind::ALL {
+        let name = format!("{kind:?}");
+        let advice = kind.advice();
+        if (advice.restoring, advice.checking) == (None, None) {
+            continue;
+        }
+        let [_, restoring, status, checking] =
+            rows.remove(&name).unwrap_or_else(|| panic!("{name} is missing"));
+        assert_eq!(restoring, advice.restoring.unwrap_or(NONE), "{name}");
+        assert_eq!(checking, advice.checking.unwrap_or(NONE), "{name}");
+        let expected = match (advice.restoring, advice.standby) {
+            (None, _) => NONE,
+            (Some(_), Standby::Retries) => "126, in a standby 1",
+            (Some(_), Standby::Stops) => "126",
+        };
+        assert_eq!(status, expected, "{name}");
     }
     assert!(rows.is_empty(), "not in the code: {:?}", rows.keys());
 }
@@ -63,10 +90,19 @@ fn the_words_that_the_manual_quotes_first_are_those_of_the_code() {
     // The system's own words, as in "No space left on device", are not ours to check.
     let by_the_system =
         ["QuotaExceeded", "PermissionDenied", "StaleHandle", "TooManyOpenFiles", "IoError"];
-    for (kind, row) in rows().iter().filter(|(kind, _)| !by_the_system.contains(&kind.as_str())) {
-        let quoted =
-            row.message.split('`').nth(1).unwrap_or_else(|| panic!("{kind} quotes nothing"));
-        assert!(SOURCES.iter().any(|source| source.contains(quoted)), "{kind}: \"{quoted}\"");
+    let archiving = of_archiving();
+    let walsafe = of_walsafe();
+    let sources = SOURCES.map(|source| source.replace("\\\"", "\""));
+    let messages = archiving.iter().map(|(kind, [message, ..])| (kind, message)).chain(
+        // For a message that the first table has, the second says so.
+        walsafe
+            .iter()
+            .map(|(kind, [message, ..])| (kind, message))
+            .filter(|(kind, message)| !(*message == "as above" && archiving.contains_key(*kind))),
+    );
+    for (kind, message) in messages.filter(|(kind, _)| !by_the_system.contains(&kind.as_str())) {
+        let quoted = message.split('`').nth(1).unwrap_or_else(|| panic!("{kind} quotes nothing"));
+        assert!(sources.iter().any(|source| source.contains(quoted)), "{kind}: \"{quoted}\"");
     }
 }
 
@@ -98,7 +134,7 @@ fn the_tests_that_the_design_names_exist() {
 fn the_extension_knows_every_sqlstate_of_the_table() {
     let report = include_str!("../../../src/report.rs");
     for kind in ErrorKind::ALL {
-        let sqlstate = kind.advice().sqlstate;
+        let sqlstate = kind.sqlstate();
         // What stands for all others.
         let known = sqlstate == "XX000" || report.contains(&format!("\"{sqlstate}\" =>"));
         assert!(known, "{kind:?}: src/report.rs would report {sqlstate} as XX000");

@@ -168,7 +168,13 @@ impl Trial {
                 // The server's own side is named by its path.
                 let data = self.world.pg_wal.parent().unwrap().to_str().unwrap();
                 let on_server = detail.contains(data);
-                let server = matches!(kind, ErrorKind::SourceUnreadable | ErrorKind::DataDirectory);
+                let server = matches!(
+                    kind,
+                    ErrorKind::SourceUnreadable
+                        | ErrorKind::DataDirectory
+                        | ErrorKind::DataDirectoryFull
+                        | ErrorKind::DataDirectoryForbidden
+                );
                 assert!(kind == expected || (server && on_server), "{what}: {kind:?}, {detail}");
                 assert_eq!(
                     server,

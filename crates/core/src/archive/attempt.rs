@@ -91,7 +91,7 @@ impl Attempt<'_> {
                 // holds the same.
                 let present = self.find_present()?;
                 let path = || self.visit.location().join(name.to_string());
-                let present = present.ok_or_else(|| vanished(path()))?;
+                let present = present.ok_or_else(|| Error::Vanished { path: path() })?;
                 return self.accept(&present, buffer);
             }
         }
@@ -170,10 +170,4 @@ impl Attempt<'_> {
         let wal_bytes = self.source.len();
         Receipt { outcome, wal_bytes, stored_bytes, content, space: self.visit.space(), records }
     }
-}
-
-/// The error for a name that was taken a moment ago and is free now.
-fn vanished(path: std::path::PathBuf) -> Error {
-    let gone = std::io::Error::from_raw_os_error(libc::ENOENT);
-    Error::io(crate::error::Action::ReadArchived, path, gone)
 }

@@ -104,11 +104,9 @@ impl Reader<'_> {
         Some(SegmentChecker::new(spec, None))
     }
 
-    /// An encoder passes on what went wrong with its output; what else it says is its own failure.
+    /// An encoder passes on what went wrong with its output; what else it reports is its own failure.
     fn encode_failed(&self, error: io::Error) -> Error {
-        error
-            .downcast::<Error>()
-            .unwrap_or_else(|e| Error::io(Action::WriteCopy, &self.job.source, e))
+        error.downcast::<Error>().unwrap_or_else(|e| Error::io(Action::Encode, &self.job.source, e))
     }
 }
 

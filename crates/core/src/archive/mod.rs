@@ -11,5 +11,4 @@ mod plan;
 pub mod pool;
 
 pub use attempt::archive_file;
-pub use compare::{Difference, Nature};
 pub use plan::{CheckWal, Job, Outcome, Plan, Receipt};

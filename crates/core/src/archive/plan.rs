@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::encoding::codec::Compression;
 use crate::encoding::digest::Digest;
-use crate::server::known::Memory;
+use crate::server::known::KnownDestinations;
 use crate::server::settings::{Destination, FileMode, FsyncPolicy};
 use crate::store::StoredName;
 use crate::store::directory::temporary::Owner;
@@ -44,7 +44,7 @@ pub struct Plan {
     /// The cluster whose files they are.
     pub cluster: Cluster,
     /// The data directory's list of initialised destinations.
-    pub memory: Memory,
+    pub memory: KnownDestinations,
     /// Who makes temporary files.
     pub owner: Owner,
     /// How files are kept out of sight.

@@ -1,207 +1,252 @@
-//! The classes of errors, and what users are told about each: SQLSTATE and HINT.
+//! The one table of what users are told about each kind of error: SQLSTATE, HINT, and how
+//! `walsafe restore` ends.
 
-/// The stable classes of errors.
+use super::ErrorKind;
+
+/// What was being done when an error came up. The cause may be the same; what helps is not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[allow(missing_docs, reason = "each is explained by its advice")]
-pub enum ErrorKind {
-    OutOfSpace,
-    QuotaExceeded,
-    ReadOnly,
-    PermissionDenied,
-    StaleHandle,
-    DestinationMissing,
-    TooManyOpenFiles,
-    OutOfMemory,
-    NoThread,
-    IoError,
-    SourceUnreadable,
-    DataDirectory,
-    InvalidName,
-    WrongSegment,
-    OtherCluster,
-    BadIdentity,
-    IdentityLost,
-    NotAdoptable,
-    ConflictTruncated,
-    ConflictPadding,
-    ConflictTimelineTail,
-    ConflictHistory,
-    ConflictUnreadable,
-    Conflict,
-    NotAFile,
-    Unsupported,
-    StorageLied,
-    SourceChanged,
-    Stalled,
-    Internal,
+pub enum Activity {
+    /// The server archives a file.
+    Archiving,
+    /// `walsafe restore` gives a file back.
+    Restoring,
+    /// An archive is looked at, or prepared: `walsafe verify`, `list`, `check`, `init` and `manifest`,
+    /// and the functions of the extension.
+    Checking,
 }
 
-/// What a user is told about an error of one kind.
+/// What `walsafe restore` does to a standby. Any other recovery stops at every error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Standby {
+    /// Status 1: the standby tries again, or streams.
+    Retries,
+    /// Status 126, as for any other recovery: `restore_command` is wrong, and a new try would be, too.
+    Stops,
+}
+
+/// A row of the table: what a user is told about an error of one kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Advice {
     /// The SQLSTATE of the server's report.
     pub sqlstate: &'static str,
-    /// The HINT: what to do.
-    pub hint: &'static str,
+    /// The HINT of the server's report; `None` for what archiving never meets.
+    pub archiving: Option<&'static str>,
+    /// What `walsafe restore` says to do; `None` for what it never meets.
+    pub restoring: Option<&'static str>,
+    /// What other commands say to do; `None` for what they never meet.
+    pub checking: Option<&'static str>,
+    /// What `walsafe restore` does to a standby.
+    pub standby: Standby,
 }
 
-impl ErrorKind {
-    /// Every kind.
-    pub const ALL: [Self; 30] = [
-        Self::OutOfSpace,
-        Self::QuotaExceeded,
-        Self::ReadOnly,
-        Self::PermissionDenied,
-        Self::StaleHandle,
-        Self::DestinationMissing,
-        Self::TooManyOpenFiles,
-        Self::OutOfMemory,
-        Self::NoThread,
-        Self::IoError,
-        Self::SourceUnreadable,
-        Self::DataDirectory,
-        Self::InvalidName,
-        Self::WrongSegment,
-        Self::OtherCluster,
-        Self::BadIdentity,
-        Self::IdentityLost,
-        Self::NotAdoptable,
-        Self::ConflictTruncated,
-        Self::ConflictPadding,
-        Self::ConflictTimelineTail,
-        Self::ConflictHistory,
-        Self::ConflictUnreadable,
-        Self::Conflict,
-        Self::NotAFile,
-        Self::Unsupported,
-        Self::StorageLied,
-        Self::SourceChanged,
-        Self::Stalled,
-        Self::Internal,
-    ];
+impl Advice {
+    const fn new(sqlstate: &'static str) -> Self {
+        let (archiving, restoring, checking) = (None, None, None);
+        Self { sqlstate, archiving, restoring, checking, standby: Standby::Retries }
+    }
 
-    /// The table: kind of error to SQLSTATE and HINT.
+    const fn archiving(self, hint: &'static str) -> Self {
+        Self { archiving: Some(hint), ..self }
+    }
+
+    const fn restoring(self, hint: &'static str) -> Self {
+        Self { restoring: Some(hint), ..self }
+    }
+
+    const fn checking(self, hint: &'static str) -> Self {
+        Self { checking: Some(hint), ..self }
+    }
+
+    const fn stops(self) -> Self {
+        Self { standby: Standby::Stops, ..self }
+    }
+}
+
+const IS_IT_MOUNTED: &str = "Is the archive's file system mounted?";
+const MOUNT_AND_RECOVER: &str =
+    "Is the archive's file system mounted? Recovery can be started again once it is.";
+const PASS_F_AND_P: &str = "Check restore_command: it must pass %f and \"%p\".";
+const REPLACE_IDENTITY: &str = "Look at the identity file. If the archive is this cluster's, move the file away and run \"walsafe init --pgdata DATA_DIRECTORY ARCHIVE_DIRECTORY\".";
+const MARK_AGAIN: &str = "Is the archive's file system mounted? If the archive was replaced or moved on purpose, run \"walsafe init --pgdata DATA_DIRECTORY ARCHIVE_DIRECTORY\".";
+const NO_REPLACE: &str =
+    "Use a file system with hard links (link) or with renameat2 and RENAME_NOREPLACE.";
+
+impl ErrorKind {
+    /// Returns the SQLSTATE of the server's report.
+    #[must_use]
+    pub const fn sqlstate(self) -> &'static str {
+        self.advice().sqlstate
+    }
+
+    /// Returns what to do about the error, in full sentences. One that never comes up in this
+    /// activity is a mistake in this program, and the hint says that.
+    #[must_use]
+    pub const fn hint(self, activity: Activity) -> &'static str {
+        let Advice { archiving, restoring, checking, .. } = self.advice();
+        let (hint, otherwise) = match activity {
+            Activity::Archiving => {
+                (archiving, "Please report this with the server's log. The file is tried again.")
+            }
+            Activity::Restoring => (restoring, "Please report this with the server's log."),
+            Activity::Checking => (checking, "Please report this with what was called."),
+        };
+        match hint {
+            Some(hint) => hint,
+            None => otherwise,
+        }
+    }
+
+    /// The table.
     #[must_use]
     pub const fn advice(self) -> Advice {
-        let (sqlstate, hint) = match self {
-            Self::OutOfSpace => (
-                "53100",
-                "Free space in the archive, or give it more. Archiving goes on by itself.",
+        match self {
+            Self::NotConfigured => Advice::new("55000").archiving(
+                "Set \"walsafe_archive.destination\" to the archive directory, and reload the configuration.",
             ),
-            Self::QuotaExceeded => (
-                "53100",
-                "Raise the quota of the server's user in the archive, or free space there. Archiving goes on by itself.",
+            Self::OutOfSpace => Advice::new("53100")
+                .archiving("Free space in the archive, or give it more. Archiving resumes by itself once there is room.")
+                .checking("Free space in the archive, or give it more."),
+            Self::QuotaExceeded => Advice::new("53100")
+                .archiving("Raise the quota of the server's user in the archive, or free space there. Archiving resumes by itself once there is room.")
+                .checking("Raise the quota of the user in the archive, or free space there."),
+            Self::ReadOnly => Advice::new("25006")
+                .archiving("The file system is mounted read-only, often after an error: look into the kernel's log, then mount it writable. Archiving resumes by itself once it is.")
+                .checking("The file system is mounted read-only, often after an error: look into the kernel's log, then mount it writable."),
+            Self::PermissionDenied => Advice::new("42501")
+                .archiving("Give the user that runs the server permission to read, write and search the archive directory. Archiving resumes by itself once the user has it.")
+                .restoring("Give the user that runs the server permission to read the archive and its files.")
+                .checking("Use the user that runs the server, and give it permission to read, write and search the archive directory."),
+            Self::StaleHandle => Advice::new("58030")
+                .archiving("The network file system lost the directory: check the export and mount it again. Archiving resumes by itself once it is mounted.")
+                .restoring(MOUNT_AND_RECOVER)
+                .checking("The network file system lost the directory: check the export and mount it again."),
+            Self::DestinationMissing => Advice::new("58P01")
+                .archiving("Create or mount the directory of \"walsafe_archive.destination\". Archiving resumes by itself once it is there.")
+                .restoring(MOUNT_AND_RECOVER)
+                .checking("Create or mount the directory, or correct its path."),
+            Self::TooManyOpenFiles => Advice::new("53000")
+                .archiving("Raise the limit of open files of the server's user or of the system. Archiving resumes by itself once it is high enough.")
+                .restoring("Raise the limit of open files of the server's user or of the system, then start recovery again.")
+                .checking("Raise the limit of open files of the user or of the system."),
+            Self::OutOfMemory => Advice::new("53200")
+                .archiving("Give the machine more memory, lower \"walsafe_archive.workers\", or stop something else that runs there. Archiving resumes by itself once there is enough.")
+                .restoring("Give the machine more memory, or stop something else that runs there, then start recovery again.")
+                .checking("Give the machine more memory, or stop something else that runs there."),
+            Self::NoThread => Advice::new("53000")
+                .archiving("Raise the limits of processes and threads of the server's user, its service or its container. Archiving resumes by itself once a thread can be started.")
+                .checking("Raise the limits of processes and threads of the user, the service or the container."),
+            Self::NoSocket => Advice::new("53000").archiving(
+                "The system refuses a pair of connected sockets. Check the limits of the server's user, and what its service or its container forbids. Archiving resumes by itself once there is one.",
             ),
-            Self::ReadOnly => (
-                "25006",
-                "The file system is mounted read-only, often after an error: look into the kernel's log, then mount it writable. Archiving goes on by itself.",
-            ),
-            Self::PermissionDenied => (
-                "42501",
-                "Give the user that runs the server permission to read, write and search the archive directory. Archiving goes on by itself.",
-            ),
-            Self::StaleHandle => (
-                "58030",
-                "The network file system lost the directory: check the export and mount it again. Archiving goes on by itself.",
-            ),
-            Self::DestinationMissing => (
-                "58P01",
-                "Create or mount the directory of \"walsafe_archive.destination\". Archiving goes on by itself once it is there.",
-            ),
-            Self::TooManyOpenFiles => (
-                "53000",
-                "Raise the limit of open files of the server's user or of the system. Archiving goes on by itself.",
-            ),
-            Self::OutOfMemory => (
-                "53200",
-                "Give the machine more memory, or lower \"walsafe_archive.workers\" or what else runs there. Archiving goes on by itself.",
-            ),
-            Self::NoThread => (
-                "53000",
-                "Raise the limits of processes and threads of the server's user, its service or its container. Archiving goes on by itself.",
-            ),
-            Self::IoError => (
-                "58030",
-                "Check the storage of the archive and the kernel's log. The file is copied anew at the next try.",
-            ),
-            Self::SourceUnreadable => (
-                "58030",
+            Self::IoError => Advice::new("58030")
+                .archiving("Check the storage of the archive and the kernel's log. The file is copied anew at the next try.")
+                .restoring("Check the storage of the archive and the kernel's log, then start recovery again.")
+                .checking("Check the storage of the archive and the kernel's log."),
+            Self::Vanished => Advice::new("58P01")
+                .archiving("Something removes files from the archive while the server archives into it: find out what. The file is tried again.")
+                .restoring("Something removes files from the archive: find out what, and put the file back before recovery is started again.")
+                .checking("Something removes files from the archive: find out what, then try again."),
+            Self::SourceUnreadable => Advice::new("58030").archiving(
                 "Check the storage of \"pg_wal\" and the kernel's log. The file stays there until it is archived.",
             ),
-            Self::DataDirectory => (
-                "58030",
-                "Check the data directory: its storage, its free space and its permissions.",
+            Self::SourceMissing => Advice::new("58P01").archiving(
+                "Only the server may remove files from \"pg_wal\": find out what else did. Put the file back if there is a copy of it. If there is none, take a new base backup, for the archive lacks the file.",
             ),
-            Self::InvalidName => (
-                "22023",
-                "Only files of \"pg_wal\" are archived. Remove the foreign \".ready\" file from \"pg_wal/archive_status\".",
+            Self::SourceNotAFile => Advice::new("42809").archiving(
+                "Check \"pg_wal\" for what came from elsewhere. If this was put there by mistake, move it away together with its \".ready\" file.",
             ),
-            Self::WrongSegment => (
-                "XX001",
+            Self::DataDirectory => Advice::new("58030")
+                .archiving("Check the storage of the data directory and the kernel's log. Archiving resumes by itself once the data directory is sound.")
+                .restoring("Check the directory that the file is written into, \"pg_wal\" in a recovery: that it is there, and its storage.")
+                .checking("Is this the cluster's data directory? Check that it is there, and its storage."),
+            Self::DataDirectoryFull => Advice::new("53100")
+                .archiving("Free space on the file system of the data directory, or give it more, but remove nothing from \"pg_wal\". Archiving resumes by itself once there is room.")
+                .restoring("Free space on the file system that the file is written to, or give it more, then start recovery again."),
+            Self::DataDirectoryForbidden => Advice::new("42501")
+                .archiving("Give the user that runs the server permission to read, write and search its data directory, \"pg_wal\" included. Archiving resumes by itself once the user has it.")
+                .restoring("Give the user that runs the server permission to write into the directory of the restored file, \"pg_wal\" in a recovery.")
+                .checking("Use the user that runs the server, or another who may read the data directory."),
+            Self::BadControlFile => Advice::new("XX001").checking(
+                "Is this the cluster's data directory? If it is, check its storage and the kernel's log.",
+            ),
+            Self::InvalidName => Advice::new("22023")
+                .archiving("Only files of \"pg_wal\" are archived. Remove the foreign \".ready\" file from \"pg_wal/archive_status\".")
+                .restoring(PASS_F_AND_P)
+                .stops(),
+            Self::WrongSegment => Advice::new("XX001").archiving(
                 "Check \"pg_wal\" for files that came from elsewhere. If this file was put there by mistake, move it away together with its \".ready\" file.",
             ),
-            Self::OtherCluster => (
-                "55000",
-                "Set \"walsafe_archive.destination\" to a directory of this cluster's own. After pg_upgrade or a new initdb the cluster needs a new, empty archive directory and a new base backup.",
-            ),
-            Self::BadIdentity => (
-                "XX001",
-                "Look at the identity file. If the archive is this cluster's, move the file away and run \"walsafe init --pgdata DATA_DIRECTORY ARCHIVE_DIRECTORY\".",
-            ),
-            Self::IdentityLost => (
-                "55000",
-                "Is the archive's file system mounted? If the archive was replaced or moved on purpose, run \"walsafe init --pgdata DATA_DIRECTORY ARCHIVE_DIRECTORY\".",
-            ),
-            Self::NotAdoptable => (
-                "55000",
+            Self::OtherCluster => Advice::new("55000")
+                .archiving("Set \"walsafe_archive.destination\" to a directory of this cluster's own. After pg_upgrade or a new initdb the cluster needs a new, empty archive directory and a new base backup.")
+                .restoring("Name this cluster's own archive in restore_command.")
+                .checking("Name the archive and the data directory of one and the same cluster. After pg_upgrade or a new initdb a cluster needs a new, empty archive directory and a new base backup."),
+            Self::BadIdentity => Advice::new("XX001")
+                .archiving(REPLACE_IDENTITY)
+                .restoring(REPLACE_IDENTITY)
+                .checking(REPLACE_IDENTITY),
+            Self::IdentityLost => Advice::new("55000").archiving(MARK_AGAIN).checking(MARK_AGAIN),
+            Self::NotAdoptable => Advice::new("55000").archiving(
                 "Use an empty directory. If the archive is this cluster's all the same, run \"walsafe init --pgdata DATA_DIRECTORY ARCHIVE_DIRECTORY\".",
             ),
-            Self::ConflictTruncated => (
-                "58P02",
+            Self::ConflictTruncated => Advice::new("58P02").archiving(
                 "An interrupted copy by another tool left a beginning of this file. Move it out of the archive; the file is then archived anew.",
             ),
-            Self::ConflictPadding => (
-                "58P02",
+            Self::ConflictPadding => Advice::new("58P02").archiving(
                 "Both hold the same WAL and differ only after its last record. Compare them with pg_waldump; to keep this server's file, move the archived one out of the archive.",
             ),
-            Self::ConflictTimelineTail => (
-                "58P02",
+            Self::ConflictTimelineTail => Advice::new("58P02").archiving(
                 "A recovery that follows the switch needs neither tail. Keep the archived file, and on this server rename the file's \".ready\" in \"pg_wal/archive_status\" to \".done\".",
             ),
-            Self::ConflictHistory => (
-                "58P02",
+            Self::ConflictHistory => Advice::new("58P02").archiving(
                 "Another server was promoted to the same timeline. Only one of the two may go on using this archive: give this server an archive directory of its own and take a new base backup, or rebuild it from the other.",
             ),
-            Self::ConflictUnreadable => (
-                "58P02",
+            Self::ConflictUnreadable => Advice::new("58P02").archiving(
                 "The archived file is damaged. Move it out of the archive; the file is then archived anew. Run \"walsafe verify\" on the archive, and check its storage.",
             ),
-            Self::Conflict => (
-                "58P02",
+            Self::Conflict => Advice::new("58P02").archiving(
                 "Make sure that no other server writes into this directory. Compare the two files with pg_waldump, and move the wrong one away.",
             ),
-            Self::NotAFile => ("42809", "Move it out of the archive; the file is then archived."),
-            Self::Unsupported => (
-                "0A000",
-                "Use a file system with hard links (link) or with renameat2 and RENAME_NOREPLACE.",
-            ),
-            Self::StorageLied => (
-                "XX001",
+            Self::NotAFile => Advice::new("42809")
+                .archiving("Move it out of the archive; the file is then archived.")
+                .restoring("Put the file itself there: links and other things are not followed.")
+                .checking("Put the file itself there, or move it out of the archive: links and other things are not followed."),
+            Self::Unsupported => {
+                Advice::new("0A000").archiving(NO_REPLACE).checking(NO_REPLACE)
+            }
+            Self::StorageLied => Advice::new("XX001").archiving(
                 "Check the storage of the archive. The file is copied anew at the next try.",
             ),
-            Self::SourceChanged => (
-                "XX001",
-                "Something else than this server writes into \"pg_wal\". The file is copied anew at the next try.",
+            Self::SourceChanged => Advice::new("XX001").archiving(
+                "Something other than this server writes into \"pg_wal\": find out what. The file is copied anew at the next try.",
             ),
-            Self::Stalled => (
-                "58030",
-                "Check the storage of the archive and the network to it. Nothing more is started there until the call that hangs returns; archiving then goes on by itself. A call that the kernel cannot interrupt holds up a shutdown of the server until it returns.",
+            Self::SourceMoved => Advice::new("55000").archiving(
+                "If this copy began before a setting was changed, the file was archived meanwhile under the new settings, and the server has recycled it. Otherwise find out what else renames files in \"pg_wal\".",
             ),
-            Self::Internal => {
-                ("XX000", "Please report this with the server's log. The file is tried again.")
+            Self::Stalled => Advice::new("58030").archiving(
+                "Check the storage of the archive and the network to it. Nothing more is started there until the call that hangs returns; archiving then resumes by itself. A call that the kernel cannot interrupt holds up a shutdown of the server until it returns.",
+            ),
+            Self::Unmarked => Advice::new("55000").restoring(
+                "Is the archive's file system mounted? For an archive that cp made, run \"walsafe init\" once, or use --allow-unmarked.",
+            ),
+            Self::NothingThere => {
+                Advice::new("55000").restoring(IS_IT_MOUNTED).checking(IS_IT_MOUNTED)
             }
-        };
-        Advice { sqlstate, hint }
+            Self::Damaged => Advice::new("XX001").restoring(
+                "Put a good copy there, from a second archive or a standby's pg_wal, and start recovery again. \"walsafe verify\" shows what else is wrong.",
+            ),
+            Self::Hole => Advice::new("58P01").restoring(
+                "Put the missing file there, from a second archive or a server's pg_wal, and start recovery again. \"walsafe verify\" shows what else is missing. To end recovery before the hole, set a recovery target.",
+            ),
+            Self::UnknownName => Advice::new("22023").restoring(PASS_F_AND_P),
+            Self::IntoArchive => Advice::new("55000")
+                .restoring("Check restore_command: it must pass %f and \"%p\". To look at a file, restore it to another directory.")
+                .stops(),
+            Self::BadTarget => Advice::new("22023").restoring(PASS_F_AND_P).stops(),
+            Self::Internal => Advice::new("XX000")
+                .archiving("Please report this with the server's log. The file is tried again.")
+                .restoring("Please report this with the server's log.")
+                .checking("Please report this with what was called."),
+        }
     }
 }
 
@@ -210,12 +255,38 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_kind_has_a_sqlstate_of_five_characters_and_a_hint_in_full_sentences() {
+    fn every_kind_has_a_sqlstate_of_five_characters_and_hints_in_full_sentences() {
         for kind in ErrorKind::ALL {
-            let Advice { sqlstate, hint } = kind.advice();
+            let Advice { sqlstate, archiving, restoring, checking, .. } = kind.advice();
             assert_eq!(sqlstate.len(), 5, "{kind:?}");
-            assert!(hint.ends_with('.'), "{kind:?}");
-            assert!(hint.starts_with(|c: char| c.is_uppercase()), "{kind:?}");
+            let hints: Vec<_> = [archiving, restoring, checking].into_iter().flatten().collect();
+            assert!(!hints.is_empty(), "{kind:?}");
+            for hint in hints {
+                assert!(hint.ends_with(['.', '?']), "{kind:?}: {hint}");
+                assert!(hint.starts_with(|c: char| c.is_uppercase()), "{kind:?}: {hint}");
+            }
         }
+    }
+
+    /// `walsafe verify` told whoever it ran for that archiving would go on, and `restore` had a table of
+    /// its own.
+    #[test]
+    fn nobody_but_the_archiver_speaks_of_archiving_that_resumes() {
+        for kind in ErrorKind::ALL {
+            let Advice { archiving, restoring, checking, .. } = kind.advice();
+            for hint in [restoring, checking].into_iter().flatten() {
+                assert!(!hint.contains("resumes") && !hint.contains("next try"), "{hint}");
+                assert!(!hint.contains("walsafe_archive."), "{hint}");
+            }
+            // While it fails it does not "go on".
+            assert!(!archiving.is_some_and(|hint| hint.contains("goes on")), "{kind:?}");
+            assert!(!archiving.is_some_and(|hint| hint.contains("recovery again")), "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn an_error_that_an_activity_never_meets_is_to_be_reported() {
+        let hint = ErrorKind::Conflict.hint(Activity::Restoring);
+        assert_eq!(hint, ErrorKind::Internal.hint(Activity::Restoring));
     }
 }

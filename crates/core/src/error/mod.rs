@@ -1,94 +1,32 @@
 //! The one error type of the core.
 //!
 //! An [`Error`] names the action that failed and its path; the system's own error is its source.
-//! [`Error::kind`] is stable and decides, in [`ErrorKind::advice`], the SQLSTATE and the HINT of the
-//! server's report. docs/operations.md has the same table for administrators.
+//! [`Error::kind`] is stable and decides, in [`ErrorKind::advice`], the SQLSTATE, the HINT for each
+//! [`Activity`], and how `walsafe restore` ends. docs/operations.md has the same table for administrators.
 
+mod action;
 mod advice;
+mod conflict;
+mod detail;
+mod kind;
 
-use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
 use thiserror::Error as ThisError;
 
-pub use self::advice::{Advice, ErrorKind};
-use crate::archive::Difference;
+pub use self::action::Action;
+pub(crate) use self::action::of_data_directory;
+pub use self::advice::{Activity, Advice, Standby};
+pub use self::conflict::{Difference, Nature};
+use self::detail::Detail;
+pub(crate) use self::detail::on_file_system;
+pub use self::kind::ErrorKind;
 use crate::sys::Space;
 use crate::wal::name::NameError;
 use crate::wal::segment::SegmentError;
 
-/// What was being done when a system call failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Action {
-    /// Opening or reading a file of the server.
-    ReadSource,
-    /// Opening the destination directory.
-    OpenDestination,
-    /// Listing a directory of the archive.
-    ListDestination,
-    /// Looking up, opening or reading a file of the archive.
-    ReadArchived,
-    /// Creating a temporary file.
-    CreateTemporary,
-    /// Writing the copy.
-    WriteCopy,
-    /// Setting attributes or the mode of the copy.
-    SealCopy,
-    /// Flushing the copy before it is published.
-    FlushCopy,
-    /// Reading the copy back from storage.
-    ReadBack,
-    /// Giving the copy its final name.
-    Publish,
-    /// Flushing a file that the archive already held.
-    FlushArchived,
-    /// Flushing the destination directory.
-    FlushDirectory,
-    /// Reading or writing the list of initialised destinations in the data directory.
-    Remember,
-    /// Reading `archive_status`.
-    ReadStatus,
-    /// Reading `global/pg_control`.
-    ReadControl,
-    /// Allocating what a file is copied through.
-    ReserveMemory,
-    /// Starting a thread to copy with.
-    StartThread,
-}
-
-impl Action {
-    /// Names the action as it follows "could not" in a message.
-    #[must_use]
-    pub fn text(self) -> &'static str {
-        match self {
-            Self::ReadSource => "read the WAL file",
-            Self::OpenDestination => "open the archive directory",
-            Self::ListDestination => "list the archive directory",
-            Self::ReadArchived => "read a file in the archive",
-            Self::CreateTemporary => "create a temporary file in the archive",
-            Self::WriteCopy => "write the copy",
-            Self::SealCopy => "set the attributes of the copy",
-            Self::FlushCopy => "flush the copy to storage",
-            Self::ReadBack => "read the copy back from storage",
-            Self::Publish => "give the copy its name",
-            Self::FlushArchived => "flush the archived file to storage",
-            Self::FlushDirectory => "flush the archive directory to storage",
-            Self::Remember => "record the archive directory in the data directory",
-            Self::ReadStatus => "read \"pg_wal/archive_status\"",
-            Self::ReadControl => "read \"global/pg_control\"",
-            Self::ReserveMemory => "reserve memory for the copy",
-            Self::StartThread => "start a thread for the copy",
-        }
-    }
-
-    /// Tells whether the action is on the server's side, so that the destination is not to blame.
-    fn on_server(self) -> bool {
-        matches!(self, Self::ReadSource | Self::Remember | Self::ReadStatus | Self::ReadControl)
-    }
-}
-
-/// Tells why a file was not archived, or not given back.
+/// Why a file was not archived, or an archive not read.
 #[derive(Debug, ThisError)]
 pub enum Error {
     /// A system call failed.
@@ -103,6 +41,9 @@ pub enum Error {
         /// The system's error.
         source: io::Error,
     },
+    /// There is nowhere to archive to.
+    #[error("no archive directory is set")]
+    NotConfigured,
     /// The server asked for a name that no WAL file has.
     #[error("file name \"{}\" is not accepted", name.escape_default())]
     Name {
@@ -110,6 +51,22 @@ pub enum Error {
         name: String,
         /// What is wrong with it.
         source: NameError,
+    },
+    /// Something that is not a regular file stands in `pg_wal` under the name of a WAL file.
+    #[error("the name is taken in \"pg_wal\" by {found}")]
+    SourceNotAFile {
+        /// What stands there.
+        path: PathBuf,
+        /// Its type, with an article.
+        found: &'static str,
+    },
+    /// The control file is not what a server writes.
+    #[error("the control file cannot be understood")]
+    BadControlFile {
+        /// The control file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
     },
     /// The file is not the segment that its name says, or not of this cluster.
     #[error("the file is not the WAL segment that its name says")]
@@ -140,8 +97,8 @@ pub enum Error {
     /// A destination that was in use has no identity file.
     #[error("the archive directory has lost its identity file")]
     IdentityLost {
-        /// The archive directory.
-        path: PathBuf,
+        /// The identity file that is missing.
+        file: PathBuf,
     },
     /// The directory holds files, and nothing shows that they are this cluster's archive.
     #[error("the archive directory holds other files")]
@@ -159,7 +116,13 @@ pub enum Error {
         /// How the two differ.
         difference: Box<Difference>,
     },
-    /// Something that is not a regular file stands under the name.
+    /// A file was there when it was last looked for, and is not any more.
+    #[error("the file has vanished from the archive")]
+    Vanished {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Something that is not a regular file stands in the archive under the name.
     #[error("the name is taken in the archive by {found}")]
     NotAFile {
         /// What stands there.
@@ -225,18 +188,23 @@ impl Error {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Io { action, source, .. } => io_kind(*action, source),
+            Self::Io { action, source, .. } => action.kind_of(source),
+            Self::NotConfigured => ErrorKind::NotConfigured,
             Self::Name { .. } => ErrorKind::InvalidName,
+            Self::SourceNotAFile { .. } => ErrorKind::SourceNotAFile,
+            Self::BadControlFile { .. } => ErrorKind::BadControlFile,
             Self::Segment { .. } => ErrorKind::WrongSegment,
             Self::OtherCluster { .. } => ErrorKind::OtherCluster,
             Self::BadIdentity { .. } => ErrorKind::BadIdentity,
             Self::IdentityLost { .. } => ErrorKind::IdentityLost,
             Self::NotAdoptable { .. } => ErrorKind::NotAdoptable,
             Self::Conflict { difference, .. } => difference.kind(),
+            Self::Vanished { .. } => ErrorKind::Vanished,
             Self::NotAFile { .. } => ErrorKind::NotAFile,
             Self::NoReplaceUnsupported { .. } => ErrorKind::Unsupported,
             Self::ReadBackDiffers { .. } => ErrorKind::StorageLied,
-            Self::SourceChanged { .. } | Self::SourceMoved { .. } => ErrorKind::SourceChanged,
+            Self::SourceChanged { .. } => ErrorKind::SourceChanged,
+            Self::SourceMoved { .. } => ErrorKind::SourceMoved,
             Self::Stalled { .. } => ErrorKind::Stalled,
             Self::Panicked { .. } => ErrorKind::Internal,
         }
@@ -247,95 +215,6 @@ impl Error {
     pub fn detail(&self) -> String {
         Detail(self).to_string()
     }
-}
-
-fn io_kind(action: Action, source: &io::Error) -> ErrorKind {
-    match source.raw_os_error() {
-        Some(libc::EMFILE | libc::ENFILE) => ErrorKind::TooManyOpenFiles,
-        Some(libc::ENOMEM) => ErrorKind::OutOfMemory,
-        _ if action == Action::StartThread => ErrorKind::NoThread,
-        _ if action == Action::ReadSource => ErrorKind::SourceUnreadable,
-        _ if action.on_server() => ErrorKind::DataDirectory,
-        Some(libc::ENOSPC) => ErrorKind::OutOfSpace,
-        Some(libc::EDQUOT) => ErrorKind::QuotaExceeded,
-        Some(libc::EROFS) => ErrorKind::ReadOnly,
-        Some(libc::EACCES | libc::EPERM) => ErrorKind::PermissionDenied,
-        Some(libc::ESTALE) => ErrorKind::StaleHandle,
-        // A directory that was removed while it was open reports ENOENT for every new name.
-        Some(libc::ENOENT | libc::ENOTDIR) => ErrorKind::DestinationMissing,
-        _ if action == Action::ReadArchived && source.kind() == io::ErrorKind::InvalidData => {
-            ErrorKind::ConflictUnreadable
-        }
-        _ => ErrorKind::IoError,
-    }
-}
-
-/// Writes an error's DETAIL.
-struct Detail<'a>(&'a Error);
-
-impl fmt::Display for Detail<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Error::Io { path, space, source, .. } => {
-                write!(f, "\"{}\": {}.", path.display(), system_text(source))?;
-                if let Some(Space { total, free }) = space {
-                    write!(f, " {} MB of {} MB are free there.", free >> 20, total >> 20)?;
-                }
-                Ok(())
-            }
-            Error::Name { source, .. } => write!(f, "{}.", capital(&source.to_string())),
-            Error::Segment { path, source } => write!(f, "\"{}\": {source}.", path.display()),
-            Error::OtherCluster { path, ours, theirs } => write!(
-                f,
-                "\"{}\" carries the system identifier {theirs}, and this cluster's is {ours}.",
-                path.display()
-            ),
-            Error::BadIdentity { path, reason } => write!(f, "\"{}\": {reason}.", path.display()),
-            Error::IdentityLost { path } => write!(
-                f,
-                "\"{}\" was used by this cluster before, and \"{}\" is not there any more.",
-                path.display(),
-                crate::store::identity::FILE_NAME
-            ),
-            Error::NotAdoptable { path, reason } => write!(f, "\"{}\": {reason}.", path.display()),
-            Error::Conflict { path, difference } => {
-                write!(f, "\"{}\": {difference}", path.display())
-            }
-            Error::NotAFile { path, found } => write!(f, "\"{}\" is {found}.", path.display()),
-            Error::NoReplaceUnsupported { path, source } => {
-                write!(f, "\"{}\": {}.", path.display(), system_text(source))
-            }
-            Error::ReadBackDiffers { path, reason } => {
-                write!(f, "\"{}\": {reason}.", path.display())
-            }
-            Error::SourceChanged { path, expected, read } => write!(
-                f,
-                "\"{}\" had {expected} bytes at the start, and {read} could be read.",
-                path.display()
-            ),
-            Error::SourceMoved { path } => write!(
-                f,
-                "\"{}\" is not the file any more that was opened under this name.",
-                path.display()
-            ),
-            Error::Stalled { path, seconds } => write!(
-                f,
-                "The copy into \"{}\" has made no progress for {seconds} seconds.",
-                path.display()
-            ),
-            Error::Panicked { message } => write!(f, "{}.", capital(message)),
-        }
-    }
-}
-
-/// The system's words for an error, with its number.
-fn system_text(error: &io::Error) -> String {
-    error.to_string().trim_end_matches('.').to_owned()
-}
-
-fn capital(text: &str) -> String {
-    let mut chars = text.chars();
-    chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
 }
 
 #[cfg(test)]
@@ -350,7 +229,7 @@ mod tests {
             space: Some(Space { total: 100 << 20, free: 3 << 20 }),
             source: io::Error::from_raw_os_error(libc::ENOSPC),
         };
-        assert_eq!(error.kind().advice().sqlstate, "53100");
+        assert_eq!(error.kind().sqlstate(), "53100");
         assert_eq!(
             error.detail(),
             "\"/mnt/archive/x\": No space left on device (os error 28). 3 MB of 100 MB are free there."
@@ -360,7 +239,43 @@ mod tests {
     #[test]
     fn what_fails_in_the_data_directory_is_not_blamed_on_the_archive() {
         let full = || io::Error::from_raw_os_error(libc::ENOSPC);
-        assert_eq!(Error::io(Action::Remember, "x", full()).kind(), ErrorKind::DataDirectory);
+        assert_eq!(Error::io(Action::Remember, "x", full()).kind(), ErrorKind::DataDirectoryFull);
         assert_eq!(Error::io(Action::WriteCopy, "x", full()).kind(), ErrorKind::OutOfSpace);
+    }
+
+    /// It was "a thread panicked", to be reported as a mistake in the program.
+    #[test]
+    fn an_empty_destination_is_called_that() {
+        let error = Error::NotConfigured;
+        assert_eq!(error.to_string(), "no archive directory is set");
+        assert_eq!(error.detail(), "\"walsafe_archive.destination\" is empty.");
+        assert_eq!(error.kind().sqlstate(), "55000");
+        let hint = error.kind().hint(Activity::Archiving);
+        assert!(hint.starts_with("Set \"walsafe_archive.destination\""), "{hint}");
+    }
+
+    /// It was ENOENT, made up, with "create or mount the directory".
+    #[test]
+    fn a_file_that_vanished_is_called_that() {
+        let error = Error::Vanished { path: "/mnt/archive/x".into() };
+        assert_eq!(error.to_string(), "the file has vanished from the archive");
+        assert_eq!(
+            error.detail(),
+            "\"/mnt/archive/x\" was there a moment ago, and is not any more."
+        );
+        assert_eq!(error.kind(), ErrorKind::Vanished);
+        assert_eq!(error.kind().sqlstate(), "58P01");
+        for activity in [Activity::Archiving, Activity::Restoring, Activity::Checking] {
+            let hint = error.kind().hint(activity);
+            assert!(hint.starts_with("Something removes files from the archive"), "{hint}");
+        }
+    }
+
+    /// The hint was that something else writes into `pg_wal`, which nothing need have done.
+    #[test]
+    fn a_file_that_the_server_recycled_while_its_copy_hung_is_no_foreign_write() {
+        let error = Error::SourceMoved { path: "pg_wal/x".into() };
+        assert_eq!(error.kind(), ErrorKind::SourceMoved);
+        assert!(error.kind().hint(Activity::Archiving).contains("the server has recycled it"));
     }
 }

@@ -1,13 +1,16 @@
 //! The checks of an archive directory that need no server: is it fit to archive to, and to
 //! recover from?
 
+use std::fs::File;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::error::{Action, Error};
+use crate::error::{Action, Activity, Error};
 use crate::server::control::ControlFile;
-use crate::server::known::Memory;
+use crate::server::known::KnownDestinations;
+use crate::store::directory::lacks_unnamed_files;
 use crate::store::directory::temporary::{self, Owner};
 use crate::store::directory::{Directory, DirectoryVisit, Staging};
 use crate::store::identity::{self, Identity};
@@ -65,8 +68,8 @@ const SLOW_FLUSH: Duration = Duration::from_millis(500);
 /// Less free space than this part of the file system is a warning.
 const FREE_PART: u64 = 20;
 
-/// Runs every check. The first one tells whether the directory can be opened at all; without that
-/// there are no others.
+/// Runs every check. The first one is whether the directory can be opened; if it cannot, there are no
+/// others.
 #[must_use]
 pub fn check(path: &Path, options: &Options<'_>) -> Vec<Check> {
     let (store, progress) =
@@ -88,8 +91,8 @@ pub fn check(path: &Path, options: &Options<'_>) -> Vec<Check> {
 }
 
 /// Removes the probes of checks on this host that were killed: `walsafe verify` would find them
-/// until the next archiver starts. Temporary files of archivers are left to that. What cannot be
-/// removed is for the other checks to report.
+/// until the next archiver starts. It leaves temporary files of archivers to the archiver. The other
+/// checks report what cannot be removed.
 fn remove_probes(dir: &Dir) {
     let _ = temporary::remove_stray_of(dir, &Owner::this_process(), PROBE);
 }
@@ -99,14 +102,15 @@ fn made(name: &'static str, status: Status, detail: impl Into<String>) -> Check 
 }
 
 fn failed(name: &'static str, error: &Error) -> Check {
-    let hint = error.kind().advice().hint;
+    let hint = error.kind().hint(Activity::Checking);
     made(name, Status::Error, format!("{error}: {} {hint}", error.detail()))
 }
 
 fn directory(dir: &Dir, options: &Options<'_>) -> Check {
     let name = "directory";
     let real = dir.real_path().unwrap_or_else(|| dir.path().to_owned());
-    let inside = options.data_directory.is_some_and(|data| Memory::of(data).is_inside(&real));
+    let inside =
+        options.data_directory.is_some_and(|data| KnownDestinations::of(data).is_inside(&real));
     if inside {
         let detail = "it lies inside the data directory: whatever destroys the one destroys the other. Move it to other storage.";
         return made(name, Status::Error, detail);
@@ -118,7 +122,7 @@ fn ownership(dir: &Dir) -> Check {
     let name = "ownership";
     let metadata = match dir.metadata() {
         Ok(metadata) => metadata,
-        Err(e) => return failed(name, &Error::io(Action::OpenDestination, dir.path(), e)),
+        Err(e) => return failed(name, &Error::io(Action::LookUpDestination, dir.path(), e)),
     };
     let mode = metadata.mode() & 0o7777;
     let found = format!("owner {}, mode {mode:04o}", metadata.uid());
@@ -140,9 +144,12 @@ fn identity(dir: &Dir, options: &Options<'_>) -> Check {
         Ok(control) => control,
         Err(e) => return failed(name, &e),
     };
-    let remembered = options
-        .data_directory
-        .is_some_and(|data| Memory::of(data).contains(dir.path()).unwrap_or(false));
+    let in_list = |data| KnownDestinations::of(data).contains(dir.path());
+    let remembered = match options.data_directory.map(in_list).transpose() {
+        Ok(remembered) => remembered.unwrap_or(false),
+        // A list that cannot be read is not one that does not name the archive.
+        Err(e) => return failed(name, &e),
+    };
     match Identity::read(dir) {
         Err(e) => failed(name, &e),
         Ok(Some(there)) => match control {
@@ -161,7 +168,7 @@ fn identity(dir: &Dir, options: &Options<'_>) -> Check {
             }
         },
         Ok(None) if remembered => {
-            failed(name, &Error::IdentityLost { path: dir.path().to_owned() })
+            failed(name, &Error::IdentityLost { file: dir.path().join(identity::FILE_NAME) })
         }
         Ok(None) => {
             let file = identity::FILE_NAME;
@@ -177,7 +184,7 @@ fn space(dir: &Dir, options: &Options<'_>) -> Check {
     let name = "free space";
     let space = match dir.space() {
         Ok(space) => space,
-        Err(e) => return failed(name, &Error::io(Action::OpenDestination, dir.path(), e)),
+        Err(e) => return failed(name, &Error::io(Action::ReadSpace, dir.path(), e)),
     };
     let found = format!("{} MB of {} MB are free", space.free >> 20, space.total >> 20);
     if options.min_free > 0 && space.free < options.min_free {
@@ -191,7 +198,7 @@ fn space(dir: &Dir, options: &Options<'_>) -> Check {
 }
 
 /// Publishes a probe as the archiver does, twice under one name: the second must not replace the
-/// first. Both names are those of temporary files, so nothing stays if this process is killed.
+/// first. Both names are those of temporary files, so that the next check removes what a killed one leaves.
 fn publish(visit: &DirectoryVisit<'_>) -> Check {
     let name = "no-replace publish";
     let target = Owner::this_process().temporary_name(PROBE);
@@ -218,6 +225,9 @@ fn unnamed(dir: &Dir) -> Check {
     let name = "unnamed temporary files";
     match dir.create_unnamed() {
         Ok(_) => made(name, Status::Ok, "the file system has them"),
+        Err(e) if !lacks_unnamed_files(&e) => {
+            failed(name, &Error::io(Action::CreateTemporary, dir.path(), e))
+        }
         Err(e) => {
             let detail = format!(
                 "the file system has none ({e}): temporary names are used, and the archiver removes them after a crash"
@@ -229,43 +239,48 @@ fn unnamed(dir: &Dir) -> Check {
 
 fn attributes(dir: &Dir) -> Check {
     let name = "extended attributes";
-    let probe = || -> std::io::Result<bool> {
-        let owner = Owner::this_process();
-        let temporary = owner.temporary_name(PROBE);
-        let file = dir.create_named(&temporary)?;
-        let result = sys::set_attribute(&file, "user.walsafe.check", "1");
-        dir.unlink(&temporary)?;
-        result
+    let probe = |file: &File| {
+        sys::set_attribute(file, "user.walsafe.check", "1").map_err(|e| (Action::SealProbe, e))
     };
-    match probe() {
+    match with_probe(dir, probe) {
         Ok(true) => made(name, Status::Ok, "the file system has them"),
         Ok(false) => {
             let detail = "the file system has none: files carry no digest there, and restore and verify check records instead";
             made(name, Status::Warning, detail)
         }
-        Err(e) => failed(name, &Error::io(Action::SealCopy, dir.path(), e)),
+        Err(e) => failed(name, &e),
     }
+}
+
+/// Runs a test on a new file with a temporary name, and removes it. A failure is that of the action
+/// that failed.
+fn with_probe<T>(
+    dir: &Dir,
+    test: impl FnOnce(&File) -> Result<T, (Action, io::Error)>,
+) -> Result<T, Error> {
+    let temporary = Owner::this_process().temporary_name(PROBE);
+    let fail = |(action, e)| Error::io(action, dir.path(), e);
+    let file = dir.create_named(&temporary).map_err(|e| fail((Action::CreateTemporary, e)))?;
+    let result = test(&file).map_err(fail);
+    drop(file);
+    let removed = dir.unlink(&temporary).map_err(|e| fail((Action::RemoveProbe, e)));
+    result.and_then(|value| removed.map(|()| value))
 }
 
 fn flush(dir: &Dir) -> Check {
     let name = "flush latency";
-    let probe = || -> std::io::Result<Duration> {
-        let temporary = Owner::this_process().temporary_name(PROBE);
-        let file = dir.create_named(&temporary)?;
-        let timed = sys::write_all_at(&file, &[1; 8192], 0).and_then(|()| {
-            let started = Instant::now();
-            sys::flush(&file)?;
-            dir.flush()?;
-            Ok(started.elapsed())
-        });
-        dir.unlink(&temporary)?;
-        timed
+    let probe = |file: &File| {
+        sys::write_all_at(file, &[1; 8192], 0).map_err(|e| (Action::WriteProbe, e))?;
+        let started = Instant::now();
+        sys::flush(file).map_err(|e| (Action::FlushProbe, e))?;
+        dir.flush().map_err(|e| (Action::FlushDirectory, e))?;
+        Ok(started.elapsed())
     };
     let mut slowest = Duration::ZERO;
     for _ in 0..3 {
-        match probe() {
+        match with_probe(dir, probe) {
             Ok(took) => slowest = slowest.max(took),
-            Err(e) => return failed(name, &Error::io(Action::FlushCopy, dir.path(), e)),
+            Err(e) => return failed(name, &e),
         }
     }
     let found = format!("{:.1} ms for a file and its directory", slowest.as_secs_f64() * 1000.0);
@@ -285,8 +300,8 @@ fn same_file_system(dir: &Dir, data: &Path) -> Check {
             made(name, Status::Warning, detail)
         }
         (Ok(_), Ok(_)) => made(name, Status::Ok, "the archive has a file system of its own"),
-        (Err(e), _) => failed(name, &Error::io(Action::OpenDestination, dir.path(), e)),
-        (_, Err(e)) => failed(name, &Error::io(Action::ReadControl, data, e)),
+        (Err(e), _) => failed(name, &Error::io(Action::LookUpDestination, dir.path(), e)),
+        (_, Err(e)) => failed(name, &Error::io(Action::LookUpData, data, e)),
     }
 }
 
@@ -305,7 +320,7 @@ fn contents(dir: &Dir) -> Check {
                 Some(first) => {
                     let others = listing.unknown.len();
                     let detail = format!(
-                        "{found}; {others} files that are no WAL, such as \"{}\". Find out who put them there.",
+                        "{found}; {others} files that are not WAL, such as \"{}\". Find out who put them there.",
                         first.escape_default()
                     );
                     made(name, Status::Warning, detail)

@@ -6,6 +6,7 @@ use crate::error::{Action, Error};
 use crate::store::directory::reading::{Archived, PastCache, read_full};
 use crate::store::listing::Listed;
 use crate::sys::buffer::CHUNK;
+use crate::sys::slice::part;
 use crate::sys::{self, Dir};
 
 /// Where a digest comes from.
@@ -21,7 +22,7 @@ pub enum Origin {
 /// asks for that, the one that its bytes give. `None` when nothing has the name.
 ///
 /// # Errors
-/// The file could not be read, or is no regular file.
+/// The file could not be read, or is not a regular file.
 pub fn stored_digest(
     dir: &Dir,
     file: &Listed,
@@ -54,7 +55,7 @@ pub fn stored_digest_of(
     let mut buffer = vec![0; CHUNK];
     loop {
         let got = read_full(&mut stream, &mut buffer).map_err(fail)?;
-        hasher.update(buffer.get(..got).unwrap_or_default());
+        hasher.update(part(&buffer, ..got));
         if got < buffer.len() {
             return Ok(Some((hasher.digest(), Origin::Read)));
         }

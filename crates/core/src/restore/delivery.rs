@@ -32,7 +32,7 @@ impl Delivery {
     pub(super) fn sweep(target: &Path, owner: &Owner) -> Result<(), RestoreError> {
         let parent = parent(target);
         let dir = Dir::open(parent).map_err(|e| failed(parent, None, e))?;
-        // A leftover that cannot be removed does no harm to this file.
+        // A leftover that cannot be removed does this file no harm.
         let _ = temporary::remove_stray(&dir, owner);
         Ok(())
     }
@@ -43,8 +43,7 @@ impl Delivery {
         name: &FileName,
         owner: &Owner,
     ) -> Result<Self, RestoreError> {
-        let fail = |source| failed(target, None, source);
-        let no_name = || fail(io::Error::from(io::ErrorKind::InvalidInput));
+        let no_name = || RestoreError::BadTarget { path: target.to_owned() };
         let target_name = target.file_name().and_then(|name| name.to_str()).ok_or_else(no_name)?;
         let parent = parent(target);
         let dir = Dir::open(parent).map_err(|e| failed(parent, None, e))?;
@@ -62,7 +61,7 @@ impl Delivery {
     }
 
     /// Writes every byte that `read` hands over, zeros too: the server may recycle the file, so it
-    /// must have no holes. Plain writes share no extents with the archive.
+    /// must not have holes. Plain writes share no extents with the archive.
     pub(super) fn copy(
         mut self,
         read: impl FnOnce(&mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<Examined>,
@@ -91,12 +90,13 @@ impl Delivery {
 impl Drop for Delivery {
     fn drop(&mut self) {
         if !self.done {
-            // One that cannot be removed now goes at the next call.
+            // If it cannot be removed now, the next call removes it.
             let _ = self.dir.unlink(&self.temporary);
         }
     }
 }
 
+/// Returns the directory of a target; the working directory for a mere name.
 pub(super) fn parent(target: &Path) -> &Path {
     match target.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,

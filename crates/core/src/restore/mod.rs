@@ -1,18 +1,15 @@
 //! Giving one file back to a server in recovery.
 //!
-//! [`restore`] delivers the file, says that the archive rightly does not have it, or fails. It
+//! [`restore`] delivers the file, says that the archive does not have it and should not, or fails. It
 //! never takes trouble for the end of the WAL (guarantee G12): that the file is missing counts only in
 //! an archive that is there and this cluster's, and that holds nothing which must come after it.
 
-use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use thiserror::Error as ThisError;
-
 use crate::encoding::codec::Codec;
-use crate::error::{Action, Error, ErrorKind};
+use crate::error::{Action, Error};
 use crate::prove::examine::{self, Examined, Expectation};
 use crate::prove::finding::{FindingKind, Problem};
 use crate::server::control::ControlFile;
@@ -20,14 +17,16 @@ use crate::store::directory::reading::Archived;
 use crate::store::directory::temporary::Owner;
 use crate::store::identity::{self, Identity};
 use crate::store::listing::Listing;
-use crate::sys::{Dir, Space};
+use crate::sys::Dir;
 use crate::wal::name::{FileKind, FileName};
 
 mod delivery;
+mod error;
 mod evidence;
 mod missing;
 
-use delivery::Delivery;
+use self::delivery::Delivery;
+pub use self::error::RestoreError;
 
 /// One file that a server asks for.
 #[derive(Debug, Clone)]
@@ -38,7 +37,7 @@ pub struct Request<'a> {
     pub name: &'a FileName,
     /// Where the server wants it, `%p`.
     pub target: &'a Path,
-    /// The data directory, whose control file tells the cluster; the server's working directory.
+    /// The data directory, whose control file says which cluster it is; the server's working directory.
     pub data_directory: &'a Path,
     /// Accept an archive without an identity file.
     pub allow_unmarked: bool,
@@ -58,147 +57,15 @@ pub enum Outcome {
     },
 }
 
-/// Tells why a file was not given back.
-#[derive(Debug, ThisError)]
-pub enum RestoreError {
-    /// The archive could not be read, or is another cluster's.
-    #[error("{0}")]
-    Archive(#[from] Error),
-    /// The archive has no identity file.
-    #[error("the archive has no identity file")]
-    Unmarked {
-        /// The archive directory.
-        path: PathBuf,
-    },
-    /// The archive has neither an identity file nor any WAL, as under an unmounted mount point.
-    #[error("the directory holds neither WAL nor an identity file")]
-    Nothing {
-        /// The archive directory.
-        path: PathBuf,
-    },
-    /// The target lies in an archive, of which nothing is ever replaced (guarantee G3).
-    #[error("the file is to be written into an archive")]
-    IntoArchive {
-        /// The target's directory.
-        path: PathBuf,
-    },
-    /// The archive has the file, and it is not what it must be.
-    #[error("the archived file is damaged or the wrong one")]
-    Damaged {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        problem: Problem,
-    },
-    /// The file is missing, and something that must come after it is there.
-    #[error("the file is missing from the archive, and later WAL is there")]
-    Hole {
-        /// The archive directory.
-        path: PathBuf,
-        /// What shows that it is a hole.
-        evidence: String,
-    },
-    /// The name is none that this version knows, and nothing has it.
-    #[error("the file is not in the archive, and its name is of no known kind")]
-    UnknownKind {
-        /// The archive directory.
-        path: PathBuf,
-    },
-    /// The file could not be written where the server wants it.
-    #[error("could not write the restored file")]
-    Deliver {
-        /// The file or directory.
-        path: PathBuf,
-        /// The file system's size and free space, where that explains the failure.
-        space: Option<Space>,
-        /// The system's error.
-        source: io::Error,
-    },
-}
-
-impl RestoreError {
-    /// Returns paths, the system's error and numbers, in full sentences.
-    #[must_use]
-    pub fn detail(&self) -> String {
-        match self {
-            Self::Archive(error) => error.detail(),
-            Self::Unmarked { path } => {
-                format!("\"{}\" holds no \"walsafe_archive.id\".", path.display())
-            }
-            Self::Nothing { path } => format!("\"{}\" was searched.", path.display()),
-            Self::IntoArchive { path } => {
-                format!("\"{}\" is an archive, and nothing in one is replaced.", path.display())
-            }
-            Self::Damaged { path, problem } => format!("\"{}\" is {problem}.", path.display()),
-            Self::Hole { path, evidence } => format!("In \"{}\", {evidence}.", path.display()),
-            Self::UnknownKind { path } => format!("\"{}\" was searched.", path.display()),
-            Self::Deliver { path, space, source } => {
-                let room = space.map_or_else(String::new, |space| {
-                    format!(" {} MB of {} MB are free there.", space.free >> 20, space.total >> 20)
-                });
-                format!("\"{}\": {source}.{room}", path.display())
-            }
-        }
-    }
-
-    /// Tells what to do, in full sentences.
-    #[must_use]
-    pub fn hint(&self) -> &'static str {
-        match self {
-            Self::Archive(error) => archive_hint(error.kind()),
-            Self::Unmarked { .. } => {
-                "Is the archive's file system mounted? For an archive that cp made, run \"walsafe init\" once, or use --allow-unmarked."
-            }
-            Self::Nothing { .. } => "Is the archive's file system mounted?",
-            Self::IntoArchive { .. } => {
-                "Check restore_command: it must pass %f and \"%p\". To look at a file, restore it to another directory."
-            }
-            Self::Damaged { problem, .. } => match problem.kind {
-                FindingKind::Unreadable => archive_hint(ErrorKind::IoError),
-                FindingKind::WrongCluster => archive_hint(ErrorKind::OtherCluster),
-                _ => {
-                    "Put a good copy there, from a second archive or a standby's pg_wal, and start recovery again. \"walsafe verify\" shows what else is wrong."
-                }
-            },
-            Self::Hole { .. } => {
-                "Put the missing file there, from a second archive or a server's pg_wal, and start recovery again. \"walsafe verify\" shows what else is missing. To end recovery before the hole, set a recovery target."
-            }
-            Self::UnknownKind { .. } => "Check restore_command: it must pass %f and \"%p\".",
-            Self::Deliver { .. } => {
-                "Check the data directory: its storage, its free space and its permissions."
-            }
-        }
-    }
-}
-
-const fn archive_hint(kind: ErrorKind) -> &'static str {
-    match kind {
-        ErrorKind::DestinationMissing | ErrorKind::StaleHandle => {
-            "Is the archive's file system mounted? Recovery can be started again once it is."
-        }
-        ErrorKind::PermissionDenied => {
-            "Give the user that runs the server permission to read the archive and its files."
-        }
-        ErrorKind::OtherCluster => "Name this cluster's own archive in restore_command.",
-        ErrorKind::BadIdentity => {
-            "Look at the identity file. If the archive is this cluster's, move the file away and run \"walsafe init --pgdata DATA_DIRECTORY ARCHIVE_DIRECTORY\"."
-        }
-        ErrorKind::NotAFile => {
-            "Put the file itself there: links and other things are not followed."
-        }
-        _ => "Check the archive's storage and the kernel's log, then start recovery again.",
-    }
-}
-
 /// Gives one file back.
 ///
 /// On return with [`Outcome::Delivered`], the target is a file of its own, fully allocated, mode
 /// 0600, and every check passed; it is not flushed. In any other case nothing is at the target
-/// that was not there before. Dies the machine half-way, a temporary file stays beside the target until
+/// that was not there before. If the machine dies half-way, a temporary file stays beside the target until
 /// the next call.
 ///
 /// # Errors
-/// Everything that is neither delivery nor the rightful end of the WAL.
+/// The file is not at its target, and nothing shows that this is the end of the WAL.
 pub fn restore(request: &Request<'_>) -> Result<Outcome, RestoreError> {
     let (dir, expected) = open_archive(request)?;
     let owner = Owner::this_process();
@@ -253,15 +120,17 @@ fn open_archive(request: &Request<'_>) -> Result<(Dir, Expectation), RestoreErro
     Ok((dir, expected))
 }
 
-/// Makes sure that the target is in no archive: a file there would be replaced, and temporary files
-/// of others swept.
+/// Makes sure that the target does not lie in an archive, where a file would be replaced and other
+/// processes' temporary files removed.
 fn refuse_archive(request: &Request<'_>, archive: &Dir) -> Result<(), RestoreError> {
     let path = delivery::parent(request.target);
     let fail = |source| RestoreError::Deliver { path: path.to_owned(), space: None, source };
     let place = |dir: &Dir| dir.metadata().map(|there| (there.dev(), there.ino()));
     let dir = Dir::open(path).map_err(fail)?;
-    let same = place(&dir).and_then(|target| Ok(target == place(archive)?)).map_err(fail)?;
-    if same || dir.entry(identity::FILE_NAME).map_err(fail)?.is_some() {
+    let target = place(&dir).map_err(fail)?;
+    let archived =
+        place(archive).map_err(|e| Error::io(Action::LookUpDestination, archive.path(), e))?;
+    if target == archived || dir.entry(identity::FILE_NAME).map_err(fail)?.is_some() {
         return Err(RestoreError::IntoArchive { path: path.to_owned() });
     }
     Ok(())

@@ -5,7 +5,7 @@
 //! its last field, so its offset is the structure's length; that and the place of the segment size
 //! were read off the headers of 15 to 18 and tried on clusters of each.
 
-use std::io::{self, Read};
+use std::io::Read;
 use std::path::Path;
 
 use thiserror::Error as ThisError;
@@ -38,7 +38,7 @@ pub struct ControlFile {
     pub segment_size: Option<SegmentSize>,
 }
 
-/// Tells why the contents of a control file are refused.
+/// Why the contents of a control file are refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ThisError)]
 pub enum ControlError {
     /// There are fewer bytes than any layout has.
@@ -48,10 +48,10 @@ pub enum ControlError {
     #[error("its checksum is wrong")]
     Checksum,
     /// The layout's version reads right in the other byte order.
-    #[error("it is of a machine of another byte order")]
+    #[error("it comes from a machine of another byte order")]
     ByteOrder,
-    /// The segment size is none.
-    #[error("its WAL segment size {0} is none")]
+    /// No cluster has segments of this size.
+    #[error("its WAL segment size {0} is not one that a cluster can have")]
     SegmentSize(u32),
 }
 
@@ -111,7 +111,7 @@ impl ControlFile {
                 Err(ControlError::Checksum) if tries < TRIES => {
                     std::thread::sleep(std::time::Duration::from_millis(10));
                 }
-                Err(e) => return Err(fail(io::Error::new(io::ErrorKind::InvalidData, e))),
+                Err(e) => return Err(Error::BadControlFile { path, reason: e.to_string() }),
             }
         }
     }

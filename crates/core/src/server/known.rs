@@ -33,11 +33,11 @@ fn durable() -> MutexGuard<'static, BTreeSet<(PathBuf, PathBuf)>> {
 /// The list of initialised destinations of one data directory. One process at a time changes it:
 /// the archiver, from any of its threads.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Memory {
+pub struct KnownDestinations {
     data_directory: PathBuf,
 }
 
-impl Memory {
+impl KnownDestinations {
     /// Names the memory of a data directory; reads nothing yet.
     #[must_use]
     pub fn of(data_directory: impl Into<PathBuf>) -> Self {
@@ -87,7 +87,7 @@ impl Memory {
     /// # Errors
     /// The list could not be read, written, flushed or put in place.
     pub fn add(&self, destination: &Path) -> Result<(), Error> {
-        let fail = |e| self.failed(e);
+        let fail = |e| self.failed(Action::Remember, e);
         let mut durable = durable();
         let entry = (self.data_directory.clone(), destination.to_owned());
         let mut known = self.read()?;
@@ -113,18 +113,18 @@ impl Memory {
     }
 
     fn read(&self) -> Result<Vec<PathBuf>, Error> {
-        let dir = Dir::open(&self.data_directory).map_err(|e| self.failed(e))?;
+        let dir = Dir::open(&self.data_directory).map_err(|e| self.failed(Action::ReadKnown, e))?;
         let mut text = String::new();
         match dir.open_file(FILE_NAME).and_then(|mut file| file.read_to_string(&mut text)) {
             Ok(_) => {}
             Err(e) if e.raw_os_error() == Some(libc::ENOENT) => return Ok(Vec::new()),
-            Err(e) => return Err(self.failed(e)),
+            Err(e) => return Err(self.failed(Action::ReadKnown, e)),
         }
         Ok(text.lines().filter_map(|line| line.strip_prefix(KEY)).map(PathBuf::from).collect())
     }
 
-    fn failed(&self, source: std::io::Error) -> Error {
-        Error::io(Action::Remember, self.data_directory.join(FILE_NAME), source)
+    fn failed(&self, action: Action, source: std::io::Error) -> Error {
+        Error::io(action, self.data_directory.join(FILE_NAME), source)
     }
 }
 
@@ -150,7 +150,7 @@ mod tests {
     #[test]
     fn destinations_are_remembered_once_each() {
         let temp = tempfile::tempdir().unwrap();
-        let memory = Memory::of(temp.path());
+        let memory = KnownDestinations::of(temp.path());
         assert!(!memory.contains(Path::new("/a")).unwrap());
         for path in ["/a", "/b c", "/a"] {
             memory.add(Path::new(path)).unwrap();
@@ -166,7 +166,7 @@ mod tests {
         for (directory, list) in [(0o700, 0o600), (0o750, 0o640)] {
             let temp = tempfile::tempdir().unwrap();
             std::fs::set_permissions(temp.path(), Permissions::from_mode(directory)).unwrap();
-            Memory::of(temp.path()).add(Path::new("/a")).unwrap();
+            KnownDestinations::of(temp.path()).add(Path::new("/a")).unwrap();
             let mode = temp.path().join(FILE_NAME).metadata().unwrap().mode();
             assert_eq!(mode & 0o777, list);
         }
@@ -176,7 +176,7 @@ mod tests {
     fn a_list_that_cannot_be_read_is_an_error_and_not_an_empty_list() {
         let temp = tempfile::tempdir().unwrap();
         std::fs::create_dir(temp.path().join(FILE_NAME)).unwrap();
-        assert!(Memory::of(temp.path()).contains(Path::new("/a")).is_err());
-        assert!(Memory::of(temp.path().join("gone")).contains(Path::new("/a")).is_err());
+        assert!(KnownDestinations::of(temp.path()).contains(Path::new("/a")).is_err());
+        assert!(KnownDestinations::of(temp.path().join("gone")).contains(Path::new("/a")).is_err());
     }
 }

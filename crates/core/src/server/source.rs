@@ -1,7 +1,6 @@
 //! A file of the server that is to be archived.
 
 use std::fs::File;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Action, Error};
@@ -25,7 +24,7 @@ impl Source {
         let file = sys::open_source(path).map_err(fail)?;
         let entry = sys::entry(&file).map_err(fail)?;
         if !entry.is_file() {
-            return Err(fail(io::Error::other(format!("it is {}", entry.type_name()))));
+            return Err(Error::SourceNotAFile { path: path.to_owned(), found: entry.type_name() });
         }
         Ok(Self { file, path: path.to_owned(), entry })
     }

@@ -109,7 +109,7 @@ impl Stats {
         for (text, room) in self.texts().into_iter().zip(ROOM) {
             let fits = |end: &usize| text.is_char_boundary(*end);
             let cut = (0..=room.min(text.len())).rev().find(fits).unwrap_or(0);
-            let text = text.get(..cut).unwrap_or_default();
+            let (text, _) = text.split_at(cut);
             record.extend(u16::try_from(text.len()).unwrap_or(0).to_le_bytes());
             record.extend(text.as_bytes());
             record.resize(record.len() + room - text.len(), 0);

@@ -1,7 +1,7 @@
 //! Making sure that an archive is this cluster's.
 
 use crate::error::{Action, Error};
-use crate::server::known::Memory;
+use crate::server::known::KnownDestinations;
 use crate::store::directory::reading::read_full;
 use crate::store::directory::temporary;
 use crate::store::identity::{self, Identity};
@@ -25,7 +25,7 @@ const SAMPLE: usize = 16;
 pub fn admit(
     visit: &dyn Visit,
     cluster: &Cluster,
-    memory: &Memory,
+    memory: &KnownDestinations,
     mode: u32,
 ) -> Result<(), Error> {
     let path = visit.location();
@@ -38,7 +38,7 @@ pub fn admit(
     let known = memory.contains(path)?;
     let identity = match Identity::at(visit)? {
         Some(identity) => identity,
-        None if known => return Err(Error::IdentityLost { path: path.to_owned() }),
+        None if known => return Err(Error::IdentityLost { file: path.join(identity::FILE_NAME) }),
         None => {
             check_adoptable(visit, cluster)?;
             let ours = Identity::new(cluster.system_identifier);
@@ -46,7 +46,8 @@ pub fn admit(
                 ours
             } else {
                 // Another server was faster: its word counts.
-                Identity::at(visit)?.ok_or_else(|| Error::IdentityLost { path: path.to_owned() })?
+                Identity::at(visit)?
+                    .ok_or_else(|| Error::IdentityLost { file: path.join(identity::FILE_NAME) })?
             }
         }
     };
@@ -171,6 +172,6 @@ pub fn init(visit: &dyn Visit, cluster: &Cluster, mode: u32) -> Result<bool, Err
             Ok(false)
         }
         Some(there) => Err(other_cluster(visit, &there, cluster)),
-        None => Err(Error::IdentityLost { path: visit.location().to_owned() }),
+        None => Err(Error::Vanished { path: visit.location().join(identity::FILE_NAME) }),
     }
 }

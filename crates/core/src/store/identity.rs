@@ -186,7 +186,7 @@ impl Identity {
     pub fn settle(visit: &dyn Visit) -> Result<Self, Error> {
         let found = visit.find(&FinalName::Identity)?;
         let found =
-            found.ok_or_else(|| Error::IdentityLost { path: visit.location().to_owned() })?;
+            found.ok_or_else(|| Error::Vanished { path: visit.location().join(FILE_NAME) })?;
         found.flush()?;
         visit.settle()?;
         Self::from_found(&*found, true)
@@ -198,13 +198,14 @@ impl Identity {
     /// # Errors
     /// The file could not be opened or flushed, or not be given away (only root may).
     pub fn give_to(dir: &Dir, user: u32, group: u32) -> Result<(), Error> {
-        let fail = |e| Error::io(Action::SealCopy, dir.path().join(FILE_NAME), e);
-        let file = dir.open_file(FILE_NAME).map_err(fail)?;
-        let there = file.metadata().map_err(fail)?;
+        let fail = |action| move |e| Error::io(action, dir.path().join(FILE_NAME), e);
+        let file = dir.open_file(FILE_NAME).map_err(fail(Action::ReadArchived))?;
+        let there = file.metadata().map_err(fail(Action::ReadArchived))?;
         if (there.uid(), there.gid()) == (user, group) {
             return Ok(());
         }
-        std::os::unix::fs::fchown(&file, Some(user), Some(group)).map_err(fail)?;
+        std::os::unix::fs::fchown(&file, Some(user), Some(group))
+            .map_err(fail(Action::OwnIdentity))?;
         Self::flush(dir).map(drop)
     }
 
@@ -214,9 +215,9 @@ impl Identity {
     /// # Errors
     /// One of the flushes failed, or the file is gone, or storage holds no identity.
     pub fn flush(dir: &Dir) -> Result<Self, Error> {
-        let fail = |e| Error::io(Action::FlushArchived, dir.path().join(FILE_NAME), e);
-        let file = dir.open_file(FILE_NAME).map_err(fail)?;
-        sys::flush(&file).map_err(fail)?;
+        let fail = |action| move |e| Error::io(action, dir.path().join(FILE_NAME), e);
+        let file = dir.open_file(FILE_NAME).map_err(fail(Action::ReadArchived))?;
+        sys::flush(&file).map_err(fail(Action::FlushArchived))?;
         dir.flush().map_err(|e| Error::io(Action::FlushDirectory, dir.path(), e))?;
         Self::read_from(PastCache::new(file), dir)
     }

@@ -11,7 +11,7 @@ use std::path::Path;
 use crate::encoding::codec::{Codec, Decoder};
 use crate::encoding::digest::Digest;
 use crate::error::Error;
-use crate::server::known::Memory;
+use crate::server::known::KnownDestinations;
 use crate::server::source::Source;
 use crate::sys::Space;
 
@@ -82,7 +82,7 @@ pub trait Visit {
     fn space(&self) -> Option<Space>;
 
     /// Returns whether the place is one of the server's own directories, or lies in one.
-    fn is_within(&self, server: &Memory) -> bool;
+    fn is_within(&self, server: &KnownDestinations) -> bool;
 }
 
 /// A file that stands under a final name.

@@ -2,7 +2,8 @@
 
 use std::io;
 
-use crate::sys::{self, DIRECT_ALIGNMENT, HUGE_PAGE};
+use crate::sys::memory::{self, DIRECT_ALIGNMENT, HUGE_PAGE};
+use crate::sys::slice::{part, part_mut};
 
 /// Bytes that are read back or compared at a time.
 pub const CHUNK: usize = 512 << 10;
@@ -34,14 +35,14 @@ impl Buffer {
     /// As [`Buffer::new`].
     pub fn large() -> io::Result<Self> {
         let mut buffer = Self::aligned(LARGE, HUGE_PAGE)?;
-        sys::prefer_huge_pages(buffer.bytes_mut());
+        memory::prefer_huge_pages(buffer.bytes_mut());
         Ok(buffer)
     }
 
     fn aligned(len: usize, alignment: usize) -> io::Result<Self> {
         // Larger than needed, so that an aligned piece lies within wherever the allocator puts it.
         // What is not used is never touched, and takes no memory.
-        let memory = sys::zeroed(len + alignment)?;
+        let memory = memory::zeroed(len + alignment)?;
         let start = memory.as_ptr().align_offset(alignment);
         Ok(Self { memory, start, len })
     }
@@ -49,13 +50,13 @@ impl Buffer {
     /// Returns the memory.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
-        self.memory.get(self.start..self.start + self.len).unwrap_or_default()
+        part(&self.memory, self.start..self.start + self.len)
     }
 
     /// Returns the memory, to be filled.
     #[must_use]
     pub fn bytes_mut(&mut self) -> &mut [u8] {
-        self.memory.get_mut(self.start..self.start + self.len).unwrap_or_default()
+        part_mut(&mut self.memory, self.start..self.start + self.len)
     }
 
     /// Returns the memory as two pieces, to be filled: one to read into, one to gather output in.
@@ -76,7 +77,7 @@ impl Buffer {
     /// Returns the first `len` bytes.
     #[must_use]
     pub fn filled(&self, len: usize) -> &[u8] {
-        self.bytes().get(..len).unwrap_or_else(|| self.bytes())
+        part(self.bytes(), ..len)
     }
 }
 

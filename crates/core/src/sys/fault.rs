@@ -78,19 +78,16 @@ pub(crate) fn announce(_: Op) -> io::Result<Verdict> {
 }
 
 #[cfg(feature = "fault-injection")]
-pub use plan::{Effect, Fault, Plan};
+pub(crate) use plan::announce;
 #[cfg(feature = "fault-injection")]
-pub(crate) use plan::{announce, write_corrupted};
+pub use plan::{Effect, Fault, Plan};
 
 #[cfg(feature = "fault-injection")]
 mod plan {
     use std::cell::RefCell;
-    use std::fs::File;
-    use std::os::unix::fs::FileExt;
     use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
     use super::{Op, Verdict, io};
-    use crate::sys::buffer::Buffer;
 
     /// What happens to an operation that a plan picks.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -241,19 +238,5 @@ mod plan {
             #[allow(clippy::panic, reason = "it is what a test asks for")]
             Some(Effect::Panic) => panic!("{op:?} was planned to panic"),
         }
-    }
-
-    /// Writes with one byte in the middle changed.
-    pub(crate) fn write_corrupted(file: &File, bytes: &[u8], offset: u64) -> io::Result<usize> {
-        // Aligned, as the caller's bytes are.
-        let mut wrong = Buffer::large()?;
-        let len = bytes.len().min(wrong.bytes().len());
-        if let (Some(to), Some(from)) = (wrong.bytes_mut().get_mut(..len), bytes.get(..len)) {
-            to.copy_from_slice(from);
-        }
-        if let Some(byte) = wrong.bytes_mut().get_mut(len / 2) {
-            *byte ^= 1;
-        }
-        file.write_at(wrong.filled(len), offset)
     }
 }

@@ -3,11 +3,15 @@
 
 use std::fs::File;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 
-use super::{DIRECT_ALIGNMENT, again, c_string, openat};
+#[cfg(feature = "fault-injection")]
+use crate::sys::buffer::Buffer;
+use crate::sys::call::{again, c_string, openat};
 use crate::sys::fault::{Op, Verdict, announce};
+use crate::sys::memory::DIRECT_ALIGNMENT;
 
 /// The unit of `st_blocks`, in bytes, whatever the file system's own blocks are.
 pub(super) const BLOCK_UNIT: u64 = 512;
@@ -70,7 +74,7 @@ impl Entry {
 /// # Errors
 /// What `open` reports.
 pub fn open_source(path: &Path) -> io::Result<File> {
-    let name = c_string(path.to_str().ok_or(io::ErrorKind::InvalidInput)?)?;
+    let name = c_string(path.as_os_str().as_bytes())?;
     let flags = libc::O_RDONLY | libc::O_CLOEXEC | libc::O_NONBLOCK;
     Ok(File::from(openat(libc::AT_FDCWD, Op::Open, &name, flags, 0)?))
 }
@@ -145,9 +149,7 @@ pub fn write_all_at(file: &File, buf: &[u8], offset: u64) -> io::Result<()> {
                 file.write_at(half, offset + done as u64)
             }
             #[cfg(feature = "fault-injection")]
-            Verdict::Corrupt => {
-                crate::sys::fault::write_corrupted(file, rest, offset + done as u64)
-            }
+            Verdict::Corrupt => write_corrupted(file, rest, offset + done as u64),
         })?;
         if written == 0 {
             return Err(io::Error::from_raw_os_error(libc::ENOSPC));
@@ -155,6 +157,21 @@ pub fn write_all_at(file: &File, buf: &[u8], offset: u64) -> io::Result<()> {
         done += written;
     }
     Ok(())
+}
+
+/// Writes with one byte in the middle changed.
+#[cfg(feature = "fault-injection")]
+fn write_corrupted(file: &File, bytes: &[u8], offset: u64) -> io::Result<usize> {
+    // Aligned, as the caller's bytes are.
+    let mut wrong = Buffer::large()?;
+    let len = bytes.len().min(wrong.bytes().len());
+    if let (Some(to), Some(from)) = (wrong.bytes_mut().get_mut(..len), bytes.get(..len)) {
+        to.copy_from_slice(from);
+    }
+    if let Some(byte) = wrong.bytes_mut().get_mut(len / 2) {
+        *byte ^= 1;
+    }
+    file.write_at(wrong.filled(len), offset)
 }
 
 /// Sets a file's length; what is added reads as zeros and takes no space.

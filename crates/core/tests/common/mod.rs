@@ -14,7 +14,7 @@ use walsafe_core::archive::{CheckWal, Job, Plan, Receipt, archive_file};
 use walsafe_core::encoding::codec::{Codec, Compression};
 use walsafe_core::encoding::digest::{CONTENT_ATTRIBUTE, STORED_ATTRIBUTE};
 use walsafe_core::error::Error;
-use walsafe_core::server::known::Memory;
+use walsafe_core::server::known::KnownDestinations;
 use walsafe_core::server::settings::{Destination, FileMode, FsyncPolicy};
 use walsafe_core::store::directory::Staging;
 use walsafe_core::store::directory::temporary::Owner;
@@ -125,7 +125,7 @@ pub fn plan(archive: &Path, data: &Path, system_identifier: u64) -> Plan {
             system_identifier,
             segment_size: SegmentSize::new(SEGMENT as u64).unwrap(),
         },
-        memory: Memory::of(data),
+        memory: KnownDestinations::of(data),
         owner: Owner::this_process(),
         staging: Staging::Unnamed,
     }

@@ -31,14 +31,13 @@ pub(super) fn run(arguments: &Init) -> u8 {
     let control = match ControlFile::read(&arguments.pgdata) {
         Ok(control) => control,
         Err(e) => {
-            let hint = "Does --pgdata name a data directory, and may you read it?";
-            terminal::complain(&sentence(&e, hint));
+            terminal::complain(&sentence(&e));
             return FAILED;
         }
     };
     let cluster = Cluster {
         system_identifier: control.system_identifier,
-        // Of an unknown, newer version; the identity does not depend on it.
+        // Unknown for a newer server version; the identity does not depend on it.
         segment_size: control.segment_size.unwrap_or(SegmentSize::DEFAULT),
     };
     let owner = Owner::this_process();
@@ -51,7 +50,7 @@ pub(super) fn run(arguments: &Init) -> u8 {
     let created = match created {
         Ok(created) => created,
         Err(e) => {
-            terminal::complain(&sentence(&e, e.kind().advice().hint));
+            terminal::complain(&sentence(&e));
             return FAILED;
         }
     };
@@ -76,11 +75,11 @@ pub(super) fn run(arguments: &Init) -> u8 {
     if output.finish() { DONE } else { FAILED }
 }
 
-/// Gives the identity file to the data directory's owner: run by root, it would be root's, and the
-/// server could not read it.
+/// Gives the identity file to the data directory's owner. If root runs the command, the file belongs to
+/// root, and the server could not read it.
 fn give_to_server(arguments: &Init) -> Result<(), Error> {
     let data = std::fs::metadata(&arguments.pgdata)
-        .map_err(|e| Error::io(Action::ReadControl, &arguments.pgdata, e))?;
+        .map_err(|e| Error::io(Action::LookUpData, &arguments.pgdata, e))?;
     let dir = Dir::open(&arguments.destination)
         .map_err(|e| Error::io(Action::OpenDestination, &arguments.destination, e))?;
     Identity::give_to(&dir, data.uid(), data.gid())

@@ -14,7 +14,7 @@ pub(super) fn run(arguments: &List) -> u8 {
     let overview = match Overview::read(&arguments.archive) {
         Ok(overview) => overview,
         Err(e) => {
-            terminal::complain(&sentence(&e, e.kind().advice().hint));
+            terminal::complain(&sentence(&e));
             return FAILED;
         }
     };
@@ -79,7 +79,7 @@ fn print(overview: &Overview) -> bool {
         output.line(format_args!("{count} files {}", encoding(*codec)));
     }
     if overview.others > 0 {
-        output.line(format_args!("{} files that are no WAL", overview.others));
+        output.line(format_args!("{} files that are not WAL", overview.others));
     }
     output.finish()
 }

@@ -19,7 +19,7 @@ pub(super) fn run(arguments: &Manifest) -> u8 {
     let (dir, mut listing) = match listed {
         Ok(listed) => listed,
         Err(e) => {
-            terminal::complain(&sentence(&e, e.kind().advice().hint));
+            terminal::complain(&sentence(&e));
             return FAILED;
         }
     };
@@ -43,7 +43,7 @@ pub(super) fn run(arguments: &Manifest) -> u8 {
                 }
             }
             Err(e) => {
-                terminal::complain(&sentence(&e, "It is not in the manifest."));
+                terminal::complain(&format!("{} It is not in the manifest.", sentence(&e)));
                 complete = false;
             }
         }

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
+use walsafe_core::error::{Activity, Error};
 
 use crate::arguments::{Command, Program};
 use crate::guard::STOP;
@@ -100,9 +101,9 @@ fn refuse(arguments: &[OsString], error: &clap::Error) -> u8 {
     trouble(arguments)
 }
 
-/// Words an error of the core as one line.
-fn sentence(error: &walsafe_core::error::Error, hint: &str) -> String {
-    format!("{error}: {} {hint}", error.detail())
+/// Words an error of the core as one line, with what to do about it.
+fn sentence(error: &Error) -> String {
+    format!("{error}: {} {}", error.detail(), error.kind().hint(Activity::Checking))
 }
 
 /// Writes one JSON document.

@@ -4,7 +4,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use walsafe_core::restore::{self, Outcome, Request, RestoreError};
+use walsafe_core::error::Standby;
+use walsafe_core::restore::{self, Outcome, Request};
 use walsafe_core::wal::name::FileName;
 
 use super::DONE;
@@ -12,14 +13,14 @@ use crate::arguments::{OnError, Restore};
 use crate::guard::STOP;
 use crate::terminal;
 
-/// How long a file that is missing before later ones is looked for again.
+/// How long to look again for a file that is missing although later ones are there.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What the server is to do.
 enum Ending {
     /// Go on: the file is there.
     Delivered,
-    /// Go on without: the archive rightly does not have the file.
+    /// Go on without: the archive does not have the file, and should not.
     NotArchived,
     /// The archive is in trouble: stop, or in a standby try again.
     Trouble,
@@ -40,8 +41,8 @@ pub(super) fn run(arguments: &Restore) -> u8 {
         },
         Ending::BadUsage => false,
     };
-    // The one place where status 1 is made: it ends a recovery, and a server that was not meant to is
-    // promoted on lost data.
+    // The one place where status 1 is made. It ends a recovery: where that is wrong, a server is promoted
+    // that has lost data.
     if goes_on_without { 1 } else { STOP }
 }
 
@@ -78,15 +79,15 @@ fn attempt(arguments: &Restore) -> Ending {
                 arguments,
                 &format!("could not restore \"{name}\": {e}: {} {}", e.detail(), e.hint()),
             );
-            match e {
-                RestoreError::IntoArchive { .. } => Ending::BadUsage,
-                _ => Ending::Trouble,
+            match e.standby() {
+                Standby::Stops => Ending::BadUsage,
+                Standby::Retries => Ending::Trouble,
             }
         }
     }
 }
 
-/// Is the server whose working directory this is a standby?
+/// Returns whether the server that has this working directory is a standby.
 fn is_standby() -> bool {
     Path::new("standby.signal").exists()
 }

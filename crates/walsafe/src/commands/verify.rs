@@ -4,6 +4,7 @@ use std::io::IsTerminal;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use walsafe_core::error::{Activity, ErrorKind};
 use walsafe_core::prove::finding::Finding;
 use walsafe_core::prove::verify::{self, Options, Progress, Report, Start, VerifyError};
 
@@ -11,7 +12,7 @@ use super::{DONE, FAILED, FOUND, megabytes, print_json, sentence};
 use crate::arguments::Verify;
 use crate::terminal::{self, Output};
 
-/// More than so many files at a time make no disk faster.
+/// No disk is faster with more files than this at a time.
 const MOST_JOBS: usize = 8;
 
 /// Runs the command and returns its exit status.
@@ -64,7 +65,7 @@ fn start(text: &str, timeline: Option<u32>) -> Result<Start, String> {
         format!("--from names neither an LSN nor a readable backup_label: \"{text}\": {e}")
     })?;
     let start = Start::from_label(&String::from_utf8_lossy(&contents))
-        .map_err(|e| format!("\"{text}\" is no backup_label: {e}"))?;
+        .map_err(|e| format!("\"{text}\" is not a backup_label: {e}"))?;
     Ok(Start { timeline: timeline.or(start.timeline), ..start })
 }
 
@@ -72,10 +73,11 @@ fn complain(arguments: &Verify, error: &VerifyError) {
     let archive = arguments.archive.display();
     match error {
         VerifyError::Archive(error) => {
-            terminal::complain(&sentence(error, error.kind().advice().hint));
+            terminal::complain(&sentence(error));
         }
         VerifyError::Nothing { .. } => {
-            terminal::complain(&format!("{error}: \"{archive}\". Is the archive mounted?"));
+            let hint = ErrorKind::NothingThere.hint(Activity::Checking);
+            terminal::complain(&format!("{error}: \"{archive}\". {hint}"));
         }
         VerifyError::Cancelled => terminal::complain(&error.to_string()),
     }

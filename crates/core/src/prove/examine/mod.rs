@@ -9,6 +9,7 @@ use crate::encoding::codec::{Codec, Decoder};
 use crate::encoding::digest::{Digest, Hasher};
 use crate::prove::finding::{FindingKind, Problem};
 use crate::store::directory::reading::{Archived, PastCache, read_full};
+use crate::sys::slice::part;
 use crate::wal::history::{self, Ancestor};
 use crate::wal::name::{FileKind, FileName, SegmentName};
 use crate::wal::segment::{self, Cluster};
@@ -202,7 +203,7 @@ impl<'a> Reading<'a> {
                     return Ok(false);
                 }
             };
-            let chunk = buffer.get(..got).unwrap_or_default();
+            let chunk = part(&buffer, ..got);
             if self.len == 0 {
                 records = self.begin(chunk, found);
             }

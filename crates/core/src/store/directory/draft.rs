@@ -214,7 +214,9 @@ impl<'v> DirectorySealed<'v> {
     fn read_back(&self, each: &mut dyn FnMut(&[u8]) -> Result<(), Error>) -> Result<(), Error> {
         let fail = |e| failed(self.visit, &self.final_name, Action::ReadBack, e);
         let mut stream = PastCache::new(self.file.try_clone().map_err(fail)?);
-        let (mut buffer, mut hasher) = (Buffer::new().map_err(fail)?, Hasher::default());
+        let path = self.visit.path_of(&self.final_name);
+        let reserved = Buffer::new().map_err(|e| Error::io(Action::ReserveMemory, &path, e));
+        let (mut buffer, mut hasher) = (reserved?, Hasher::default());
         loop {
             let len = read_full(&mut stream, buffer.bytes_mut()).map_err(fail)?;
             hasher.update(buffer.filled(len));
@@ -227,7 +229,6 @@ impl<'v> DirectorySealed<'v> {
         let found = hasher.digest();
         match self.seal.digests {
             Some(Digests { stored, .. }) if stored != found => {
-                let path = self.visit.path_of(&self.final_name);
                 let reason = format!(
                     "BLAKE3 of what was written is {stored}, of what was read back {found}"
                 );
@@ -242,7 +243,8 @@ fn exists(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::EEXIST)
 }
 
-fn lacks_unnamed_files(error: &io::Error) -> bool {
+/// Returns whether the file system has no unnamed files, by what it said when one was to be created.
+pub(crate) fn lacks_unnamed_files(error: &io::Error) -> bool {
     // EISDIR and ENOENT: kernels and file systems that take the flag for O_DIRECTORY | O_RDWR.
     matches!(
         error.raw_os_error(),

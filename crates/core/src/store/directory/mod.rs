@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use self::draft::DirectoryDraft;
+pub(crate) use self::draft::lacks_unnamed_files;
 use self::reading::Archived;
 use self::temporary::Owner;
 use crate::error::{Action, Error};
-use crate::server::known::Memory;
+use crate::server::known::KnownDestinations;
 use crate::store::{Draft, FinalName, Found, Progress, Store, Visit};
 use crate::sys::{Dir, Space};
 
@@ -150,7 +151,7 @@ impl Visit for DirectoryVisit<'_> {
         self.dir.space().ok()
     }
 
-    fn is_within(&self, server: &Memory) -> bool {
+    fn is_within(&self, server: &KnownDestinations) -> bool {
         server.is_pg_wal(&self.dir)
             || self.dir.real_path().is_some_and(|real| server.is_inside(&real))
     }

@@ -1,0 +1,109 @@
+//! How a file of the archive differs from the server's file of the same name.
+
+use std::fmt;
+
+use super::ErrorKind;
+use crate::encoding::digest::Digest;
+use crate::wal::{Lsn, Side};
+
+/// How the archived file differs from ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    /// Length of the server's file, in bytes.
+    pub ours_len: u64,
+    /// Length of the archived file's content, in bytes; as far as it could be decoded.
+    pub theirs_len: u64,
+    /// Offset of the first byte that differs, or that only one of them has.
+    pub first: u64,
+    /// Digest of the server's file.
+    pub ours: Digest,
+    /// Digest of the archived file's content; of what could be decoded.
+    pub theirs: Digest,
+    /// What the difference is.
+    pub nature: Nature,
+}
+
+/// What a difference is, as far as that can be told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Nature {
+    /// The archived file is a beginning of ours: an interrupted copy.
+    Truncated,
+    /// The archived file cannot be decoded to its end.
+    Unreadable {
+        /// What the decoder says.
+        reason: String,
+    },
+    /// Both hold the same WAL; what differs lies after the last record.
+    Padding,
+    /// A timeline history file: another server used the timeline.
+    History {
+        /// The timeline.
+        timeline: u32,
+    },
+    /// Both agree up to the address where a newer timeline branched off.
+    TimelineTail {
+        /// That address.
+        switch: Lsn,
+        /// The newer timeline.
+        successor: u32,
+    },
+    /// WAL of a segment that parts at a record.
+    Records {
+        /// Address of the first record that differs, or that only one of them holds.
+        first_record: Lsn,
+        /// The WAL of one ends there: it is an earlier state of the other.
+        ends: Option<Side>,
+    },
+    /// Anything else.
+    Other,
+}
+
+impl Difference {
+    /// Returns the class of the conflict.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self.nature {
+            Nature::Truncated => ErrorKind::ConflictTruncated,
+            Nature::Unreadable { .. } => ErrorKind::ConflictUnreadable,
+            Nature::Padding => ErrorKind::ConflictPadding,
+            Nature::History { .. } => ErrorKind::ConflictHistory,
+            Nature::TimelineTail { .. } => ErrorKind::ConflictTimelineTail,
+            Nature::Records { .. } | Nature::Other => ErrorKind::Conflict,
+        }
+    }
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { ours_len, theirs_len, first, ours, theirs, nature } = self;
+        match nature {
+            Nature::Truncated => {
+                write!(f, "The archived file is a truncated beginning of the server's. ")?
+            }
+            Nature::Unreadable { reason } => {
+                write!(f, "The archived file cannot be decoded: {reason}. ")?
+            }
+            Nature::Padding => write!(f, "The two differ only after the last WAL record. ")?,
+            Nature::History { timeline } => {
+                write!(f, "Another server already used timeline {timeline}. ")?
+            }
+            Nature::TimelineTail { switch, successor } => write!(
+                f,
+                "The two agree up to {switch}, where timeline {successor} branched off, and differ only after it. "
+            )?,
+            Nature::Records { first_record, ends } => {
+                write!(f, "The first WAL record that differs begins at {first_record}. ")?;
+                match ends {
+                    Some(Side::Ours) => write!(f, "The WAL of the server's file ends there. ")?,
+                    Some(Side::Theirs) => write!(f, "The WAL of the archived file ends there. ")?,
+                    None => {}
+                }
+            }
+            Nature::Other => {}
+        }
+        write!(
+            f,
+            "It holds {theirs_len} bytes (BLAKE3 {theirs}), the server's file {ours_len} bytes (BLAKE3 {ours}); the first difference is at offset {first}."
+        )
+    }
+}

@@ -1,0 +1,89 @@
+//! The DETAIL of an error: paths, the system's words and numbers.
+
+use std::fmt;
+use std::io;
+use std::path::Path;
+
+use super::Error;
+use crate::sys::Space;
+
+/// Writes an error's DETAIL.
+pub(super) struct Detail<'a>(pub(super) &'a Error);
+
+impl fmt::Display for Detail<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Error::Io { path, space, source, .. } => {
+                f.write_str(&on_file_system(path, *space, source))
+            }
+            Error::NotConfigured => f.write_str("\"walsafe_archive.destination\" is empty."),
+            Error::SourceNotAFile { path, found } | Error::NotAFile { path, found } => {
+                write!(f, "\"{}\" is {found}.", path.display())
+            }
+            Error::BadControlFile { path, reason } => {
+                write!(f, "\"{}\": {reason}.", path.display())
+            }
+            Error::Vanished { path } => {
+                write!(f, "\"{}\" was there a moment ago, and is not any more.", path.display())
+            }
+            Error::Name { source, .. } => write!(f, "{}.", capital(&source.to_string())),
+            Error::Segment { path, source } => write!(f, "\"{}\": {source}.", path.display()),
+            Error::OtherCluster { path, ours, theirs } => write!(
+                f,
+                "\"{}\" carries the system identifier {theirs}, and this cluster's is {ours}.",
+                path.display()
+            ),
+            Error::BadIdentity { path, reason } => write!(f, "\"{}\": {reason}.", path.display()),
+            Error::IdentityLost { file } => write!(
+                f,
+                "\"{}\" was used by this cluster before, and \"{}\" is not there any more.",
+                file.parent().unwrap_or(file).display(),
+                file.file_name().unwrap_or_default().display()
+            ),
+            Error::NotAdoptable { path, reason } => write!(f, "\"{}\": {reason}.", path.display()),
+            Error::Conflict { path, difference } => {
+                write!(f, "\"{}\": {difference}", path.display())
+            }
+            Error::NoReplaceUnsupported { path, source } => {
+                write!(f, "\"{}\": {}.", path.display(), system_text(source))
+            }
+            Error::ReadBackDiffers { path, reason } => {
+                write!(f, "\"{}\": {reason}.", path.display())
+            }
+            Error::SourceChanged { path, expected, read } => write!(
+                f,
+                "\"{}\" had {expected} bytes at the start, and {read} could be read.",
+                path.display()
+            ),
+            Error::SourceMoved { path } => write!(
+                f,
+                "\"{}\" is not the file any more that was opened under this name.",
+                path.display()
+            ),
+            Error::Stalled { path, seconds } => write!(
+                f,
+                "The copy into \"{}\" has made no progress for {seconds} seconds.",
+                path.display()
+            ),
+            Error::Panicked { message } => write!(f, "{}.", capital(message)),
+        }
+    }
+}
+
+/// Words an error of the system at a path; where space is short, says how much there is.
+pub(crate) fn on_file_system(path: &Path, space: Option<Space>, source: &io::Error) -> String {
+    let room = space.map_or_else(String::new, |Space { total, free }| {
+        format!(" {} MB of {} MB are free there.", free >> 20, total >> 20)
+    });
+    format!("\"{}\": {}.{room}", path.display(), system_text(source))
+}
+
+/// The system's words for an error, with its number.
+fn system_text(error: &io::Error) -> String {
+    error.to_string().trim_end_matches('.').to_owned()
+}
+
+fn capital(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
+}

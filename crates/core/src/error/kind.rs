@@ -1,0 +1,66 @@
+//! The classes of errors.
+
+macro_rules! kinds {
+    ($($kind:ident,)*) => {
+        /// The stable classes of errors, of archiving, restoring and checking alike.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[allow(missing_docs, reason = "each is explained by its advice")]
+        pub enum ErrorKind {
+            $($kind,)*
+        }
+
+        impl ErrorKind {
+            /// Every kind.
+            pub const ALL: [Self; [$(Self::$kind),*].len()] = [$(Self::$kind),*];
+        }
+    };
+}
+
+kinds! {
+    NotConfigured,
+    OutOfSpace,
+    QuotaExceeded,
+    ReadOnly,
+    PermissionDenied,
+    StaleHandle,
+    DestinationMissing,
+    TooManyOpenFiles,
+    OutOfMemory,
+    NoThread,
+    NoSocket,
+    IoError,
+    Vanished,
+    SourceUnreadable,
+    SourceMissing,
+    SourceNotAFile,
+    DataDirectory,
+    DataDirectoryFull,
+    DataDirectoryForbidden,
+    BadControlFile,
+    InvalidName,
+    WrongSegment,
+    OtherCluster,
+    BadIdentity,
+    IdentityLost,
+    NotAdoptable,
+    ConflictTruncated,
+    ConflictPadding,
+    ConflictTimelineTail,
+    ConflictHistory,
+    ConflictUnreadable,
+    Conflict,
+    NotAFile,
+    Unsupported,
+    StorageLied,
+    SourceChanged,
+    SourceMoved,
+    Stalled,
+    Unmarked,
+    NothingThere,
+    Damaged,
+    Hole,
+    UnknownName,
+    IntoArchive,
+    BadTarget,
+    Internal,
+}

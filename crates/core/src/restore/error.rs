@@ -1,0 +1,165 @@
+//! Why a file was not given back.
+
+use std::io;
+use std::path::PathBuf;
+
+use thiserror::Error as ThisError;
+
+use crate::error::{Activity, Error, ErrorKind, Standby, of_data_directory, on_file_system};
+use crate::prove::finding::{FindingKind, Problem};
+use crate::store::identity;
+use crate::sys::Space;
+
+/// Why a file was not given back. [`RestoreError::kind`] leads into the one table of what users are told,
+/// [`ErrorKind::advice`].
+#[derive(Debug, ThisError)]
+pub enum RestoreError {
+    /// The archive could not be read, or is another cluster's.
+    #[error("{0}")]
+    Archive(#[from] Error),
+    /// The archive has no identity file.
+    #[error("the archive has no identity file")]
+    Unmarked {
+        /// The archive directory.
+        path: PathBuf,
+    },
+    /// The archive has neither an identity file nor any WAL, as under an unmounted mount point.
+    #[error("the directory holds neither WAL nor an identity file")]
+    Nothing {
+        /// The archive directory.
+        path: PathBuf,
+    },
+    /// The target lies in an archive, of which nothing is ever replaced (guarantee G3).
+    #[error("the file is to be written into an archive")]
+    IntoArchive {
+        /// The target's directory.
+        path: PathBuf,
+    },
+    /// The target does not name a file.
+    #[error("there is no file name in the path of the restored file")]
+    BadTarget {
+        /// The target.
+        path: PathBuf,
+    },
+    /// The archive has the file, and it is not what it must be.
+    #[error("the archived file is damaged or the wrong one")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: Problem,
+    },
+    /// The file is missing, and something that must come after it is there.
+    #[error("the file is missing from the archive, and later WAL is there")]
+    Hole {
+        /// The archive directory.
+        path: PathBuf,
+        /// What shows that it is a hole.
+        evidence: String,
+    },
+    /// The archive does not have the file, and this version does not know names of its kind.
+    #[error("the file is not in the archive, and its name is of no known kind")]
+    UnknownKind {
+        /// The archive directory.
+        path: PathBuf,
+    },
+    /// The file could not be written where the server wants it.
+    #[error("could not write the restored file")]
+    Deliver {
+        /// The file or directory.
+        path: PathBuf,
+        /// The file system's size and free space, where that explains the failure.
+        space: Option<Space>,
+        /// The system's error.
+        source: io::Error,
+    },
+}
+
+impl RestoreError {
+    /// Returns the class of the error.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Archive(error) => error.kind(),
+            Self::Unmarked { .. } => ErrorKind::Unmarked,
+            Self::Nothing { .. } => ErrorKind::NothingThere,
+            Self::IntoArchive { .. } => ErrorKind::IntoArchive,
+            Self::BadTarget { .. } => ErrorKind::BadTarget,
+            Self::Damaged { problem, .. } => match problem.kind {
+                FindingKind::Unreadable => ErrorKind::IoError,
+                FindingKind::WrongCluster => ErrorKind::OtherCluster,
+                _ => ErrorKind::Damaged,
+            },
+            Self::Hole { .. } => ErrorKind::Hole,
+            Self::UnknownKind { .. } => ErrorKind::UnknownName,
+            Self::Deliver { source, .. } => of_data_directory(source),
+        }
+    }
+
+    /// Returns paths, the system's error and numbers, in full sentences.
+    #[must_use]
+    pub fn detail(&self) -> String {
+        match self {
+            Self::Archive(error) => error.detail(),
+            Self::Unmarked { path } => {
+                format!("\"{}\" does not hold \"{}\".", path.display(), identity::FILE_NAME)
+            }
+            Self::Nothing { path } | Self::UnknownKind { path } => {
+                format!("\"{}\" was searched.", path.display())
+            }
+            Self::IntoArchive { path } => {
+                format!("\"{}\" is an archive, and nothing in one is replaced.", path.display())
+            }
+            Self::BadTarget { path } => {
+                format!("\"{}\" does not name a file.", path.display())
+            }
+            Self::Damaged { path, problem } => format!("\"{}\" is {problem}.", path.display()),
+            Self::Hole { path, evidence } => format!("In \"{}\", {evidence}.", path.display()),
+            Self::Deliver { path, space, source } => on_file_system(path, *space, source),
+        }
+    }
+
+    /// Returns what to do, in full sentences.
+    #[must_use]
+    pub fn hint(&self) -> &'static str {
+        self.kind().hint(Activity::Restoring)
+    }
+
+    /// Returns what the error does to a standby; any other recovery stops.
+    #[must_use]
+    pub fn standby(&self) -> Standby {
+        self.kind().advice().standby
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn deliver(errno: i32) -> RestoreError {
+        let source = io::Error::from_raw_os_error(errno);
+        RestoreError::Deliver { path: "pg_wal/RECOVERYXLOG".into(), space: None, source }
+    }
+
+    /// For all three the hint was "its storage, its free space and its permissions".
+    #[test]
+    fn a_file_that_cannot_be_written_is_told_by_its_cause() {
+        for (errno, kind) in [
+            (libc::ENOSPC, ErrorKind::DataDirectoryFull),
+            (libc::EACCES, ErrorKind::DataDirectoryForbidden),
+            (libc::EIO, ErrorKind::DataDirectory),
+        ] {
+            assert_eq!(deliver(errno).kind(), kind, "{errno}");
+            assert_eq!(deliver(errno).hint(), kind.hint(Activity::Restoring));
+        }
+    }
+
+    #[test]
+    fn only_a_wrong_restore_command_stops_a_standby_too() {
+        let path = || PathBuf::from("/mnt/archive");
+        assert_eq!(RestoreError::IntoArchive { path: path() }.standby(), Standby::Stops);
+        assert_eq!(RestoreError::BadTarget { path: path() }.standby(), Standby::Stops);
+        assert_eq!(RestoreError::Unmarked { path: path() }.standby(), Standby::Retries);
+        assert_eq!(deliver(libc::EIO).standby(), Standby::Retries);
+    }
+}

@@ -1,0 +1,77 @@
+//! This process and others: the host, threads, signals.
+
+#![allow(unsafe_code, reason = "system calls that the standard library does not offer")]
+
+use std::io;
+use std::mem::MaybeUninit;
+
+use crate::sys::fault::{Op, announce};
+
+/// Returns the machine's host name, reduced to characters that a file name may have.
+#[must_use]
+pub fn host_name() -> String {
+    let mut buffer = [0_u8; 256];
+    // SAFETY: the kernel writes at most the length given, which leaves room for a zero byte.
+    let result = unsafe { libc::gethostname(buffer.as_mut_ptr().cast(), buffer.len() - 1) };
+    let name = if result == 0 { buffer.split(|b| *b == 0).next().unwrap_or_default() } else { b"" };
+    let clean: String = name
+        .iter()
+        .take(64)
+        .map(|b| if b.is_ascii_alphanumeric() || *b == b'-' { char::from(*b) } else { '-' })
+        .collect();
+    if clean.is_empty() { "localhost".to_owned() } else { clean }
+}
+
+/// Tells whether a process of this number runs in our process namespace. One that has ended and
+/// that its parent, an idle init for one, has not collected yet does not run: what a thread of it is
+/// held in by the kernel may still happen, but nothing after that.
+#[must_use]
+pub fn process_runs(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+    // The name before it, in parentheses, may hold anything.
+    let state = stat.as_ref().ok().and_then(|stat| stat.rsplit_once(") ")?.1.chars().next());
+    if let Some('Z' | 'X') = state {
+        return false;
+    }
+    let Ok(pid) = libc::pid_t::try_from(pid) else { return false };
+    if pid <= 0 {
+        return false;
+    }
+    // SAFETY: signal 0 is never delivered; the call only looks whether the process is there.
+    let result = unsafe { libc::kill(pid, 0) };
+    result == 0 || io::Error::last_os_error().raw_os_error() != Some(libc::ESRCH)
+}
+
+/// Starts a thread that never takes a signal.
+///
+/// # Errors
+/// `EAGAIN` when a limit of processes or threads is reached, or there is no memory for its stack.
+pub fn start_thread(stack: usize, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    announce(Op::StartThread)?;
+    let thread = std::thread::Builder::new().name("walsafe".to_owned()).stack_size(stack);
+    with_signals_blocked(|| thread.spawn(run)).map(drop)
+}
+
+/// Runs `f` with every signal blocked in the calling thread, so that threads it starts never
+/// take one: signals of a server process are for its main thread.
+pub fn with_signals_blocked<T>(f: impl FnOnce() -> T) -> T {
+    struct Restore(libc::sigset_t);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            // SAFETY: the set was filled in by the kernel, and no old mask is asked for.
+            unsafe {
+                libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.0, std::ptr::null_mut())
+            };
+        }
+    }
+    let mut all = MaybeUninit::<libc::sigset_t>::uninit();
+    let mut before = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: `all` is large enough for the set, which the call fills in.
+    unsafe { libc::sigfillset(all.as_mut_ptr()) };
+    // SAFETY: `all` was filled in above, and `before` is large enough for the old mask. The call
+    // fails only for a wrong first argument.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr()) };
+    // SAFETY: the call above has filled `before` in.
+    let _restore = Restore(unsafe { before.assume_init() });
+    f()
+}
