@@ -8,6 +8,8 @@
 //! - [`edge`]: the records that cross from one segment to the next; [`edges`]: those of segments that
 //!   come in any order.
 //! - [`parting`]: where two versions of one segment part.
+//! - [`history`]: what a timeline history file says; [`timeline`]: which timeline branched off which,
+//!   what a recovery needs of each, and what is missing.
 //!
 //! A segment that is checked after the one before it is handed that one's [`Tail`]:
 //!
@@ -47,6 +49,7 @@ pub mod parting;
 pub mod record;
 pub mod report;
 pub mod segment;
+pub mod timeline;
 mod walk;
 
 pub use check::{SegmentChecker, check_segment, read_segment};
