@@ -13,6 +13,7 @@ use crate::sys::buffer::{Buffer, CHUNK};
 use crate::sys::{self, Dir};
 use crate::wal::history;
 use crate::wal::name::{FileKind, FileName};
+use crate::wal::timeline::{Branch, Timelines};
 use crate::wal::{
     End, Lsn, Parting, SegmentChecker, SegmentComparison, SegmentSize, SegmentSpec, Side,
 };
@@ -249,9 +250,9 @@ fn explain(
     let differs_at = start.advanced(first);
     let switch = branches_of(segment.timeline, source, context)
         .into_iter()
-        .filter(|(_, switch)| (start..end).contains(switch) && *switch <= differs_at)
-        .max_by_key(|(_, switch)| *switch);
-    if let Some((successor, switch)) = switch {
+        .filter(|branch| (start..end).contains(&branch.switch) && branch.switch <= differs_at)
+        .max_by_key(|branch| branch.switch);
+    if let Some(Branch { timeline: successor, switch }) = switch {
         return Ok(Nature::TimelineTail { switch, successor });
     }
     let spec = SegmentSpec {
@@ -306,36 +307,33 @@ fn part(
 
 /// Returns the timelines that branched off `timeline`, and where, by the history files that the
 /// server and the archive have. What cannot be read explains nothing.
-fn branches_of(timeline: u32, source: &Source, context: Context<'_>) -> Vec<(u32, Lsn)> {
+fn branches_of(timeline: u32, source: &Source, context: Context<'_>) -> Vec<Branch> {
     let pg_wal = source.path().parent().and_then(|dir| Dir::open(dir).ok());
-    let mut branches = Vec::new();
-    for dir in pg_wal.iter().chain([context.archive]) {
-        // Only history files are kept in mind: an archive may hold millions of others.
-        let mut histories = Vec::new();
-        let listed = dir.for_each_name(|stored| {
-            if let Ok((name, codec)) = FileName::from_stored(stored)
-                && let FileKind::History { timeline: successor } = name.kind()
-            {
-                histories.push((successor, name, codec));
-            }
-        });
-        if listed.is_err() {
-            continue;
+    let dirs = pg_wal.iter().chain([context.archive]);
+    // Each by itself: two servers may have used one timeline.
+    dirs.filter_map(|dir| histories_in(dir).ok())
+        .flat_map(|histories| histories.branches_of(timeline).collect::<Vec<_>>())
+        .collect()
+}
+
+/// Reads the history files of a directory.
+fn histories_in(dir: &Dir) -> io::Result<Timelines> {
+    // Only their names are kept in mind: an archive may hold millions of others.
+    let mut names = Vec::new();
+    dir.for_each_name(|stored| {
+        if let Ok((name, codec)) = FileName::from_stored(stored)
+            && let FileKind::History { timeline } = name.kind()
+        {
+            names.push((timeline, name, codec));
         }
-        for (successor, name, codec) in histories {
-            let contents = Archived::open(dir, name.stored(codec), codec)
-                .ok()
-                .flatten()
-                .and_then(|file| read_small(&file).ok());
-            let ancestors = contents.and_then(|text| history::parse(successor, &text).ok());
-            if let Some(parent) = ancestors.as_ref().and_then(|list| list.last())
-                && parent.timeline == timeline
-            {
-                branches.push((successor, parent.switch));
-            }
-        }
+    })?;
+    let mut timelines = Timelines::default();
+    for (timeline, name, codec) in names {
+        let file = Archived::open(dir, name.stored(codec), codec).ok().flatten();
+        let text = file.and_then(|file| read_small(&file).ok());
+        timelines.add(timeline, text.and_then(|text| history::parse(timeline, &text).ok()));
     }
-    branches
+    Ok(timelines)
 }
 
 /// Reads and decodes a small file, of at most one chunk.
