@@ -123,7 +123,7 @@ fn a_segment_that_ends_early_though_another_follows_is_damage_whichever_comes_fi
 /// A standby that received part of a segment hands it over under its full name; the next timeline
 /// goes on without it.
 #[test]
-fn wal_that_ended_on_an_older_timeline_is_not_held_against_a_newer_ones() {
+fn wal_that_ended_on_an_older_timeline_is_not_compared_with_a_newer_ones() {
     let mut old = Writer::new(8192, 0x300_0000);
     old.record(10, 0, &data(100_000));
     let switch_point = old.bytes.len();

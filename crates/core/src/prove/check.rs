@@ -1,5 +1,5 @@
-//! The checks of an archive directory that need no server: is it fit to archive to, and to
-//! recover from?
+//! The checks of an archive directory that need no server: whether it is fit to archive to, and to
+//! recover from.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -59,15 +59,14 @@ pub struct Options<'a> {
     pub read_only: bool,
 }
 
-/// A flush that takes longer than this holds archiving up noticeably.
+/// A flush that takes longer than this slows archiving down noticeably.
 const SLOW_FLUSH: Duration = Duration::from_millis(500);
 /// Less free space than this part of the file system is a warning.
 const FREE_PART: u64 = 20;
-/// What probes are the temporary files of.
+/// Whose temporary files the probes are.
 const PROBE: &str = "check";
 
-/// Runs every check. The first one tells whether the directory can be opened at all; without that
-/// there are no others.
+/// Runs every check. If the directory cannot be opened, that is the only result.
 #[must_use]
 pub fn check(path: &Path, options: &Options<'_>) -> Vec<Check> {
     let dir = match Dir::open(path) {
@@ -89,8 +88,8 @@ pub fn check(path: &Path, options: &Options<'_>) -> Vec<Check> {
 }
 
 /// Removes the probes of checks on this host that were killed: `walsafe verify` would find them
-/// until the next archiver starts. Temporary files of archivers are left to that. What cannot be
-/// removed is for the other checks to report.
+/// until the next archiver starts. The temporary files of archivers are left to the archiver. A
+/// failure to remove one is left to the other checks to report.
 fn remove_probes(dir: &Dir) {
     let _ = temporary::remove_stray_of(dir, &Owner::this_process(), PROBE);
 }
@@ -314,7 +313,7 @@ fn contents(dir: &Dir) -> Check {
                 Some(first) => {
                     let others = listing.unknown.len();
                     let detail = format!(
-                        "{found}; {others} files that are no WAL, such as \"{}\". Find out who put them there.",
+                        "{found}; {others} files that are not WAL, such as \"{}\". Find out who put them there.",
                         first.escape_default()
                     );
                     made(name, Status::Warning, detail)

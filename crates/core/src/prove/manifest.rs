@@ -1,5 +1,7 @@
 //! Digests of an archive's files as they are stored, for `b3sum --check`.
 
+use std::io;
+
 use crate::encoding::codec::Codec;
 use crate::encoding::digest::{Digest, Hasher, STORED_ATTRIBUTE};
 use crate::error::{Action, Error};
@@ -21,7 +23,7 @@ pub enum Origin {
 /// asks for that, the one that its bytes give. `None` when nothing has the name.
 ///
 /// # Errors
-/// The file could not be read, or is no regular file.
+/// The file could not be read, or is not a regular file.
 pub fn stored_digest(
     dir: &Dir,
     file: &Listed,
@@ -54,7 +56,8 @@ pub fn stored_digest_of(
     let mut buffer = vec![0; CHUNK];
     loop {
         let got = read_full(&mut stream, &mut buffer).map_err(fail)?;
-        hasher.update(buffer.get(..got).unwrap_or_default());
+        let read = buffer.get(..got).ok_or_else(|| fail(io::ErrorKind::InvalidData.into()))?;
+        hasher.update(read);
         if got < buffer.len() {
             return Ok(Some((hasher.digest(), Origin::Read)));
         }

@@ -50,7 +50,7 @@ pub struct Overview {
     pub timelines: Vec<Timeline>,
     /// How many files are stored in each encoding.
     pub encodings: BTreeMap<Codec, u64>,
-    /// Temporary files, and names that are none of a WAL file.
+    /// Temporary files, and files whose names are not those of WAL files.
     pub others: u64,
     /// Entries that could not be looked up, and why.
     pub unreadable: Vec<(String, String)>,

@@ -1,4 +1,4 @@
-//! What shows that a timeline went on behind one of its segments.
+//! What shows that a timeline went on after one of its segments.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use crate::wal::history::Ancestor;
 use crate::wal::name::{FileKind, SegmentName};
 use crate::wal::timeline::Timelines;
 
-/// Looks for WAL that was written behind a segment: a later segment of its timeline, or one of a
+/// Looks for WAL that was written after a segment: a later segment of its timeline, or one of a
 /// timeline that branched off later. Returns what is there, in words.
 pub(super) fn of_later_wal(
     dir: &Dir,
@@ -83,8 +83,8 @@ fn read_history(dir: &Dir, file: &Listed) -> Result<Option<Vec<Ancestor>>, Resto
     Err(RestoreError::Damaged { path: path(), problem })
 }
 
-/// The cluster's segment size. Without it a branch cannot be told from none, which is no end of
-/// the WAL.
+/// Returns the cluster's segment size. Without it nobody knows whether a branch lies behind the
+/// segment, and that must not count as the end of the WAL.
 fn size(
     dir: &Dir,
     expected: &Expectation,
@@ -93,7 +93,7 @@ fn size(
 ) -> Result<SegmentSize, RestoreError> {
     let known = expected.segment_size.or_else(|| listing::segment_size(dir, &listing.files));
     known.ok_or_else(|| {
-        let reason = "neither its header nor another segment's tells the segment size";
+        let reason = "neither its header nor that of another segment shows the segment size";
         let problem = Problem::new(FindingKind::Unreadable, reason);
         RestoreError::Damaged { path: dir.path().join(&first.stored_name), problem }
     })

@@ -52,7 +52,7 @@ pub fn gaps(
     if gaps.is_empty() {
         return Ok(gaps);
     }
-    // What is removed while the names are read, in no order, is no gap.
+    // What was removed while the names were read, in no order, is not a gap.
     listing.files.retain(|file| file.is_present(&dir));
     Ok(of(&listing.files))
 }

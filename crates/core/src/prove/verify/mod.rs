@@ -1,7 +1,7 @@
 //! Proving that an archive is whole.
 //!
-//! [`verify`] reads every file through [`examine`], in parallel, and then holds the files against each
-//! other: continuity of each timeline and over the switches between them, records that cross from
+//! [`verify`] reads every file through [`crate::prove::examine`], in parallel, and then compares the
+//! files: continuity of each timeline and over the switches between them, records that cross from
 //! one segment to the next, encodings of one name. It writes nothing.
 
 use std::path::{Path, PathBuf};
@@ -75,7 +75,7 @@ pub struct Report {
     pub findings: Vec<Finding>,
     /// What was checked, and how.
     pub checked: Checked,
-    /// The system identifier that files were held against: the identity file's, or where there is
+    /// The system identifier that files were compared with: the identity file's or, where there is
     /// none, that of most segments.
     pub system_identifier: Option<u64>,
     /// The archive has an identity file.
@@ -84,7 +84,7 @@ pub struct Report {
     pub chain: Option<Chain>,
 }
 
-/// Tells why a run did not come to a report.
+/// Why a run did not come to a report.
 #[derive(Debug, ThisError)]
 pub enum VerifyError {
     /// The archive could not be opened or listed.
@@ -101,7 +101,7 @@ pub enum VerifyError {
     Cancelled,
 }
 
-/// Reads an archive and tells everything that is wrong with it.
+/// Reads an archive and reports everything that is wrong with it.
 ///
 /// `watch` is called in the calling thread, at least ten times a second, with how far the run
 /// has come; it ends the run by returning `false`, which takes effect at the next chunk of each file.
@@ -149,7 +149,7 @@ pub fn verify(
 }
 
 impl Report {
-    /// Sums up what was read, and holds the files against each other.
+    /// Sums up what was read, and compares the files.
     fn absorb(&mut self, mut read: Vec<Read>, chain: Option<Chain>) {
         read.sort_by(|a, b| a.listed.stored_name.cmp(&b.listed.stored_name));
         if self.system_identifier.is_none() {
