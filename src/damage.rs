@@ -9,8 +9,8 @@ use walsafe_core::wal::{Damage, Edges, Lsn, SegmentReport};
 use crate::report::Report;
 use crate::settings;
 
-/// Edges of segments that wait for their neighbour. The server asks in order, but for history and
-/// partial files: few ever wait.
+/// Ends of segments that are kept for those behind them, and beginnings that wait. The server asks
+/// in order, except for history and partial files: of so many ends the next segment is never far.
 const EDGES: usize = 64;
 /// Files remembered as reported.
 const REMEMBERED: usize = 64;

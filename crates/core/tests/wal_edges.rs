@@ -123,7 +123,7 @@ fn a_segment_that_ends_early_though_another_follows_is_damage_whichever_comes_fi
 /// A standby that received part of a segment hands it over under its full name; the next timeline
 /// goes on without it.
 #[test]
-fn wal_that_ended_on_an_older_timeline_is_not_held_against_a_newer_ones() {
+fn wal_that_ended_on_an_older_timeline_is_not_compared_with_a_newer_ones() {
     let mut old = Writer::new(8192, 0x300_0000);
     old.record(10, 0, &data(100_000));
     let switch_point = old.bytes.len();
@@ -151,6 +151,61 @@ fn wal_that_ended_on_an_older_timeline_is_not_held_against_a_newer_ones() {
         assert!(met.iter().all(|met| met.damage.is_none()), "{met:?}");
         assert_eq!(met.len(), usize::from(index == 0));
     }
+}
+
+/// The first beginning took the end away, and the segment of the other timeline stayed unchecked.
+#[test]
+fn an_end_meets_the_beginnings_of_both_timelines_that_go_on_behind_it() {
+    let mut one = Writer::new(8192, 0x300_0000);
+    while one.bytes.len() < SIZE as usize + 500 {
+        one.record(10, 0, &data(9_000));
+    }
+    let mut two = Writer { bytes: one.bytes.clone(), written: one.written.clone(), ..one };
+    two.timeline = 2;
+    two.record(0, 0x90, &data(30));
+    two.pad();
+    one.record(10, 0, &data(5_000));
+    one.pad();
+    let reports = [(&one, 0), (&one, 1), (&two, 1)]
+        .map(|(writer, index)| check_segment(writer.spec(index), writer.segments()[index], None));
+    for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+        let mut edges = Edges::new(16);
+        let met: Vec<_> = order.iter().flat_map(|index| edges.add(&reports[*index])).collect();
+        assert_eq!(met.len(), 2, "{order:?}");
+        assert!(met.iter().all(|met| met.damage.is_none() && met.record.is_some()), "{met:?}");
+    }
+}
+
+#[test]
+fn an_end_that_was_met_makes_room_for_one_that_was_not() {
+    let mut writer = sample(8192);
+    writer.pad();
+    let tail = |writer: &Writer| check_segment(writer.spec(0), writer.segments()[0], None).tail;
+    let head = |writer: &Writer| check_segment(writer.spec(1), writer.segments()[1], None).head;
+    let mut edges = Edges::new(2);
+    edges.add_edges(None, tail(&writer));
+    for timeline in 2..6 {
+        writer.timeline = timeline;
+        edges.add_edges(None, tail(&writer));
+        assert_eq!(edges.add_edges(head(&writer), None).len(), 1);
+    }
+    writer.timeline = 1;
+    assert_eq!((edges.add_edges(head(&writer), None).len(), edges.dropped()), (1, 0));
+}
+
+#[test]
+fn what_lies_before_an_address_is_forgotten_and_not_counted_as_dropped() {
+    let mut writer = sample(8192);
+    writer.pad();
+    let report = |index: usize| check_segment(writer.spec(index), writer.segments()[index], None);
+    let mut edges = Edges::new(16);
+    edges.add(&report(0));
+    edges.forget_before(writer.spec(1).start);
+    assert_eq!(edges.add(&report(1)).len(), 1, "its end is of use there");
+    let mut edges = Edges::new(16);
+    edges.add(&report(0));
+    edges.forget_before(writer.spec(2).start);
+    assert_eq!((edges.add(&report(1)), edges.dropped()), (vec![], 0));
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod arguments;
 mod commands;
 mod guard;
 mod terminal;
+mod time;
 
 fn main() -> ExitCode {
     let arguments = std::env::args_os().collect::<Vec<_>>();

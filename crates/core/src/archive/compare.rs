@@ -14,6 +14,7 @@ use crate::sys;
 use crate::sys::buffer::{Buffer, CHUNK};
 use crate::wal::history;
 use crate::wal::name::{FileKind, FileName};
+use crate::wal::timeline::{Branch, Timelines};
 use crate::wal::{End, Lsn, Parting, SegmentChecker, SegmentComparison, SegmentSize, SegmentSpec};
 
 /// What came of a comparison.
@@ -146,9 +147,9 @@ fn explain(
     let differs_at = start.advanced(first);
     let switch = branches_of(segment.timeline, source, context)
         .into_iter()
-        .filter(|(_, switch)| (start..end).contains(switch) && *switch <= differs_at)
-        .max_by_key(|(_, switch)| *switch);
-    if let Some((successor, switch)) = switch {
+        .filter(|branch| (start..end).contains(&branch.switch) && branch.switch <= differs_at)
+        .max_by_key(|branch| branch.switch);
+    if let Some(Branch { timeline: successor, switch }) = switch {
         return Ok(Nature::TimelineTail { switch, successor });
     }
     let spec = SegmentSpec {
@@ -201,39 +202,38 @@ fn part(
 
 /// Returns the timelines that branched off `timeline`, and where, by the history files that the
 /// server and the archive have. What cannot be read explains nothing.
-fn branches_of(timeline: u32, source: &Source, context: Context<'_>) -> Vec<(u32, Lsn)> {
+fn branches_of(timeline: u32, source: &Source, context: Context<'_>) -> Vec<Branch> {
     let (owner, progress) = (Owner::this_process(), Progress::default());
     let pg_wal = source.path().parent().map(|dir| Directory::new(dir, owner, Staging::Unnamed));
     let pg_wal = pg_wal.as_ref().and_then(|dir| dir.visit(&progress).ok());
-    let mut branches = Vec::new();
-    for place in pg_wal.as_deref().into_iter().chain([context.archive]) {
-        // Only history files are kept in mind: an archive may hold millions of others.
-        let mut histories = Vec::new();
-        let listed = place.list(&mut |stored| {
-            if let Ok(stored) = StoredName::parse(stored)
-                && let FileKind::History { timeline: successor } = stored.name.kind()
-            {
-                histories.push((successor, stored));
-            }
-        });
-        if listed.is_err() {
-            continue;
+    // Each by itself: two servers may have used one timeline.
+    pg_wal
+        .as_deref()
+        .into_iter()
+        .chain([context.archive])
+        .filter_map(|place| histories_in(place).ok())
+        .flat_map(|histories| histories.branches_of(timeline).collect::<Vec<_>>())
+        .collect()
+}
+
+/// Reads the history files that lie in a place.
+fn histories_in(place: &dyn Visit) -> Result<Timelines, Error> {
+    // Only their names are kept in mind: an archive may hold millions of others.
+    let mut names = Vec::new();
+    place.list(&mut |stored| {
+        if let Ok(stored) = StoredName::parse(stored)
+            && let FileKind::History { timeline } = stored.name.kind()
+        {
+            names.push((timeline, stored));
         }
-        for (successor, stored) in histories {
-            let contents = place
-                .find(&stored.into())
-                .ok()
-                .flatten()
-                .and_then(|found| read_small(&*found).ok());
-            let ancestors = contents.and_then(|text| history::parse(successor, &text).ok());
-            if let Some(parent) = ancestors.as_ref().and_then(|list| list.last())
-                && parent.timeline == timeline
-            {
-                branches.push((successor, parent.switch));
-            }
-        }
+    })?;
+    let mut timelines = Timelines::default();
+    for (timeline, stored) in names {
+        let found = place.find(&stored.into()).ok().flatten();
+        let text = found.and_then(|found| read_small(&*found).ok());
+        timelines.add(timeline, text.and_then(|text| history::parse(timeline, &text).ok()));
     }
-    branches
+    Ok(timelines)
 }
 
 /// Reads and decodes a small file, of at most one chunk.

@@ -1,5 +1,5 @@
-//! The checks of an archive directory that need no server: is it fit to archive to, and to
-//! recover from?
+//! The checks of an archive directory that need no server: whether it is fit to archive to, and to
+//! recover from.
 
 use std::fs::File;
 use std::io;
@@ -63,13 +63,12 @@ pub struct Options<'a> {
     pub read_only: bool,
 }
 
-/// A flush that takes longer than this holds archiving up noticeably.
+/// A flush that takes longer than this slows archiving down noticeably.
 const SLOW_FLUSH: Duration = Duration::from_millis(500);
 /// Less free space than this part of the file system is a warning.
 const FREE_PART: u64 = 20;
 
-/// Runs every check. The first one is whether the directory can be opened; if it cannot, there are no
-/// others.
+/// Runs every check. If the directory cannot be opened, that is the only result.
 #[must_use]
 pub fn check(path: &Path, options: &Options<'_>) -> Vec<Check> {
     let (store, progress) =

@@ -12,19 +12,9 @@ use crate::error::{Action, Error};
 use crate::store::identity::Identity;
 use crate::store::listing::{self, Listed, Listing};
 use crate::sys::Dir;
-use crate::wal::name::{FileKind, SegmentName};
-use crate::wal::{Lsn, SegmentSize};
-
-/// Segments one after the other, without a gap.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Run {
-    /// The first one.
-    pub first: SegmentName,
-    /// The last one.
-    pub last: SegmentName,
-    /// How many there are.
-    pub count: u64,
-}
+use crate::wal::SegmentSize;
+use crate::wal::name::FileKind;
+use crate::wal::timeline::{Run, Stretch, Stretches};
 
 /// One timeline of an archive.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -60,7 +50,7 @@ pub struct Overview {
     pub timelines: Vec<Timeline>,
     /// How many files are stored in each encoding.
     pub encodings: BTreeMap<Codec, u64>,
-    /// Temporary files, and names that are none of a WAL file.
+    /// Temporary files, and files whose names are not those of WAL files.
     pub others: u64,
     /// Entries that could not be looked up, and why.
     pub unreadable: Vec<(String, String)>,
@@ -85,7 +75,7 @@ impl Overview {
             ..Self::default()
         };
         let size = overview.segment_size.unwrap_or(SegmentSize::DEFAULT);
-        let mut timelines: BTreeMap<u32, (Timeline, Vec<(Lsn, SegmentName)>)> = BTreeMap::new();
+        let mut timelines: BTreeMap<u32, (Timeline, Stretches)> = BTreeMap::new();
         for file in &listing.files {
             let Some(timeline) = timeline_of(file) else { continue };
             let metadata = std::fs::symlink_metadata(dir.path().join(&file.stored_name));
@@ -93,12 +83,15 @@ impl Overview {
                 // It was removed since the names were read.
                 continue;
             }
-            let (known, starts) = timelines.entry(timeline).or_default();
+            let (known, whole) = timelines.entry(timeline).or_default();
             known.timeline = timeline;
             match file.name.kind() {
                 FileKind::Segment(segment) => {
                     known.segments += 1;
-                    starts.extend(segment.start(size).map(|start| (start, segment)));
+                    whole.extend(segment.start(size).map(|from| {
+                        let to = from.advanced(size.bytes().into());
+                        Stretch { from, to }
+                    }));
                 }
                 FileKind::Partial(_) => known.partials += 1,
                 FileKind::History { .. } => known.history = true,
@@ -110,10 +103,9 @@ impl Overview {
                 overview.unreadable.push((file.stored_name.clone(), e.to_string()));
             }
         }
-        for (mut timeline, mut starts) in timelines.into_values() {
-            starts.sort_unstable();
-            starts.dedup();
-            timeline.runs = runs(&starts, size);
+        for (mut timeline, whole) in timelines.into_values() {
+            let run = |stretch: Stretch| stretch.segments(timeline.timeline, size);
+            timeline.runs = whole.iter().map(run).collect();
             overview.timelines.push(timeline);
         }
         Ok(overview)
@@ -139,19 +131,6 @@ fn timeline_of(file: &Listed) -> Option<u32> {
         FileKind::History { timeline } => Some(timeline),
         FileKind::Other => None,
     }
-}
-
-fn runs(starts: &[(Lsn, SegmentName)], size: SegmentSize) -> Vec<Run> {
-    let mut runs: Vec<Run> = Vec::new();
-    let mut next = Lsn::INVALID;
-    for (start, name) in starts {
-        match runs.last_mut() {
-            Some(run) if *start == next => (run.last, run.count) = (*name, run.count + 1),
-            _ => runs.push(Run { first: *name, last: *name, count: 1 }),
-        }
-        next = start.advanced(size.bytes().into());
-    }
-    runs
 }
 
 #[cfg(test)]

@@ -1,4 +1,6 @@
-//! What shows that a timeline went on behind one of its segments.
+//! What shows that a timeline went on after one of its segments.
+
+use std::collections::BTreeMap;
 
 use super::RestoreError;
 use crate::error::{Action, Error};
@@ -8,9 +10,11 @@ use crate::store::directory::reading::Archived;
 use crate::store::listing::{self, Listed, Listing};
 use crate::sys::Dir;
 use crate::wal::SegmentSize;
+use crate::wal::history::Ancestor;
 use crate::wal::name::{FileKind, SegmentName};
+use crate::wal::timeline::Timelines;
 
-/// Looks for WAL that was written behind a segment: a later segment of its timeline, or one of a
+/// Looks for WAL that was written after a segment: a later segment of its timeline, or one of a
 /// timeline that branched off later. Returns what is there, in words.
 pub(super) fn of_later_wal(
     dir: &Dir,
@@ -36,40 +40,51 @@ fn of_later_branch(
     listing: &Listing,
     segment: SegmentName,
 ) -> Result<Option<String>, RestoreError> {
+    let mut first_of: BTreeMap<u32, &Listed> = BTreeMap::new();
+    for file in &listing.files {
+        if let FileKind::Segment(there) = file.name.kind() {
+            first_of.entry(there.timeline).or_insert(file);
+        }
+    }
+    let mut timelines = Timelines::default();
     for file in &listing.files {
         let FileKind::History { timeline } = file.name.kind() else { continue };
-        let of_branch = |file: &&Listed| matches!(file.name.kind(), FileKind::Segment(there) if there.timeline == timeline);
-        let Some(first) = listing.files.iter().find(of_branch) else { continue };
-        if timeline <= segment.timeline {
-            continue;
-        }
-        let name = &file.stored_name;
-        let path = || dir.path().join(name);
-        let Some(archived) = Archived::open(dir, name.clone(), file.codec)? else { continue };
-        let history =
-            examine::examine(&archived, &file.name, &Expectation::default(), &mut |_| Ok(()))
-                .map_err(|e| Error::io(Action::ReadArchived, path(), e))?;
-        if let Some(problem) = history.problem {
-            return Err(RestoreError::Damaged { path: path(), problem });
-        }
-        let ancestors = history.history.unwrap_or_default();
-        let Some(own) = ancestors.iter().find(|there| there.timeline == segment.timeline) else {
+        let Some(first) = first_of.get(&timeline).filter(|_| timeline > segment.timeline) else {
             continue;
         };
+        let Some(ancestors) = read_history(dir, file)? else { continue };
+        timelines.add(timeline, Some(ancestors));
+        let Some(switch) = timelines.left(segment.timeline, timeline) else { continue };
         // The switch's own segment is there as a copy under the new timeline's name.
         let size = size(dir, expected, listing, first)?;
-        if segment < SegmentName::holding(segment.timeline, own.switch, size) {
+        if segment < SegmentName::holding(segment.timeline, switch, size) {
             return Ok(Some(format!(
-                "timeline {timeline} branched off after it at {}, and {} is there",
-                own.switch, first.name
+                "timeline {timeline} branched off after it at {switch}, and {} is there",
+                first.name
             )));
         }
     }
     Ok(None)
 }
 
-/// The cluster's segment size. Without it a branch cannot be told from none, which is no end of
-/// the WAL.
+/// Reads a history file; `None` if it is gone by now.
+fn read_history(dir: &Dir, file: &Listed) -> Result<Option<Vec<Ancestor>>, RestoreError> {
+    let path = || dir.path().join(&file.stored_name);
+    let Some(archived) = Archived::open(dir, file.stored_name.clone(), file.codec)? else {
+        return Ok(None);
+    };
+    let found = examine::examine(&archived, &file.name, &Expectation::default(), &mut |_| Ok(()))
+        .map_err(|e| Error::io(Action::ReadArchived, path(), e))?;
+    let problem = match (found.problem, found.history) {
+        (None, Some(ancestors)) => return Ok(Some(ancestors)),
+        (Some(problem), _) => problem,
+        (None, None) => Problem::new(FindingKind::Unreadable, "it was not read to its end"),
+    };
+    Err(RestoreError::Damaged { path: path(), problem })
+}
+
+/// Returns the cluster's segment size. Without it nobody knows whether a branch lies behind the
+/// segment, and that must not count as the end of the WAL.
 fn size(
     dir: &Dir,
     expected: &Expectation,
@@ -78,7 +93,7 @@ fn size(
 ) -> Result<SegmentSize, RestoreError> {
     let known = expected.segment_size.or_else(|| listing::segment_size(dir, &listing.files));
     known.ok_or_else(|| {
-        let reason = "neither its header nor another segment's tells the segment size";
+        let reason = "neither its header nor that of another segment shows the segment size";
         let problem = Problem::new(FindingKind::Unreadable, reason);
         RestoreError::Damaged { path: dir.path().join(&first.stored_name), problem }
     })

@@ -1,4 +1,4 @@
-//! The archive does not have the file: is that the end of the WAL, or a hole?
+//! What it means that the archive does not have a file: the end of the WAL, or a hole.
 
 use super::{Request, RestoreError, delivery, evidence};
 use crate::encoding::codec::Codec;
@@ -16,7 +16,7 @@ pub(super) enum Verdict {
     Hole(String),
 }
 
-/// Judges a file that the archive does not have.
+/// Decides what it means that the archive does not have the file.
 pub(super) fn judge(
     request: &Request<'_>,
     dir: &Dir,
@@ -76,9 +76,9 @@ fn judge_history(dir: &Dir, timeline: u32) -> Result<Verdict, RestoreError> {
     })
 }
 
-/// Tells whether the segment lies beside the target, in `pg_wal`: the server looks there next. A
-/// recycled file has the name of a segment to come and old contents, and one that was only half
-/// received ends early, which the server would take for the end of the WAL.
+/// Returns whether the segment lies beside the target, in `pg_wal`, where the server looks next. A
+/// recycled file, with the name of a segment to come and old contents, does not count. Nor does one
+/// that was only half received and ends early: the server would take that for the end of the WAL.
 fn lies_beside_target(request: &Request<'_>, expected: &Expectation) -> bool {
     let opened = Dir::open(delivery::parent(request.target))
         .map(|dir| Archived::open(&dir, request.name.to_string(), Codec::None));

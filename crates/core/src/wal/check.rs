@@ -38,7 +38,7 @@ impl<V: Visit> SegmentChecker<V> {
         Self { spec, carry, visitor, partial: Vec::new(), fed: 0, walk: None }
     }
 
-    /// What the records are shown to.
+    /// Returns the visitor, to which records are shown.
     pub fn visitor_mut(&mut self) -> &mut V {
         &mut self.visitor
     }

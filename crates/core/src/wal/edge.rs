@@ -1,8 +1,8 @@
 //! Where two segments meet: the parts of a record that crosses, and how they are put together.
 //!
 //! A record of up to 1 GB can cross many segments, so neither side keeps its bytes. The checksum
-//! runs over a record's data first and its header last; of a part whose beginning is not at hand only the
-//! first 16 bytes are kept (they may belong to the header) and the CRC of the rest, which
+//! runs over a record's data first and its header last. Of a part whose beginning is not at hand, only
+//! the first 16 bytes are kept (they may belong to the header) and the CRC of the rest, which
 //! `crc32c_combine` appends once the beginning is there.
 
 use super::damage::{Damage, DamageKind};
@@ -20,7 +20,7 @@ pub(super) enum Prev {
     Unknown,
 }
 
-/// How a segment ends, to be held against the beginning of the next one.
+/// How a segment ends, to be compared with the beginning of the next one.
 ///
 /// Bounded memory: at most a record's header.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,20 +55,20 @@ pub(super) enum TailState {
 }
 
 impl Tail {
-    /// The address at which the segment belongs that this is to be held against.
+    /// Returns the address of the segment that this is to be compared with.
     #[must_use]
     pub fn next_segment(&self) -> Lsn {
         self.next
     }
 
-    /// The timeline in the name of the file this is the end of.
+    /// Returns the timeline in the name of the file that ends so.
     #[must_use]
     pub fn timeline(&self) -> u32 {
         self.timeline
     }
 
-    /// Is all known that the next segment must be held against? If not, this segment's own
-    /// beginning has to be joined first.
+    /// Returns whether everything is known that the next segment is compared with. If not, this
+    /// segment's own beginning has to be joined first.
     #[must_use]
     pub fn is_resolved(&self) -> bool {
         match &self.state {
@@ -82,7 +82,7 @@ impl Tail {
     }
 }
 
-/// How a segment begins, to be held against the end of the one before.
+/// How a segment begins, to be compared with the end of the one before.
 ///
 /// Bounded memory: 16 bytes of the record that goes on, and the CRC of the rest.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -150,29 +150,29 @@ impl Fragment {
 }
 
 impl Head {
-    /// The address of the segment.
+    /// Returns the address of the segment.
     #[must_use]
     pub fn segment(&self) -> Lsn {
         self.start
     }
 
-    /// The timeline in the name of the file this is the beginning of.
+    /// Returns the timeline in the name of the file that begins so.
     #[must_use]
     pub fn timeline(&self) -> u32 {
         self.timeline
     }
 
-    /// Does the segment begin with a part of a record that begins in an earlier one?
+    /// Returns whether the segment begins with a part of a record that begins in an earlier one.
     #[must_use]
     pub fn has_fragment(&self) -> bool {
         self.fragment.announced != 0
     }
 
-    /// Is `tail` the end of the segment before this one?
+    /// Returns whether `tail` is the end of the segment before this one.
     ///
     /// The one before has the same timeline in its name, or that of the first page: the first
-    /// segment of a timeline is a copy of the older one's up to the switch. So the WAL that ended
-    /// on an older timeline is not held against a newer one's that goes on without it.
+    /// segment of a timeline is a copy of the older one's up to the switch. So WAL that ended on an
+    /// older timeline is not compared with that of a newer one, which goes on without it.
     #[must_use]
     pub fn follows(&self, tail: &Tail) -> bool {
         let names = tail.timeline == self.timeline || tail.timeline == self.page_timeline;
@@ -180,7 +180,7 @@ impl Head {
     }
 }
 
-/// What came of holding two segments against each other.
+/// What came of comparing the edges of two segments.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Joined {
     /// What does not fit.
@@ -191,8 +191,8 @@ pub struct Joined {
     pub tail: Option<Tail>,
 }
 
-/// Holds the end of one segment against the beginning of the next: the record that crosses them,
-/// and the link of the first record to the one before it.
+/// Compares the end of one segment with the beginning of the next: the record that crosses them, and
+/// the link of the first record to the one before it.
 ///
 /// `after` is the end of the segment whose beginning `head` is. `None` when the two are not
 /// neighbours or the first one's own beginning is not resolved yet
@@ -215,7 +215,7 @@ pub fn join(before: &Tail, head: &Head, after: Option<&Tail>) -> Option<Joined> 
                 if tail.prev == Prev::Head {
                     tail.prev = met.prev;
                 }
-                // The record that crossed was a switch: what follows it is rightly unused.
+                // The record that crossed was a switch: what follows it is unused, and should be.
                 if met.record.is_some_and(|record| record.header.is_switch()) {
                     tail.state = TailState::Boundary;
                     tail.prev = met.prev;

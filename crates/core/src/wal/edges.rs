@@ -1,4 +1,7 @@
 //! Matches the ends and beginnings of segments that are checked in any order.
+//!
+//! The one place that does so: the archiver, which checks segments as the server hands them over,
+//! and `walsafe verify`, which goes through an archive by address.
 
 use std::collections::VecDeque;
 
@@ -21,16 +24,33 @@ pub struct Met {
 
 /// Keeps the edges of segments until their neighbours were checked too.
 ///
-/// Bounded: beyond the capacity the oldest edge is dropped and stays unchecked, which
-/// [`Edges::dropped`] counts.
+/// An end may have several segments behind it: that of its own timeline, those of timelines that
+/// branched off, and their partial forms. So it stays after it was met, and a beginning goes.
+///
+/// Bounded: beyond the capacity the oldest edge is dropped, an end that was met before one that was
+/// not. One that was never met stays unchecked, which [`Edges::dropped`] counts.
 #[derive(Debug)]
 pub struct Edges {
     capacity: usize,
-    /// Ends whose next segment was not checked yet.
-    tails: VecDeque<Tail>,
-    /// Beginnings whose segment before was not checked yet, with that segment's own end.
-    heads: VecDeque<(Head, Option<Tail>)>,
+    /// All resolved, and of each segment only one.
+    tails: VecDeque<Kept>,
+    heads: VecDeque<Waiting>,
     dropped: u64,
+}
+
+/// The end of a segment.
+#[derive(Debug)]
+struct Kept {
+    tail: Tail,
+    /// A segment behind it was checked.
+    met: bool,
+}
+
+/// The beginning of a segment whose segment before was not checked yet, and its own end.
+#[derive(Debug)]
+struct Waiting {
+    head: Head,
+    after: Option<Tail>,
 }
 
 impl Edges {
@@ -40,7 +60,7 @@ impl Edges {
         Self { capacity, tails: VecDeque::new(), heads: VecDeque::new(), dropped: 0 }
     }
 
-    /// How many edges were given up.
+    /// Returns how many edges were dropped that had not met their other side.
     #[must_use]
     pub fn dropped(&self) -> u64 {
         self.dropped
@@ -49,56 +69,94 @@ impl Edges {
     /// Hands out the end of the segment before the one at `start`, for a checker to carry on with.
     /// An edge that is taken must come back in a report, or it is lost.
     pub fn take(&mut self, timeline: u32, start: Lsn) -> Option<Tail> {
-        let fits = |tail: &Tail| tail.timeline == timeline && tail.next == start;
+        let fits = |kept: &Kept| kept.tail.timeline == timeline && kept.tail.next == start;
         let position = self.tails.iter().position(fits)?;
-        self.tails.remove(position)
+        self.tails.remove(position).map(|kept| kept.tail)
+    }
+
+    /// Forgets what only segments before `start` could meet, without counting it as dropped. Who
+    /// adds segments by address calls this before each, and needs no other bound.
+    pub fn forget_before(&mut self, start: Lsn) {
+        self.tails.retain(|kept| kept.tail.next >= start);
+        self.heads.retain(|waiting| waiting.head.start >= start);
     }
 
     /// Adds what a segment's check has left, and returns every edge that met its other side.
     pub fn add(&mut self, report: &SegmentReport) -> Vec<Met> {
-        let mut met = Vec::new();
-        let tail = report.tail.clone();
-        let Some(head) = &report.head else {
-            self.publish(tail, &mut met);
-            return met;
-        };
-        let before = self.tails.iter().position(|tail| head.follows(tail));
-        if let Some(before) = before.and_then(|position| self.tails.remove(position)) {
-            let tail = meet(&before, head, tail, &mut met);
-            self.publish(tail, &mut met);
-            return met;
+        self.add_edges(report.head.clone(), report.tail.clone())
+    }
+
+    /// Adds a segment's beginning and end, as far as they are known, and returns every edge that
+    /// met its other side.
+    pub fn add_edges(&mut self, head: Option<Head>, tail: Option<Tail>) -> Vec<Met> {
+        let (mut met, mut tail) = (Vec::new(), tail);
+        if let Some(head) = head {
+            match self.before(&head) {
+                Some(before) => tail = meet(&before, &head, tail, &mut met),
+                None => self.heads.push_back(Waiting { head, after: tail.clone() }),
+            }
         }
-        if tail.as_ref().is_some_and(Tail::is_resolved) {
-            self.publish(tail.clone(), &mut met);
-        }
-        self.heads.push_back((head.clone(), tail));
+        self.publish(tail, &mut met);
         self.trim();
         met
     }
 
-    /// Holds an end against the beginning that waits for it, and what that resolves against the
-    /// next one; keeps it if none does.
+    /// Returns the end of the segment before, that of the same timeline rather than that of one
+    /// which it branched off.
+    fn before(&mut self, head: &Head) -> Option<Tail> {
+        let follows = |kept: &Kept| head.follows(&kept.tail);
+        let own = |kept: &Kept| follows(kept) && kept.tail.timeline == head.timeline;
+        let position =
+            self.tails.iter().position(own).or_else(|| self.tails.iter().position(follows))?;
+        let kept = self.tails.get_mut(position)?;
+        kept.met = true;
+        Some(kept.tail.clone())
+    }
+
+    /// Joins an end with every beginning that waits for it, and so on with the ends which that
+    /// resolves. One that is not resolved is kept with its own beginning only.
     fn publish(&mut self, tail: Option<Tail>, met: &mut Vec<Met>) {
-        let mut next = tail;
-        while let Some(tail) = next.take().filter(Tail::is_resolved) {
-            let waiting = self.heads.iter().position(|(head, _)| head.follows(&tail));
-            let Some((head, after)) = waiting.and_then(|position| self.heads.remove(position))
-            else {
-                self.tails.push_back(tail);
-                break;
-            };
-            // A resolved end was published when its segment was added.
-            let unresolved = after.as_ref().is_some_and(|after| !after.is_resolved());
-            let after = meet(&tail, &head, after, met);
-            next = after.filter(|_| unresolved);
+        let mut resolved: Vec<Tail> = tail.into_iter().filter(Tail::is_resolved).collect();
+        while let Some(tail) = resolved.pop() {
+            let waiting = self.waiting_for(&tail);
+            self.keep(&tail, !waiting.is_empty());
+            for Waiting { head, after } in waiting {
+                // An end that was resolved already was published when its segment was added.
+                let unresolved = after.as_ref().is_some_and(|after| !after.is_resolved());
+                let after = meet(&tail, &head, after, met);
+                resolved.extend(after.filter(|after| unresolved && after.is_resolved()));
+            }
         }
-        self.trim();
+    }
+
+    /// Takes out the beginnings that follow an end.
+    fn waiting_for(&mut self, tail: &Tail) -> Vec<Waiting> {
+        let mut waiting = Vec::new();
+        let mut position = 0;
+        while let Some(there) = self.heads.get(position) {
+            if there.head.follows(tail) {
+                waiting.extend(self.heads.remove(position));
+            } else {
+                position += 1;
+            }
+        }
+        waiting
+    }
+
+    /// Keeps an end in place of what was known of the same segment, as from another encoding of it.
+    fn keep(&mut self, tail: &Tail, mut met: bool) {
+        self.tails.retain(|kept| {
+            let same = (kept.tail.timeline, kept.tail.next) == (tail.timeline, tail.next);
+            met |= same && kept.met;
+            !same
+        });
+        self.tails.push_back(Kept { tail: tail.clone(), met });
     }
 
     fn trim(&mut self) {
         while self.tails.len() > self.capacity {
-            self.tails.pop_front();
-            self.dropped += 1;
+            let position = self.tails.iter().position(|kept| kept.met).unwrap_or(0);
+            self.dropped += u64::from(self.tails.remove(position).is_some_and(|kept| !kept.met));
         }
         while self.heads.len() > self.capacity {
             self.heads.pop_front();

@@ -10,14 +10,14 @@ use super::lsn::{Lsn, SegmentSize};
 /// Which PostgreSQL wrote a page, by its magic number (`XLOG_PAGE_MAGIC`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum WalVersion {
-    /// A major version whose format this code was held against: 15 to 18.
+    /// A major version whose format this code was compared with: 15 to 18.
     Known(u8),
     /// The magic number of another version, older or newer.
     Unknown(u16),
 }
 
 impl WalVersion {
-    /// Tells the version from a magic number.
+    /// Returns the version that a magic number stands for.
     #[must_use]
     pub const fn from_magic(magic: u16) -> Self {
         match magic {
@@ -47,31 +47,31 @@ impl PageFlags {
     /// Every bit that 15 to 18 define.
     pub const ALL: u16 = 0x000F;
 
-    /// Does the page begin with the rest of a record from the page before?
+    /// Returns whether the page begins with the rest of a record from the page before.
     #[must_use]
     pub const fn is_contrecord(self) -> bool {
         self.0 & Self::FIRST_IS_CONTRECORD != 0
     }
 
-    /// Is the header the long one?
+    /// Returns whether the header is the long one.
     #[must_use]
     pub const fn is_long(self) -> bool {
         self.0 & Self::LONG_HEADER != 0
     }
 
-    /// Are full-page images from here on optional?
+    /// Returns whether full-page images are optional from here on.
     #[must_use]
     pub const fn is_bkp_removable(self) -> bool {
         self.0 & Self::BKP_REMOVABLE != 0
     }
 
-    /// Does the page replace the missing rest of a record?
+    /// Returns whether the page replaces the missing rest of a record.
     #[must_use]
     pub const fn is_overwrite_contrecord(self) -> bool {
         self.0 & Self::FIRST_IS_OVERWRITE_CONTRECORD != 0
     }
 
-    /// The bits that 15 to 18 do not define.
+    /// Returns the bits that 15 to 18 do not define.
     #[must_use]
     pub const fn undefined(self) -> u16 {
         self.0 & !Self::ALL
@@ -82,7 +82,7 @@ impl PageFlags {
 /// length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PageHeader {
-    /// `xlp_magic`: tells the version, see [`WalVersion::from_magic`].
+    /// `xlp_magic`: stands for the version, see [`WalVersion::from_magic`].
     pub magic: u16,
     /// `xlp_info`.
     pub info: PageFlags,
@@ -113,13 +113,13 @@ impl PageHeader {
         })
     }
 
-    /// The version whose magic number the page carries.
+    /// Returns the version whose magic number the page carries.
     #[must_use]
     pub const fn version(&self) -> WalVersion {
         WalVersion::from_magic(self.magic)
     }
 
-    /// Bytes that this page's header takes, by its own flag: where its data begin.
+    /// Returns how many bytes this page's header takes, by its own flag: where its data begins.
     #[must_use]
     pub const fn size(&self) -> usize {
         if self.info.is_long() { LongPageHeader::SIZE } else { Self::SIZE }
@@ -228,9 +228,12 @@ impl LongPageHeader {
 
     /// Reads the header that a segment begins with.
     ///
-    /// Accepts the magic number of any version, newer ones included ([`PageHeader::version`]
-    /// tells which); refuses what does not begin like WAL, lacks the long header, or, for a known
-    /// version, carries undefined flags.
+    /// Accepts the magic number of any version, newer ones included; [`PageHeader::version`] returns
+    /// which.
+    ///
+    /// # Errors
+    /// It does not begin like WAL, lacks the long header or, for a known version, carries undefined
+    /// flags.
     pub fn parse(segment: &[u8]) -> Result<Self, HeaderError> {
         let header = Self::read(segment).ok_or(HeaderError::TooShort { found: segment.len() })?;
         let page = header.page;
@@ -265,11 +268,13 @@ impl LongPageHeader {
         })
     }
 
-    /// Checks that the segment belongs to this cluster and under this name; the first field that
-    /// does not agree is the error.
+    /// Checks that the segment belongs to this cluster and under this name.
     ///
     /// A timeline lower than the name's is right: the first segment of a timeline is a copy of
     /// the old one up to the switch (`XLogFileCopy`), old headers included.
+    ///
+    /// # Errors
+    /// The first field that does not agree.
     pub fn check(&self, expected: &Expected) -> Result<(), HeaderError> {
         if let Some(expected) = expected.system_identifier
             && expected != self.system_identifier
@@ -309,6 +314,9 @@ impl BlockSize {
     pub const DEFAULT: Self = Self(8192);
 
     /// Accepts a valid block size.
+    ///
+    /// # Errors
+    /// The number is not a power of two, or out of range.
     pub const fn new(bytes: u32) -> Result<Self, HeaderError> {
         if bytes.is_power_of_two() && bytes >= 1 << 10 && bytes <= 1 << 16 {
             Ok(Self(bytes))

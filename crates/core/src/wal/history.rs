@@ -16,7 +16,7 @@ pub struct Ancestor {
     pub switch: Lsn,
 }
 
-/// Tells why a history file cannot be understood.
+/// Why a history file cannot be understood.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum HistoryError {
     /// The file holds zero bytes.

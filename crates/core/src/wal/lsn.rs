@@ -13,37 +13,37 @@ impl Lsn {
     /// The address that is never one: `InvalidXLogRecPtr`, shown as `0/0`.
     pub const INVALID: Self = Self(0);
 
-    /// Is this `InvalidXLogRecPtr`?
+    /// Returns whether this is `InvalidXLogRecPtr`.
     #[must_use]
     pub const fn is_invalid(self) -> bool {
         self.0 == 0
     }
 
-    /// The address `bytes` further on; the end of the address space is never passed.
+    /// Returns the address `bytes` further on, or the last one of all if that is nearer.
     #[must_use]
     pub const fn advanced(self, bytes: u64) -> Self {
         Self(self.0.saturating_add(bytes))
     }
 
-    /// How many bytes `self` lies behind `earlier`, 0 if it does not.
+    /// Returns how many bytes `self` lies behind `earlier`; 0 if it does not.
     #[must_use]
     pub const fn distance_from(self, earlier: Self) -> u64 {
         self.0.saturating_sub(earlier.0)
     }
 
-    /// The address of the first byte of the segment that holds this one.
+    /// Returns the address of the first byte of the segment that holds this one.
     #[must_use]
     pub const fn segment_start(self, size: SegmentSize) -> Self {
         Self(self.0 - self.segment_offset(size))
     }
 
-    /// The offset of this address in its segment's file.
+    /// Returns the offset of this address in its segment's file.
     #[must_use]
     pub const fn segment_offset(self, size: SegmentSize) -> u64 {
         self.0 & (size.bytes() as u64 - 1)
     }
 
-    /// The start of segment `seg` of "log file" `log`, the second and third group of eight digits
+    /// Returns the start of segment `seg` of "log file" `log`, the second and third group of eight digits
     /// in a segment's file name.
     ///
     /// `None` when no segment of this size has that number: there are `4 GiB / size` of them in
@@ -56,7 +56,7 @@ impl Lsn {
         Some(Self(((log as u64) << 32) + seg as u64 * size.bytes() as u64))
     }
 
-    /// The two numbers in the file name of the segment that holds this address: `(log, seg)`.
+    /// Returns the two numbers in the file name of the segment that holds this address: `(log, seg)`.
     #[must_use]
     pub const fn segment_numbers(self, size: SegmentSize) -> (u32, u32) {
         let log = (self.0 >> 32) as u32;
@@ -71,7 +71,7 @@ impl fmt::Display for Lsn {
     }
 }
 
-/// A text that is no WAL address.
+/// A text that is not a WAL address.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("invalid WAL address \"{0}\"")]
 pub struct InvalidLsn(String);
@@ -106,6 +106,9 @@ impl SegmentSize {
     pub const DEFAULT: Self = Self(16 << 20);
 
     /// Accepts a valid segment size.
+    ///
+    /// # Errors
+    /// The number is not a power of two, or out of range.
     pub const fn new(bytes: u64) -> Result<Self, InvalidSegmentSize> {
         if bytes.is_power_of_two() && bytes >= 1 << 20 && bytes <= 1 << 30 {
             Ok(Self(bytes as u32))
@@ -114,13 +117,13 @@ impl SegmentSize {
         }
     }
 
-    /// The size in bytes.
+    /// Returns the size in bytes.
     #[must_use]
     pub const fn bytes(self) -> u32 {
         self.0
     }
 
-    /// How many segments of this size there are in 4 GiB of WAL, one "log file" of a name.
+    /// Returns how many segments of this size there are in 4 GiB of WAL, one "log file" of a name.
     #[must_use]
     pub const fn per_log(self) -> u32 {
         ((1_u64 << 32) / self.0 as u64) as u32
@@ -147,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_that_is_no_address_is_refused() {
+    fn a_text_that_is_not_an_address_is_refused() {
         for text in ["", "/", "0/", "/0", "0", "0/0/0", "+1/0", "0/123456789", "0/G", " 0/0", "0/é"]
         {
             assert!(text.parse::<Lsn>().is_err(), "{text}");

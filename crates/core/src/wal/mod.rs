@@ -7,7 +7,9 @@
 //! - [`report`], [`damage`]: what came out.
 //! - [`edge`]: the records that cross from one segment to the next; [`edges`]: those of segments that
 //!   come in any order.
-//! - [`parting`]: where two versions of one segment part.
+//! - [`parting`]: where two versions of one segment begin to differ.
+//! - [`history`]: what a timeline history file says; [`timeline`]: which timeline branched off which,
+//!   what a recovery needs of each, and what is missing.
 //!
 //! A segment that is checked after the one before it is handed that one's [`Tail`]:
 //!
@@ -26,13 +28,13 @@
 //! # }
 //! ```
 //!
-//! Checked out of order, each report has a [`Head`] and a [`Tail`], and [`join`] holds the tail of
-//! one against the head of the next when both are there; [`Edges`] keeps them until then.
+//! Checked out of order, each report has a [`Head`] and a [`Tail`]. [`join`] compares the tail of one
+//! with the head of the next once both are there, and [`Edges`] keeps them until then.
 //!
 //! Everything here is computation on bytes the caller holds: no file is opened, nothing is logged.
 //! The formats are those of PostgreSQL 15 to 18, from `src/include/access/xlog_internal.h` and
 //! `xlogrecord.h`; the rules are those of `xlogreader.c`. `docs/wal-check.md` says what is
-//! checked, what is not, and how the end of the WAL is told from damage.
+//! checked, what is not, and how the end of the WAL is distinguished from damage.
 
 mod bytes;
 pub mod check;
@@ -47,6 +49,7 @@ pub mod parting;
 pub mod record;
 pub mod report;
 pub mod segment;
+pub mod timeline;
 mod walk;
 
 pub use check::{SegmentChecker, check_segment, read_segment};

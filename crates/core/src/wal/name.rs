@@ -18,7 +18,7 @@ pub const MAX_NAME_LEN: usize = 64;
 /// Digits of a segment's name: timeline, log and segment number, eight each.
 const SEGMENT_DIGITS: usize = 24;
 
-/// Tells why a string is not the name of a WAL file.
+/// Why a string is not the name of a WAL file.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum NameError {
     /// The name has no characters.
@@ -140,7 +140,7 @@ impl FileName {
         &self.0
     }
 
-    /// Tells what the file is.
+    /// Returns what the file is.
     #[must_use]
     pub fn kind(&self) -> FileKind {
         let name = self.as_str();

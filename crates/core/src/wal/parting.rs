@@ -87,7 +87,7 @@ impl SegmentComparison {
         theirs.clear();
     }
 
-    /// Says where they part; `None` if the pages are of a version whose format is not known here.
+    /// Returns where they part; `None` if the pages are of a version whose format is not known here.
     #[must_use]
     pub fn finish(self) -> Option<Parting> {
         let (ours, theirs) = (self.ours.finish(), self.theirs.finish());
@@ -111,7 +111,8 @@ impl SegmentComparison {
     }
 }
 
-/// The records that begin in the segment before, of which only a part is here.
+/// Returns where they differ in the record that begins in the segment before, of which only a part
+/// is here: the beginning of the segment stands for it.
 fn first_fragment(ours: &SegmentReport, theirs: &SegmentReport) -> Option<Lsn> {
     match (&ours.head, &theirs.head) {
         (Some(a), Some(b)) => (a.fragment != b.fragment).then_some(a.start),
@@ -119,7 +120,8 @@ fn first_fragment(ours: &SegmentReport, theirs: &SegmentReport) -> Option<Lsn> {
     }
 }
 
-/// The records that go on in the next segment, or that the WAL breaks off at.
+/// Returns where they differ in the record that goes on in the next segment, or at which the WAL
+/// breaks off.
 fn last(ours: &SegmentReport, theirs: &SegmentReport) -> Option<Lsn> {
     let state = |report: &SegmentReport| report.tail.as_ref().map(|tail| tail.state.clone());
     let start = |state: &Option<TailState>| match state {

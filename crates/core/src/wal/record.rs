@@ -1,7 +1,8 @@
 //! Records: the header each begins with and the checksum that covers it.
 //!
-//! Format: `XLogRecord` in PostgreSQL's `src/include/access/xlogrecord.h`, the same in 15 to 18; the order in
-//! which the checksum runs is that of `ValidXLogRecord` in `src/backend/access/transam/xlogreader.c`.
+//! Format: `XLogRecord` in PostgreSQL's `src/include/access/xlogrecord.h`, the same in 15 to 18. The
+//! order in which the checksum runs is that of `ValidXLogRecord` in
+//! `src/backend/access/transam/xlogreader.c`.
 
 use super::bytes::{take, take_u32, take_u64};
 use super::lsn::Lsn;
@@ -30,7 +31,7 @@ const RMGR_INFO: u8 = 0xF0;
 /// The header of a record, `XLogRecord`, as it stands there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RecordHeader {
-    /// `xl_tot_len`: bytes of the record, this header included, the page headers in it not.
+    /// `xl_tot_len`: bytes of the record, with this header, without page headers in between.
     pub length: u32,
     /// `xl_xid`: the transaction, 0 if there is none.
     pub xid: u32,
@@ -62,13 +63,14 @@ impl RecordHeader {
         self.rmgr == RMGR_XLOG && self.info & RMGR_INFO == info
     }
 
-    /// Is this the record after which the rest of the segment is unused (`XLOG_SWITCH`)?
+    /// Returns whether this is the record after which the rest of the segment is unused
+    /// (`XLOG_SWITCH`).
     #[must_use]
     pub fn is_switch(&self) -> bool {
         self.is_xlog(SWITCH)
     }
 
-    /// Can a new timeline begin with this record? It does with an end-of-recovery record or a
+    /// Returns whether a new timeline can begin with this record: an end-of-recovery record or a
     /// shutdown checkpoint (`PerformRecoveryXLogAction` in `xlog.c`).
     pub(super) fn can_begin_timeline(&self) -> bool {
         self.is_xlog(END_OF_RECOVERY) || self.is_xlog(CHECKPOINT_SHUTDOWN)
@@ -79,7 +81,7 @@ impl RecordHeader {
     }
 }
 
-/// Could a record have this many bytes?
+/// Returns whether a record can have this many bytes.
 pub(super) const fn plausible_length(length: u32) -> bool {
     length >= RecordHeader::SIZE as u32 && length <= MAX_LENGTH
 }
@@ -95,13 +97,13 @@ pub struct Record {
     pub header: RecordHeader,
 }
 
-/// Is told of every record whose checksum is right, in order.
+/// Learns of every record whose checksum is right, in order.
 pub trait Visit {
     /// A record ended.
     fn record(&mut self, record: &Record);
 }
 
-/// Nobody listens.
+/// For who does not want to know.
 impl Visit for () {
     #[inline]
     fn record(&mut self, _: &Record) {}
@@ -114,7 +116,7 @@ impl<F: FnMut(&Record)> Visit for F {
     }
 }
 
-/// The checksum of a record: over the data first, then over the header up to the checksum itself.
+/// Returns the checksum of a record: over the data first, then over the header up to the checksum itself.
 #[inline]
 pub(super) fn checksum(header: &[u8; RecordHeader::SIZE], data_crc: u32) -> u32 {
     let covered = header.first_chunk::<20>().map_or(&[][..], |covered| covered);
@@ -140,7 +142,7 @@ impl Summer {
         Self([0; SHORT + 28])
     }
 
-    /// The checksum of a record.
+    /// Returns the checksum of a record.
     #[inline]
     pub(super) fn checksum(&mut self, header: &[u8; RecordHeader::SIZE], data: &[u8]) -> u32 {
         self.short(header, data).unwrap_or_else(|| checksum(header, crc32c::crc32c(data)))
@@ -162,7 +164,7 @@ impl Summer {
     }
 }
 
-/// The LSN of the record that an overwrite record at the front of `bytes` stands in for
+/// Returns the LSN of the record that an overwrite record at the front of `bytes` stands in for
 /// (`xl_overwrite_contrecord`, after a two-byte data header); `None` if no such record is there.
 pub(super) fn overwritten(bytes: &[u8]) -> Option<Lsn> {
     let mut rest = bytes;
@@ -192,19 +194,19 @@ impl Open {
         open
     }
 
-    /// Bytes still to come.
+    /// Returns how many bytes are still to come.
     pub(super) fn left(&self) -> u32 {
         self.total.saturating_sub(self.have)
     }
 
-    /// The header, once all of it is there.
+    /// Returns the header, once all of it is there.
     pub(super) fn header(&self) -> Option<RecordHeader> {
         (self.have as usize >= RecordHeader::SIZE)
             .then(|| RecordHeader::parse(&self.header))
             .flatten()
     }
 
-    /// How many bytes of the header are missing.
+    /// Returns how many bytes of the header are missing.
     pub(super) fn header_left(&self) -> usize {
         RecordHeader::SIZE.saturating_sub(self.have as usize)
     }
@@ -228,7 +230,7 @@ impl Open {
         self.have = self.have.saturating_add(len);
     }
 
-    /// The checksum that the bytes at hand give.
+    /// Returns the checksum that the bytes at hand give.
     pub(super) fn computed(&self) -> u32 {
         checksum(&self.header, self.data_crc)
     }

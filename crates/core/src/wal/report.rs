@@ -68,9 +68,9 @@ pub struct SegmentReport {
     pub damage: Vec<Damage>,
     /// How many such places there are.
     pub damage_count: u64,
-    /// How it begins, if that could not be held against the segment before.
+    /// How it begins, if that could not be compared with the segment before.
     pub head: Option<Head>,
-    /// What the next segment is to be held against; `None` when nothing is known of its end.
+    /// What the next segment is to be compared with; `None` when nothing is known of its end.
     pub tail: Option<Tail>,
 }
 
@@ -78,7 +78,7 @@ impl SegmentReport {
     /// How many places are listed; further ones are only counted.
     pub const DAMAGE_LISTED: usize = 16;
 
-    /// Was nothing wrong? Says nothing about a [`End::UnknownVersion`].
+    /// Returns whether nothing is wrong. Of [`End::UnknownVersion`] that says nothing.
     #[must_use]
     pub fn is_sound(&self) -> bool {
         self.damage_count == 0

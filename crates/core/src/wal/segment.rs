@@ -5,7 +5,7 @@ use thiserror::Error;
 use crate::wal::name::SegmentName;
 use crate::wal::{Expected, HeaderError, LongPageHeader, SegmentSize};
 
-/// What a cluster's segments have in common.
+/// What all segments of a cluster have in common.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cluster {
     /// The number that `initdb` gave the cluster; it stands in every segment's first page.
@@ -14,7 +14,7 @@ pub struct Cluster {
     pub segment_size: SegmentSize,
 }
 
-/// Tells why a file is not the segment that its name says.
+/// Why a file is not the segment that its name says.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum SegmentError {
     /// The length is not the segment size.

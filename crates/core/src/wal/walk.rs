@@ -1,9 +1,10 @@
 //! The walk through a segment, page by page: one page at a time, in order, whole.
 //!
 //! Follows `XLogDecodeNextRecord` and `XLogReaderValidatePageHeader` in PostgreSQL's
-//! `src/backend/access/transam/xlogreader.c`. The server stops at the first thing that does not follow and calls it
-//! the end of the WAL; the walk remembers it ([`Walk::broken`]) and looks on for evidence that
-//! WAL was written behind it ([`Walk::confirm`]), which makes it damage. See `docs/wal-check.md`.
+//! `src/backend/access/transam/xlogreader.c`. The server stops at the first thing that does not
+//! follow and calls it the end of the WAL. The walk remembers it ([`Walk::broken`]) and looks on for
+//! evidence that WAL was written behind it ([`Walk::confirm`]), which makes it damage. See
+//! `docs/wal-check.md`.
 
 mod judge;
 mod records;
@@ -11,7 +12,7 @@ mod records;
 use self::judge::Verdict;
 use super::damage::{Damage, DamageKind};
 use super::edge::{Fate, Fragment, Head, Prev, Tail, TailState};
-use super::header::{BlockSize, LongPageHeader, PageHeader};
+use super::header::{BlockSize, HeaderError, LongPageHeader, PageHeader};
 use super::lsn::Lsn;
 use super::record::{Open, Summer, Visit};
 use super::report::{End, SegmentReport, SegmentSpec};
@@ -104,7 +105,7 @@ impl Walk {
         self.spec.start.advanced(self.offset)
     }
 
-    /// Has the walk come to an end that no further page can change?
+    /// Returns whether the walk has come to an end that no further page can change.
     pub(super) fn is_over(&self) -> bool {
         matches!(self.place, Place::Over(_))
     }
@@ -119,10 +120,18 @@ impl Walk {
                     self.pending = None;
                     self.place = Place::Over(End::UnknownVersion(magic));
                 }
-                None => {}
+                None => self.short_page(page),
             }
         }
         self.offset = self.offset.saturating_add(page.len() as u64);
+    }
+
+    /// Takes a page for damage that is shorter than its header. The checker hands over whole pages
+    /// only; passing over one would call a segment sound that was not read.
+    fn short_page(&mut self, page: &[u8]) {
+        debug_assert!(false, "a page of {} bytes", page.len());
+        self.found_at(self.address(), HeaderError::TooShort { found: page.len() }.into());
+        self.bad_page(HeaderError::TooShort { found: page.len() }.into(), page);
     }
 
     fn bad_page(&mut self, kind: DamageKind, page: &[u8]) {
@@ -186,7 +195,7 @@ impl Walk {
         self.confirm();
         self.watch_timeline(header);
         let size = if self.offset == 0 { LongPageHeader::SIZE } else { PageHeader::SIZE };
-        let Some(body) = page.get(size..) else { return };
+        let Some(body) = page.get(size..) else { return self.short_page(page) };
         if self.offset == 0 {
             self.first_page(header, page);
         }

@@ -1,13 +1,12 @@
 //! `walsafe list`: what an archive holds.
 
-use std::time::SystemTime;
-
 use walsafe_core::encoding::codec::Codec;
 use walsafe_core::prove::overview::{Overview, Timeline};
 
 use super::{DONE, FAILED, FOUND, megabytes, print_json, sentence};
 use crate::arguments::List;
 use crate::terminal::{self, Output};
+use crate::time::rfc3339;
 
 /// Runs the command and returns its exit status.
 pub(super) fn run(arguments: &List) -> u8 {
@@ -28,10 +27,6 @@ pub(super) fn run(arguments: &List) -> u8 {
         (true, true) => DONE,
         (true, false) => FOUND,
     }
-}
-
-fn time(at: SystemTime) -> String {
-    humantime::format_rfc3339_seconds(at).to_string()
 }
 
 const fn encoding(codec: Codec) -> &'static str {
@@ -71,7 +66,7 @@ fn print(overview: &Overview) -> bool {
             megabytes(timeline.allocated)
         ));
         if let Some((first, last)) = timeline.times {
-            output.line(format_args!("  archived from {} to {}", time(first), time(last)));
+            output.line(format_args!("  archived from {} to {}", rfc3339(first), rfc3339(last)));
         }
     }
     output.line("");
@@ -105,8 +100,8 @@ fn timeline_json(timeline: &Timeline) -> serde_json::Value {
         "history": timeline.history,
         "bytes": timeline.bytes,
         "allocated_bytes": timeline.allocated,
-        "first_archived": timeline.times.map(|(first, _)| time(first)),
-        "last_archived": timeline.times.map(|(_, last)| time(last)),
+        "first_archived": timeline.times.map(|(first, _)| rfc3339(first)),
+        "last_archived": timeline.times.map(|(_, last)| rfc3339(last)),
     })
 }
 

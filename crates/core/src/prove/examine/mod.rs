@@ -1,7 +1,7 @@
 //! One archived file, read to its end and checked in every way that it allows.
 //!
-//! `restore` and `verify` both read through [`examine`], so what the one delivers is what the
-//! other calls sound.
+//! `restore` and `verify` both read through [`examine`], so `restore` delivers what `verify` calls
+//! sound.
 
 use std::io::{self, Read};
 
@@ -56,14 +56,14 @@ pub struct Examined {
     pub content: Option<Digest>,
     /// Digest of the bytes as they are stored, if it was asked for or is the same.
     pub stored: Option<Digest>,
-    /// The file carries a digest, and its bytes were held against it.
+    /// The file carries a digest, and its bytes were compared with it.
     pub had_digest: bool,
     /// A segment's first page header, if it is one.
     pub header: Option<LongPageHeader>,
     /// What a segment's records have shown, if they were read.
     pub records: Option<SegmentReport>,
     /// Where a segment's WAL ends although the segment goes on, if no digest says that it was
-    /// archived so. Right for the last segment of a timeline, and for no other.
+    /// archived so. That is right for the last segment of a timeline, and for no other.
     pub ends_early: Option<Lsn>,
     /// The ancestors that a history file names.
     pub history: Option<Vec<Ancestor>>,

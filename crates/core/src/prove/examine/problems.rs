@@ -60,7 +60,7 @@ pub(super) fn unreadable(error: &io::Error) -> Problem {
     Problem::new(FindingKind::Unreadable, error.to_string())
 }
 
-/// Tells the system's errors from the decoder's.
+/// Makes the problem of an error in reading: the system's error and the decoder's differ in kind.
 pub(super) fn read_problem(error: &io::Error, at: u64) -> Problem {
     if error.raw_os_error().is_some() {
         return Problem::new(FindingKind::Unreadable, format!("{error}, after {at} bytes"));

@@ -1,16 +1,16 @@
 //! What a recovery needs from its start to the newest WAL, timeline by timeline.
 
-use std::collections::BTreeMap;
 use std::io::Read as _;
 
-use super::continuity::{Leg, Timelines, legs};
-use super::{Read, Start};
+use super::Start;
+use super::continuity::Coverage;
+use super::reading::{Read, timelines_of};
 use crate::prove::finding::{Finding, FindingKind, Problem};
 use crate::store::directory::reading::Archived;
 use crate::store::listing::{self, Listed};
 use crate::sys::Dir;
-use crate::wal::history::Ancestor;
 use crate::wal::name::{FileKind, SegmentName};
+use crate::wal::timeline::{Route, Stretch};
 use crate::wal::{End, Lsn, SegmentSize};
 
 /// The way from a start to the newest WAL of the newest timeline that descends from it.
@@ -29,48 +29,19 @@ pub struct Chain {
     /// Segments on the way.
     pub segments: usize,
     pub(super) size: SegmentSize,
-    legs: Vec<Leg>,
-    /// Where the last timeline's first segment on the way begins.
-    last_from: Lsn,
+    route: Route,
 }
 
 impl Chain {
     /// Finds the way, by the history files.
     pub(super) fn find(start: &Start, files: &[Listed], histories: &[Read], dir: &Dir) -> Self {
         let size = listing::segment_size(dir, files).unwrap_or(SegmentSize::DEFAULT);
-        let mut known: BTreeMap<u32, &[Ancestor]> = BTreeMap::new();
-        for read in histories {
-            if let (FileKind::History { timeline }, Some(ancestors)) =
-                (read.listed.name.kind(), &read.history)
-            {
-                known.insert(timeline, ancestors);
-            }
-        }
-        let descends = |timeline: u32| match start.timeline {
-            None => true,
-            Some(own) if own == timeline => true,
-            Some(own) => known.get(&timeline).is_some_and(|ancestors| {
-                ancestors.iter().any(|a| a.timeline == own && a.switch > start.lsn)
-            }),
-        };
+        let timelines = timelines_of(histories);
         let there = files.iter().filter_map(|file| file.name.segment()).map(|s| s.timeline);
-        let end_timeline = there
-            .chain(known.keys().copied())
-            .filter(|timeline| descends(*timeline))
-            .max()
-            .or(start.timeline)
-            .unwrap_or(1);
-        let ancestors = known.get(&end_timeline).copied().unwrap_or_default();
-        let passed = ancestors.iter().filter(|a| a.switch > start.lsn);
-        let start_timeline = passed.clone().next().map_or(end_timeline, |a| a.timeline);
-        let first = start.lsn.segment_start(size);
-        let legs: Vec<Leg> = legs(ancestors, size)
-            .into_iter()
-            .zip(ancestors)
-            .filter(|(_, ancestor)| ancestor.switch > start.lsn)
-            .map(|(leg, _)| Leg { from: leg.from.max(first), ..leg })
-            .collect();
-        let last_from = legs.last().map_or(first, |leg| leg.to.max(first));
+        let newest = timelines.newest(there, start.timeline, start.lsn);
+        let end_timeline = newest.or(start.timeline).unwrap_or(1);
+        let route = timelines.route(end_timeline, start.lsn, size);
+        let start_timeline = route.start_timeline();
         let stop = start.stop.or_else(|| stop_of(start, start_timeline, files, dir, size));
         Self {
             start: start.lsn,
@@ -80,44 +51,41 @@ impl Chain {
             stop,
             segments: 0,
             size,
-            legs,
-            last_from,
+            route,
         }
     }
 
-    /// Tells whether a file lies on the way.
+    /// Returns whether a file lies on the way.
     pub(super) fn needs(&self, file: &Listed) -> bool {
         let Some(segment) = file.name.segment() else { return false };
         let Some(start) = segment.start(self.size) else { return false };
-        let leg = |leg: &Leg| {
-            leg.timeline == segment.timeline && (leg.from..leg.to.max(leg.from)).contains(&start)
-        };
-        let last = segment.timeline == self.end_timeline && start >= self.last_from;
-        last || matches!(file.name.kind(), FileKind::Segment(_)) && self.legs.iter().any(leg)
+        let whole = matches!(file.name.kind(), FileKind::Segment(_));
+        self.route.needs_of_last(segment.timeline, start)
+            || whole && self.route.needs_of_ancestor(segment.timeline, start)
     }
 
-    /// Tells what is missing on the way, and where it ends.
-    pub(super) fn complete(&mut self, timelines: &Timelines, read: &[Read]) -> Vec<Finding> {
+    /// Finds where the way ends, and returns the findings of what is missing on it.
+    pub(super) fn complete(&mut self, coverage: &Coverage, read: &[Read]) -> Vec<Finding> {
         let mut findings = Vec::new();
-        let mut gap = |timeline, from, to| {
-            for stretch in timelines.uncovered(timeline, from, to) {
-                findings.push(timelines.missing(timeline, stretch).finding());
-            }
+        let mut gap = |timeline, within| {
+            let missing = coverage.uncovered(timeline, within);
+            findings.extend(missing.into_iter().map(|part| coverage.missing(timeline, part)));
         };
-        for leg in &self.legs {
-            gap(leg.timeline, leg.from, leg.to.max(leg.from));
+        for leg in &self.route.legs {
+            gap(leg.timeline, leg.stretch);
         }
-        let last = timelines.end(self.end_timeline).filter(|end| *end > self.last_from);
+        let from = self.route.from;
+        let last = coverage.end(self.end_timeline).filter(|end| *end > from);
         match last {
-            Some(end) => gap(self.end_timeline, self.last_from, end),
+            Some(to) => gap(self.end_timeline, Stretch { from, to }),
             // A timeline that was just begun has nothing yet; then its parent's end is the end.
-            None if !self.legs.iter().any(|leg| leg.from < leg.to) => {
-                gap(self.end_timeline, self.last_from, self.last_from.advanced(1));
+            None if self.route.legs.iter().all(|leg| leg.stretch.is_empty()) => {
+                gap(self.end_timeline, Stretch { from, to: from.advanced(1) });
             }
             None => {}
         }
         self.segments = read.iter().filter(|file| file.segment.is_some()).count();
-        self.end = self.reached(timelines, read, last);
+        self.end = self.reached(coverage, read, last);
         if let (Some(stop), Some(end)) = (self.stop, self.end)
             && end < stop
         {
@@ -130,19 +98,18 @@ impl Chain {
     }
 
     /// Finds the end of the last record without a gap before it.
-    fn reached(&self, timelines: &Timelines, read: &[Read], last: Option<Lsn>) -> Option<Lsn> {
+    fn reached(&self, coverage: &Coverage, read: &[Read], last: Option<Lsn>) -> Option<Lsn> {
         let mut at = self.start.segment_start(self.size);
-        for leg in &self.legs {
-            let first = timelines.uncovered(leg.timeline, leg.from, leg.to.max(leg.from));
-            if let Some((hole, _)) = first.first() {
-                return Some(*hole);
+        for leg in &self.route.legs {
+            if let Some(hole) = coverage.uncovered(leg.timeline, leg.stretch).first() {
+                return Some(hole.from);
             }
-            at = at.max(leg.to);
+            at = at.max(leg.stretch.to);
         }
         let Some(end) = last else { return Some(at) };
-        let holes = timelines.uncovered(self.end_timeline, self.last_from, end);
-        if let Some((hole, _)) = holes.first() {
-            return Some(*hole);
+        let own = Stretch { from: self.route.from, to: end };
+        if let Some(hole) = coverage.uncovered(self.end_timeline, own).first() {
+            return Some(hole.from);
         }
         let bytes = u64::from(self.size.bytes());
         let ends_at = |name: SegmentName, partial: bool| {
@@ -156,7 +123,7 @@ impl Chain {
                 _ => None,
             }
         };
-        if timelines.partial_start(self.end_timeline) == Some(end) {
+        if coverage.partial_start(self.end_timeline) == Some(end) {
             let name = SegmentName::holding(self.end_timeline, end, self.size);
             if let Some(lsn) = ends_at(name, true) {
                 return Some(lsn);

@@ -1,40 +1,33 @@
 //! Proving that an archive is whole.
 //!
-//! [`verify`] reads every file through [`examine`], in parallel, and then holds the files against each
-//! other: continuity of each timeline and over the switches between them, records that cross from
+//! [`verify`] reads every file through [`crate::prove::examine`], in parallel, and then compares the
+//! files: continuity of each timeline and over the switches between them, records that cross from
 //! one segment to the next, encodings of one name. It writes nothing.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc::{self, RecvTimeoutError};
-use std::thread;
-use std::time::Duration;
 
 use thiserror::Error as ThisError;
 
-use crate::encoding::digest::Digest;
 use crate::error::{Action, Error};
-use crate::prove::examine::{self, Examined, Expectation};
 use crate::prove::finding::{Finding, FindingKind, Problem};
-use crate::store::directory::reading::Archived;
 use crate::store::identity::{self, Identity};
-use crate::store::listing::{Listed, Listing};
-use crate::sys::{self, Dir};
-use crate::wal::history::Ancestor;
-use crate::wal::name::{FileKind, SegmentName};
-use crate::wal::{End, Head, SegmentSize, Tail};
+use crate::store::listing::Listing;
+use crate::sys::Dir;
+use crate::wal::{End, SegmentSize};
 
 mod chain;
 mod continuity;
 mod names;
+mod neighbours;
+mod reading;
 mod start;
 
-pub use chain::Chain;
-pub use continuity::{Missing, gaps};
-pub use start::{Start, StartError};
+use continuity::Coverage;
+use reading::{Read, keep_present, read_all, take_histories};
 
-/// How often the watcher is called at least.
-const WATCH_EVERY: Duration = Duration::from_millis(100);
+pub use chain::Chain;
+pub use continuity::gaps;
+pub use start::{Start, StartError};
 
 /// What is to be verified.
 #[derive(Debug, Clone, Default)]
@@ -82,7 +75,7 @@ pub struct Report {
     pub findings: Vec<Finding>,
     /// What was checked, and how.
     pub checked: Checked,
-    /// The system identifier that files were held against: the identity file's, or where there is
+    /// The system identifier that files were compared with: the identity file's or, where there is
     /// none, that of most segments.
     pub system_identifier: Option<u64>,
     /// The archive has an identity file.
@@ -91,7 +84,7 @@ pub struct Report {
     pub chain: Option<Chain>,
 }
 
-/// Tells why a run did not come to a report.
+/// Why a run did not come to a report.
 #[derive(Debug, ThisError)]
 pub enum VerifyError {
     /// The archive could not be opened or listed.
@@ -108,28 +101,7 @@ pub enum VerifyError {
     Cancelled,
 }
 
-/// What is kept of a file once it was read.
-#[derive(Debug)]
-struct Read {
-    listed: Listed,
-    problem: Option<Problem>,
-    content: Option<Digest>,
-    len: u64,
-    had_digest: bool,
-    segment: Option<SegmentName>,
-    size: Option<SegmentSize>,
-    system_identifier: Option<u64>,
-    /// The timeline in the first page's header.
-    first_timeline: Option<u32>,
-    head: Option<Head>,
-    tail: Option<Tail>,
-    end: Option<End>,
-    history: Option<Vec<Ancestor>>,
-    /// It went away while the archive was verified.
-    vanished: bool,
-}
-
-/// Reads an archive and tells everything that is wrong with it.
+/// Reads an archive and reports everything that is wrong with it.
 ///
 /// `watch` is called in the calling thread, at least ten times a second, with how far the run
 /// has come; it ends the run by returning `false`, which takes effect at the next chunk of each file.
@@ -158,10 +130,10 @@ pub fn verify(
         // Histories first: they say which segments are needed.
         let mut files = listing.files;
         let histories = take_histories(&mut files);
-        let read = read_all(&dir, histories, &report, options.threads, watch)?;
+        let read = read_all(&dir, histories, report.system_identifier, options.threads, watch)?;
         let chain = Chain::find(start, &files, &read, &dir);
         files.retain(|file| chain.needs(file));
-        let mut segments = read_all(&dir, files, &report, options.threads, watch)?;
+        let mut segments = read_all(&dir, files, report.system_identifier, options.threads, watch)?;
         segments.extend(read);
         keep_present(&dir, &mut segments);
         report.absorb(segments, Some(chain));
@@ -170,14 +142,14 @@ pub fn verify(
     listing.claim_archived(&dir);
     report.findings.extend(names::strays(&dir, &listing));
     report.findings.extend(names::unknown(&dir, &listing));
-    let mut read = read_all(&dir, listing.files, &report, options.threads, watch)?;
+    let mut read = read_all(&dir, listing.files, report.system_identifier, options.threads, watch)?;
     keep_present(&dir, &mut read);
     report.absorb(read, None);
     Ok(report)
 }
 
 impl Report {
-    /// Sums up what was read, and holds the files against each other.
+    /// Sums up what was read, and compares the files.
     fn absorb(&mut self, mut read: Vec<Read>, chain: Option<Chain>) {
         read.sort_by(|a, b| a.listed.stored_name.cmp(&b.listed.stored_name));
         if self.system_identifier.is_none() {
@@ -195,8 +167,8 @@ impl Report {
             }
             self.checked.count(file);
         }
-        continuity::join_edges(&mut read);
-        continuity::compare_encodings(&mut read);
+        neighbours::join_edges(&mut read);
+        neighbours::compare_encodings(&mut read);
         for file in &read {
             if let Some(problem) = &file.problem {
                 let file = file.listed.stored_name.clone();
@@ -204,11 +176,11 @@ impl Report {
             }
         }
         let size = chain.as_ref().map_or(SegmentSize::DEFAULT, |chain| chain.size);
-        let timelines = continuity::Timelines::of(&read, size);
+        let coverage = Coverage::of(&read, size);
         match chain {
-            None => self.findings.extend(timelines.gaps()),
+            None => self.findings.extend(coverage.gaps()),
             Some(mut chain) => {
-                self.findings.extend(chain.complete(&timelines, &read));
+                self.findings.extend(chain.complete(&coverage, &read));
                 self.chain = Some(chain);
             }
         }
@@ -228,123 +200,6 @@ impl Checked {
             Some(End::UnknownVersion(_)) | None => {}
             Some(_) => self.by_records += 1,
         }
-    }
-}
-
-/// Drops the files that are gone by now. `pg_archivecleanup` removes old segments in no order: of
-/// those read before it came, some are left that are gone too, and between them would be gaps.
-fn keep_present(dir: &Dir, read: &mut Vec<Read>) {
-    read.retain(|file| !file.vanished && file.listed.is_present(dir));
-}
-
-fn take_histories(files: &mut Vec<Listed>) -> Vec<Listed> {
-    let is_history = |file: &Listed| matches!(file.name.kind(), FileKind::History { .. });
-    let histories = files.iter().filter(|file| is_history(file)).cloned().collect();
-    files.retain(|file| !is_history(file));
-    histories
-}
-
-/// Reads files, several at a time, and keeps what is needed of each.
-fn read_all(
-    dir: &Dir,
-    files: Vec<Listed>,
-    report: &Report,
-    threads: usize,
-    watch: &mut dyn FnMut(&Progress) -> bool,
-) -> Result<Vec<Read>, VerifyError> {
-    let total = files.len();
-    let expected = Expectation {
-        system_identifier: report.system_identifier,
-        thorough: true,
-        past_cache: true,
-        ..Expectation::default()
-    };
-    let (next, bytes, stop) = (AtomicUsize::new(0), AtomicU64::new(0), AtomicBool::new(false));
-    let (sender, receiver) = mpsc::channel();
-    let mut done = Vec::with_capacity(total);
-    let mut going = true;
-    thread::scope(|scope| {
-        sys::with_signals_blocked(|| {
-            for _ in 0..threads.clamp(1, total.max(1)) {
-                let sender = sender.clone();
-                let (files, next, bytes, stop, expected) =
-                    (&files, &next, &bytes, &stop, &expected);
-                scope.spawn(move || {
-                    while let Some(listed) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        let read = read_one(dir, listed, expected, bytes, stop);
-                        if stop.load(Ordering::Relaxed) || sender.send(read).is_err() {
-                            break;
-                        }
-                    }
-                });
-            }
-        });
-        // Once the workers have gone, nothing more can come.
-        drop(sender);
-        while done.len() < total && going {
-            match receiver.recv_timeout(WATCH_EVERY) {
-                Ok(read) => done.push(read),
-                Err(RecvTimeoutError::Timeout) => {}
-                // A worker that panicked makes the scope panic.
-                Err(RecvTimeoutError::Disconnected) => break,
-            }
-            let bytes = bytes.load(Ordering::Relaxed);
-            going = watch(&Progress { files: done.len(), files_total: total, bytes });
-        }
-        stop.store(true, Ordering::Relaxed);
-    });
-    if going { Ok(done) } else { Err(VerifyError::Cancelled) }
-}
-
-fn read_one(
-    dir: &Dir,
-    listed: &Listed,
-    expected: &Expectation,
-    bytes: &AtomicU64,
-    stop: &AtomicBool,
-) -> Read {
-    let unreadable = |reason: String| Examined {
-        problem: Some(Problem::new(FindingKind::Unreadable, reason)),
-        ..Examined::default()
-    };
-    let mut vanished = false;
-    let examined = match Archived::open(dir, listed.stored_name.clone(), listed.codec) {
-        Ok(Some(archived)) => examine::examine(&archived, &listed.name, expected, &mut |chunk| {
-            bytes.fetch_add(chunk.len() as u64, Ordering::Relaxed);
-            if stop.load(Ordering::Relaxed) {
-                return Err(std::io::ErrorKind::Interrupted.into());
-            }
-            Ok(())
-        })
-        .unwrap_or_else(|e| unreadable(e.to_string())),
-        Ok(None) => {
-            vanished = true;
-            Examined::default()
-        }
-        Err(Error::NotAFile { found, .. }) => unreadable(format!("it is {found}")),
-        Err(Error::Io { source, .. }) => unreadable(source.to_string()),
-        Err(other) => unreadable(other.to_string()),
-    };
-    let size = examined.header.and_then(|h| SegmentSize::new(h.segment_size.into()).ok());
-    let (mut head, mut tail, mut end) = (None, None, None);
-    if let Some(records) = examined.records {
-        (head, tail, end) = (records.head, records.tail, Some(records.end));
-    }
-    Read {
-        listed: listed.clone(),
-        problem: examined.problem,
-        content: examined.content,
-        len: examined.len,
-        had_digest: examined.had_digest,
-        segment: listed.name.segment(),
-        size,
-        system_identifier: examined.header.map(|header| header.system_identifier),
-        first_timeline: examined.header.map(|header| header.page.timeline),
-        head,
-        tail,
-        end,
-        history: examined.history,
-        vanished,
     }
 }
 

@@ -1,4 +1,4 @@
-//! Names in an archive that are none of its WAL files: temporary files, and what nobody knows.
+//! Files in an archive that are not WAL files: temporary files, and what nobody knows.
 
 use std::io;
 use std::path::Path;
@@ -10,14 +10,14 @@ use crate::store::listing::Listing;
 use crate::sys::{self, Dir};
 use crate::wal::name::FileName;
 
-/// A temporary file that nobody wrote to for so long is taken for left behind, if its maker is on
-/// another host or its process number was given to another process.
+/// A temporary file to which nothing was written for so long counts as left behind, if its maker is
+/// on another host or its process number was given to another process.
 const STRAY_AFTER: Duration = Duration::from_secs(3600);
 
-/// The same for one of `basic_archive`, which writes it in one go and removes none but its own.
+/// The same for one of `basic_archive`, which writes it in one go and removes only its own.
 const BASIC_STRAY_AFTER: Duration = Duration::from_secs(60);
 
-/// Tells which temporary files nobody is writing any more.
+/// Makes the findings of temporary files that nobody is writing any more.
 pub(super) fn strays(dir: &Dir, listing: &Listing) -> Vec<Finding> {
     let host = sys::host_name();
     let stray = |(name, owner): &(String, Option<Owner>)| {
@@ -28,7 +28,7 @@ pub(super) fn strays(dir: &Dir, listing: &Listing) -> Vec<Finding> {
     listing.temporaries.iter().filter_map(stray).collect()
 }
 
-/// Says why a temporary file is taken for left behind; `None` if it may be in use.
+/// Returns why a temporary file counts as left behind; `None` if it may be in use.
 fn stray(path: &Path, owner: Option<&Owner>, host: &str) -> Option<String> {
     let here = owner.filter(|owner| owner.host == host);
     if let Some(owner) = here
@@ -50,8 +50,8 @@ fn stray(path: &Path, owner: Option<&Owner>, host: &str) -> Option<String> {
     })
 }
 
-/// How far from now a file's last change is, and that in words. One that lies ahead comes from
-/// another clock and says as little of a writer as one long ago.
+/// Returns how far from now a file's last change is, and that in words. A change in the future comes
+/// from another clock, and says as little about a writer as one long ago.
 fn last_change(path: &Path) -> io::Result<(Duration, String)> {
     let at = std::fs::symlink_metadata(path)?.modified()?;
     let minutes = |time: Duration| time.as_secs() / 60;
@@ -59,12 +59,12 @@ fn last_change(path: &Path) -> io::Result<(Duration, String)> {
         Ok(ago) => (ago, format!("nothing was written to it for {} minutes", minutes(ago))),
         Err(ahead) => {
             let ahead = ahead.duration();
-            (ahead, format!("its last change lies {} minutes ahead", minutes(ahead)))
+            (ahead, format!("its last change is {} minutes in the future", minutes(ahead)))
         }
     })
 }
 
-/// Makes the findings of names that no file of an archive has. What is gone by now is none.
+/// Makes the findings of names that no file of an archive has. What is gone by now is not one.
 pub(super) fn unknown(dir: &Dir, listing: &Listing) -> Vec<Finding> {
     let finding = |name: &String| {
         let reason = unknown_reason(dir, name)?;
@@ -77,7 +77,7 @@ fn unknown_reason(dir: &Dir, name: &str) -> Option<String> {
     let what = match dir.entry(name) {
         Ok(Some(entry)) if entry.is_file() && FileName::from_stored(name).is_ok() => {
             return Some(
-                "it carries no digest, and its name is none of a WAL file that this version knows; a newer server's may have such a name"
+                "it carries no digest, and its name is not that of a WAL file this version knows; a newer server may write files with such names"
                     .to_owned(),
             );
         }
@@ -89,7 +89,7 @@ fn unknown_reason(dir: &Dir, name: &str) -> Option<String> {
         Ok(None) => return None,
         Err(e) => e.to_string(),
     };
-    Some(format!("it is {what}, and its name is none of a WAL file"))
+    Some(format!("it is {what}, and its name is not the name of a WAL file"))
 }
 
 #[cfg(test)]
@@ -100,7 +100,7 @@ mod tests {
 
     /// A name that went since it was listed was a finding; one that cannot be looked up still is.
     #[test]
-    fn an_unknown_name_that_is_gone_is_no_finding_and_one_that_is_not_text_is() {
+    fn an_unknown_name_that_is_gone_is_not_a_finding_and_one_that_is_not_text_is() {
         let temp = tempfile::tempdir().unwrap();
         let dir = Dir::open(temp.path()).unwrap();
         let unknown_names = vec!["notes.txt".to_owned(), "not\u{fffd}es".to_owned()];

@@ -16,7 +16,7 @@ pub struct Start {
     pub stop: Option<Lsn>,
 }
 
-/// Tells why a text is no start.
+/// Why a text is not a start.
 #[derive(Debug, Clone, PartialEq, Eq, ThisError)]
 pub enum StartError {
     /// The line is missing or is not of its form.
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_label_is_refused() {
+    fn what_is_not_a_label_is_refused() {
         for text in ["", "START WAL LOCATION: x\nSTART TIMELINE: 1\n", "START WAL LOCATION: 0/1\n"]
         {
             assert!(Start::from_label(text).is_err(), "{text}");

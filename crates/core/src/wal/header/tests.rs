@@ -88,7 +88,7 @@ fn a_newer_version_is_read_with_its_own_flags() {
 }
 
 #[test]
-fn what_is_no_wal_is_refused() {
+fn what_is_not_wal_is_refused() {
     assert_eq!(LongPageHeader::parse(&[0xD1; 39]), Err(HeaderError::TooShort { found: 39 }));
     assert_eq!(LongPageHeader::parse(&[0; 40]), Err(HeaderError::Magic { found: 0 }));
     let mut header = good();

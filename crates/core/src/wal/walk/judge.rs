@@ -1,4 +1,4 @@
-//! Is a page header right for its place? (`XLogReaderValidatePageHeader` in `xlogreader.c`.)
+//! Whether a page header is right for its place. (`XLogReaderValidatePageHeader` in `xlogreader.c`.)
 
 use super::super::bytes::{take, take_u64};
 use super::super::damage::DamageKind;
@@ -88,7 +88,7 @@ impl Walk {
         }
     }
 
-    /// Do the page's contents continue the page before?
+    /// Returns whether the page's contents continue the page before.
     fn fits(&self, header: &PageHeader, page: &[u8]) -> bool {
         let remaining = header.info.is_contrecord().then_some(header.remaining);
         match &self.place {

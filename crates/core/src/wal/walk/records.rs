@@ -299,8 +299,8 @@ impl Walk {
     }
 }
 
-/// Does a record that follows the bad one at `bad` begin at the front of `rest`, at `lsn`? Returns
-/// the record it names as the one before.
+/// Returns the address that the record at the front of `rest`, at `lsn`, names as the record before
+/// it; `None` if no record that follows the bad one at `bad` begins there.
 fn follower(rest: &[u8], bad: Lsn, lsn: Lsn) -> Option<Lsn> {
     let mut bytes = rest;
     let length = take_u32(&mut bytes)?;
@@ -315,7 +315,7 @@ fn follower(rest: &[u8], bad: Lsn, lsn: Lsn) -> Option<Lsn> {
     whole_record(rest).then_some(prev)
 }
 
-/// Is there a record at the front of `rest`, whole and with the right checksum?
+/// Returns whether a record is at the front of `rest`, whole and with the right checksum.
 fn whole_record(rest: &[u8]) -> bool {
     let Some(bytes) = rest.first_chunk::<{ RecordHeader::SIZE }>() else { return false };
     RecordHeader::parse(bytes).is_some_and(|header| {
