@@ -55,6 +55,8 @@ pub enum Action {
     ReserveMemory,
     /// Starting a thread to copy with.
     StartThread,
+    /// Making the handle by which a pool of threads wakes the archiver.
+    MakePool,
 }
 
 impl Action {
@@ -79,6 +81,7 @@ impl Action {
             Self::ReadControl => "read \"global/pg_control\"",
             Self::ReserveMemory => "reserve memory for the copy",
             Self::StartThread => "start a thread for the copy",
+            Self::MakePool => "make the handle that wakes the archiver",
         }
     }
 
@@ -207,6 +210,9 @@ pub enum Error {
         /// Seconds since the copy last made progress.
         seconds: u64,
     },
+    /// No destination is set.
+    #[error("no archive directory is set")]
+    NotConfigured,
     /// A bug: a thread of the archiver panicked.
     #[error("internal error while the file was copied")]
     Panicked {
@@ -238,6 +244,7 @@ impl Error {
             Self::ReadBackDiffers { .. } => ErrorKind::StorageLied,
             Self::SourceChanged { .. } | Self::SourceMoved { .. } => ErrorKind::SourceChanged,
             Self::Stalled { .. } => ErrorKind::Stalled,
+            Self::NotConfigured => ErrorKind::DestinationMissing,
             Self::Panicked { .. } => ErrorKind::Internal,
         }
     }
@@ -253,7 +260,7 @@ fn io_kind(action: Action, source: &io::Error) -> ErrorKind {
     match source.raw_os_error() {
         Some(libc::EMFILE | libc::ENFILE) => ErrorKind::TooManyOpenFiles,
         Some(libc::ENOMEM) => ErrorKind::OutOfMemory,
-        _ if action == Action::StartThread => ErrorKind::NoThread,
+        _ if matches!(action, Action::StartThread | Action::MakePool) => ErrorKind::NoThread,
         _ if action == Action::ReadSource => ErrorKind::SourceUnreadable,
         _ if action.on_server() => ErrorKind::DataDirectory,
         Some(libc::ENOSPC) => ErrorKind::OutOfSpace,
@@ -323,6 +330,7 @@ impl fmt::Display for Detail<'_> {
                 "The copy into \"{}\" has made no progress for {seconds} seconds.",
                 path.display()
             ),
+            Error::NotConfigured => f.write_str("\"walsafe_archive.destination\" is empty."),
             Error::Panicked { message } => write!(f, "{}.", capital(message)),
         }
     }
