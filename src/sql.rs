@@ -55,7 +55,7 @@ fn walsafe_archive_stat() -> TableIterator<
 > {
     let settings = Settings::current().filter(|_| configuration::archives_with_this_module());
     let destination = settings.map(|s| s.destination.path().display().to_string());
-    let known = stats::current(Path::new(watch::DIRECTORY));
+    let known = stats::current(settings::data_directory());
     let state = match (&destination, &known) {
         (None, _) => Some("unconfigured"),
         (Some(_), None) => None,
@@ -113,7 +113,7 @@ fn seconds(microseconds: u64) -> Option<f64> {
 #[pg_extern(sql = false)]
 fn walsafe_archive_reset() {
     let now = watch::microseconds(SystemTime::now());
-    match stats::reset(Path::new(watch::DIRECTORY), now) {
+    match stats::reset(settings::data_directory(), now) {
         // Nothing was counted yet.
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
         Err(e) => report::raise(

@@ -2,8 +2,12 @@
 //! when they change.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 
-use harness::{Cluster, Mark, Scratch, scratch};
+use harness::command::run;
+use harness::server::as_server_user;
+use harness::{Cluster, Mark, Scratch, Server, scratch};
 
 /// Values that cannot be right, and what the refusal's DETAIL or the server's own words say.
 fn wrong_values(cluster: &Cluster) -> Vec<(&'static str, String, &'static str)> {
@@ -218,8 +222,44 @@ fn a_weaker_policy_is_warned_of_at_load_and_when_a_reload_brings_it() {
     assert_eq!(warnings(mark), []);
 }
 
+/// The list of destinations followed the server's rule, and the statistics and restored WAL did not: a
+/// backup by the group stopped at the restored WAL.
+#[test]
+fn files_in_a_data_directory_with_group_access_can_be_read_by_the_group() {
+    for (argument, mode) in [("--allow-group-access", 0o640), ("--no-instructions", 0o600)] {
+        let archive = Scratch::new("archive");
+        let cluster =
+            Cluster::archiving_to(archive.path()).initdb_argument(argument).umask_000().start();
+        cluster.sql("CREATE EXTENSION walsafe_archive");
+        let name = cluster.switch_wal();
+        cluster.wait_archived(&name);
+        cluster.wait_until("the statistics", || {
+            cluster.data().join("pg_stat_tmp/walsafe_archive.stat").exists().then_some(())
+        });
+        cluster.sql("SELECT walsafe_archive_reset()");
+        let restored = cluster.pg_wal().join("restored");
+        let output = run(as_server_user(&mut Command::new(Server::under_test().walsafe()))
+            .args(["restore", "--from", archive.path().to_str().unwrap(), &name])
+            .arg(&restored)
+            .current_dir(cluster.data()));
+        assert!(restored.exists(), "{output:?}");
+        let mut wrong = Vec::new();
+        for path in [
+            cluster.data().join("walsafe_archive.destinations"),
+            cluster.data().join("pg_stat_tmp/walsafe_archive.stat"),
+            cluster.data().join("pg_stat_tmp/walsafe_archive.reset"),
+            restored,
+        ] {
+            let found = fs::metadata(&path).unwrap().permissions().mode() & 0o7777;
+            if found != mode {
+                wrong.push((path, format!("{found:o}")));
+            }
+        }
+        assert!(wrong.is_empty(), "not {mode:o}: {wrong:?}");
+    }
+}
+
 fn scratch_mode(archive: &Scratch, name: &str) -> u32 {
-    use std::os::unix::fs::PermissionsExt;
     fs::metadata(archive.join(name)).unwrap().permissions().mode() & 0o777
 }
 
