@@ -162,9 +162,7 @@ fn a_misspelt_name_in_the_file_is_reported_once_at_each_reload() {
         });
         assert_eq!((&*report.level, &*report.sqlstate), ("WARNING", "42602"));
         assert!(
-            report
-                .hint
-                .contains("\"walsafe_archive.compression\", \"walsafe_archive.fsync_policy\""),
+            report.hint.contains("\"walsafe_archive.fsync_policy\", \"walsafe_archive.file_mode\""),
             "{report:?}"
         );
     }
@@ -188,38 +186,49 @@ fn a_misspelt_name_in_the_file_is_reported_once_at_each_reload() {
 }
 
 /// The warning came with the first file: an idle server, or one whose archive was not there yet, did
-/// not say what it would lose.
+/// not say what it would lose. Then it came with the library, and from the archiver alone: a library that
+/// the postmaster had loaded before said nothing.
 #[test]
 fn a_weaker_policy_is_warned_of_at_load_and_when_a_reload_brings_it() {
-    let home = Scratch::new("missing");
-    let cluster = Cluster::archiving_to(&home.join("archive"))
-        .set("walsafe_archive.fsync_policy", "none")
-        .start();
-    let warnings = |mark| {
-        let mut reports = cluster.log().archiver_reports(mark);
-        reports.retain(|report| report.message.contains("fsync_policy"));
-        reports
-    };
-    cluster
-        .wait_until("the warning at load", || (warnings(Mark::default()).len() == 1).then_some(()));
-    for (policy, says) in [("full", ""), ("file", "can lose the names"), ("none", "empty or torn")]
-    {
+    for preload in ["", "walsafe_archive"] {
+        let home = Scratch::new("missing");
+        let cluster = Cluster::archiving_to(&home.join("archive"))
+            .set("shared_preload_libraries", preload)
+            .set("walsafe_archive.fsync_policy", "none")
+            .start();
+        // Of every process: sessions and the postmaster say nothing.
+        let warnings = |mark| {
+            let mut reports = cluster.log().reports(mark);
+            reports.retain(|report| {
+                report.level == "WARNING" && report.message.contains("fsync_policy")
+            });
+            assert!(reports.iter().all(|report| report.process == "archiver"), "{reports:?}");
+            reports
+        };
+        cluster.wait_until("the warning at load", || {
+            (warnings(Mark::default()).len() == 1).then_some(())
+        });
+        cluster.sql("LOAD 'walsafe_archive'");
+        for (policy, says) in
+            [("full", ""), ("file", "can lose the names"), ("none", "empty or torn")]
+        {
+            let mark = cluster.mark();
+            cluster.reconfigure("walsafe_archive.fsync_policy", policy);
+            // A refused value tells when the archiver has read the files.
+            cluster.reconfigure("walsafe_archive.workers", "many");
+            cluster.wait_for_report(mark, "22023");
+            cluster.reconfigure("walsafe_archive.workers", "3");
+            let found = warnings(mark);
+            assert_eq!(found.len(), usize::from(policy != "full"), "{policy}: {found:?}");
+            assert!(found.iter().all(|report| report.detail.contains(says)), "{policy}: {found:?}");
+        }
+        // Another setting is no reason to say it again.
         let mark = cluster.mark();
-        cluster.reconfigure("walsafe_archive.fsync_policy", policy);
-        // A refused value tells when the archiver has read the files.
+        cluster.reconfigure("walsafe_archive.compression", "zstd");
         cluster.reconfigure("walsafe_archive.workers", "many");
         cluster.wait_for_report(mark, "22023");
-        cluster.reconfigure("walsafe_archive.workers", "3");
-        let found = warnings(mark);
-        assert_eq!(found.len(), usize::from(policy != "full"), "{policy}: {found:?}");
-        assert!(found.iter().all(|report| report.detail.contains(says)), "{policy}: {found:?}");
+        assert_eq!(warnings(mark), []);
     }
-    // Another setting is no reason to say it again.
-    let mark = cluster.mark();
-    cluster.reconfigure("walsafe_archive.compression", "zstd");
-    cluster.reconfigure("walsafe_archive.workers", "many");
-    cluster.wait_for_report(mark, "22023");
-    assert_eq!(warnings(mark), []);
 }
 
 /// The list of destinations followed the server's rule, and the statistics and restored WAL did not: a

@@ -1,4 +1,4 @@
-//! The table of errors in docs/operations.md is the one in the code.
+//! The tables of errors and of settings in docs/operations.md are those in the code.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test says what is wrong by panicking")]
 
@@ -7,6 +7,7 @@ use std::fs;
 use std::path::Path;
 
 use walsafe_core::error::ErrorKind;
+use walsafe_core::server::settings::{Kind, Setting, TABLE, Unit};
 
 const MANUAL: &str = include_str!("../../../docs/operations.md");
 /// Where the words of messages and of their details stand.
@@ -22,19 +23,25 @@ struct Row {
     hint: String,
 }
 
-/// Returns the manual's table by kind.
-fn rows() -> BTreeMap<String, Row> {
-    let mut rows = BTreeMap::new();
-    let table = MANUAL
+/// Returns the rows of the table whose head begins so. Each has four cells.
+fn table(head: &str) -> Vec<[&'static str; 4]> {
+    let lines = MANUAL
         .lines()
-        .skip_while(|line| !line.starts_with("| Kind |"))
+        .skip_while(|line| !line.starts_with(head))
         .skip(2)
         .take_while(|line| line.starts_with('|'));
-    for line in table {
-        let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
-        let [kind, message, sqlstate, hint] = cells[..] else {
-            panic!("not four cells: {line}");
-        };
+    let cells = |line: &'static str| -> Vec<&str> {
+        line.trim_matches('|').split('|').map(str::trim).collect()
+    };
+    lines
+        .map(|line| cells(line).try_into().unwrap_or_else(|_| panic!("not four cells: {line}")))
+        .collect()
+}
+
+/// Returns the manual's table of errors by kind.
+fn rows() -> BTreeMap<String, Row> {
+    let mut rows = BTreeMap::new();
+    for [kind, message, sqlstate, hint] in table("| Kind |") {
         let row = Row {
             message: message.to_owned(),
             sqlstate: sqlstate.to_owned(),
@@ -56,6 +63,44 @@ fn the_manual_has_every_kind_with_the_sqlstate_and_the_hint_of_the_code() {
         assert_eq!(row.hint, kind.advice().hint, "{name}");
     }
     assert!(rows.is_empty(), "not in the code: {:?}", rows.keys());
+}
+
+#[test]
+fn the_manual_has_every_setting_with_the_type_the_default_and_the_description_of_the_code() {
+    let rows = table("| Name | Type | Default |");
+    assert_eq!(rows.len(), TABLE.len());
+    for (setting, [name, kind, default, meaning]) in TABLE.iter().zip(rows) {
+        let text = |text: &std::ffi::CStr| text.to_str().unwrap().to_owned();
+        assert_eq!(name, format!("`{}`", text(setting.name)), "in the order of the code");
+        let (expected, value) = type_and_default(setting);
+        assert_eq!(kind, expected, "{name}");
+        let value = if value.is_empty() { "empty".to_owned() } else { format!("`{value}`") };
+        assert_eq!(default, value, "{name}");
+        assert!(meaning.starts_with(&text(setting.short)), "{name} is described as: {meaning}");
+    }
+}
+
+/// Returns the second and the third cell of a setting's row, the third without marks.
+fn type_and_default(setting: &Setting) -> (String, String) {
+    match setting.kind {
+        Kind::Text { default, .. } => ("string".to_owned(), default.to_str().unwrap().to_owned()),
+        Kind::Integer { default, min, max, unit } => {
+            let unit = match unit {
+                Unit::None => "",
+                Unit::Seconds => " s",
+                Unit::Megabytes => " MB",
+            };
+            (format!("integer: {min} to {max}{unit}"), default.to_string())
+        }
+        Kind::Boolean { default } => {
+            ("boolean".to_owned(), if default { "on" } else { "off" }.to_owned())
+        }
+        Kind::Choice { default, names } => {
+            let names: Vec<_> =
+                names().iter().map(|name| format!("`{}`", name.to_str().unwrap())).collect();
+            (format!("enum: {}", names.join(", ")), default.to_str().unwrap().to_owned())
+        }
+    }
 }
 
 #[test]

@@ -17,6 +17,7 @@ use crate::encoding::codec::{Codec, Compression, Encoder};
 use crate::encoding::digest::{Digest, Hasher};
 use crate::error::{Action, Error};
 use crate::server::known::Memory;
+pub use crate::server::settings::CheckWal;
 use crate::server::settings::{Destination, FileMode, FsyncPolicy};
 use crate::server::source::Source;
 use crate::store::admission;
@@ -29,18 +30,6 @@ use crate::sys::{self, Dir, Space};
 use crate::wal::name::FileName;
 use crate::wal::segment::{self, Cluster, HEADER_LEN};
 use crate::wal::{SegmentChecker, SegmentReport, SegmentSpec};
-
-/// What is checked of a WAL segment before it is archived.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CheckWal {
-    /// Nothing.
-    Off,
-    /// Length and first page header.
-    Header,
-    /// The same, and every page header and every record's checksum. Damage there does not stop
-    /// the file from being archived: it is told with the [`Outcome`].
-    Records,
-}
 
 /// Everything that decides how files are archived; the same for all files until a setting changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
