@@ -100,7 +100,7 @@ fn a_destination_that_a_reload_refused() {
         &cluster,
         "destination",
         "error",
-        "must be an absolute path. An archiver that had",
+        "must be an absolute path. An archiver that uses another",
     );
     let name = cluster.switch_wal();
     cluster.wait_archived(&name);
