@@ -39,7 +39,7 @@ pub(crate) fn current() -> Result<Settings, Error> {
     if !is_configured() {
         return Err(Error::NotConfigured);
     }
-    Settings::read(TABLE.iter().map(|setting| value(setting.name)), data_directory())
+    Settings::read(value, data_directory())
         // The error's DETAIL ends the sentence.
         .map_err(|reason| Error::Panicked { message: reason.trim_end_matches('.').to_owned() })
 }

@@ -64,11 +64,17 @@ impl Setting {
     }
 }
 
+macro_rules! name {
+    ($name:ident) => {
+        const { c_name(concat!("walsafe_archive.", stringify!($name), "\0")) }
+    };
+}
+
 macro_rules! settings {
     ($($(#[$doc:meta])* $name:ident: $type:ty = $kind:ident($($given:expr),*), $short:literal, $long:literal;)*) => {
         /// Every setting, in the order in which they are listed to users.
         pub const TABLE: &[Setting] = &[$(Setting {
-            name: c_name(concat!("walsafe_archive.", stringify!($name), "\0")),
+            name: name!($name),
             kind: $kind::<$type>($($given),*),
             short: $short,
             long: $long,
@@ -81,21 +87,23 @@ macro_rules! settings {
         }
 
         impl Settings {
-            /// Reads the values of all settings: texts, without units, in the order of [`TABLE`].
+            /// Reads all settings. `value` returns the value of one by its name, as text without its unit.
             ///
             /// # Errors
             /// A value cannot be used: the server took it although [`Setting::check`] refuses it, or there
             /// is no destination.
             pub fn read(
-                values: impl IntoIterator<Item = CString>,
+                value: impl Fn(&CStr) -> CString,
                 data_directory: &Path,
             ) -> Result<Self, String> {
-                let mut values = values.into_iter();
                 Ok(Self {$(
-                    $name: read(&values.next().unwrap_or_default(), data_directory).map_err(|reason| {
-                        let name = concat!("walsafe_archive.", stringify!($name));
-                        format!("the value of \"{name}\" cannot be used: {reason}")
-                    })?,
+                    $name: {
+                        let name = name!($name);
+                        read(&value(name), data_directory).map_err(|reason| {
+                            let name = name.to_string_lossy();
+                            format!("the value of \"{name}\" cannot be used: {reason}")
+                        })?
+                    },
                 )*})
             }
         }
@@ -149,10 +157,11 @@ settings! {
         c"0 logs none.";
 }
 
+#[allow(clippy::panic, reason = "called by the compiler alone")]
 const fn c_name(name: &'static str) -> &'static CStr {
     match CStr::from_bytes_with_nul(name.as_bytes()) {
         Ok(name) => name,
-        Err(_) => PREFIX,
+        Err(_) => panic!("a name does not end in a zero byte"),
     }
 }
 
@@ -267,8 +276,9 @@ mod tests {
 
     /// The defaults as the server gives them, but for those given here by the ends of their names.
     fn read(given: &[(&str, &CStr)]) -> Result<Settings, String> {
-        let values = TABLE.iter().map(|setting| {
-            let name = setting.name.to_str().unwrap();
+        let value = |name: &CStr| {
+            let setting = TABLE.iter().find(|setting| setting.name == name).unwrap();
+            let name = name.to_str().unwrap();
             match (given.iter().find(|(end, _)| name.ends_with(end)), setting.kind) {
                 (Some((_, value)), _) => (*value).to_owned(),
                 (_, Kind::Text { default, .. } | Kind::Choice { default, .. }) => {
@@ -277,8 +287,8 @@ mod tests {
                 (_, Kind::Integer { default, .. }) => CString::new(default.to_string()).unwrap(),
                 (_, Kind::Boolean { default }) => if default { c"on" } else { c"off" }.to_owned(),
             }
-        });
-        Settings::read(values, Path::new(DATA))
+        };
+        Settings::read(value, Path::new(DATA))
     }
 
     #[test]
