@@ -11,6 +11,7 @@ use walsafe_core::archive::{Job, Plan, Receipt};
 use walsafe_core::error::{Action, Error};
 use walsafe_core::server::known::KnownDestinations;
 use walsafe_core::server::ready;
+use walsafe_core::server::settings::Settings;
 use walsafe_core::store::directory::Staging;
 use walsafe_core::store::directory::temporary::Owner;
 use walsafe_core::wal::name::FileName;
@@ -19,11 +20,11 @@ use walsafe_core::wal::segment::Cluster;
 use crate::damage::DamageWatch;
 use crate::raised::catch_in_archiver;
 use crate::report::{self, Report};
-use crate::settings::{self, Settings};
+use crate::settings;
 use crate::waiting::Waiter;
 use crate::watch::Watch;
 
-/// Files listed at one look into `archive_status`.
+/// How many files one look into `archive_status` lists at most.
 const BATCH: usize = 1024;
 /// Shortest time between two warnings about free space.
 const SPACE_WARNING_INTERVAL: Duration = Duration::from_secs(60);
@@ -57,14 +58,20 @@ pub(crate) fn shut_down() {
     });
 }
 
-/// Makes a failure like any other of an error that the server raises, or of a panic.
+/// Turns an error that the server raises, or a panic, into a failure like any other.
 fn caught<T>(work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
     catch_in_archiver(work).unwrap_or_else(|message| Err(Error::Panicked { message }))
 }
 
+/// A pool, and the settings that it was last found to serve.
+struct Kept {
+    pool: Pool,
+    settings: Settings,
+}
+
 /// The state of the archiver's main thread.
 struct Archiver {
-    pool: Option<Pool>,
+    pool: Option<Kept>,
     /// Pools of earlier settings with a file still under way.
     retired: Vec<Pool>,
     space_warned: Option<Instant>,
@@ -87,9 +94,7 @@ impl Archiver {
     fn archive(&mut self, name: &str, path: &CStr) -> Result<Receipt, Error> {
         let started = Instant::now();
         // The server asks first whether archiving is configured.
-        let settings = Settings::current().ok_or_else(|| Error::Panicked {
-            message: "\"walsafe_archive.destination\" is not set".to_owned(),
-        })?;
+        let settings = settings::current()?;
         // Caught here already: a raised error is to be counted too.
         let result = caught(|| self.archive_with(&settings, name, path));
         let damaged = match &result {
@@ -112,49 +117,10 @@ impl Archiver {
         let name =
             FileName::new(name).map_err(|source| Error::Name { name: name.to_owned(), source })?;
         let job = Job { name, source: Path::new(&*path.to_string_lossy()).to_owned() };
-        self.keep_pool(settings)?;
+        let pool = keep_pool(&mut self.pool, &mut self.retired, settings)?;
         let mut waiter = Waiter::new(job.name.as_str());
-        self.wait_for_retired(settings, &mut waiter)?;
-        match &self.pool {
-            Some(pool) => ask(pool, &job, settings, &mut waiter),
-            None => Err(Error::Panicked { message: "there is no pool".to_owned() }),
-        }
-    }
-
-    /// Makes a pool, or another one if a setting changed that decides how files are archived.
-    fn keep_pool(&mut self, settings: &Settings) -> Result<(), Error> {
-        let plan = plan(settings);
-        let fits = |pool: &Pool| *pool.plan() == plan && pool.workers() == settings.workers;
-        if self.pool.as_ref().is_some_and(fits) {
-            return Ok(());
-        }
-        if let Some(before) = self.pool.take() {
-            before.retire();
-            self.retired.push(before);
-        }
-        let path = settings.destination.path();
-        let pool = Pool::new(plan, settings.workers)
-            .map_err(|e| Error::io(Action::OpenDestination, path, e))?;
-        self.pool = Some(pool);
-        Ok(())
-    }
-
-    /// Waits until no file of earlier settings is under way to the same destination: a call that
-    /// hangs must not gather others behind it, nor two threads work on one file.
-    fn wait_for_retired(
-        &mut self,
-        settings: &Settings,
-        waiter: &mut Waiter<'_>,
-    ) -> Result<(), Error> {
-        loop {
-            self.retired.retain(|pool| pool.busy().is_some());
-            let same = |pool: &&Pool| pool.plan().destination == settings.destination;
-            let Some(pool) = self.retired.iter().find(same) else { return Ok(()) };
-            pool.clear_wake();
-            let Some(still_for) = pool.busy() else { continue };
-            let left = remaining(settings, still_for)?;
-            waiter.wait(pool.wake_handle(), left);
-        }
+        wait_for_retired(&mut self.retired, settings, &mut waiter)?;
+        ask(pool, &job, settings, &mut waiter)
     }
 
     fn warn_of_space(&mut self, settings: &Settings, outcome: &Receipt) {
@@ -178,6 +144,55 @@ impl Archiver {
             hint: "Remove WAL that no backup needs any more (pg_archivecleanup), or give the archive more space.".to_owned(),
         }
         .warn();
+    }
+}
+
+/// Returns the pool for these settings: the one there is, unless a setting changed that decides how files are
+/// archived.
+fn keep_pool<'a>(
+    slot: &'a mut Option<Kept>,
+    retired: &mut Vec<Pool>,
+    settings: &Settings,
+) -> Result<&'a Pool, Error> {
+    let kept = match slot.take() {
+        Some(kept) if kept.settings == *settings => kept,
+        before => {
+            let plan = plan(settings);
+            let fits =
+                |kept: &Kept| *kept.pool.plan() == plan && kept.pool.workers() == settings.workers;
+            let pool = match before {
+                Some(before) if fits(&before) => before.pool,
+                before => {
+                    if let Some(Kept { pool, .. }) = before {
+                        pool.retire();
+                        retired.push(pool);
+                    }
+                    let path = settings.destination.path();
+                    Pool::new(plan, settings.workers)
+                        .map_err(|e| Error::io(Action::MakePool, path, e))?
+                }
+            };
+            Kept { pool, settings: settings.clone() }
+        }
+    };
+    Ok(&slot.insert(kept).pool)
+}
+
+/// Waits until no file of earlier settings is under way to the same destination: a call that
+/// hangs must not gather others behind it, nor two threads work on one file.
+fn wait_for_retired(
+    retired: &mut Vec<Pool>,
+    settings: &Settings,
+    waiter: &mut Waiter<'_>,
+) -> Result<(), Error> {
+    loop {
+        retired.retain(|pool| pool.busy().is_some());
+        let same = |pool: &&Pool| pool.plan().destination == settings.destination;
+        let Some(pool) = retired.iter().find(same) else { return Ok(()) };
+        pool.clear_wake();
+        let Some(still_for) = pool.busy() else { continue };
+        let left = remaining(settings, still_for)?;
+        waiter.wait(pool.wake_handle(), left);
     }
 }
 
@@ -227,8 +242,8 @@ fn remaining(settings: &Settings, still_for: Duration) -> Result<Duration, Error
     }
 }
 
-/// Offers the next waiting files. A list that cannot be read is no failure: the server asks for
-/// each file by itself.
+/// Offers the next waiting files. If they cannot be listed, nothing is lost: the server asks for each
+/// file itself.
 fn offer_more(pool: &Pool) {
     let pg_wal = Path::new("pg_wal");
     let waiting = ready::first_waiting(&pg_wal.join("archive_status"), BATCH).unwrap_or_default();

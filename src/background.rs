@@ -14,7 +14,7 @@ use walsafe_core::sys;
 
 use crate::waiting::wait_in_session;
 
-/// What the thread of a cancelled call may take to see that it is to end. One that takes longer hangs.
+/// How long the thread of a cancelled call may take to end. One that takes longer hangs.
 const GRACE: Duration = Duration::from_millis(500);
 
 thread_local! {
@@ -27,11 +27,13 @@ thread_local! {
 pub(crate) enum Failure {
     /// The thread of an earlier call, which was cancelled, has not returned from the archive.
     EarlierHangs,
-    /// The thread could not be started, or it panicked.
-    Thread(String),
+    /// The thread, or the handle that it wakes the session by, could not be made.
+    NotStarted(std::io::Error),
+    /// The thread panicked.
+    Panicked,
 }
 
-/// Sets the flag when the session leaves: also when a cancellation unwinds through it.
+/// Sets the flag when the session leaves, also when a cancellation unwinds through it.
 struct CancelOnDrop(Arc<AtomicBool>);
 
 impl Drop for CancelOnDrop {
@@ -43,18 +45,17 @@ impl Drop for CancelOnDrop {
 /// Runs `work` in a thread and waits for it. Cancelling the query raises the server's error here,
 /// and tells the thread to end by the flag that `work` gets.
 ///
-/// A session has one such thread at most: while a cancelled one hangs, there is no other, so that
-/// calls with a `statement_timeout` do not pile threads up.
+/// A session has at most one such thread. While a cancelled one hangs, no other is started, so that
+/// calls with a `statement_timeout` do not pile up threads.
 ///
 /// # Errors
-/// The thread of an earlier call hangs; or the thread could not be started, or it panicked.
+/// The thread of an earlier call hangs, or the thread could not be started, or it panicked.
 pub(crate) fn run<T: Send + 'static>(
     work: impl FnOnce(&AtomicBool) -> T + Send + 'static,
 ) -> Result<T, Failure> {
-    let failed = |e: std::io::Error| Failure::Thread(e.to_string());
     wait_for_last()?;
-    let (wake, notify) = UnixStream::pair().map_err(failed)?;
-    wake.set_nonblocking(true).map_err(failed)?;
+    let (wake, notify) = UnixStream::pair().map_err(Failure::NotStarted)?;
+    wake.set_nonblocking(true).map_err(Failure::NotStarted)?;
     let (send, receive) = mpsc::channel();
     let cancelled = Arc::new(AtomicBool::new(false));
     let guard = CancelOnDrop(Arc::clone(&cancelled));
@@ -66,14 +67,14 @@ pub(crate) fn run<T: Send + 'static>(
             let _ = send.send(work(&cancelled));
         })
     });
-    spawned.map_err(failed)?;
+    spawned.map_err(Failure::NotStarted)?;
     LAST.with_borrow_mut(|last| {
         let wake = last.insert(wake);
         let result = loop {
             match receive.try_recv() {
                 Ok(result) => break Ok(result),
                 Err(mpsc::TryRecvError::Disconnected) => {
-                    break Err(Failure::Thread("a thread panicked".to_owned()));
+                    break Err(Failure::Panicked);
                 }
                 Err(mpsc::TryRecvError::Empty) => {
                     wait_in_session(wake.as_fd(), Duration::from_secs(1));

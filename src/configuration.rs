@@ -1,29 +1,29 @@
-//! What the server's own configuration says of archiving: with which module, and can it be?
+//! What the server's own configuration says about archiving: with which module, and can it work?
 
 use std::ffi::CStr;
 
-use pgrx::pg_sys;
+use walsafe_core::error::Error;
 use walsafe_core::prove::check::{Check, Status};
 use walsafe_core::server::settings::Destination;
 
 use crate::reload;
-use crate::settings::{Settings, data_directory};
+use crate::settings::{self, data_directory};
 
-/// 16 and later refuse to archive while `archive_command` is set beside `archive_library`; 15 passes
-/// it over.
+/// 16 and later refuse to archive while `archive_command` is set beside `archive_library`; 15 ignores
+/// it.
 const COMMAND_HINDERS: bool = cfg!(not(feature = "pg15"));
 
-/// Tells whether the server archives, and with this module.
+/// Returns whether the server archives, and with this module.
 pub(crate) fn archives_with_this_module() -> bool {
     server_setting(c"archive_mode") != "off"
         && is_this_module(&server_setting(c"archive_library"))
         && !(COMMAND_HINDERS && is_set(&server_setting(c"archive_command")))
 }
 
-/// Tells whether a library is this module, by its name: it may come with a path, `$libdir` for one,
+/// Returns whether a library is this module, by its name, which may come with a path (`$libdir`, say)
 /// and with the suffix of libraries.
 fn is_this_module(library: &str) -> bool {
-    let name = library.rsplit('/').next().unwrap_or_default();
+    let name = library.rsplit_once('/').map_or(library, |(_, name)| name);
     name.strip_suffix(std::env::consts::DLL_SUFFIX).unwrap_or(name) == "walsafe_archive"
 }
 
@@ -63,7 +63,7 @@ pub(crate) fn checks() -> Vec<Check> {
             "archive_command",
             Status::Error,
             format!(
-                "\"archive_command\" is \"{command}\", and it is what archives. Set it to an empty string, and \"archive_library\" to \"walsafe_archive\"."
+                "\"archive_command\" is \"{command}\", and this command archives, not the module. Set it to an empty string, and \"archive_library\" to \"walsafe_archive\"."
             ),
         )
     } else if !COMMAND_HINDERS {
@@ -71,7 +71,7 @@ pub(crate) fn checks() -> Vec<Check> {
             "archive_command",
             Status::Warning,
             format!(
-                "\"archive_command\" is \"{command}\" although \"archive_library\" is set: this version passes it over, later ones refuse to archive. Set it to an empty string."
+                "\"archive_command\" is \"{command}\" although \"archive_library\" is set: this version ignores it, later ones refuse to archive. Set it to an empty string."
             ),
         )
     } else {
@@ -86,14 +86,12 @@ pub(crate) fn checks() -> Vec<Check> {
     vec![archive_mode, archive_library, archive_command, destination()]
 }
 
-/// Checks the destination that is in force, and the one in the configuration files: a reload that
+/// Checks the destination that is in force, and the one in the configuration files. A reload that
 /// brought a wrong one leaves the archiver with the one before, but no session that starts later
-/// gets to know that, and neither does the next archiver.
+/// knows that one, and neither does the next archiver.
 fn destination() -> Check {
     let name = "destination";
-    let in_force = Settings::current().map(|s| {
-        format!("\"walsafe_archive.destination\" is \"{}\"", s.destination.path().display())
-    });
+    let in_force = settings::current();
     let wrong = reload::destination_in_files().filter(|path| !path.is_empty()).and_then(|path| {
         let reason = Destination::new(&path, data_directory()).err()?;
         Some((path, reason))
@@ -103,11 +101,19 @@ fn destination() -> Check {
             name,
             Status::Error,
             format!(
-                "\"walsafe_archive.destination\" is set to \"{path}\", which is refused: {reason} An archiver that had another one goes on with that until it ends; the next one archives nothing. Set it right and reload."
+                "\"walsafe_archive.destination\" is set to \"{path}\", which is refused: {reason} An archiver that uses another one keeps it until it ends; the next archiver archives nothing. Correct the setting and reload."
             ),
         ),
-        (Some(detail), None) => checked(name, Status::Ok, detail),
-        (None, None) => checked(
+        (Ok(settings), None) => checked(
+            name,
+            Status::Ok,
+            format!(
+                "\"walsafe_archive.destination\" is \"{}\"",
+                settings.destination.path().display()
+            ),
+        ),
+        (Err(error @ Error::Panicked { .. }), None) => checked(name, Status::Error, error.detail()),
+        (Err(_), None) => checked(
             name,
             Status::Error,
             "\"walsafe_archive.destination\" is not set. Set it to a directory of its own, on other storage than the data directory.",
@@ -120,14 +126,7 @@ fn checked(name: &'static str, status: Status, detail: impl Into<String>) -> Che
     Check { name, status, detail: detail.into() }
 }
 
-/// Reads one of the server's settings that are not this module's.
+/// Reads one of the server's own settings.
 fn server_setting(name: &CStr) -> String {
-    // SAFETY: the name is a valid C string; a missing setting gives a null pointer, and no
-    // privilege is asked for.
-    let value = unsafe { pg_sys::GetConfigOption(name.as_ptr(), true, false) };
-    if value.is_null() {
-        return String::new();
-    }
-    // SAFETY: a valid C string until the next call.
-    unsafe { CStr::from_ptr(value) }.to_string_lossy().into_owned()
+    settings::value(name).to_string_lossy().into_owned()
 }

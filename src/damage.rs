@@ -15,7 +15,7 @@ const EDGES: usize = 64;
 /// Files remembered as reported.
 const REMEMBERED: usize = 64;
 
-/// Matches records across segments, and reports damage once a file.
+/// Matches records across segments, and reports damage once for each file.
 pub(crate) struct DamageWatch {
     edges: Edges,
     reported: VecDeque<(u32, Lsn)>,
@@ -56,12 +56,12 @@ impl DamageWatch {
         }
         let more = match count {
             0 | 1 => String::new(),
-            n => format!(" {} more places in the file do not follow.", n - 1),
+            n => format!(" The file is damaged in {} more places.", n - 1),
         };
         Report {
             code: PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
             message: format!("WAL file \"{file}\" is damaged"),
-            detail: format!("\"{file}\": {damage}.{more} The file was archived all the same."),
+            detail: format!("\"{file}\": {damage}.{more} The file was archived nevertheless."),
             hint: "A recovery that needs this file will stop at the damage: take a new base backup, and check the storage of \"pg_wal\".".to_owned(),
         }
         .warn();

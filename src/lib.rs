@@ -2,8 +2,8 @@
 //!
 //! A thin shell around `walsafe_core`: settings in, one report out. `module` has the callbacks of
 //! each server version, `archiver` what they do, `waiting` how the main thread waits, `settings` the
-//! configuration parameters, `configuration` what the server's own say, `report` the one place that
-//! calls ereport, `raised` the one that catches what the server raises, `sql` the functions.
+//! configuration parameters, `configuration` what the server's own parameters say, `report` the one place
+//! that calls ereport, `raised` the one that catches what the server raises, `sql` the functions.
 
 #![allow(unsafe_code, reason = "the server's interface is C; every block has its argument")]
 
@@ -23,8 +23,8 @@ mod watch;
 
 pgrx::pg_module_magic!(name, version);
 
-/// Runs when the library is loaded: by the archiver, or by a session that says `LOAD` or calls one
-/// of the extension's functions.
+/// Runs when the library is loaded: by the archiver, by the postmaster (`shared_preload_libraries`), or by a
+/// session that says `LOAD` or calls one of the extension's functions.
 #[pgrx::pg_guard]
 pub extern "C-unwind" fn _PG_init() {
     settings::register();

@@ -51,7 +51,7 @@ mod table {
         archiver::shut_down();
     }
 
-    /// Fills the server's table in.
+    /// Fills the server's table in. The archiver calls this when it starts, and nobody else.
     #[unsafe(no_mangle)]
     #[pg_guard]
     pub(super) unsafe extern "C-unwind" fn _PG_archive_module_init(
@@ -64,6 +64,7 @@ mod table {
         };
         // SAFETY: the server passes its own table, of this type, and reads it after the call.
         unsafe { table.write(callbacks) };
+        settings::warn_at_start();
     }
 }
 
@@ -127,10 +128,12 @@ mod table {
         shutdown: Some(shutdown),
     };
 
-    /// Returns the table of callbacks, valid as long as the library is loaded.
+    /// Returns the table of callbacks, valid as long as the library is loaded. The archiver calls this when
+    /// it starts, and nobody else.
     #[unsafe(no_mangle)]
     #[pg_guard]
     pub(super) extern "C-unwind" fn _PG_archive_module_init() -> *const ArchiveModuleCallbacks {
+        settings::warn_at_start();
         &raw const CALLBACKS
     }
 }

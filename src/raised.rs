@@ -28,8 +28,8 @@ fn text(cause: &CaughtError) -> String {
     }
 }
 
-/// Releases what the server's handler does, in its order. It also ends timeouts and asynchronous I/O,
-/// of which nothing here starts any.
+/// Releases what the server's handler releases, in its order. That one also ends timeouts and asynchronous
+/// I/O; nothing here starts any.
 fn release() {
     release_locks();
     // SAFETY: called in the main thread; does nothing where none sleeps.

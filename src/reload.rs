@@ -1,34 +1,21 @@
-//! Reloads, as far as the server leaves a mistake unsaid.
+//! Reloads: mistakes in the configuration files that the server does not report.
 //!
 //! When configuration files are read again, every process applies them for itself, and only the
 //! postmaster's complaints go to the log. It has not loaded this library, so it cannot judge our
-//! parameters; the archiver can, but the server turns its complaints down to DEBUG3. The check
-//! hooks of strings speak for themselves. For parameters of other types, and for names that are no
-//! parameter, the server finds the mistake before any hook is called: here the archiver reads the
-//! files again and says it aloud, without a change to any value.
+//! parameters. The archiver can, but the server turns its complaints down to DEBUG3. The check
+//! hooks of texts report a refusal themselves. For parameters of other types, and for names of no
+//! parameter, the server finds the mistake before any hook is called. So the archiver reads the
+//! files again here and reports the mistake, without a change to any value.
 
 use std::collections::BTreeSet;
 use std::ffi::{CStr, c_char};
 
 use pgrx::{PgSqlErrorCode, pg_sys};
+use walsafe_core::server::settings::{Kind, PREFIX, TABLE};
 
 use crate::raised::catch_in_archiver;
 use crate::report::Report;
-
-const PREFIX: &str = "walsafe_archive.";
-const DESTINATION: &CStr = c"walsafe_archive.destination";
-/// Parameters whose values are checked by hooks.
-const CHECKED_BY_HOOK: [&CStr; 3] =
-    [DESTINATION, c"walsafe_archive.file_mode", c"walsafe_archive.compression"];
-/// Parameters whose values the server itself checks.
-const CHECKED_BY_SERVER: [&CStr; 6] = [
-    c"walsafe_archive.fsync_policy",
-    c"walsafe_archive.workers",
-    c"walsafe_archive.check_wal",
-    c"walsafe_archive.verify",
-    c"walsafe_archive.stall_timeout",
-    c"walsafe_archive.min_free_space",
-];
+use crate::settings::DESTINATION;
 
 /// A line of the configuration files. The value lives in the memory context of whoever had them read:
 /// the server throws that of a reload away when it has applied them, a session that of its query.
@@ -48,12 +35,14 @@ impl Item {
 /// Reports names and values in the configuration files that the server has refused without a word.
 ///
 /// Called while the server applies the files, which it has read successfully a moment ago. An error
-/// here (out of memory) is left unsaid: it must not restart the archiver.
+/// here (out of memory) is not reported: it must not restart the archiver.
 pub(crate) fn report_refused() {
     let _ = catch_in_archiver(|| {
         let items = our_items();
         report_unknown(&items);
-        for name in CHECKED_BY_SERVER {
+        // Of a text our hook says it.
+        let by_server = TABLE.iter().filter(|setting| !matches!(setting.kind, Kind::Text { .. }));
+        for name in by_server.map(|setting| setting.name) {
             let Some(item) = last(&items, name) else { continue };
             // SAFETY: both are valid C strings; with `changeVal` false the call only checks the
             // value, and a WARNING returns.
@@ -74,7 +63,7 @@ pub(crate) fn report_refused() {
 }
 
 fn report_unknown(items: &[Item]) {
-    let known = || CHECKED_BY_HOOK.into_iter().chain(CHECKED_BY_SERVER);
+    let known = || TABLE.iter().map(|setting| setting.name);
     let unknown: BTreeSet<String> = items
         .iter()
         .filter(|item| !known().any(|name| item.is(name)))
@@ -93,12 +82,12 @@ fn report_unknown(items: &[Item]) {
     }
 }
 
-/// Returns the destination that the configuration files set, whether it was accepted or not. Called in
+/// Returns the destination that the configuration files set, whether it was accepted or not. To be called in
 /// a session's query.
 pub(crate) fn destination_in_files() -> Option<String> {
     let items = our_items();
     let value = last(&items, DESTINATION)?.value;
-    // SAFETY: a valid C string, as long as the query's memory lives.
+    // SAFETY: a valid C string as long as the query's memory lives.
     Some(unsafe { CStr::from_ptr(value) }.to_string_lossy().into_owned())
 }
 
@@ -115,14 +104,14 @@ fn our_items() -> Vec<Item> {
         // SAFETY: the parser's list is well-formed, and nothing changes it while we walk.
         let variable = unsafe { &*next };
         next = variable.next;
-        // The parser sets both of every item that is no error.
+        // The parser sets both, except in an item that stands for an error.
         if variable.name.is_null() || variable.value.is_null() {
             continue;
         }
         // SAFETY: a valid C string.
         let name = unsafe { CStr::from_ptr(variable.name) }.to_string_lossy().into_owned();
-        let prefix = name.get(..PREFIX.len());
-        if prefix.is_some_and(|prefix| prefix.eq_ignore_ascii_case(PREFIX)) {
+        let prefix = name.split_once('.').map(|(prefix, _)| prefix.as_bytes());
+        if prefix.is_some_and(|prefix| prefix.eq_ignore_ascii_case(PREFIX.to_bytes())) {
             items.push(Item { name, value: variable.value });
         }
     }

@@ -116,7 +116,8 @@ pub(crate) unsafe fn set_check_configured_detail(text: &str) {
 /// # Safety
 /// Called in the server's main thread.
 unsafe fn elog_string(text: &str) -> *mut std::ffi::c_char {
-    let text = CString::new(text.replace('\0', "")).unwrap_or_default();
+    // SAFETY: no zero byte is left.
+    let text = unsafe { CString::from_vec_unchecked(text.replace('\0', "").into_bytes()) };
     let format: &CStr = c"%s";
     // SAFETY: sets the error number and text domain for the next call; the domain may be null.
     unsafe { pg_sys::pre_format_elog_string(0, std::ptr::null()) };

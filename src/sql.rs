@@ -1,11 +1,12 @@
-//! The extension's SQL functions. sql/ declares them: pgrx generates nothing (`sql = false`), and a
-//! test holds the two against each other.
+//! The extension's SQL functions. The files in sql/ declare them: pgrx generates nothing (`sql = false`), and
+//! a test compares the two.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use pgrx::prelude::*;
+use walsafe_core::error::Error;
 use walsafe_core::prove::check;
 use walsafe_core::prove::finding::Finding;
 use walsafe_core::prove::verify::{self, VerifyError};
@@ -17,7 +18,7 @@ use walsafe_core::sys;
 use crate::background::{self, Failure};
 use crate::configuration;
 use crate::report::{self, Report};
-use crate::settings::{self, Settings};
+use crate::settings;
 use crate::watch::{self, WAITING};
 
 /// Threads that a verification from SQL reads with: it leaves processors to the database.
@@ -53,9 +54,9 @@ fn walsafe_archive_stat() -> TableIterator<
         name!(stats_reset, Option<f64>),
     ),
 > {
-    let settings = Settings::current().filter(|_| configuration::archives_with_this_module());
+    let settings = settings::current().ok().filter(|_| configuration::archives_with_this_module());
     let destination = settings.map(|s| s.destination.path().display().to_string());
-    let known = stats::current(Path::new(watch::DIRECTORY));
+    let known = stats::current(settings::data_directory());
     let state = match (&destination, &known) {
         (None, _) => Some("unconfigured"),
         (Some(_), None) => None,
@@ -113,7 +114,7 @@ fn seconds(microseconds: u64) -> Option<f64> {
 #[pg_extern(sql = false)]
 fn walsafe_archive_reset() {
     let now = watch::microseconds(SystemTime::now());
-    match stats::reset(Path::new(watch::DIRECTORY), now) {
+    match stats::reset(settings::data_directory(), now) {
         // Nothing was counted yet.
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
         Err(e) => report::raise(
@@ -131,7 +132,7 @@ fn walsafe_archive_check()
 -> TableIterator<'static, (name!(check_name, String), name!(status, String), name!(detail, String))>
 {
     let mut rows = configuration::checks();
-    if let Some(settings) = Settings::current() {
+    if let Ok(settings) = settings::current() {
         let path = settings.destination.path().to_owned();
         let data_directory = settings::data_directory();
         let min_free = settings.min_free_space;
@@ -218,16 +219,21 @@ fn in_background<T: Send + 'static>(
             hint: "Check the storage of the archive and the network to it. This session can read again once the storage has answered.".to_owned(),
         }
         .raise(),
-        Err(Failure::Thread(reason)) => report::raise(
+        Err(Failure::NotStarted(reason)) => report::raise(
+            PgSqlErrorCode::ERRCODE_INSUFFICIENT_RESOURCES,
+            "could not start a thread to read the archive",
+            &format!("{reason}."),
+        ),
+        Err(Failure::Panicked) => report::raise(
             PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
-            "could not read the archive",
-            &reason,
+            "internal error while the archive was read",
+            "A thread panicked.",
         ),
     }
 }
 
-/// Returns the archive that a function is to read: the one given, or the configured one. Only who
-/// may read the server's files may have it read, whatever the function's privileges are.
+/// Returns the archive that a function is to read: the one given, or the configured one. The role must be
+/// allowed to read the server's files, whatever the function's privileges are.
 fn archive_to_read(given: Option<&str>) -> PathBuf {
     // SAFETY: looks at the session's user in its main thread.
     let user = unsafe { pg_sys::GetUserId() };
@@ -241,16 +247,15 @@ fn archive_to_read(given: Option<&str>) -> PathBuf {
         );
     }
     let Some(given) = given else {
-        return Settings::current().map_or_else(
-            || {
-                report::raise(
-                    PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-                    "there is no archive to read",
-                    "\"walsafe_archive.destination\" is not set.",
-                )
-            },
-            |settings| settings.destination.path().to_owned(),
-        );
+        return match settings::current() {
+            Ok(settings) => settings.destination.path().to_owned(),
+            Err(Error::NotConfigured) => report::raise(
+                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                "there is no archive to read",
+                "\"walsafe_archive.destination\" is not set.",
+            ),
+            Err(error) => report::raise_error(&error),
+        };
     };
     match Destination::new(given, settings::data_directory()) {
         Ok(destination) => destination.path().to_owned(),

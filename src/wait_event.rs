@@ -32,8 +32,8 @@ impl WaitEvent {
         pg_sys::PG_WAIT_EXTENSION
     }
 
-    /// Returns the number that the server knows it by; asks the server once in each process. Where
-    /// other libraries have taken all the names that the server has room for, that of `Extension`.
+    /// Returns the number that the server knows it by; asks the server once in each process. If other
+    /// libraries have taken all the names that the server has room for, this is the number of `Extension`.
     #[cfg(not(any(feature = "pg15", feature = "pg16")))]
     pub(crate) fn number(self) -> u32 {
         thread_local! {

@@ -8,7 +8,7 @@ use pgrx::pg_sys;
 
 use crate::wait_event::{self, WaitEvent};
 
-/// Longest single wait, and so how often the process title is brought up to date.
+/// Longest single wait, and so how often the process title is updated.
 const LONGEST: Duration = Duration::from_secs(5);
 
 /// Waits for one call of the server to be answered, and keeps the process responsive meanwhile.
@@ -47,8 +47,8 @@ impl<'a> Waiter<'a> {
         }
     }
 
-    /// Adds to the server's own process title, "archiving NAME", for how long; the server sets the
-    /// next one after the call. A call as short as it should be changes nothing.
+    /// Adds the time to the server's own process title, "archiving NAME". The server sets the next title
+    /// after the call. A call that is as short as it should be changes nothing.
     fn show_time(&self) {
         let waited = self.since.elapsed();
         if waited < LONGEST {

@@ -7,12 +7,11 @@ use walsafe_core::archive::Receipt;
 use walsafe_core::error::{Error, ErrorKind};
 use walsafe_core::server::stats::{Stats, StatsFile};
 
-/// Where the record lies, below the data directory: left out of base backups, kept over restarts.
-pub(crate) const DIRECTORY: &str = "pg_stat_tmp";
+use crate::settings;
 
 /// The value of [`Stats::failing`] after a failed call.
 pub(crate) const FAILING: u64 = 1;
-/// The same, after one that failed because the destination is not there.
+/// The same, after a call that failed because the destination is not there.
 pub(crate) const WAITING: u64 = 2;
 
 /// Counts the calls of the server. What cannot be written is not counted: archiving goes on.
@@ -31,7 +30,7 @@ impl Watch {
     ) {
         let now = microseconds(SystemTime::now());
         if self.0.is_none() {
-            self.0 = StatsFile::open(Path::new(DIRECTORY), now).ok();
+            self.0 = StatsFile::open(settings::data_directory(), now).ok();
         }
         let Some((record, stats)) = &mut self.0 else { return };
         stats.destination = destination.to_string_lossy().into_owned();

@@ -2,8 +2,12 @@
 //! when they change.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 
-use harness::{Cluster, Mark, Scratch, scratch};
+use harness::command::run;
+use harness::server::as_server_user;
+use harness::{Cluster, Mark, Scratch, Server, scratch};
 
 /// Values that cannot be right, and what the refusal's DETAIL or the server's own words say.
 fn wrong_values(cluster: &Cluster) -> Vec<(&'static str, String, &'static str)> {
@@ -158,9 +162,7 @@ fn a_misspelt_name_in_the_file_is_reported_once_at_each_reload() {
         });
         assert_eq!((&*report.level, &*report.sqlstate), ("WARNING", "42602"));
         assert!(
-            report
-                .hint
-                .contains("\"walsafe_archive.compression\", \"walsafe_archive.fsync_policy\""),
+            report.hint.contains("\"walsafe_archive.fsync_policy\", \"walsafe_archive.file_mode\""),
             "{report:?}"
         );
     }
@@ -184,42 +186,89 @@ fn a_misspelt_name_in_the_file_is_reported_once_at_each_reload() {
 }
 
 /// The warning came with the first file: an idle server, or one whose archive was not there yet, did
-/// not say what it would lose.
+/// not say what it would lose. Then it came with the library, and from the archiver alone: a library that
+/// the postmaster had loaded before said nothing.
 #[test]
 fn a_weaker_policy_is_warned_of_at_load_and_when_a_reload_brings_it() {
-    let home = Scratch::new("missing");
-    let cluster = Cluster::archiving_to(&home.join("archive"))
-        .set("walsafe_archive.fsync_policy", "none")
-        .start();
-    let warnings = |mark| {
-        let mut reports = cluster.log().archiver_reports(mark);
-        reports.retain(|report| report.message.contains("fsync_policy"));
-        reports
-    };
-    cluster
-        .wait_until("the warning at load", || (warnings(Mark::default()).len() == 1).then_some(()));
-    for (policy, says) in [("full", ""), ("file", "can lose the names"), ("none", "empty or torn")]
-    {
+    for preload in ["", "walsafe_archive"] {
+        let home = Scratch::new("missing");
+        let cluster = Cluster::archiving_to(&home.join("archive"))
+            .set("shared_preload_libraries", preload)
+            .set("walsafe_archive.fsync_policy", "none")
+            .start();
+        // Of every process: sessions and the postmaster say nothing.
+        let warnings = |mark| {
+            let mut reports = cluster.log().reports(mark);
+            reports.retain(|report| {
+                report.level == "WARNING" && report.message.contains("fsync_policy")
+            });
+            assert!(reports.iter().all(|report| report.process == "archiver"), "{reports:?}");
+            reports
+        };
+        cluster.wait_until("the warning at load", || {
+            (warnings(Mark::default()).len() == 1).then_some(())
+        });
+        cluster.sql("LOAD 'walsafe_archive'");
+        for (policy, says) in
+            [("full", ""), ("file", "can lose the names"), ("none", "empty or torn")]
+        {
+            let mark = cluster.mark();
+            cluster.reconfigure("walsafe_archive.fsync_policy", policy);
+            // A refused value tells when the archiver has read the files.
+            cluster.reconfigure("walsafe_archive.workers", "many");
+            cluster.wait_for_report(mark, "22023");
+            cluster.reconfigure("walsafe_archive.workers", "3");
+            let found = warnings(mark);
+            assert_eq!(found.len(), usize::from(policy != "full"), "{policy}: {found:?}");
+            assert!(found.iter().all(|report| report.detail.contains(says)), "{policy}: {found:?}");
+        }
+        // Another setting is no reason to say it again.
         let mark = cluster.mark();
-        cluster.reconfigure("walsafe_archive.fsync_policy", policy);
-        // A refused value tells when the archiver has read the files.
+        cluster.reconfigure("walsafe_archive.compression", "zstd");
         cluster.reconfigure("walsafe_archive.workers", "many");
         cluster.wait_for_report(mark, "22023");
-        cluster.reconfigure("walsafe_archive.workers", "3");
-        let found = warnings(mark);
-        assert_eq!(found.len(), usize::from(policy != "full"), "{policy}: {found:?}");
-        assert!(found.iter().all(|report| report.detail.contains(says)), "{policy}: {found:?}");
+        assert_eq!(warnings(mark), []);
     }
-    // Another setting is no reason to say it again.
-    let mark = cluster.mark();
-    cluster.reconfigure("walsafe_archive.compression", "zstd");
-    cluster.reconfigure("walsafe_archive.workers", "many");
-    cluster.wait_for_report(mark, "22023");
-    assert_eq!(warnings(mark), []);
+}
+
+/// The list of destinations followed the server's rule, and the statistics and restored WAL did not: a
+/// backup by the group stopped at the restored WAL.
+#[test]
+fn files_in_a_data_directory_with_group_access_can_be_read_by_the_group() {
+    for (argument, mode) in [("--allow-group-access", 0o640), ("--no-instructions", 0o600)] {
+        let archive = Scratch::new("archive");
+        let cluster =
+            Cluster::archiving_to(archive.path()).initdb_argument(argument).umask_000().start();
+        cluster.sql("CREATE EXTENSION walsafe_archive");
+        let name = cluster.switch_wal();
+        cluster.wait_archived(&name);
+        cluster.wait_until("the statistics", || {
+            cluster.data().join("pg_stat_tmp/walsafe_archive.stat").exists().then_some(())
+        });
+        cluster.sql("SELECT walsafe_archive_reset()");
+        let restored = cluster.pg_wal().join("restored");
+        let output = run(as_server_user(&mut Command::new(Server::under_test().walsafe()))
+            .args(["restore", "--from", archive.path().to_str().unwrap(), &name])
+            .arg(&restored)
+            .current_dir(cluster.data()));
+        assert!(restored.exists(), "{output:?}");
+        let mut wrong = Vec::new();
+        for path in [
+            cluster.data().join("walsafe_archive.destinations"),
+            cluster.data().join("pg_stat_tmp/walsafe_archive.stat"),
+            cluster.data().join("pg_stat_tmp/walsafe_archive.reset"),
+            restored,
+        ] {
+            let found = fs::metadata(&path).unwrap().permissions().mode() & 0o7777;
+            if found != mode {
+                wrong.push((path, format!("{found:o}")));
+            }
+        }
+        assert!(wrong.is_empty(), "not {mode:o}: {wrong:?}");
+    }
 }
 
 fn scratch_mode(archive: &Scratch, name: &str) -> u32 {
-    use std::os::unix::fs::PermissionsExt;
     fs::metadata(archive.join(name)).unwrap().permissions().mode() & 0o777
 }
 

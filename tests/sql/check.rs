@@ -76,7 +76,7 @@ fn the_servers_own_settings() {
         (checked(&cluster, "archive_library").0 == "error").then_some(())
     });
     assert_check(&cluster, "archive_library", "error", "this module is not in use");
-    assert_check(&cluster, "archive_command", "error", "it is what archives");
+    assert_check(&cluster, "archive_command", "error", "this command archives");
     cluster.sql("ALTER SYSTEM RESET ALL");
     cluster.sql("ALTER SYSTEM SET archive_mode = off");
     cluster.sql("ALTER SYSTEM SET walsafe_archive.destination = ''");
@@ -100,7 +100,7 @@ fn a_destination_that_a_reload_refused() {
         &cluster,
         "destination",
         "error",
-        "must be an absolute path. An archiver that had",
+        "must be an absolute path. An archiver that uses another",
     );
     let name = cluster.switch_wal();
     cluster.wait_archived(&name);

@@ -10,8 +10,8 @@ use std::path::Path;
 use std::process::Command;
 
 use common::*;
-use walsafe_core::archive::CheckWal;
 use walsafe_core::error::{Activity, Error, ErrorKind};
+use walsafe_core::server::settings::CheckWal;
 use walsafe_core::server::settings::FsyncPolicy;
 use walsafe_core::store::directory::Staging;
 

@@ -1,4 +1,4 @@
-//! The table of errors in docs/operations.md is the one in the code.
+//! The tables of errors and of settings in docs/operations.md are those in the code.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test says what is wrong by panicking")]
 
@@ -7,6 +7,7 @@ use std::fs;
 use std::path::Path;
 
 use walsafe_core::error::{ErrorKind, Standby};
+use walsafe_core::server::settings::{Kind, Setting, TABLE, Unit};
 
 const MANUAL: &str = include_str!("../../../docs/operations.md");
 /// Where the words of messages and of their details stand.
@@ -20,22 +21,29 @@ const SOURCES: [&str; 5] = [
 /// What stands in a cell where there is nothing to say.
 const NONE: &str = "–";
 
-/// Returns a table of the manual by kind: the one whose head is `head`, and has `N` cells after the kind.
-fn rows<const N: usize>(head: &str) -> BTreeMap<String, [String; N]> {
-    let mut rows = BTreeMap::new();
-    let table = MANUAL
+/// Returns the cells of the manual's table whose head begins so, row by row.
+fn cells(head: &str) -> Vec<Vec<String>> {
+    let lines = MANUAL
         .lines()
         .skip_while(|line| !line.starts_with(head))
         .skip(2)
         .take_while(|line| line.starts_with('|'));
-    for line in table {
-        let mut cells = line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned());
-        let kind = cells.next().unwrap().trim_matches('`').to_owned();
-        let cells: Vec<String> = cells.collect();
-        let cells = cells.try_into().unwrap_or_else(|_| panic!("not {N} cells: {line}"));
-        assert!(rows.insert(kind.clone(), cells).is_none(), "{kind} stands there twice");
-    }
+    let cells = |line: &str| -> Vec<String> {
+        line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect()
+    };
+    let rows: Vec<_> = lines.map(cells).collect();
     assert!(!rows.is_empty(), "no table begins with {head}");
+    rows
+}
+
+/// Returns such a table by kind, which is its first cell. `N` cells follow it.
+fn rows<const N: usize>(head: &str) -> BTreeMap<String, [String; N]> {
+    let mut rows = BTreeMap::new();
+    for mut row in cells(head) {
+        let kind = row.remove(0).trim_matches('`').to_owned();
+        let row = row.try_into().unwrap_or_else(|row| panic!("{kind}: not {N} cells: {row:?}"));
+        assert!(rows.insert(kind.clone(), row).is_none(), "{kind} stands there twice");
+    }
     rows
 }
 
@@ -83,6 +91,45 @@ fn the_manual_has_what_restore_and_the_other_commands_say_to_do_as_the_code_has_
         assert_eq!(status, expected, "{name}");
     }
     assert!(rows.is_empty(), "not in the code: {:?}", rows.keys());
+}
+
+#[test]
+fn the_manual_has_every_setting_with_the_type_the_default_and_the_description_of_the_code() {
+    let rows = cells("| Name | Type | Default |");
+    assert_eq!(rows.len(), TABLE.len());
+    for (setting, row) in TABLE.iter().zip(rows) {
+        let [name, kind, default, meaning] = row.try_into().unwrap();
+        let text = |text: &std::ffi::CStr| text.to_str().unwrap().to_owned();
+        assert_eq!(name, format!("`{}`", text(setting.name)), "in the order of the code");
+        let (expected, value) = type_and_default(setting);
+        assert_eq!(kind, expected, "{name}");
+        let value = if value.is_empty() { "empty".to_owned() } else { format!("`{value}`") };
+        assert_eq!(default, value, "{name}");
+        assert!(meaning.starts_with(&text(setting.short)), "{name} is described as: {meaning}");
+    }
+}
+
+/// Returns the second and the third cell of a setting's row, the third without marks.
+fn type_and_default(setting: &Setting) -> (String, String) {
+    match setting.kind {
+        Kind::Text { default, .. } => ("string".to_owned(), default.to_str().unwrap().to_owned()),
+        Kind::Integer { default, min, max, unit } => {
+            let unit = match unit {
+                Unit::None => "",
+                Unit::Seconds => " s",
+                Unit::Megabytes => " MB",
+            };
+            (format!("integer: {min} to {max}{unit}"), default.to_string())
+        }
+        Kind::Boolean { default } => {
+            ("boolean".to_owned(), if default { "on" } else { "off" }.to_owned())
+        }
+        Kind::Choice { default, names } => {
+            let names: Vec<_> =
+                names().iter().map(|name| format!("`{}`", name.to_str().unwrap())).collect();
+            (format!("enum: {}", names.join(", ")), default.to_str().unwrap().to_owned())
+        }
+    }
 }
 
 #[test]

@@ -441,7 +441,7 @@ fn without_memory_a_file_fails_as_that_and_the_next_try_succeeds() {
     for codec in CODECS {
         for present in [false, true] {
             let mut world = world(Staging::Unnamed, codec, true);
-            world.plan.check_wal = walsafe_core::archive::CheckWal::Records;
+            world.plan.check_wal = walsafe_core::server::settings::CheckWal::Records;
             let trial = Trial::new(world, &sparse_segment(), present);
             trial.reset();
             let (_, calls, _) = trial.run(Vec::new());

@@ -2,11 +2,11 @@
 
 use super::compare::{Comparison, Context, compare};
 use super::copy::{Copied, Reader};
-use super::plan::{CheckWal, Job, Outcome, Plan, Receipt};
+use super::plan::{Job, Outcome, Plan, Receipt};
 use crate::encoding::codec::Codec;
 use crate::encoding::digest::Digest;
 use crate::error::Error;
-use crate::server::settings::FsyncPolicy;
+use crate::server::settings::{CheckWal, FsyncPolicy};
 use crate::server::source::Source;
 use crate::store::admission;
 use crate::store::{Progress, Publication, Seal, Store, StoredName, Visit};

@@ -2,10 +2,11 @@
 
 use std::io::{self, Write};
 
-use super::plan::{CheckWal, Job, Plan};
+use super::plan::{Job, Plan};
 use crate::encoding::codec::{Codec, Encoder};
 use crate::encoding::digest::{Digest, Hasher};
 use crate::error::{Action, Error};
+use crate::server::settings::CheckWal;
 use crate::server::source::Source;
 use crate::store::{Digests, Draft, Progress};
 use crate::sys::buffer::Buffer;

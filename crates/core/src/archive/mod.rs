@@ -11,4 +11,4 @@ mod plan;
 pub mod pool;
 
 pub use attempt::archive_file;
-pub use plan::{CheckWal, Job, Outcome, Plan, Receipt};
+pub use plan::{Job, Outcome, Plan, Receipt};

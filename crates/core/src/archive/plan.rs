@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use crate::encoding::codec::Compression;
 use crate::encoding::digest::Digest;
 use crate::server::known::KnownDestinations;
-use crate::server::settings::{Destination, FileMode, FsyncPolicy};
+use crate::server::settings::{CheckWal, Destination, FileMode, FsyncPolicy};
 use crate::store::StoredName;
 use crate::store::directory::temporary::Owner;
 use crate::store::directory::{Directory, Staging};
@@ -13,18 +13,6 @@ use crate::sys::Space;
 use crate::wal::SegmentReport;
 use crate::wal::name::FileName;
 use crate::wal::segment::Cluster;
-
-/// What is checked of a WAL segment before it is archived.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CheckWal {
-    /// Nothing.
-    Off,
-    /// Length and first page header.
-    Header,
-    /// The same, and every page header and every record's checksum. Damage there does not stop
-    /// the file from being archived: it is told with the [`Receipt`].
-    Records,
-}
 
 /// Everything that decides how files are archived; the same for all files until a setting changes.
 #[derive(Debug, Clone, PartialEq, Eq)]

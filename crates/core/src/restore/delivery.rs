@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::RestoreError;
 use crate::prove::examine::Examined;
+use crate::server::permission;
 use crate::store::directory::temporary::{self, Owner, TemporaryName};
 use crate::sys::{self, Dir};
 use crate::wal::name::FileName;
@@ -37,11 +38,13 @@ impl Delivery {
         Ok(())
     }
 
-    /// Creates an empty file under a temporary name in the target's directory.
+    /// Creates an empty file under a temporary name in the target's directory, with the mode that the server
+    /// gives its own files. Outside a data directory, where somebody gets a file by hand, that is 0600.
     pub(super) fn begin(
         target: &Path,
         name: &FileName,
         owner: &Owner,
+        data_directory: &Path,
     ) -> Result<Self, RestoreError> {
         let no_name = || RestoreError::BadTarget { path: target.to_owned() };
         let target_name = target.file_name().and_then(|name| name.to_str()).ok_or_else(no_name)?;
@@ -49,7 +52,7 @@ impl Delivery {
         let dir = Dir::open(parent).map_err(|e| failed(parent, None, e))?;
         let temporary = owner.temporary_name(name.as_str());
         let file = dir.create_named(&temporary).map_err(|e| failed(parent, None, e))?;
-        Ok(Self {
+        let delivery = Self {
             dir,
             target: target.to_owned(),
             target_name: target_name.to_owned(),
@@ -57,7 +60,13 @@ impl Delivery {
             file,
             written: 0,
             done: false,
-        })
+        };
+        // Some other directory of mode 0750, such as a home, says nothing about WAL.
+        if data_directory.join("PG_VERSION").exists() {
+            permission::share(&delivery.file, data_directory)
+                .map_err(|e| failed(parent, None, e))?;
+        }
+        Ok(delivery)
     }
 
     /// Writes every byte that `read` hands over, zeros too: the server may recycle the file, so it
@@ -114,6 +123,9 @@ fn failed(path: &Path, dir: Option<&Dir>, source: io::Error) -> RestoreError {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     /// One process may deliver two files into a directory.
@@ -123,9 +135,30 @@ mod tests {
         let target = temp.path().join("RECOVERYXLOG");
         let name = FileName::new("000000010000000000000003").unwrap();
         let owner = Owner::this_process();
-        let delivery = Delivery::begin(&target, &name, &owner).unwrap();
+        let delivery = Delivery::begin(&target, &name, &owner, temp.path()).unwrap();
         Delivery::sweep(&target, &owner).unwrap();
         delivery.finish().unwrap();
         assert!(target.exists());
+    }
+
+    /// It was 0600 always: a backup of the data directory by its group stopped at the file.
+    #[test]
+    fn a_file_can_be_read_by_whoever_can_read_the_data_directory() {
+        let name = FileName::new("000000010000000000000003").unwrap();
+        let owner = Owner::this_process();
+        for (directory, is_data, expected) in
+            [(0o700, true, 0o600), (0o750, true, 0o640), (0o750, false, 0o600)]
+        {
+            let temp = tempfile::tempdir().unwrap();
+            if is_data {
+                std::fs::write(temp.path().join("PG_VERSION"), "15\n").unwrap();
+            }
+            std::fs::set_permissions(temp.path(), Permissions::from_mode(directory)).unwrap();
+            let target = temp.path().join("RECOVERYXLOG");
+            let delivery = Delivery::begin(&target, &name, &owner, temp.path()).unwrap();
+            delivery.finish().unwrap();
+            let mode = target.metadata().unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, expected, "{directory:o}");
+        }
     }
 }

@@ -59,10 +59,10 @@ pub enum Outcome {
 
 /// Gives one file back.
 ///
-/// On return with [`Outcome::Delivered`], the target is a file of its own, fully allocated, mode
-/// 0600, and every check passed; it is not flushed. In any other case nothing is at the target
-/// that was not there before. If the machine dies half-way, a temporary file stays beside the target until
-/// the next call.
+/// On return with [`Outcome::Delivered`], the target is a file of its own, fully allocated, readable for
+/// those who may read the data directory, and every check passed; it is not flushed. In any other case
+/// nothing is at the target that was not there before. If the machine dies half-way, a temporary file stays
+/// beside the target until the next call.
 ///
 /// # Errors
 /// The file is not at its target, and nothing shows that this is the end of the WAL.
@@ -159,7 +159,8 @@ fn deliver(
     }
     let (mut sound, mut failure) = (None, None);
     for archived in &candidates {
-        let delivery = Delivery::begin(request.target, request.name, owner)?;
+        let delivery =
+            Delivery::begin(request.target, request.name, owner, request.data_directory)?;
         let result =
             delivery.copy(|each| examine::examine(archived, request.name, expected, each))?;
         let path = || dir.path().join(&archived.stored_name);

@@ -11,14 +11,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::error::{Action, Error};
+use crate::server::permission;
 use crate::sys::{self, Dir};
 
 /// Name of the file in the data directory.
 pub const FILE_NAME: &str = "walsafe_archive.destinations";
 const TEMPORARY_NAME: &str = "walsafe_archive.destinations.tmp";
-/// `PG_DIR_MODE_GROUP` in `common/file_perm.h`: a data directory of this mode is read by its group, for
-/// backups say, and so are all files in it (`initdb --allow-group-access`).
-const GROUP_ACCESS: u32 = 0o750;
 const KEY: &str = "destination = ";
 
 /// Data directories and the destinations that this process knows to be on disk in their lists. A
@@ -99,9 +97,7 @@ impl KnownDestinations {
             let _ = dir.unlink(TEMPORARY_NAME);
             let file = dir.create_named(TEMPORARY_NAME).map_err(fail)?;
             sys::write_all_at(&file, text(&known).as_bytes(), 0).map_err(fail)?;
-            if dir.metadata().map_err(fail)?.mode() & GROUP_ACCESS == GROUP_ACCESS {
-                sys::set_mode(&file, 0o640).map_err(fail)?;
-            }
+            permission::share(&file, &self.data_directory).map_err(fail)?;
             sys::flush(&file).map_err(fail)?;
             dir.replace(TEMPORARY_NAME, FILE_NAME).map_err(fail)?;
         }

@@ -1,10 +1,15 @@
-//! Settings of the archiver, validated: a value of one of these types is usable as it is.
+//! Settings of the archiver, validated: a value of one of these types is usable as it is. [`TABLE`] describes
+//! each of them.
 
+mod table;
+
+use std::ffi::CStr;
 use std::path::{Component, Path, PathBuf};
 use std::str::FromStr;
 
 use thiserror::Error;
 
+pub use self::table::{Choice, Kind, PREFIX, Setting, Settings, TABLE, Unit};
 use crate::wal::name::MAX_NAME_LEN;
 
 /// The server's own limit for paths, `MAXPGPATH` in `pg_config_manual.h`, zero byte included.
@@ -21,7 +26,29 @@ pub enum FsyncPolicy {
     None,
 }
 
-/// Tells why a `destination` is refused.
+impl Choice for FsyncPolicy {
+    const NAMED: &'static [(&'static CStr, Self)] =
+        &[(c"full", Self::Full), (c"file", Self::File), (c"none", Self::None)];
+}
+
+/// What is checked of a WAL segment before it is archived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CheckWal {
+    /// Nothing.
+    Off,
+    /// Length and first page header.
+    Header,
+    /// The same, and every page header and every record's checksum. Damage there does not stop
+    /// the file from being archived: it is reported with the archived file.
+    Records,
+}
+
+impl Choice for CheckWal {
+    const NAMED: &'static [(&'static CStr, Self)] =
+        &[(c"off", Self::Off), (c"header", Self::Header), (c"records", Self::Records)];
+}
+
+/// Why a `destination` is refused.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum DestinationError {
     /// Not absolute.

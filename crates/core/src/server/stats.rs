@@ -13,7 +13,11 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use crate::sys;
+use crate::server::permission;
+use crate::sys::{self, Dir};
+
+/// Where the records lie, below the data directory: left out of base backups, kept over restarts.
+const DIRECTORY: &str = "pg_stat_tmp";
 
 /// Name of the archiver's record, in `pg_stat_tmp`.
 pub const FILE_NAME: &str = "walsafe_archive.stat";
@@ -217,13 +221,13 @@ impl Stats {
 pub struct StatsFile(File);
 
 impl StatsFile {
-    /// Opens the archiver's record in `directory` and returns the counts in it; new ones if it is
+    /// Opens the archiver's record in a data directory and returns the counts in it; new ones if it is
     /// not there, torn or foreign.
     ///
     /// # Errors
     /// The file could not be opened.
-    pub fn open(directory: &Path, now: u64) -> io::Result<(Self, Stats)> {
-        let path = directory.join(FILE_NAME);
+    pub fn open(data_directory: &Path, now: u64) -> io::Result<(Self, Stats)> {
+        let path = path_of(data_directory, FILE_NAME);
         let file = File::options()
             .write(true)
             .create(true)
@@ -231,6 +235,7 @@ impl StatsFile {
             .mode(0o600)
             .custom_flags(libc::O_NOFOLLOW)
             .open(&path)?;
+        permission::share(&file, data_directory)?;
         let stats = read(&path).unwrap_or_else(|| Stats { since: now, ..Stats::default() });
         Ok((Self(file), stats))
     }
@@ -245,6 +250,10 @@ impl StatsFile {
     }
 }
 
+fn path_of(data_directory: &Path, name: &str) -> PathBuf {
+    data_directory.join(DIRECTORY).join(name)
+}
+
 /// Reads a record; `None` if it is not there, torn or foreign.
 fn read(path: &Path) -> Option<Stats> {
     (0..TRIES).find_map(|_| Stats::decode(&std::fs::read(path).ok()?))
@@ -253,9 +262,10 @@ fn read(path: &Path) -> Option<Stats> {
 /// Reads the archiver's counts since the last reset, and when that was (0 for never). `None` if
 /// there is no valid record.
 #[must_use]
-pub fn current(directory: &Path) -> Option<(Stats, u64)> {
-    let stats = read(&directory.join(FILE_NAME))?;
-    Some(match read(&directory.join(RESET_NAME)).filter(|reset| reset.since == stats.since) {
+pub fn current(data_directory: &Path) -> Option<(Stats, u64)> {
+    let stats = read(&path_of(data_directory, FILE_NAME))?;
+    let reset = read(&path_of(data_directory, RESET_NAME));
+    Some(match reset.filter(|reset| reset.since == stats.since) {
         Some(reset) => (stats.since_reset(&reset), reset.reset_at),
         None => (stats, 0),
     })
@@ -266,17 +276,25 @@ pub fn current(directory: &Path) -> Option<(Stats, u64)> {
 /// # Errors
 /// There is no valid record (nothing has been counted), or the record of the reset could not be
 /// written.
-pub fn reset(directory: &Path, now: u64) -> io::Result<()> {
-    let stats = read(&directory.join(FILE_NAME)).ok_or(io::ErrorKind::NotFound)?;
+pub fn reset(data_directory: &Path, now: u64) -> io::Result<()> {
+    let stats = read(&path_of(data_directory, FILE_NAME)).ok_or(io::ErrorKind::NotFound)?;
     let record = Stats { reset_at: now, ..stats }.encode();
-    let temporary: PathBuf = directory.join(format!("{RESET_NAME}.{}", std::process::id()));
-    std::fs::write(&temporary, record)?;
-    std::fs::rename(&temporary, directory.join(RESET_NAME))
+    let dir = Dir::open(&data_directory.join(DIRECTORY))?;
+    let temporary = format!("{RESET_NAME}.{}", std::process::id());
+    // What an earlier process of this number left.
+    let _ = dir.unlink(&temporary);
+    let file = dir.create_named(&temporary)?;
+    permission::share(&file, data_directory)?;
+    sys::write_all_at(&file, &record, 0)?;
+    dir.replace(&temporary, RESET_NAME)
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
 
     use proptest::prelude::*;
 
@@ -303,9 +321,35 @@ mod tests {
         assert_eq!(Stats { last_error: sample().last_error, ..read }, sample());
     }
 
+    fn data_directory() -> tempfile::TempDir {
+        let temp = tempfile::tempdir().unwrap();
+        std::fs::create_dir(temp.path().join(DIRECTORY)).unwrap();
+        temp
+    }
+
+    /// The records were 0600 or as the umask was, and a group that may read the data directory could not.
+    #[test]
+    fn the_records_can_be_read_by_whoever_can_read_the_data_directory() {
+        for (directory, record) in [(0o700, 0o600), (0o750, 0o640)] {
+            let temp = data_directory();
+            std::fs::set_permissions(temp.path(), Permissions::from_mode(directory)).unwrap();
+            // One that an earlier version made.
+            std::fs::write(path_of(temp.path(), FILE_NAME), "").unwrap();
+            let old = Permissions::from_mode(0o600);
+            std::fs::set_permissions(path_of(temp.path(), FILE_NAME), old).unwrap();
+            let (file, stats) = StatsFile::open(temp.path(), 7).unwrap();
+            file.write(&stats).unwrap();
+            reset(temp.path(), 60).unwrap();
+            for name in [FILE_NAME, RESET_NAME] {
+                let mode = path_of(temp.path(), name).metadata().unwrap().permissions().mode();
+                assert_eq!(mode & 0o777, record, "{name}");
+            }
+        }
+    }
+
     #[test]
     fn counts_go_on_over_restarts_and_a_reset_sets_them_to_zero() {
-        let temp = tempfile::tempdir().unwrap();
+        let temp = data_directory();
         let (file, stats) = StatsFile::open(temp.path(), 7).unwrap();
         assert_eq!(stats, Stats { since: 7, ..Stats::default() });
         file.write(&sample()).unwrap();
@@ -322,11 +366,11 @@ mod tests {
 
     #[test]
     fn a_torn_or_foreign_record_is_unknown() {
-        let temp = tempfile::tempdir().unwrap();
+        let temp = data_directory();
         assert_eq!(current(temp.path()), None);
         let record = sample().encode();
         for contents in [&record[..100], &[0; RECORD_LEN], b"", &[&record[..], b"x"].concat()] {
-            std::fs::write(temp.path().join(FILE_NAME), contents).unwrap();
+            std::fs::write(path_of(temp.path(), FILE_NAME), contents).unwrap();
             assert_eq!(current(temp.path()), None);
         }
         assert_eq!(StatsFile::open(temp.path(), 9).unwrap().1.since, 9);

@@ -10,12 +10,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use tempfile::TempDir;
-use walsafe_core::archive::{CheckWal, Job, Plan, Receipt, archive_file};
+use walsafe_core::archive::{Job, Plan, Receipt, archive_file};
 use walsafe_core::encoding::codec::{Codec, Compression};
 use walsafe_core::encoding::digest::{CONTENT_ATTRIBUTE, STORED_ATTRIBUTE};
 use walsafe_core::error::Error;
 use walsafe_core::server::known::KnownDestinations;
-use walsafe_core::server::settings::{Destination, FileMode, FsyncPolicy};
+use walsafe_core::server::settings::{CheckWal, Destination, FileMode, FsyncPolicy};
 use walsafe_core::store::directory::Staging;
 use walsafe_core::store::directory::temporary::Owner;
 use walsafe_core::store::{Progress, Store};
