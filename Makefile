@@ -114,7 +114,7 @@ bench:
 	WALSAFE_PG_CONFIG="$$server" bench/run $(BENCH)
 
 soak:
-	WALSAFE_SOAK_SECONDS="$${WALSAFE_SOAK_SECONDS:-3600}" tools/run-tests 15 -- --test soak
+	WALSAFE_SOAK_SECONDS="$${WALSAFE_SOAK_SECONDS:-3600}" tools/run-tests 15 -- soak::
 
 lint:
 	tools/lint
@@ -137,8 +137,8 @@ help:
 	@echo 'make [build]   the extension for the server of PG_CONFIG, and the program walsafe'
 	@echo 'make install   both, into that server (PG_CONFIG=..., DESTDIR=...)'
 	@echo 'make uninstall takes them out again'
-	@echo 'make test      all tests, on PostgreSQL 15 and on those of 16, 17 and 18 that are there'
-	@echo 'make test-all  the same, getting the servers that are missing'
+	@echo 'make test      all tests on PostgreSQL 15, and on 16, 17 and 18 that are there those of their version'
+	@echo 'make test-all  the same with more of what is random, getting the servers that are missing'
 	@echo 'make deb       Debian packages for all versions in target/deb (PG_MAJORS=15 for one)'
 	@echo 'make test-packages  installs, uses and purges them in clean Debians of their own'
 	@echo 'make dist      the sources as an archive for PGXN and rpmbuild, in target/dist'

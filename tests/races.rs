@@ -70,19 +70,20 @@ fn align(clusters: &[&Cluster; 2]) {
 /// an administrator would: marks the lost files as done. Returns their names.
 fn settle(cluster: &Cluster, archive: &Path) -> BTreeSet<String> {
     let mut lost = BTreeSet::new();
+    let status = cluster.pg_wal().join("archive_status");
     wait_until(TIMEOUT, "a server to have done with the batch", || {
         let ready = cluster.ready_files();
-        for name in &ready {
+        let taken = |name: &&String| {
             let theirs = archive::contents(archive, name);
-            if theirs.is_some_and(|bytes| bytes != cluster.read_wal(name)) {
-                let status = cluster.pg_wal().join("archive_status");
-                // The report has to be there first: so wait for the file it stops at.
-                let first = ready.iter().find(|ready| !lost.contains(*ready));
-                if first == Some(name)
-                    && !cluster.log().text().contains(&format!("could not archive file \"{name}\""))
-                {
-                    continue;
-                }
+            theirs.is_some_and(|bytes| bytes != cluster.read_wal(name))
+        };
+        // The report has to be there first: so wait for that of the file it stops at.
+        let told = |name: &&String| {
+            let report = format!("could not archive file \"{name}\"");
+            taken(name) && cluster.log().text().contains(&report)
+        };
+        if ready.first().is_some_and(|first| told(&first)) {
+            for name in ready.iter().filter(taken) {
                 drop(fs::rename(
                     status.join(format!("{name}.ready")),
                     status.join(format!("{name}.done")),
