@@ -19,8 +19,10 @@ zsh_completions ?= $(datadir)/zsh/vendor-completions
 # The packages that `make deb` builds are for these.
 PG_MAJORS ?= 15 16 17 18
 
+# The tests install what WALSAFE_PROFILE=tested builds in less time (see Cargo.toml).
+WALSAFE_PROFILE ?= release
 target = $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
-release = $(target)/release
+built = $(target)/$(WALSAFE_PROFILE)
 # The builder's home directory stays out of the binaries: they are the same whoever builds them.
 release_flags = RUSTFLAGS="$$RUSTFLAGS --remap-path-prefix=$${CARGO_HOME:-$$HOME/.cargo}/registry/src/="
 extension_files = walsafe_archive.control $(wildcard sql/*.sql)
@@ -37,11 +39,11 @@ build: extension program
 # of the server's headers stays the same between builds and tests.
 extension:
 	@test -n "$(PG_MAJOR)" || { echo "no PostgreSQL found; set PG_CONFIG" >&2; exit 1; }
-	$(release_flags) PGRX_PG_CONFIG_PATH="$(PG_CONFIG)" $(CARGO) build --release --locked \
+	$(release_flags) PGRX_PG_CONFIG_PATH="$(PG_CONFIG)" $(CARGO) build --profile $(WALSAFE_PROFILE) --locked \
 		-p walsafe_archive --no-default-features --features pg$(PG_MAJOR)
 
 program:
-	$(release_flags) $(CARGO) build --release --locked -p walsafe
+	$(release_flags) $(CARGO) build --profile $(WALSAFE_PROFILE) --locked -p walsafe
 
 # Written beside and renamed: a running server has the old library mapped, and
 # writing into that file would crash it.
@@ -53,7 +55,7 @@ install: install-extension install-program
 
 install-extension: extension
 	$(INSTALL) -d "$(DESTDIR)$(pkglibdir)" "$(DESTDIR)$(sharedir)/extension"
-	$(call install_file,755,$(release)/libwalsafe_archive.so,$(pkglibdir)/walsafe_archive.so)
+	$(call install_file,755,$(built)/libwalsafe_archive.so,$(pkglibdir)/walsafe_archive.so)
 	set -e; for file in $(extension_files); do test -e "$$file" || continue; \
 		to="$(sharedir)/extension/$${file##*/}"; \
 		$(call install_file,644,$$file,$$to); done
@@ -61,7 +63,7 @@ install-extension: extension
 install-program: program
 	@$(found_server)
 	$(INSTALL) -d "$(DESTDIR)$(bindir)"
-	$(call install_file,755,$(release)/walsafe,$(bindir)/walsafe)
+	$(call install_file,755,$(built)/walsafe,$(bindir)/walsafe)
 
 # Manual pages and completions, which the program prints itself.
 manual = $(DESTDIR)$(datadir)/man/man1
@@ -69,12 +71,12 @@ bash_completions = $(DESTDIR)$(datadir)/bash-completion/completions
 fish_completions = $(DESTDIR)$(datadir)/fish/vendor_completions.d
 install-manual: program
 	$(INSTALL) -d "$(manual)" "$(bash_completions)" "$(DESTDIR)$(zsh_completions)" "$(fish_completions)"
-	$(release)/walsafe man >"$(manual)/walsafe.1"
+	$(built)/walsafe man >"$(manual)/walsafe.1"
 	set -e; for command in $$(sed -n 's/^walsafe\\-\(.*\)(1)$$/\1/p' "$(manual)/walsafe.1"); do \
-		$(release)/walsafe man $$command >"$(manual)/walsafe-$$command.1"; done
-	$(release)/walsafe completions bash >"$(bash_completions)/walsafe"
-	$(release)/walsafe completions zsh >"$(DESTDIR)$(zsh_completions)/_walsafe"
-	$(release)/walsafe completions fish >"$(fish_completions)/walsafe.fish"
+		$(built)/walsafe man $$command >"$(manual)/walsafe-$$command.1"; done
+	$(built)/walsafe completions bash >"$(bash_completions)/walsafe"
+	$(built)/walsafe completions zsh >"$(DESTDIR)$(zsh_completions)/_walsafe"
+	$(built)/walsafe completions fish >"$(fish_completions)/walsafe.fish"
 
 # Without a server found, the directories would be empty, and the paths the root's.
 found_server = test -n "$(pkglibdir)" -a -n "$(sharedir)" -a -n "$(bindir)" || \
@@ -112,7 +114,7 @@ bench:
 	WALSAFE_PG_CONFIG="$$server" bench/run $(BENCH)
 
 soak:
-	WALSAFE_SOAK_SECONDS="$${WALSAFE_SOAK_SECONDS:-3600}" tools/run-tests 15 -- --test soak
+	WALSAFE_SOAK_SECONDS="$${WALSAFE_SOAK_SECONDS:-3600}" tools/run-tests 15 -- soak::
 
 lint:
 	tools/lint
@@ -135,8 +137,8 @@ help:
 	@echo 'make [build]   the extension for the server of PG_CONFIG, and the program walsafe'
 	@echo 'make install   both, into that server (PG_CONFIG=..., DESTDIR=...)'
 	@echo 'make uninstall takes them out again'
-	@echo 'make test      all tests, on PostgreSQL 15 and on those of 16, 17 and 18 that are there'
-	@echo 'make test-all  the same, getting the servers that are missing'
+	@echo 'make test      all tests on PostgreSQL 15, and on 16, 17 and 18 that are there those of their version'
+	@echo 'make test-all  the same with more of what is random, getting the servers that are missing'
 	@echo 'make deb       Debian packages for all versions in target/deb (PG_MAJORS=15 for one)'
 	@echo 'make test-packages  installs, uses and purges them in clean Debians of their own'
 	@echo 'make dist      the sources as an archive for PGXN and rpmbuild, in target/dist'

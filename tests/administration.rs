@@ -1,22 +1,19 @@
 //! What administrators do with a server that archives, and in trouble: the commands of
 //! docs/operations.md and docs/walsafe.md, word for word.
 
-#[path = "support/document.rs"]
-mod document;
-#[path = "support/recovery.rs"]
-mod recovery;
-
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use document::Document;
+use crate::support::document::Document;
+use crate::support::recovery::{
+    Origin, assert_clean, path, refuses, rows_after_recovery, walsafe_in,
+};
 use harness::command::run_within;
 use harness::log::Mark;
 use harness::scratch::{chmod, make_dir};
 use harness::{Cluster, ClusterBuilder, Fs, Mount, Scratch, Server, Stop, TIMEOUT};
 use harness::{privileged, require, scratch, tool};
-use recovery::{Origin, assert_clean, path, refuses, rows_after_recovery, walsafe_in};
 
 const DATA: &str = "/var/lib/postgresql/15/main";
 const IDENTITY: &str = "walsafe_archive.id";

@@ -1,15 +1,13 @@
 //! SIGKILL at random points of the copy, under load: to the archiver, which is a crash of the cluster,
-//! and to the whole server (G2, G9). A hundred in all.
+//! and to the whole server (G2, G9). A hundred in all in the full dose.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use harness::process::{self, is_alive};
-use harness::{Cluster, ClusterBuilder, Scratch, TIMEOUT, archive, rng, scratch, wait_until};
+use harness::{Cluster, ClusterBuilder, Scratch, TIMEOUT, archive, dose, rng, scratch, wait_until};
 use rustix::process::Signal;
 
-/// Kills in each of the two tests.
-const KILLS: usize = 50;
 /// After so many kills of the archiver the server is left to come back alone: it starts another one
 /// 10 seconds after the last. Then it is restarted, which is quicker.
 const BY_ITSELF: usize = 2;
@@ -36,12 +34,13 @@ fn check_new(archive: &Scratch, checked: &mut BTreeSet<String>) {
 
 fn survives_kills(setup: impl Fn(ClusterBuilder) -> ClusterBuilder, named: bool) {
     let mut rng = rng();
+    let kills = dose(12, 50);
     let archive = Scratch::new("archive");
     // All WAL stays, to be compared in the end.
     let cluster = setup(Cluster::archiving_to(archive.path()).set("wal_keep_size", "4GB")).start();
     let mut checked = BTreeSet::new();
     let (mut archivers, mut servers, mut mid_copy) = (0, 0, 0);
-    for kill in 0..KILLS {
+    for kill in 0..kills {
         let codec = ["none", "lz4", "zstd", "gzip:1"][kill % 4];
         cluster.set_conf("walsafe_archive.compression", codec);
         cluster.set_conf("walsafe_archive.workers", ["0", "2", "4"][kill % 3]);
@@ -101,7 +100,7 @@ fn survives_kills(setup: impl Fn(ClusterBuilder) -> ClusterBuilder, named: bool)
     });
     cluster.wait_all_archived();
     check_new(&archive, &mut checked);
-    assert!(wal.len() > 2 * KILLS, "only {} segments", wal.len());
+    assert!(wal.len() > 2 * kills, "only {} segments", wal.len());
     for (name, bytes) in &wal {
         let archived = archive::contents(archive.path(), name);
         let archived = archived.unwrap_or_else(|| panic!("{name} is not in the archive"));

@@ -1,9 +1,6 @@
 //! What is in monitoring/ works as it stands, and the commands of docs/monitoring.md: the exporters' queries on a live cluster for a member of
 //! `pg_monitor`, the alert rules by Prometheus's own tool, and `walsafe check` as Nagios runs it.
 
-#[path = "support/document.rs"]
-mod document;
-
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -13,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use document::Document;
+use crate::support::document::Document;
 use harness::command::{Output, run, run_within};
 use harness::scratch::chmod;
 use harness::{

@@ -1,25 +1,20 @@
 //! From `cp`, rsync, basic_archive and pgBackRest to the module and back, on a running server under load:
 //! the commands of docs/moving-over.md, word for word. No segment is lost on the way.
 
-#[path = "support/document.rs"]
-mod document;
-#[path = "support/load.rs"]
-mod load;
-#[path = "support/recovery.rs"]
-mod recovery;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
-use document::Document;
+use crate::support::document::Document;
+use crate::support::load::{
+    assert_nothing_missing, assert_recovered, finish, keeps_wal, prepare, under_load,
+};
+use crate::support::recovery::{assert_clean, findings, path, refuses, walsafe};
 use harness::command::{run, run_within};
 use harness::server::as_server_user;
 use harness::{Cluster, ClusterBuilder, Picture, Scratch, Server, Stop, TIMEOUT};
 use harness::{archive, require, scratch, skip, tool};
-use load::{assert_nothing_missing, assert_recovered, finish, keeps_wal, prepare, under_load};
-use recovery::{assert_clean, findings, path, walsafe};
 
 const DOCUMENT: &str = "moving-over.md";
 const IDENTITY: &str = "walsafe_archive.id";
@@ -359,7 +354,7 @@ fn from_pgbackrest_no_segment_is_lost_and_its_backups_are_recovered_across_the_m
         let (home, _) = moved.restored();
         lose();
         let stopped = ClusterBuilder::existing(home).set("archive_mode", "off").create();
-        recovery::refuses(&stopped, reason);
+        refuses(&stopped, reason);
     };
     let begins = &archive::names(archive.path())[0];
     let number = u32::from_str_radix(&begins[16..24], 16).expect("a segment's name");
@@ -405,7 +400,7 @@ fn back_to_pgbackrest_both_are_read_and_a_recovery_ends_only_where_both_do() {
     // The new archive is at its end then: a mere `||` would end the recovery there.
     moved.lose_repository();
     let stopped = moved.recovery(&base, "restore-both").create();
-    recovery::refuses(&stopped, "could not restore file");
+    refuses(&stopped, "could not restore file");
 }
 
 /// Without it archiving stops on a cluster that was once promoted, or nothing finds the way to its timeline.

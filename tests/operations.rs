@@ -1,22 +1,17 @@
 //! What administrators do with an archive: drills, retention, taking files away. The commands of
 //! docs/recovery-drill.md and docs/retention.md, word for word.
 
-#[path = "support/document.rs"]
-mod document;
-#[path = "support/recovery.rs"]
-mod recovery;
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use document::{Block, Document, blocks};
-use harness::command::run_within;
-use harness::{Picture, Scratch, Stop, TIMEOUT, require, scratch, tool};
-use recovery::{
+use crate::support::document::{Block, Document, blocks};
+use crate::support::recovery::{
     Origin, Run, assert_clean, findings, path, refuses, restore_command, rows_after_recovery,
     walsafe, walsafe_in,
 };
+use harness::command::run_within;
+use harness::{Picture, Scratch, Stop, TIMEOUT, require, scratch, tool};
 
 /// A document of an archive and a base backup.
 fn document(file: &'static str, origin: &Origin) -> Document {
@@ -41,7 +36,7 @@ fn pages() -> Vec<(String, Vec<Block>)> {
     files.map(|file| (file.clone(), blocks(&read(&repository(&file))))).collect()
 }
 
-/// The test programs' statements, without comments. tools/test-packages is one too.
+/// The tests' statements, without comments. tools/test-packages-inside is one too.
 fn statements() -> Vec<String> {
     let tests = repository("tests");
     let programs = scratch::names(&tests).into_iter().filter(|name| name.ends_with(".rs"));
@@ -51,7 +46,7 @@ fn statements() -> Vec<String> {
     };
     let text: String = programs.map(|name| code(read(&tests.join(name)))).collect();
     let mut statements: Vec<String> = text.split([';', '}']).map(str::to_owned).collect();
-    statements.extend(read(&repository("tools/test-packages")).lines().map(str::to_owned));
+    statements.extend(read(&repository("tools/test-packages-inside")).lines().map(str::to_owned));
     statements
 }
 
@@ -65,7 +60,7 @@ const USES: [&str; 11] = [
     ".settings(",
     ".block(",
     "for block in [",
-    // Functions of tests/administration.rs, tests/moving_over.rs and tools/test-packages.
+    // Functions of tests/administration.rs, tests/moving_over.rs and tools/test-packages-inside.
     "make_as_documented(",
     "moves_over(",
     "documented ",

@@ -11,12 +11,10 @@ use std::time::Duration;
 
 use harness::{
     Cluster, ClusterBuilder, Dark, Fs, PowerCut, Scratch, StopOnDrop, TIMEOUT, Trace, archive,
-    privileged, process, require, rng, scratch, tool, wait_until,
+    dose, privileged, process, require, rng, scratch, tool, wait_until,
 };
 use rustix::process::Signal;
 
-/// Cuts for each file system and each way to publish.
-const CUTS: usize = 20;
 /// Fits the WAL of one run.
 const DISK_MB: u64 = 600;
 
@@ -98,6 +96,8 @@ fn all_wal(cluster: &Cluster) -> BTreeMap<String, Vec<u8>> {
 
 fn nothing_is_lost(fs: Fs, setup: impl Fn(ClusterBuilder) -> ClusterBuilder) {
     let mut rng = rng();
+    // For each file system, each way to publish and each codec.
+    let cuts_each = dose(2, 5);
     let disk = PowerCut::new(fs, DISK_MB);
     let archive = disk.dir("archive");
     let cluster = setup(keeping(Cluster::archiving_to(&archive))).start();
@@ -107,7 +107,7 @@ fn nothing_is_lost(fs: Fs, setup: impl Fn(ClusterBuilder) -> ClusterBuilder) {
     let mut cuts = Vec::new();
     for codec in ["none", "lz4", "zstd:1", "gzip:1"] {
         cluster.reconfigure("walsafe_archive.compression", codec);
-        cuts.extend(cut_under_load(&cluster, &disk, CUTS.div_ceil(4), &mut rng));
+        cuts.extend(cut_under_load(&cluster, &disk, cuts_each, &mut rng));
     }
     cluster.wait_all_archived();
 

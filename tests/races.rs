@@ -8,14 +8,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use harness::{
-    Cluster, ClusterBuilder, Mark, Scratch, Stop, StopOnDrop, TIMEOUT, archive, process, scratch,
-    wait_until,
+    Cluster, ClusterBuilder, Mark, Scratch, Stop, StopOnDrop, TIMEOUT, archive, dose, process,
+    scratch, wait_until,
 };
 use rustix::process::Signal;
 
 /// Segments that both servers complete under the same names before their archivers start at once.
 const BATCH: usize = 50;
-const BATCHES: usize = 6;
 
 /// What is known of a file since it was first seen: inode, time of change of its bytes, contents.
 #[derive(Debug, PartialEq, Eq, Clone)]
@@ -71,19 +70,20 @@ fn align(clusters: &[&Cluster; 2]) {
 /// an administrator would: marks the lost files as done. Returns their names.
 fn settle(cluster: &Cluster, archive: &Path) -> BTreeSet<String> {
     let mut lost = BTreeSet::new();
+    let status = cluster.pg_wal().join("archive_status");
     wait_until(TIMEOUT, "a server to have done with the batch", || {
         let ready = cluster.ready_files();
-        for name in &ready {
+        let taken = |name: &&String| {
             let theirs = archive::contents(archive, name);
-            if theirs.is_some_and(|bytes| bytes != cluster.read_wal(name)) {
-                let status = cluster.pg_wal().join("archive_status");
-                // The report has to be there first: so wait for the file it stops at.
-                let first = ready.iter().find(|ready| !lost.contains(*ready));
-                if first == Some(name)
-                    && !cluster.log().text().contains(&format!("could not archive file \"{name}\""))
-                {
-                    continue;
-                }
+            theirs.is_some_and(|bytes| bytes != cluster.read_wal(name))
+        };
+        // The report has to be there first: so wait for that of the file it stops at.
+        let told = |name: &&String| {
+            let report = format!("could not archive file \"{name}\"");
+            taken(name) && cluster.log().text().contains(&report)
+        };
+        if ready.first().is_some_and(|first| told(&first)) {
+            for name in ready.iter().filter(taken) {
                 drop(fs::rename(
                     status.join(format!("{name}.ready")),
                     status.join(format!("{name}.done")),
@@ -99,6 +99,7 @@ fn settle(cluster: &Cluster, archive: &Path) -> BTreeSet<String> {
 
 fn first_stays(setup: impl Fn(ClusterBuilder) -> ClusterBuilder) {
     let archive = Scratch::new("archive");
+    let batches = dose(2, 6);
     let settings = |builder: ClusterBuilder| {
         setup(builder.set("walsafe_archive.workers", "64").set("wal_keep_size", "4GB"))
     };
@@ -113,7 +114,7 @@ fn first_stays(setup: impl Fn(ClusterBuilder) -> ClusterBuilder) {
         let stopping = StopOnDrop(&stop);
         let watcher = scope.spawn(|| watch(archive.path(), &stop));
         let mut lost = [BTreeSet::new(), BTreeSet::new()];
-        for batch in 0..BATCHES {
+        for batch in 0..batches {
             let mut archivers = clusters.map(Cluster::wait_archiver);
             for archiver in archivers {
                 process::signal(archiver, Signal::STOP);
@@ -142,7 +143,7 @@ fn first_stays(setup: impl Fn(ClusterBuilder) -> ClusterBuilder) {
     }
     assert!(archive::temporaries(archive.path()).is_empty());
     let collisions = lost.iter().map(BTreeSet::len).sum::<usize>();
-    assert!(collisions >= BATCH * BATCHES, "only {collisions} collisions");
+    assert!(collisions >= BATCH * batches, "only {collisions} collisions");
     assert!(lost[0].is_disjoint(&lost[1]), "a file that both lost");
     for (cluster, lost) in clusters.iter().zip(&lost) {
         assert!(!lost.is_empty(), "no race: one server was always first");

@@ -1,18 +1,15 @@
 //! Standbys, and recoveries from an archive in trouble: a restore never mistakes that for the end
 //! of the WAL.
 
-#[path = "support/recovery.rs"]
-mod recovery;
-
 use std::fs;
 use std::time::Duration;
 
-use harness::command::{run, run_within};
-use harness::{Cluster, Fs, Mount, Scratch, Stop, privileged, require, scratch};
-use recovery::{
+use crate::support::recovery::{
     Origin, assert_clean, findings, path, refuses, restore_command, restore_command_with, rows,
     rows_after_recovery, walsafe, walsafe_in,
 };
+use harness::command::{run, run_within};
+use harness::{Cluster, Fs, Mount, Scratch, Stop, privileged, require, scratch};
 
 /// Rows 1 to 3, and a primary that is gone.
 fn lost() -> Origin {

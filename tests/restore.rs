@@ -1,15 +1,13 @@
 //! Recoveries as users make them, out of an archive that the module made.
 
-#[path = "support/recovery.rs"]
-mod recovery;
-
 use std::process::Command;
 
+use crate::support::recovery::{
+    Origin, assert_clean, path, refuses, restore_command, restore_command_with,
+    rows_after_recovery, walsafe, walsafe_in,
+};
 use harness::command::run;
 use harness::{Cluster, Scratch, Stop, require, scratch, tool};
-use recovery::{
-    Origin, assert_clean, path, restore_command, rows_after_recovery, walsafe, walsafe_in,
-};
 
 #[test]
 fn a_recovery_ends_at_a_name_a_time_or_an_address() {
@@ -163,8 +161,8 @@ fn an_archive_that_cp_made_is_recovered_once_it_is_marked() {
     let restored = || {
         backup.restore_copy().recovery().set("restore_command", &restore_command(archive.path()))
     };
-    recovery::refuses(&restored().create(), "the archive has no identity file");
-    let unmarked = recovery::restore_command_with(archive.path(), "--allow-unmarked");
+    refuses(&restored().create(), "the archive has no identity file");
+    let unmarked = restore_command_with(archive.path(), "--allow-unmarked");
     let cluster = restored().set("restore_command", &unmarked).start();
     assert_eq!(rows_after_recovery(&cluster), "1");
 

@@ -1,7 +1,7 @@
 //! Archiving for long, with faults at random all along: in the end a recovery from the base backup
 //! through the archive reaches every transaction that was acknowledged.
 //!
-//! `WALSAFE_SOAK_SECONDS` says how long (120 without; `make soak` takes an hour).
+//! `WALSAFE_SOAK_SECONDS` says how long (without it the dose does; `make soak` takes an hour).
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use harness::wait::poll;
 use harness::{
-    Cluster, Fs, Mount, Stop, StopOnDrop, TIMEOUT, Trace, archive, privileged, process, require,
-    rng, scratch, tool, wait_until,
+    Cluster, Fs, Mount, Stop, StopOnDrop, TIMEOUT, Trace, archive, dose, privileged, process,
+    require, rng, scratch, tool, wait_until,
 };
 use rustix::process::Signal;
 
@@ -144,7 +144,7 @@ fn a_recovery_reaches_the_last_acknowledged_transaction() {
     require!(privileged());
     require!(tool("strace"));
     let seconds = std::env::var("WALSAFE_SOAK_SECONDS")
-        .map_or(120, |text| text.parse().expect("WALSAFE_SOAK_SECONDS is a number"));
+        .map_or(dose(30, 120), |text| text.parse().expect("WALSAFE_SOAK_SECONDS is a number"));
     let mut rng = rng();
     // Sparse: it takes what is archived.
     let mount = Mount::new(Fs::Ext4, 1024 + 4 * seconds);
@@ -165,7 +165,8 @@ fn a_recovery_reaches_the_last_acknowledged_transaction() {
         let mut first = KINDS;
         rng.shuffle(&mut first);
         let mut first = first.into_iter();
-        while began.elapsed() < Duration::from_secs(seconds) && !loader.is_finished() {
+        let more = |left| left > 0 || began.elapsed() < Duration::from_secs(seconds);
+        while more(first.len()) && !loader.is_finished() {
             let number = first.next().unwrap_or_else(|| rng.u32(0..100));
             *faults.entry(fault(number, &cluster, &mount, &mut rng)).or_default() += 1;
             cluster.wake_archiver();

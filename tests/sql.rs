@@ -3,19 +3,12 @@
 
 use harness::{Cluster, ClusterBuilder, Scratch};
 
-#[path = "sql/check.rs"]
 mod check;
-#[path = "sql/extension.rs"]
 mod extension;
-#[path = "sql/hang.rs"]
 mod hang;
-#[path = "sql/raised.rs"]
 mod raised;
-#[path = "sql/rights.rs"]
 mod rights;
-#[path = "sql/status.rs"]
 mod status;
-#[path = "sql/verify.rs"]
 mod verify;
 
 /// Starts a cluster and creates the extension in it.

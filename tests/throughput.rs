@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use harness::{
-    Cluster, ClusterBuilder, Mark, Scratch, TIMEOUT, Trace, process, require, scratch, tool,
+    Cluster, ClusterBuilder, Mark, Scratch, TIMEOUT, Trace, dose, process, require, scratch, tool,
     wait_until,
 };
 
@@ -195,7 +195,7 @@ fn archived_files_leave_the_page_cache_to_the_server() {
 
 #[test]
 fn reloads_in_the_middle_of_two_thousand_files_lose_nothing() {
-    const FILES: usize = 2000;
+    let files = dose(600, 2000);
     let archives = [Scratch::new("archive"), Scratch::new("other")];
     let home = Scratch::new("conf");
     let conf = home.join("reloaded.conf");
@@ -203,12 +203,12 @@ fn reloads_in_the_middle_of_two_thousand_files_lose_nothing() {
     let path = conf.to_str().expect("a path of ours");
     let cluster = unconfigured().set("include", path).start();
     let bare = process::private_memory_kb(cluster.wait_archiver());
-    let names = cluster.fill_segments(FILES);
+    let names = cluster.fill_segments(files);
     let mut rng = harness::rng();
     let mark = cluster.mark();
     let archiver = cluster.wait_archiver();
     let (mut threads, mut memory) = (0, Vec::new());
-    wait_until(5 * TIMEOUT, "2,000 files to be archived", || {
+    wait_until(5 * TIMEOUT, "all files to be archived", || {
         let settings = [
             (DESTINATION, archives[rng.usize(..2)].path().to_str().expect("a path of ours")),
             (COMPRESSION, CODECS[rng.usize(..4)].0),
@@ -223,7 +223,7 @@ fn reloads_in_the_middle_of_two_thousand_files_lose_nothing() {
             memory.push(process::private_memory_kb(archiver));
             std::thread::sleep(Duration::from_millis(5));
         }
-        cluster.is_archived(&names[FILES - 1]).then_some(())
+        cluster.is_archived(&names[files - 1]).then_some(())
     });
     cluster.wait_all_archived();
     if cluster.archiver_pid() != Some(archiver) {

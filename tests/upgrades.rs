@@ -1,26 +1,21 @@
 //! Another library under a running archiver, another minor and another major version of the server: the
 //! commands of docs/upgrading.md, word for word.
 
-#[path = "support/document.rs"]
-mod document;
-#[path = "support/load.rs"]
-mod load;
-#[path = "support/recovery.rs"]
-mod recovery;
-
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
 
-use document::Document;
+use crate::support::document::Document;
+use crate::support::load::{
+    assert_nothing_missing, assert_recovered, finish, keeps_wal, prepare, under_load,
+};
+use crate::support::recovery::{assert_clean, restore_command};
 use harness::command::{run, run_within};
 use harness::process::is_alive;
 use harness::server::as_server_user;
 use harness::{Backup, Cluster, ClusterBuilder, Picture, Scratch, Server, Stop, TIMEOUT};
 use harness::{archive, privileged, require, skip};
-use load::{assert_nothing_missing, assert_recovered, finish, keeps_wal, prepare, under_load};
-use recovery::{assert_clean, restore_command};
 
 const DOCUMENT: &str = "upgrading.md";
 

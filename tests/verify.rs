@@ -1,16 +1,13 @@
 //! Damage to a real archive, each way, with the files' digests and without: `walsafe verify` finds
 //! it, and `walsafe restore` never delivers it.
 
-#[path = "support/recovery.rs"]
-mod recovery;
-
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use crate::support::recovery::{assert_clean, findings, path, walsafe, walsafe_in};
 use harness::command::run;
 use harness::{Cluster, Scratch, Stop, scratch};
-use recovery::{assert_clean, findings, path, walsafe_in};
 
 /// An archive to be damaged: copies of it are made for each damage.
 struct Sample {
@@ -191,10 +188,10 @@ fn each_damage_to_a_gzip_archive_is_found_and_never_delivered() {
 fn a_copy_without_attributes_is_whole_and_the_report_says_how_it_was_checked() {
     let sample = Sample::new("none", "");
     let copy = sample.copy(false);
-    let verified = recovery::walsafe(&["verify", path(copy.path())]);
+    let verified = walsafe(&["verify", path(copy.path())]);
     assert_eq!(verified.code, Some(0), "{verified:?}");
     assert!(verified.out.contains(": 0 by their digest, "), "{verified:?}");
-    let verified = recovery::walsafe(&["verify", path(sample.archive.path())]);
+    let verified = walsafe(&["verify", path(sample.archive.path())]);
     assert!(verified.out.contains(", 0 without one"), "{verified:?}");
 }
 
@@ -205,7 +202,7 @@ fn random_flips_are_found_wherever_the_digest_or_a_record_covers_them() {
     let copy = sample.copy(true);
     let file = copy.join(&sample.victim);
     let good = fs::read(&file).expect("readable");
-    for _ in 0..20 {
+    for _ in 0..harness::dose(6, 20) {
         // With a digest every byte of the file is covered.
         let at = rng.usize(..good.len());
         let mut bad = good.clone();

@@ -39,6 +39,7 @@ pub mod wal;
 pub use backup::Backup;
 pub use builder::ClusterBuilder;
 pub use cluster::{Cluster, Stop};
+pub use dose::dose;
 pub use fuse::FuseMount;
 pub use log::{Mark, Report};
 pub use mount::{Fs, Mount};

@@ -20,13 +20,15 @@ pub fn poll<T>(timeout: Duration, mut ready: impl FnMut() -> Option<T>) -> Optio
     let start = Instant::now();
     let mut pause = Duration::from_millis(1);
     loop {
+        let looked = Instant::now();
         if let Some(value) = ready() {
             return Some(value);
         }
         if start.elapsed() >= timeout {
             return None;
         }
-        std::thread::sleep(pause);
+        // A look that takes long, such as one with psql, must not keep the processors from what is waited for.
+        std::thread::sleep(pause.max(2 * looked.elapsed()));
         pause = (pause * 2).min(Duration::from_millis(50));
     }
 }

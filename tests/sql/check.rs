@@ -11,7 +11,7 @@ use harness::{
     Cluster, Fs, FuseMount, Mount, Scratch, TIMEOUT, Trace, privileged, require, tool, wait_until,
 };
 
-use crate::{archiving, start};
+use super::{archiving, start};
 
 /// What the check of that name says: its status, and the detail.
 #[track_caller]

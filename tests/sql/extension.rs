@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use harness::{Cluster, Scratch};
 
-use crate::{archiving, start, status};
+use super::{archiving, start, status};
 
 fn tree() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_owned()

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use harness::process::{threads, title};
 use harness::{Cluster, FuseMount, Stop, privileged, require, tool};
 
-use crate::start;
+use super::start;
 
 /// What the machine may take beyond what was set.
 const SLACK: Duration = Duration::from_secs(10);

@@ -6,7 +6,7 @@ use harness::command::run;
 use harness::scratch::{chmod, write};
 use harness::{Cluster, Scratch, Trace, require, tool};
 
-use crate::{archiving, start, status};
+use super::{archiving, start, status};
 
 /// A failure that left by unwinding was not in the view: its state stayed "ok".
 #[test]

@@ -1,6 +1,6 @@
 //! Who may call what.
 
-use crate::archiving;
+use super::archiving;
 
 /// Everything that the extension offers, each as a statement.
 const CALLS: [(&str, &str); 6] = [

@@ -9,7 +9,7 @@ use harness::command::run;
 use harness::scratch::{chmod, make_dir, write};
 use harness::{Cluster, Mount, Scratch, Stop, privileged, require};
 
-use crate::{archiving, number, start, status, wait_for};
+use super::{archiving, number, start, status, wait_for};
 
 const SEGMENT: f64 = 1048576.0;
 

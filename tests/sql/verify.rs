@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 
 use harness::{Cluster, Scratch};
 
-use crate::{archiving, start};
+use super::{archiving, start};
 
 #[track_caller]
 fn findings(cluster: &Cluster, function: &str) -> String {

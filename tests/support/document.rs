@@ -1,8 +1,6 @@
 //! The commands, settings and outputs of the documentation, used word for word: a block that a test uses
 //! stands in docs/ or README.md below a comment `<!-- test: NAME -->`.
 
-#![allow(dead_code)]
-
 use std::fs;
 use std::path::Path;
 use std::process::Command;

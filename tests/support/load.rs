@@ -1,8 +1,6 @@
 //! A writer that commits rows and ends a WAL segment behind each, while a test does something to the
 //! archive; and what has to be true afterwards.
 
-#![allow(dead_code)]
-
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 

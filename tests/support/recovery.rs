@@ -1,13 +1,10 @@
 //! What the tests of recoveries have in common: a primary with rows to count, and its archive.
 
-#![allow(dead_code)]
-
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
 use harness::command::run_within;
-use harness::log::Mark;
 use harness::server::as_server_user;
 use harness::{Backup, Cluster, ClusterBuilder, Scratch, Server, TIMEOUT};
 
@@ -144,9 +141,4 @@ pub fn refuses(cluster: &Cluster, reason: &str) {
     assert!(log.contains(reason), "the log does not say \"{reason}\":\n{log}");
     assert!(!log.contains("archive recovery complete"), "{log}");
     assert!(!log.contains("selected new timeline"), "{log}");
-}
-
-/// The end of the log, now.
-pub fn mark(cluster: &Cluster) -> Mark {
-    cluster.mark()
 }

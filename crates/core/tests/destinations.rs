@@ -224,7 +224,7 @@ fn init_writes_an_identity_once_and_never_over_another() {
 /// Fails when an identity file that another thread has just written is taken for a foreign file.
 #[test]
 fn of_clusters_that_begin_one_archive_at_once_exactly_one_gets_it() {
-    let rounds = 60;
+    let rounds = dose::dose(15, 60);
     for round in 0..rounds {
         let world = World::new();
         let datas = [OURS, THEIRS].map(|system_identifier| {
@@ -274,7 +274,7 @@ fn of_clusters_that_begin_one_archive_at_once_exactly_one_gets_it() {
 /// one found it gone.
 #[test]
 fn threads_that_remember_destinations_at_once_lose_none() {
-    for _ in 0..40 {
+    for _ in 0..dose::dose(10, 40) {
         let data = scratch();
         let memory = KnownDestinations::of(data.path());
         let (memory, barrier) = (&memory, &Barrier::new(8));

@@ -192,31 +192,35 @@ impl Trial {
         }
     }
 
-    /// Faults every call of a run without faults.
-    fn every_call(&mut self, only: impl Fn(Op) -> bool) {
+    /// Faults every call of a run without faults, in each way; or in one of so many, in turn.
+    fn every_call(&mut self, one_in: usize, only: impl Fn(Op) -> bool) {
         self.reset();
         let (result, calls, _) = self.run(Vec::new());
         result.unwrap();
         let forever = usize::MAX;
         // Storage has no part in memory, which has a test of its own.
         let only = |op: Op| op != Op::Allocate && only(op);
+        let mut ways = Vec::new();
         for (at, op) in calls.iter().copied().enumerate().filter(|(_, op)| only(*op)) {
             let skip = calls[..at].iter().filter(|before| **before == op).count();
             let fault = |times, effect| Fault { op, skip, times, effect };
             for (errno, _) in TROUBLE {
-                self.fault(fault(1, Effect::Fail(errno)));
+                ways.push(fault(1, Effect::Fail(errno)));
             }
-            self.fault(fault(forever, Effect::Fail(libc::EINTR)));
+            ways.push(fault(forever, Effect::Fail(libc::EINTR)));
             for errno in INABILITY {
-                self.fault(fault(1, Effect::Fail(errno)));
+                ways.push(fault(1, Effect::Fail(errno)));
                 if is_publishing(&op) || is_creating(&op) {
-                    self.fault(fault(forever, Effect::Fail(errno)));
+                    ways.push(fault(forever, Effect::Fail(errno)));
                 }
             }
             if op == Op::Write {
-                self.fault(fault(1, Effect::Short));
-                self.fault(fault(forever, Effect::Short));
+                ways.push(fault(1, Effect::Short));
+                ways.push(fault(forever, Effect::Short));
             }
+        }
+        for fault in ways.into_iter().step_by(one_in) {
+            self.fault(fault);
         }
         self.reset();
     }
@@ -243,6 +247,31 @@ fn sparse_segment() -> Vec<u8> {
     content
 }
 
+/// Makes a trial for each variant and has it do something, side by side: a plan is its thread's alone. Returns
+/// how many faults there were, and how many tries failed.
+fn trials<V: Send>(
+    variants: Vec<V>,
+    make: impl Fn(V) -> Trial + Sync,
+    work: impl Fn(&mut Trial) + Sync,
+) -> (usize, usize) {
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = variants
+            .into_iter()
+            .map(|variant| {
+                scope.spawn(|| {
+                    let mut trial = make(variant);
+                    work(&mut trial);
+                    (trial.cases, trial.failed)
+                })
+            })
+            .collect();
+        threads.into_iter().fold((0, 0), |(cases, failed), thread| {
+            let (more, too) = thread.join().unwrap();
+            (cases + more, failed + too)
+        })
+    })
+}
+
 fn world(staging: Staging, codec: &str, verify: bool) -> World {
     let mut world = World::new();
     world.plan.staging = staging;
@@ -254,54 +283,54 @@ fn world(staging: Staging, codec: &str, verify: bool) -> World {
 #[test]
 fn no_fault_tears_a_new_file_or_counts_it_as_archived() {
     let _turn = beside_others();
-    let (mut cases, mut failed) = (0, 0);
+    let one_in = dose::dose(5, 1);
+    let mut variants = Vec::new();
     for staging in STAGINGS {
         for codec in CODECS {
             for verify in [false, true] {
                 // Every codec with and without, but only the plain one on both paths.
-                if codec != "none" && verify != (staging == Staging::Named) {
-                    continue;
+                if codec == "none" || verify == (staging == Staging::Named) {
+                    variants.push((staging, codec, verify));
                 }
-                let world = world(staging, codec, verify);
-                let mut trial = Trial::new(world, &sparse_segment(), false);
-                trial.every_call(|_| true);
-                cases += trial.cases;
-                failed += trial.failed;
             }
         }
     }
+    let (cases, failed) = trials(
+        variants,
+        |(staging, codec, verify)| {
+            Trial::new(world(staging, codec, verify), &sparse_segment(), false)
+        },
+        |trial| trial.every_call(one_in, |_| true),
+    );
     eprintln!("new files: {cases} faults, {failed} tries failed");
-    assert!(failed > 2500, "{failed}");
+    assert!(failed > 2500 / one_in, "{failed}");
 }
 
 #[test]
 fn no_fault_changes_a_file_that_is_there_or_counts_it_unproven() {
     let _turn = beside_others();
-    let (mut cases, mut failed) = (0, 0);
-    for codec in CODECS {
-        let world = world(Staging::Unnamed, codec, false);
-        let mut trial = Trial::new(world, &sparse_segment(), true);
-        trial.every_call(|_| true);
-        cases += trial.cases;
-        failed += trial.failed;
-    }
+    let one_in = dose::dose(5, 1);
+    let (cases, failed) = trials(
+        CODECS.to_vec(),
+        |codec| Trial::new(world(Staging::Unnamed, codec, false), &sparse_segment(), true),
+        |trial| trial.every_call(one_in, |_| true),
+    );
     eprintln!("files there already: {cases} faults, {failed} tries failed");
-    assert!(failed > 800, "{failed}");
+    assert!(failed > 800 / one_in, "{failed}");
 }
 
 #[test]
 fn no_fault_in_any_chunk_of_a_long_file_tears_it() {
     let _turn = beside_others();
-    let (mut cases, mut failed) = (0, 0);
-    for staging in STAGINGS {
-        for codec in ["none", "lz4", "zstd"] {
-            let world = world(staging, codec, true);
-            let mut trial = Trial::new(world, &random(9 * SEGMENT / 2, 5), false);
-            trial.every_call(|op| matches!(op, Op::Write | Op::Read | Op::Truncate));
-            cases += trial.cases;
-            failed += trial.failed;
-        }
-    }
+    let one_in = dose::dose(5, 1);
+    let variants = STAGINGS.map(|staging| ["none", "lz4", "zstd"].map(|codec| (staging, codec)));
+    let (cases, failed) = trials(
+        variants.concat(),
+        |(staging, codec)| {
+            Trial::new(world(staging, codec, true), &random(9 * SEGMENT / 2, 5), false)
+        },
+        |trial| trial.every_call(one_in, |op| matches!(op, Op::Write | Op::Read | Op::Truncate)),
+    );
     eprintln!("long files: {cases} faults, {failed} tries failed");
 }
 

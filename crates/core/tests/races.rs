@@ -101,7 +101,7 @@ fn watch(archive: &Path, over: &AtomicBool) -> BTreeMap<PathBuf, Still> {
 #[test]
 fn of_different_files_under_one_name_the_first_stays_byte_for_byte() {
     let (mut races, mut collisions) = (0, 0);
-    for round in 0..24 {
+    for round in 0..dose::dose(8, 24) {
         for stagings in [&STAGINGS[..1], &STAGINGS[1..], &STAGINGS] {
             let codec = CODECS[round % CODECS.len()];
             let race = Race::new(6, 6, &[codec], stagings);
@@ -123,7 +123,7 @@ fn of_different_files_under_one_name_the_first_stays_byte_for_byte() {
 #[test]
 fn the_same_file_from_many_sides_is_archived_once_and_by_all() {
     let mut races = 0;
-    for round in 0..12 {
+    for round in 0..dose::dose(4, 12) {
         for stagings in [&STAGINGS[..1], &STAGINGS[1..], &STAGINGS] {
             let codec = CODECS[round % CODECS.len()];
             let race = Race::new(1, 6, &[codec], stagings);
@@ -140,7 +140,7 @@ fn the_same_file_from_many_sides_is_archived_once_and_by_all() {
 #[test]
 fn of_different_files_in_different_encodings_no_two_count() {
     let (mut races, mut none) = (0, 0);
-    for _ in 0..20 {
+    for _ in 0..dose::dose(6, 20) {
         for stagings in [&STAGINGS[..1], &STAGINGS[1..]] {
             let race = Race::new(4, 4, &CODECS, stagings);
             // Once: the winner's own second call finds the file that came after its first.
@@ -157,17 +157,17 @@ fn of_different_files_in_different_encodings_no_two_count() {
 
 #[test]
 fn the_same_file_in_different_encodings_counts_for_all() {
-    for _ in 0..12 {
+    for _ in 0..dose::dose(4, 12) {
         assert_eq!(Race::new(1, 4, &CODECS, &STAGINGS).run(2), [true; 4]);
     }
 }
 
-/// Servers are processes: two of them, 300 names, other contents under each.
+/// Servers are processes: two of them, hundreds of names, other contents under each.
 #[test]
 fn two_processes_collide_on_hundreds_of_names_and_each_name_has_one_winner() {
-    const NAMES: u32 = 300;
+    let count = dose::dose(100, 300);
     if let Some(dir) = std::env::var_os("WALSAFE_TEST_RACE") {
-        return contend(Path::new(&dir), NAMES);
+        return contend(Path::new(&dir), count);
     }
     for staging in ["Unnamed", "Named"] {
         let world = World::new();
@@ -201,9 +201,9 @@ fn two_processes_collide_on_hundreds_of_names_and_each_name_has_one_winner() {
                 assert!(there == contents(n, seed), "{name} counted as archived by {seed}");
             }
         }
-        assert_eq!(first.len() + second.len(), NAMES as usize);
-        assert_eq!(world.names().len(), NAMES as usize + 1, "and the identity file");
-        eprintln!("{staging}: {} to {} of {NAMES} names", first.len(), second.len());
+        assert_eq!(first.len() + second.len(), count as usize);
+        assert_eq!(world.names().len(), count as usize + 1, "and the identity file");
+        eprintln!("{staging}: {} to {} of {count} names", first.len(), second.len());
     }
 }
 

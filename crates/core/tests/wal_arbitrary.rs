@@ -83,7 +83,10 @@ fn in_pieces(
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(300) })]
+    #![proptest_config(ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::with_cases(dose::dose(60, 300))
+    })]
 
     #[test]
     fn damaged_wal_is_read_alike_in_any_pieces(

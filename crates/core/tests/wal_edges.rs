@@ -37,11 +37,12 @@ fn segments_of(writer: &Writer) -> Vec<Vec<u8>> {
 #[test]
 fn in_any_order_every_record_is_checked_and_nothing_is_damage() {
     let mut random = Random::from_environment();
+    let orders = dose::dose(10, 40);
     for block in [1024, 8192] {
         let mut writer = sample(block);
         writer.pad();
         let segments = segments_of(&writer);
-        for _ in 0..40 {
+        for _ in 0..orders {
             let order = shuffled(segments.len(), &mut random);
             let (records, damage) = add_all(&writer, &segments, &order);
             assert_eq!((records, damage), (writer.written.len() as u64, vec![]), "{order:?}");
@@ -59,8 +60,8 @@ fn in_any_order_a_flip_at_an_edge_is_found() {
     let records: Vec<_> = writer.written.iter().map(|record| (record.0, record.1)).collect();
     let mask = covered(&records, writer.base, writer.bytes.len(), 8192, u64::from(SIZE));
     let mut segments = segments_of(&writer);
-    let mut tried = 0;
-    while tried < 200 {
+    let (mut tried, flips) = (0, dose::dose(50, 200));
+    while tried < flips {
         let index = random.below(segments.len() - 1);
         let near = random.below(300);
         let at = if random.below(2) == 0 { near } else { SIZE as usize - 1 - near };

@@ -21,6 +21,7 @@ fn wal(block: usize) -> (Writer, Vec<SegmentReport>) {
 #[test]
 fn ten_thousand_random_flips_in_covered_bits_are_all_found() {
     let mut random = Random::from_environment();
+    let flips = dose::dose(700, 3400);
     for block in [1024, 8192, 65536] {
         let (writer, reports) = wal(block);
         let records: Vec<_> = writer.written.iter().map(|record| (record.0, record.1)).collect();
@@ -28,7 +29,7 @@ fn ten_thousand_random_flips_in_covered_bits_are_all_found() {
         let mut segments: Vec<Vec<u8>> =
             writer.segments().iter().map(|segment| segment.to_vec()).collect();
         let mut tried = 0;
-        while tried < 3400 {
+        while tried < flips {
             // The last segment has no successor.
             let index = random.below(segments.len() - 1);
             let at = random.below(SIZE as usize);

@@ -103,6 +103,8 @@ fn settings_that_cannot_be_right_are_refused() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(dose::dose(64, 256)))]
+
     #[test]
     fn arbitrary_bytes_never_make_a_decoder_panic(stored in proptest::collection::vec(any::<u8>(), 0..600)) {
         for codec in Codec::ENCODED {

@@ -377,6 +377,7 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(dose::dose(64, 256)))]
         #[test]
         fn a_flipped_bit_is_never_taken_for_a_record(at in 0..RECORD_LEN * 8) {
             let mut record = sample().encode();

@@ -287,6 +287,7 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(dose::dose(64, 256)))]
         #[test]
         fn arbitrary_bytes_never_panic(bytes: Vec<u8>) {
             let _ = Identity::parse(&bytes);

@@ -114,6 +114,7 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(dose::dose(64, 256)))]
         #[test]
         fn arbitrary_bytes_never_panic(bytes: Vec<u8>, text in "[0-9\t/#\n A-F]{0,60}") {
             let _ = parse(3, &bytes);

@@ -67,6 +67,8 @@ fn a_segments_address_follows_from_its_name_and_the_segment_size() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(dose::dose(64, 256)))]
+
     #[test]
     fn arbitrary_text_never_panics_and_an_accepted_name_is_a_plain_component(text in any::<String>()) {
         if let Ok(name) = FileName::new(&text) {

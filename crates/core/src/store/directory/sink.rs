@@ -137,7 +137,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(40))]
+        #![proptest_config(ProptestConfig::with_cases(dose::dose(10, 40)))]
         #[test]
         fn any_content_reads_back(runs in proptest::collection::vec((any::<bool>(), 1_usize..20_000), 0..200)) {
             let content: Vec<u8> =

@@ -1,0 +1,98 @@
+//! The cluster tests, in one program: it is linked once, and tests of different files run side by side.
+//!
+//! `tools/run-tests` builds what they need, chooses what runs on which version of the server
+//! (`tests/each-version`), and runs the modules `alone` after all others, one test at a time: those that
+//! measure, or take what others need, such as the memory that the machine's caches lie in.
+
+mod administration;
+mod archiving;
+mod conflicts;
+mod harness_works;
+mod hung_storage;
+mod identity;
+mod kills;
+mod monitoring;
+mod moving_over;
+mod operations;
+mod pg_test;
+mod power_cuts;
+mod promotion;
+mod races;
+mod recovery;
+mod repeated;
+mod restore;
+mod settings;
+mod soak;
+mod sql;
+mod storage_faults;
+mod support;
+mod throughput;
+mod upgrades;
+mod verify;
+mod verify_setting;
+mod wal_truth;
+
+use std::fs;
+use std::path::Path;
+
+use harness::scratch::names;
+
+fn here() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The Rust files in a directory, without their extension.
+fn modules(dir: &Path) -> Vec<String> {
+    names(dir).iter().filter_map(|name| Some(name.strip_suffix(".rs")?.to_owned())).collect()
+}
+
+/// Without it a new file's tests never run, and nobody notices.
+#[test]
+fn each_file_is_part_of_this_program() {
+    let mut looked_at = 0;
+    for (parent, dir) in [("main.rs", "."), ("sql.rs", "sql"), ("support/mod.rs", "support")] {
+        let text = fs::read_to_string(here().join(parent)).expect("a source file");
+        for module in modules(&here().join(dir)) {
+            looked_at += 1;
+            let named = text
+                .lines()
+                .any(|line| line.trim_start_matches("pub ") == format!("mod {module};"));
+            assert!(
+                named || parent.ends_with(&format!("{module}.rs")),
+                "{parent} has no line \"mod {module};\""
+            );
+        }
+    }
+    assert!(looked_at > 30, "{looked_at}");
+    // The others are packages, or parts of one.
+    let dirs = names(here()).into_iter().filter(|name| here().join(name).is_dir());
+    assert_eq!(dirs.collect::<Vec<_>>(), ["dose", "harness", "sql", "support"]);
+}
+
+/// Without it a test that was renamed is no longer run on the versions that it is about.
+#[test]
+fn each_line_of_the_list_for_all_versions_names_tests() {
+    let list = fs::read_to_string(here().join("each-version")).expect("the list");
+    let mut count = 0;
+    for line in list.lines() {
+        let entry = line.split('#').next().unwrap_or_default().trim();
+        if entry.is_empty() {
+            continue;
+        }
+        count += 1;
+        let parts: Vec<&str> = entry.split("::").collect();
+        let (test, modules) = parts.split_last().expect("at least one part");
+        let mut modules: Vec<&str> = modules.to_vec();
+        modules.retain(|module| *module != "alone");
+        let file = here().join(format!("{}.rs", modules.join("/")));
+        let text = fs::read_to_string(&file).unwrap_or_else(|error| panic!("{entry}: {error}"));
+        // `module::` is all of it; else the beginning of a name.
+        assert!(
+            test.is_empty()
+                || text.contains(&format!("\nfn {test}"))
+                || text.contains(&format!(" fn {test}")),
+            "{entry}: no such test"
+        );
+    }
+    assert!(count > 20, "{count}");
+}

@@ -1,0 +1,5 @@
+//! What several of the tests share.
+
+pub mod document;
+pub mod load;
+pub mod recovery;
