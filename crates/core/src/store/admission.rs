@@ -34,10 +34,7 @@ pub fn open(
 ) -> Result<Dir, Error> {
     let dir = Dir::open(path).map_err(|e| Error::io(Action::OpenDestination, path, e))?;
     if memory.is_pg_wal(&dir) || dir.real_path().is_some_and(|real| memory.is_inside(&real)) {
-        return Err(Error::NotAdoptable {
-            path: path.to_owned(),
-            reason: "the path leads into the data directory or its \"pg_wal\"".to_owned(),
-        });
+        return Err(Error::InsideData { path: path.to_owned() });
     }
     let known = memory.contains(path)?;
     let identity = match Identity::read(&dir)? {
@@ -51,7 +48,7 @@ pub fn open(
             } else {
                 // Another server was faster: its word counts.
                 Identity::read(&dir)?
-                    .ok_or_else(|| Error::IdentityLost { file: path.join(identity::FILE_NAME) })?
+                    .ok_or_else(|| Error::Vanished { path: path.join(identity::FILE_NAME) })?
             }
         }
     };

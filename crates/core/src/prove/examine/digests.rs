@@ -20,7 +20,7 @@ impl Claims {
         let one = |attribute| match sys::attribute(&archived.file, attribute) {
             Ok(None) => Ok(None),
             Ok(Some(text)) => text.parse().map(Some).map_err(|e| {
-                let reason = format!("its attribute {attribute} is no digest: {e}");
+                let reason = format!("its attribute {attribute} is not a digest: {e}");
                 Problem::new(FindingKind::DigestMismatch, reason)
             }),
             Err(e) => Err(unreadable(&e)),
@@ -28,7 +28,7 @@ impl Claims {
         Ok(Self { stored: one(STORED_ATTRIBUTE)?, content: one(CONTENT_ATTRIBUTE)? })
     }
 
-    /// Holds the claims against what was computed.
+    /// Compares the claims with what was computed.
     pub(super) fn check(&self, found: &Examined) -> Option<Problem> {
         let pairs = [
             ("stored bytes", self.stored, found.stored),
@@ -46,7 +46,7 @@ impl Claims {
     }
 }
 
-/// A stream of stored bytes that is hashed on the way, if that was asked for.
+/// A stream of stored bytes that is hashed as it is read, if that was asked for.
 pub(super) struct Hashed {
     pub(super) inner: Box<dyn Read>,
     pub(super) hasher: Option<Hasher>,

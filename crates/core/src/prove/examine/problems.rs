@@ -60,7 +60,7 @@ pub(super) fn unreadable(error: &io::Error) -> Problem {
     Problem::new(FindingKind::Unreadable, error.to_string())
 }
 
-/// Tells the system's errors from the decoder's.
+/// Distinguishes the system's errors from the decoder's.
 pub(super) fn read_problem(error: &io::Error, at: u64) -> Problem {
     if error.raw_os_error().is_some() {
         return Problem::new(FindingKind::Unreadable, format!("{error}, after {at} bytes"));
