@@ -94,7 +94,7 @@ fn other_contents_are_refused_with_sizes_offset_and_both_digests() {
                 world.plan.compression = compression(text);
                 let detail = refused(&world, &job, kind).detail();
                 let says = format!(
-                    "It holds {} bytes (BLAKE3 {}), the server's file {SEGMENT} bytes (BLAKE3 {}); the first difference is at offset {first}.",
+                    "The archived file holds {} bytes (BLAKE3 {}), the server's file {SEGMENT} bytes (BLAKE3 {}); the first difference is at offset {first}.",
                     theirs.len(),
                     hex(&theirs),
                     hex(&ours),

@@ -1,4 +1,4 @@
-//! The command line. Help, man page and completions are all made from what stands here.
+//! The command line. Help, manual pages and completions are all made from this file.
 
 use std::path::PathBuf;
 
@@ -13,7 +13,7 @@ Examples:
   # what is in it?
   walsafe list /mnt/archive";
 
-/// Gives a PostgreSQL WAL archive back, and proves that it is whole.
+/// Restores files from a PostgreSQL WAL archive, and proves that the archive is whole.
 #[derive(Debug, Parser)]
 #[command(name = "walsafe", version, about, after_help = EXAMPLES)]
 #[command(subcommand_required = true, arg_required_else_help = false, max_term_width = 100)]
@@ -34,33 +34,34 @@ pub(crate) enum Command {
     Man(Man),
 }
 
-/// Gives one file back to a server: for `restore_command`.
+/// Gives one file back to a server, as its `restore_command`.
 #[derive(Debug, Args)]
 #[command(
-    long_about = "Gives one file back to a server in recovery: for restore_command.\n\n\
-Finds the file in any compression, checks its digest, or else every page header and record in it, and that it is this \
-cluster's, and puts it in place in one step. Prints nothing on success and one line otherwise.",
+    long_about = "Gives one file back to a server in recovery, as its restore_command.\n\n\
+Finds the file in any compression. Checks its digest, or where it has none every page header and record in it, and that \
+it belongs to this cluster. Puts it in place in one step. Prints nothing on success, and one line otherwise.",
     after_help = "\
 Exit status:
   0    delivered
-  1    the archive is there and rightly does not have the file: recovery goes on without
-  126  anything else (damage, an unreadable, missing or foreign archive, a hole, bad usage):
-       recovery stops. In a standby (standby.signal) trouble with the archive is 1 instead, so
-       that it retries or streams; --on-error changes that.
+  1    the archive is there and does not have the file, and should not: recovery goes on without
+       the file
+  126  anything else (damage; an archive that is unreadable, missing or another cluster's; a
+       hole; bad usage): recovery stops. In a standby (standby.signal), trouble with the archive
+       is 1 instead, so that the standby tries again or streams; --on-error changes that.
 
 Examples:
   restore_command = 'walsafe restore --from /mnt/archive %f \"%p\"'
-  # a standby that has nothing but the archive
+  # a standby that has only the archive, and no server to stream from
   restore_command = 'walsafe restore --from /mnt/archive --on-error=stop %f \"%p\"'"
 )]
 pub(crate) struct Restore {
     /// The archive directory
     #[arg(long, value_name = "DIR")]
     pub(crate) from: PathBuf,
-    /// What trouble with the archive does to the recovery
+    /// What the recovery does when there is trouble with the archive
     #[arg(long, value_enum, default_value_t = OnError::Auto, value_name = "ACTION")]
     pub(crate) on_error: OnError,
-    /// Accept an archive without an identity file, as cp makes
+    /// Accept an archive without an identity file, such as one made by cp
     #[arg(long)]
     pub(crate) allow_unmarked: bool,
     /// Write the line on standard error as JSON
@@ -69,12 +70,12 @@ pub(crate) struct Restore {
     /// The file's name, as the server gives it: %f
     #[arg(value_name = "FILE")]
     pub(crate) file: String,
-    /// Where the server wants it: "%p"
+    /// Where the server wants the file: "%p"
     #[arg(value_name = "TARGET")]
     pub(crate) target: PathBuf,
 }
 
-/// What trouble does to a recovery.
+/// What a recovery does when there is trouble.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum OnError {
     /// A standby retries, any other recovery stops
@@ -88,11 +89,11 @@ pub(crate) enum OnError {
 /// Marks a directory as the archive of a cluster.
 #[derive(Debug, Args)]
 #[command(
-    long_about = "Marks a directory as the archive of a cluster: writes its identity file, durably and without replacing one.\n\n\
-The archiver does this by itself for a new, empty directory. Use it after a disk was replaced or an archive was moved, and for an \
-archive that another tool made.",
+    long_about = "Marks a directory as the archive of a cluster: writes its identity file, durably, and never over another one.\n\n\
+For a new, empty directory the archiver does this by itself. Use this command after a disk was replaced or an archive was moved, \
+and for an archive that another tool made.",
     after_help = "\
-Exit status: 0 the directory is marked as this cluster's, now or before; 2 it could not be done.
+Exit status: 0 the directory is marked as this cluster's, now or already; 2 it could not be marked.
 
 Example:
   walsafe init --pgdata /var/lib/postgresql/17/main /mnt/archive"
@@ -115,11 +116,12 @@ pub(crate) struct Init {
 /// Proves that an archive is whole.
 #[derive(Debug, Args)]
 #[command(
-    long_about = "Proves that an archive is whole: reads every file, checks digests, encodings, page headers and every record, names and \
-cluster, and that no segment is missing on any timeline. Writes nothing. Reads past the page cache.\n\n\
-With --from it proves what a base backup needs: every record from its start to the newest, over timeline switches.",
+    long_about = "Proves that an archive is whole: reads every file; checks digests, compression, page headers, every record, names and \
+cluster; and checks that no segment is missing on any timeline. Writes nothing. Reads past the page cache.\n\n\
+With --from it proves what a recovery from a base backup needs: every record from the backup's start to the newest one, across \
+timeline switches.",
     after_help = "\
-Exit status: 0 no findings; 1 findings; 2 it could not run.
+Exit status: 0 no findings; 1 findings; 2 the command could not run.
 
 Findings: corrupt, digest-mismatch, truncated, wrong-name, wrong-cluster, gap, duplicate,
 stray-temporary, unreadable, unknown. Each says what to do.
@@ -131,19 +133,19 @@ Examples:
   walsafe verify --from 16/B374D848 --json /mnt/archive"
 )]
 pub(crate) struct Verify {
-    /// Prove what a recovery from here needs, and no more: a backup_label, a .backup file or an LSN
+    /// Prove only what a recovery from here needs: a backup_label file, a .backup file or an LSN
     #[arg(long, value_name = "BACKUP_LABEL_OR_LSN")]
     pub(crate) from: Option<String>,
-    /// The timeline of an LSN given with --from; without, the newest timeline's history tells
+    /// The timeline of the LSN of --from [default: from the history of the newest timeline]
     #[arg(long, value_name = "NUMBER", requires = "from")]
     pub(crate) timeline: Option<u32>,
-    /// How many files to read at a time; without, one for each processor, at most 8
+    /// How many files to read at a time [default: one for each processor, at most 8]
     #[arg(long, short, value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..=64))]
     pub(crate) jobs: Option<u16>,
     /// Write the report as JSON
     #[arg(long)]
     pub(crate) json: bool,
-    /// Show no progress bar, also on a terminal
+    /// Show no progress bar, not even on a terminal
     #[arg(long, short)]
     pub(crate) quiet: bool,
     /// The archive directory
@@ -154,9 +156,9 @@ pub(crate) struct Verify {
 /// Lists what an archive holds: timelines, ranges, counts, sizes and times.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Reads names, lengths and times, and no contents: use verify to know whether the files are good.
+Reads names, lengths and times, but not the contents: use verify to find out whether the files are good.
 
-Exit status: 0 listed; 1 entries could not be looked up; 2 it could not run.
+Exit status: 0 listed; 1 some entries could not be looked up; 2 the command could not run.
 
 Examples:
   walsafe list /mnt/archive
@@ -170,11 +172,11 @@ pub(crate) struct List {
     pub(crate) archive: PathBuf,
 }
 
-/// Checks that a directory is fit to archive to, and to recover from.
+/// Checks that a directory can be archived to, and recovered from.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Exit status, as Nagios and its kin expect it: 0 all is well; 1 a warning; 2 an error; 3 it could
-not run.
+Exit status, as Nagios and similar programs expect it: 0 all is well; 1 a warning; 2 an error;
+3 the command could not run.
 
 Writes small probe files with temporary names, and removes them. With --read-only it writes
 nothing: run that on a standby before it is promoted.
@@ -186,7 +188,7 @@ pub(crate) struct Check {
     /// The cluster's data directory, for the checks that compare with it
     #[arg(long, value_name = "DIR")]
     pub(crate) pgdata: Option<PathBuf>,
-    /// Warn when so many megabytes are not free; without, when less than 5 percent are
+    /// Warn when fewer megabytes than this are free; 0: when less than 5 percent are
     #[arg(long, value_name = "MB", default_value_t = 0)]
     pub(crate) min_free: u32,
     /// Write nothing
@@ -203,16 +205,16 @@ pub(crate) struct Check {
 /// Prints BLAKE3 digests of the files, for `b3sum --check`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A file that carries its digest from the time it was archived is listed with that; others are read.
-So \"b3sum --check\" also finds what was damaged before this was printed.
+A file that carries a digest from when it was archived is listed with that digest; others are read.
+So \"b3sum --check\" also finds files that were damaged before this command ran.
 
-Exit status: 0 every file is listed; 1 some could not be read; 2 it could not run.
+Exit status: 0 every file is listed; 1 some files could not be read; 2 the command could not run.
 
 Examples:
   walsafe manifest /mnt/archive > archive.b3
   (cd /mnt/archive && b3sum --check) < archive.b3")]
 pub(crate) struct Manifest {
-    /// Read every file, also those that carry a digest
+    /// Read every file, even those that carry a digest
     #[arg(long)]
     pub(crate) read: bool,
     /// Write the digests as JSON
@@ -223,7 +225,7 @@ pub(crate) struct Manifest {
     pub(crate) archive: PathBuf,
 }
 
-/// Prints a script that completes this program's arguments in a shell.
+/// Prints a script with which a shell completes this program's arguments.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Example:

@@ -1,13 +1,13 @@
-//! The last line: a panic becomes one line and the exit status of a command that failed.
+//! The last line of defence: a panic becomes one line, and the exit status of a command that failed.
 
 use std::panic::{self, AssertUnwindSafe};
 
 use crate::terminal;
 
-/// The exit status of every trouble that `restore` meets: above 125, so that recovery stops.
+/// The exit status for any trouble in `restore`: above 125, so that recovery stops.
 pub(crate) const STOP: u8 = 126;
 
-/// Runs the program; a panic, in whatever thread the program waits for, ends in `trouble`.
+/// Runs the program. A panic, in any thread that the program waits for, ends it with the status `trouble`.
 pub(crate) fn run(trouble: u8, program: impl FnOnce() -> u8) -> u8 {
     panic::set_hook(Box::new(|info| {
         let payload = info.payload();

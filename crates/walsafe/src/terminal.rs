@@ -1,22 +1,22 @@
 //! Writing to standard output and standard error.
 //!
-//! Neither may change what the program does: a closed pipe is no error, and nothing here panics.
+//! Neither may change what the program does: a closed pipe is not an error, and nothing here panics.
 
 use std::fmt::Display;
 use std::io::{self, Write};
 
-/// Writes one line to standard error, whatever becomes of it.
+/// Writes one line to standard error. That it cannot be written changes nothing.
 pub(crate) fn complain(message: &str) {
     let line = format!("walsafe: {}\n", one_line(message));
     let _ = io::stderr().lock().write_all(line.as_bytes());
 }
 
-/// Makes one line of a text, so that a log has one entry for one event.
+/// Turns a text into one line, so that a log has one entry for one event.
 fn one_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
-/// Standard output, buffered. Once the reader has closed it, the rest is dropped.
+/// Standard output, buffered. Once its reader has closed it, the rest is dropped.
 pub(crate) struct Output {
     out: io::BufWriter<io::Stdout>,
     closed: bool,
@@ -28,7 +28,7 @@ impl Output {
         Self { out: io::BufWriter::new(io::stdout()), closed: false, error: None }
     }
 
-    /// Writes a line. Returns `false` once writing has no point any more.
+    /// Writes a line. Returns `false` once writing has become pointless.
     pub(crate) fn line(&mut self, line: impl Display) -> bool {
         if !self.closed {
             let result = writeln!(self.out, "{line}");
@@ -54,8 +54,8 @@ impl Output {
         }
     }
 
-    /// Writes what is left, and returns `false` when output was lost for another reason than a
-    /// reader that went away: a full disk, say. That is said on standard error.
+    /// Writes what is left, and returns `false` if output was lost for any reason other than a reader
+    /// that went away: a full disk, for example. Standard error says so.
     #[must_use]
     pub(crate) fn finish(mut self) -> bool {
         if !self.closed {
@@ -74,7 +74,7 @@ impl Output {
     }
 }
 
-/// Writes one line of JSON to standard error, whatever becomes of it.
+/// Writes one line of JSON to standard error. That it cannot be written changes nothing.
 pub(crate) fn complain_json(value: &serde_json::Value) {
     let _ = io::stderr().lock().write_all(format!("{value}\n").as_bytes());
 }

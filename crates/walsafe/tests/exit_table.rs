@@ -453,6 +453,18 @@ fn a_target_that_cannot_be_written_stops() {
     assert_eq!(place.pg_wal(), ["RECOVERYXLOG"]);
 }
 
+/// It was an "invalid input parameter" of a call that was never made, and a standby tried it for ever.
+#[test]
+fn a_target_that_names_no_file_stops_a_standby_too() {
+    let place = place();
+    standby(&place);
+    let mut command = walsafe();
+    command.args(["restore", "--from", "../archive", ONE, "pg_wal/.."]);
+    let run = Run::of(command.current_dir(place.path("data")));
+    run.says(126, "there is no file name in the path of the restored file");
+    run.says(126, "restore_command");
+}
+
 #[test]
 fn the_line_can_be_json() {
     let place = place();

@@ -480,6 +480,33 @@ fn list_check_and_manifest_tell_what_there_is() {
     assert!(run.out.contains(&format!("{digest}  {}\n", segment_name(1, 1))), "{run:?}");
 }
 
+/// Each gave the archiver's hint: create the directory of "walsafe_archive.destination", and "archiving
+/// goes on by itself".
+#[test]
+fn a_missing_archive_is_told_in_words_for_whoever_looks_at_it() {
+    let place = Place::new();
+    fs::remove_dir_all(place.path("archive")).unwrap();
+    let data = place.path("data");
+    for command in [&["verify"][..], &["list"], &["manifest"], &["init", "--pgdata"], &["check"]] {
+        let mut run = walsafe();
+        run.args(command);
+        if command.len() > 1 {
+            run.arg(&data);
+        }
+        let run = Run::of(run.arg(place.path("archive")));
+        let said = format!("{}{}", run.out, run.err);
+        assert_eq!(run.status, Some(2), "{command:?}: {said}");
+        assert!(said.contains("could not open the archive directory"), "{command:?}: {said}");
+        assert!(said.contains("Create or mount the directory, or correct its path."), "{said}");
+        assert!(!said.contains("Archiving") && !said.contains("walsafe_archive."), "{said}");
+    }
+    // A data directory that is none.
+    fs::create_dir(place.path("archive")).unwrap();
+    let run = Run::of(walsafe().args(["init", "--pgdata", "/nowhere"]).arg(place.path("archive")));
+    run.says(2, "could not read \"global/pg_control\"");
+    run.says(2, "Is this the cluster's data directory?");
+}
+
 #[test]
 fn every_command_has_help_with_an_example_a_manual_page_and_completions() {
     for command in ["restore", "verify", "list", "check", "manifest", "init"] {

@@ -57,9 +57,9 @@ impl Compression {
 /// Level of zstd where none is given.
 const ZSTD_DEFAULT: u8 = 3;
 
-/// What the default level is tuned to for WAL: as small as zstd's own level 3, by half its CPU time
-/// (docs/performance.md has the figures). WAL repeats itself in short pieces at distances up to some
-/// pages, so a small table of five-byte matches finds what the second, longer search does.
+/// How the default level is tuned for WAL: files as small as with zstd's own level 3, in half the CPU time
+/// (docs/performance.md has the figures). WAL repeats itself in short pieces, a few pages apart at most, so
+/// a small table of five-byte matches finds what the second, longer search would find.
 const ZSTD_FOR_WAL: [CParameter; 4] = [
     CParameter::WindowLog(21),
     CParameter::Strategy(Strategy::ZSTD_fast),
@@ -67,10 +67,10 @@ const ZSTD_FOR_WAL: [CParameter; 4] = [
     CParameter::MinMatch(5),
 ];
 
-/// Tells why a `compression` setting is refused.
+/// Why a `compression` setting is refused.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum CompressionError {
-    /// No such encoding.
+    /// There is no such encoding.
     #[error("\"{0}\" is not a known encoding; known are \"none\", \"lz4\", \"zstd\" and \"gzip\"")]
     UnknownCodec(String),
     /// The encoding has no levels.
@@ -164,10 +164,10 @@ impl<W: Write> Encoder<W> {
         })
     }
 
-    /// Writes the end of the stream (content checksum) and gives the output back.
+    /// Writes the end of the stream (its content checksum) and returns the output.
     ///
     /// # Errors
-    /// The output could not be written, or the stream did not get the length announced.
+    /// The output could not be written, or the stream does not have the length that was announced.
     pub fn finish(self) -> io::Result<W> {
         match self {
             Self::Plain(out) => Ok(out),
@@ -198,12 +198,12 @@ impl<W: Write> Write for Encoder<W> {
     }
 }
 
-/// Decodes one file. A stream that is cut short, fails its checksum or has bytes after its end
-/// is an error, never a short file.
+/// Decodes one file. A stream that is cut short, that fails its checksum or that has bytes after its
+/// end is an error, never a short file.
 pub enum Decoder<R: Read> {
     /// No encoding.
     Plain(R),
-    /// An encoding, and not one byte of it.
+    /// An encoding, of a file without a single byte.
     Empty,
     /// LZ4.
     Lz4(Box<Lz4Frame<BufReader<R>>>),
@@ -236,8 +236,8 @@ impl<R: Read> Read for Lz4Frame<R> {
     }
 }
 
-/// A reader whose end is an error. The frame decoder takes a file that ends between two blocks,
-/// or within the first bytes, for a whole one; after a frame's end mark it reads nothing more.
+/// A reader for which the end of the file is an error. The frame decoder accepts as whole a file that ends
+/// between two blocks, or within its first bytes; it reads nothing after a frame's end mark.
 struct Unending<R>(R);
 
 impl<R: Read> Read for Unending<R> {
@@ -259,7 +259,7 @@ impl<R: Read> Decoder<R> {
     /// Starts to decode `input`.
     ///
     /// # Errors
-    /// The input could not be read, or the decoder not be set up (out of memory).
+    /// The input could not be read, or the decoder could not be set up (out of memory).
     pub fn new(codec: Codec, input: R) -> io::Result<Self> {
         if codec == Codec::None {
             return Ok(Self::Plain(input));
@@ -278,7 +278,7 @@ impl<R: Read> Decoder<R> {
         })
     }
 
-    /// Checks, after the last byte was read, that the file ends where its encoding does.
+    /// Checks, after the last byte was read, that the file ends where its encoded stream does.
     ///
     /// # Errors
     /// Bytes follow the end of the encoded stream, or the file could not be read.

@@ -1,4 +1,4 @@
-//! Bytes to stored bytes and back.
+//! From bytes to stored bytes and back: compression and digests.
 
 pub mod codec;
 pub mod digest;

@@ -123,7 +123,7 @@ impl Action {
             _ if self == Self::MakePool => ErrorKind::NoSocket,
             // An encoder fails for want of memory only; it says so in words of its own.
             None if self == Self::Encode => ErrorKind::OutOfMemory,
-            // The name that the server asked for; that a file is not there is no trouble of storage.
+            // A file that is not there does not mean that its storage is in trouble.
             Some(libc::ENOENT) if self == Self::ReadSource => ErrorKind::SourceMissing,
             _ if self.on_server() => match of_data_directory(source) {
                 ErrorKind::DataDirectory if self == Self::ReadSource => ErrorKind::SourceUnreadable,

@@ -188,6 +188,9 @@ impl ErrorKind {
             Self::NotAdoptable => Advice::new("55000").archiving(
                 "Use an empty directory. If the archive is this cluster's all the same, run \"walsafe init --pgdata DATA_DIRECTORY ARCHIVE_DIRECTORY\".",
             ),
+            Self::InsideData => Advice::new("55000").archiving(
+                "Set \"walsafe_archive.destination\" to a directory outside of the data directory and of \"pg_wal\", on other storage.",
+            ),
             Self::ConflictTruncated => Advice::new("58P02").archiving(
                 "An interrupted copy by another tool left a beginning of this file. Move it out of the archive; the file is then archived anew.",
             ),

@@ -11,19 +11,19 @@ use crate::wal::{Lsn, Side};
 pub struct Difference {
     /// Length of the server's file, in bytes.
     pub ours_len: u64,
-    /// Length of the archived file's content, in bytes; as far as it could be decoded.
+    /// Length of the archived file's content, in bytes, as far as it could be decoded.
     pub theirs_len: u64,
     /// Offset of the first byte that differs, or that only one of them has.
     pub first: u64,
     /// Digest of the server's file.
     pub ours: Digest,
-    /// Digest of the archived file's content; of what could be decoded.
+    /// Digest of the archived file's content, as far as it could be decoded.
     pub theirs: Digest,
     /// What the difference is.
     pub nature: Nature,
 }
 
-/// What a difference is, as far as that can be told.
+/// What a difference is, as far as the files show it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Nature {
     /// The archived file is a beginning of ours: an interrupted copy.
@@ -47,11 +47,11 @@ pub enum Nature {
         /// The newer timeline.
         successor: u32,
     },
-    /// WAL of a segment that parts at a record.
+    /// The WAL of a segment differs from some record on.
     Records {
         /// Address of the first record that differs, or that only one of them holds.
         first_record: Lsn,
-        /// The WAL of one ends there: it is an earlier state of the other.
+        /// The WAL of this one ends there: the file is an earlier state of the other.
         ends: Option<Side>,
     },
     /// Anything else.
@@ -103,7 +103,7 @@ impl fmt::Display for Difference {
         }
         write!(
             f,
-            "It holds {theirs_len} bytes (BLAKE3 {theirs}), the server's file {ours_len} bytes (BLAKE3 {ours}); the first difference is at offset {first}."
+            "The archived file holds {theirs_len} bytes (BLAKE3 {theirs}), the server's file {ours_len} bytes (BLAKE3 {ours}); the first difference is at offset {first}."
         )
     }
 }

@@ -24,7 +24,7 @@ impl fmt::Display for Detail<'_> {
                 write!(f, "\"{}\": {reason}.", path.display())
             }
             Error::Vanished { path } => {
-                write!(f, "\"{}\" was there a moment ago, and is not any more.", path.display())
+                write!(f, "\"{}\" was there a moment ago, and no longer is.", path.display())
             }
             Error::Name { source, .. } => write!(f, "{}.", capital(&source.to_string())),
             Error::Segment { path, source } => write!(f, "\"{}\": {source}.", path.display()),
@@ -36,11 +36,14 @@ impl fmt::Display for Detail<'_> {
             Error::BadIdentity { path, reason } => write!(f, "\"{}\": {reason}.", path.display()),
             Error::IdentityLost { file } => write!(
                 f,
-                "\"{}\" was used by this cluster before, and \"{}\" is not there any more.",
+                "\"{}\" was used by this cluster before, and \"{}\" is no longer there.",
                 file.parent().unwrap_or(file).display(),
                 file.file_name().unwrap_or_default().display()
             ),
             Error::NotAdoptable { path, reason } => write!(f, "\"{}\": {reason}.", path.display()),
+            Error::InsideData { path } => {
+                write!(f, "\"{}\" leads into the data directory or its \"pg_wal\".", path.display())
+            }
             Error::Conflict { path, difference } => {
                 write!(f, "\"{}\": {difference}", path.display())
             }
@@ -57,7 +60,7 @@ impl fmt::Display for Detail<'_> {
             ),
             Error::SourceMoved { path } => write!(
                 f,
-                "\"{}\" is not the file any more that was opened under this name.",
+                "\"{}\" is no longer the file that was opened under this name.",
                 path.display()
             ),
             Error::Stalled { path, seconds } => write!(

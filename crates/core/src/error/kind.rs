@@ -43,6 +43,7 @@ kinds! {
     BadIdentity,
     IdentityLost,
     NotAdoptable,
+    InsideData,
     ConflictTruncated,
     ConflictPadding,
     ConflictTimelineTail,

@@ -44,7 +44,7 @@ pub enum Error {
     /// There is nowhere to archive to.
     #[error("no archive directory is set")]
     NotConfigured,
-    /// The server asked for a name that no WAL file has.
+    /// The server asked for a name that is not the name of a WAL file.
     #[error("file name \"{}\" is not accepted", name.escape_default())]
     Name {
         /// The name, as given.
@@ -68,7 +68,7 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
-    /// The file is not the segment that its name says, or not of this cluster.
+    /// The file is not the segment that its name says, or not this cluster's.
     #[error("the file is not the WAL segment that its name says")]
     Segment {
         /// The file.
@@ -108,6 +108,12 @@ pub enum Error {
         /// What was found.
         reason: String,
     },
+    /// The archive directory lies in the data directory or in `pg_wal`.
+    #[error("the archive directory lies in the data directory")]
+    InsideData {
+        /// The archive directory.
+        path: PathBuf,
+    },
     /// The archive holds different contents under the name.
     #[error("the archive holds a different file of that name")]
     Conflict {
@@ -116,7 +122,7 @@ pub enum Error {
         /// How the two differ.
         difference: Box<Difference>,
     },
-    /// A file was there when it was last looked for, and is not any more.
+    /// A file was there when it was last looked for, and no longer is.
     #[error("the file has vanished from the archive")]
     Vanished {
         /// The file.
@@ -156,7 +162,7 @@ pub enum Error {
         /// Bytes read.
         read: u64,
     },
-    /// The WAL file's name leads to another file, or to none, than when it was opened.
+    /// The WAL file's name no longer leads to the file that was opened.
     #[error("the WAL file was renamed or replaced while it was copied")]
     SourceMoved {
         /// The file.
@@ -198,6 +204,7 @@ impl Error {
             Self::BadIdentity { .. } => ErrorKind::BadIdentity,
             Self::IdentityLost { .. } => ErrorKind::IdentityLost,
             Self::NotAdoptable { .. } => ErrorKind::NotAdoptable,
+            Self::InsideData { .. } => ErrorKind::InsideData,
             Self::Conflict { difference, .. } => difference.kind(),
             Self::Vanished { .. } => ErrorKind::Vanished,
             Self::NotAFile { .. } => ErrorKind::NotAFile,
@@ -259,10 +266,7 @@ mod tests {
     fn a_file_that_vanished_is_called_that() {
         let error = Error::Vanished { path: "/mnt/archive/x".into() };
         assert_eq!(error.to_string(), "the file has vanished from the archive");
-        assert_eq!(
-            error.detail(),
-            "\"/mnt/archive/x\" was there a moment ago, and is not any more."
-        );
+        assert_eq!(error.detail(), "\"/mnt/archive/x\" was there a moment ago, and no longer is.");
         assert_eq!(error.kind(), ErrorKind::Vanished);
         assert_eq!(error.kind().sqlstate(), "58P01");
         for activity in [Activity::Archiving, Activity::Restoring, Activity::Checking] {

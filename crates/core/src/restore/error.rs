@@ -30,7 +30,7 @@ pub enum RestoreError {
         path: PathBuf,
     },
     /// The target lies in an archive, of which nothing is ever replaced (guarantee G3).
-    #[error("the file is to be written into an archive")]
+    #[error("the restored file would be written into an archive")]
     IntoArchive {
         /// The target's directory.
         path: PathBuf,
@@ -58,7 +58,7 @@ pub enum RestoreError {
         evidence: String,
     },
     /// The archive does not have the file, and this version does not know names of its kind.
-    #[error("the file is not in the archive, and its name is of no known kind")]
+    #[error("the file is not in the archive, and its name is not of a known kind")]
     UnknownKind {
         /// The archive directory.
         path: PathBuf,

@@ -2,8 +2,8 @@
 //!
 //! Source of the format: PostgreSQL's `catalog/pg_control.h`, `ControlFileData`. The system
 //! identifier and the layout's version are its first two fields in every release. The checksum is
-//! its last field, so its offset is the structure's length; that and the place of the segment size
-//! were read off the headers of 15 to 18 and tried on clusters of each.
+//! its last field, so its offset is the structure's length. That length and the place of the segment
+//! size come from the headers of 15 to 18, and were tried on clusters of each.
 
 use std::io::Read;
 use std::path::Path;
@@ -17,14 +17,14 @@ use crate::wal::SegmentSize;
 /// Where the control file lies in a data directory.
 pub const PATH: &str = "global/pg_control";
 
-/// The file's length is 8 kB; all that counts is in its first sector.
+/// The file has 8 kB; everything that matters is in its first sector.
 const READ: usize = 512;
 
 /// Offset of `xlog_seg_size`, the same in every layout known here.
 const SEGMENT_SIZE_AT: usize = 228;
 
-/// The server rewrites the file in place: a reader may see half of a write, so a checksum that is
-/// wrong is looked at again.
+/// The server rewrites the file in place, and a reader may see half of a write: so a wrong checksum is
+/// looked at again, this often.
 const TRIES: u32 = 5;
 
 /// What is known of a cluster from its control file.
@@ -34,7 +34,7 @@ pub struct ControlFile {
     pub system_identifier: u64,
     /// `pg_control_version`: the layout.
     pub version: u32,
-    /// The size of a WAL segment; `None` for a layout that is not known here.
+    /// The size of a WAL segment; `None` for a layout that this version does not know.
     pub segment_size: Option<SegmentSize>,
 }
 
@@ -47,7 +47,7 @@ pub enum ControlError {
     /// The checksum does not agree.
     #[error("its checksum is wrong")]
     Checksum,
-    /// The layout's version reads right in the other byte order.
+    /// The layout's version makes sense in the other byte order only.
     #[error("it comes from a machine of another byte order")]
     ByteOrder,
     /// No cluster has segments of this size.
@@ -64,14 +64,14 @@ impl ControlFile {
         let short = ControlError::TooShort(contents.len());
         let system_identifier = u64::from_ne_bytes(*chunk(contents, 0).ok_or(short)?);
         let version = u32::from_ne_bytes(*chunk(contents, 8).ok_or(short)?);
-        // As the server itself tells the byte order: versions are multiples of 100 below 65536.
+        // The server recognises the byte order in the same way: versions are below 65536.
         if version.is_multiple_of(65536) && !version.swap_bytes().is_multiple_of(65536) {
             return Err(ControlError::ByteOrder);
         }
         let checksum_at: Vec<usize> = match version {
             1300 | 1700 => vec![288],
             1800 => vec![292],
-            // A later layout: the checksum ends the structure, wherever that is.
+            // A later layout: the checksum is at the end of the structure, wherever that is.
             _ => (128..READ - 4).step_by(4).collect(),
         };
         let known = checksum_at.len() == 1;
@@ -93,7 +93,7 @@ impl ControlFile {
         Ok(Self { system_identifier, version, segment_size })
     }
 
-    /// Reads the control file of a data directory, of a running server too.
+    /// Reads the control file of a data directory, also of a running server.
     ///
     /// # Errors
     /// The file could not be read, or is not a sound control file.

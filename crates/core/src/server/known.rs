@@ -1,8 +1,8 @@
-//! The data directory's memory of the archives that were initialised.
+//! The list of known destinations: the archives that were initialised from a data directory.
 //!
-//! `walsafe_archive.destinations` in the data directory: one `destination = PATH` line each. It is
-//! what tells an empty mount point from an empty new archive: a directory that is listed here must
-//! have its identity file. It survives restarts and goes along in base backups.
+//! It is the file `walsafe_archive.destinations` in the data directory, with a line `destination = PATH` for
+//! each. It distinguishes an empty mount point from an empty new archive: a directory in this list must
+//! have its identity file. The list survives restarts, and base backups include it.
 
 use std::collections::BTreeSet;
 use std::io::Read;
@@ -19,16 +19,16 @@ pub const FILE_NAME: &str = "walsafe_archive.destinations";
 const TEMPORARY_NAME: &str = "walsafe_archive.destinations.tmp";
 const KEY: &str = "destination = ";
 
-/// Data directories and the destinations that this process knows to be on disk in their lists. A
-/// line that can be read proves nothing: the flush after it was put in place may have failed, or
-/// the process have died before it. Held while a list is changed.
+/// Data directories, and the destinations that this process knows to be on disk in their lists. That a
+/// line can be read proves nothing: the flush that followed it may have failed, or the process may have
+/// died before the flush. Locked while a list is changed.
 static DURABLE: Mutex<BTreeSet<(PathBuf, PathBuf)>> = Mutex::new(BTreeSet::new());
 
 fn durable() -> MutexGuard<'static, BTreeSet<(PathBuf, PathBuf)>> {
     DURABLE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The list of initialised destinations of one data directory. One process at a time changes it:
+/// The list of the known destinations of one data directory. Only one process at a time changes it:
 /// the archiver, from any of its threads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KnownDestinations {
@@ -36,13 +36,13 @@ pub struct KnownDestinations {
 }
 
 impl KnownDestinations {
-    /// Names the memory of a data directory; reads nothing yet.
+    /// Names the list of a data directory. Reads nothing yet.
     #[must_use]
     pub fn of(data_directory: impl Into<PathBuf>) -> Self {
         Self { data_directory: data_directory.into() }
     }
 
-    /// Tells whether a path without symbolic links lies in the data directory, or in a `pg_wal` that
+    /// Returns whether a path without symbolic links lies in the data directory, or in a `pg_wal` that
     /// is elsewhere (`initdb --waldir`).
     #[must_use]
     pub fn is_inside(&self, real_path: &Path) -> bool {
@@ -51,7 +51,7 @@ impl KnownDestinations {
             .any(|dir| dir.canonicalize().is_ok_and(|dir| real_path.starts_with(dir)))
     }
 
-    /// Tells whether a directory is `pg_wal` itself, by whatever path (a bind mount, say).
+    /// Returns whether a directory is `pg_wal` itself, by whatever path (a bind mount, for example).
     #[must_use]
     pub fn is_pg_wal(&self, dir: &Dir) -> bool {
         let Ok(pg_wal) = self.pg_wal().metadata() else { return false };
@@ -62,16 +62,16 @@ impl KnownDestinations {
         self.data_directory.join("pg_wal")
     }
 
-    /// Tells whether `destination` was initialised from this data directory, or from the one that
-    /// it is a copy of.
+    /// Returns whether `destination` was initialised from this data directory, or from the one that
+    /// this is a copy of.
     ///
     /// # Errors
-    /// The list could not be read. It is never taken for empty then.
+    /// The list could not be read. It is never treated as empty then.
     pub fn contains(&self, destination: &Path) -> Result<bool, Error> {
         Ok(self.read()?.iter().any(|known| known == destination))
     }
 
-    /// Tells whether this process has made sure that the list names `destination` durably.
+    /// Returns whether this process has made sure that the list names `destination` durably.
     #[must_use]
     pub fn is_durable(&self, destination: &Path) -> bool {
         durable().contains(&(self.data_directory.clone(), destination.to_owned()))
@@ -79,8 +79,8 @@ impl KnownDestinations {
 
     /// Adds a destination, durably, or flushes the list that names it already.
     ///
-    /// On return the list names it also after a power cut. Dies the machine before, the old list
-    /// or the new one is there.
+    /// On return the list names it even after a power cut. If the machine dies before that, either the
+    /// old list or the new one is there.
     ///
     /// # Errors
     /// The list could not be read, written, flushed or put in place.
@@ -93,7 +93,7 @@ impl KnownDestinations {
         if !known.iter().any(|path| path == destination) {
             durable.remove(&entry);
             known.push(destination.to_owned());
-            // A temporary file here is what a killed archiver left: there is only one archiver.
+            // There is only one archiver: a temporary file here was left by one that was killed.
             let _ = dir.unlink(TEMPORARY_NAME);
             let file = dir.create_named(TEMPORARY_NAME).map_err(fail)?;
             sys::write_all_at(&file, text(&known).as_bytes(), 0).map_err(fail)?;
@@ -146,17 +146,17 @@ mod tests {
     #[test]
     fn destinations_are_remembered_once_each() {
         let temp = tempfile::tempdir().unwrap();
-        let memory = KnownDestinations::of(temp.path());
-        assert!(!memory.contains(Path::new("/a")).unwrap());
+        let known = KnownDestinations::of(temp.path());
+        assert!(!known.contains(Path::new("/a")).unwrap());
         for path in ["/a", "/b c", "/a"] {
-            memory.add(Path::new(path)).unwrap();
+            known.add(Path::new(path)).unwrap();
         }
-        assert!(memory.contains(Path::new("/b c")).unwrap());
-        assert!(!memory.contains(Path::new("/b")).unwrap());
-        assert_eq!(memory.read().unwrap().len(), 2);
+        assert!(known.contains(Path::new("/b c")).unwrap());
+        assert!(!known.contains(Path::new("/b")).unwrap());
+        assert_eq!(known.read().unwrap().len(), 2);
     }
 
-    /// Fails with one mode for all: the backup of a group that may read everything else stopped there.
+    /// The list had one mode everywhere: a backup by a group that may read everything else stopped there.
     #[test]
     fn the_list_can_be_read_by_whoever_can_read_the_data_directory() {
         for (directory, list) in [(0o700, 0o600), (0o750, 0o640)] {

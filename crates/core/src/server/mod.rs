@@ -1,4 +1,4 @@
-//! The cluster's side: what its data directory says, and what the archiver leaves there.
+//! The cluster's side: what its data directory says, and what the archiver writes there.
 
 pub mod control;
 pub mod known;

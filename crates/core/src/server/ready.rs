@@ -1,8 +1,8 @@
 //! Which files wait to be archived, by `pg_wal/archive_status`.
 //!
-//! Source: PostgreSQL's `postmaster/pgarch.c` (`pgarch_readyXlog`, `ready_file_comparator`): every
-//! `NAME.ready` stands for a waiting file, if the name is of a length and of characters that the
-//! server knows (`postmaster/pgarch.h`); history files go first, then by name.
+//! Source: PostgreSQL's `postmaster/pgarch.c` (`pgarch_readyXlog`, `ready_file_comparator`). Every
+//! `NAME.ready` stands for a waiting file, if the name has a length and characters that the server
+//! accepts (`postmaster/pgarch.h`). History files come first, then the others by name.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -19,8 +19,8 @@ const NAME_LEN: std::ops::RangeInclusive<usize> = 16..=40;
 /// `VALID_XFN_CHARS`.
 const CHARACTERS: &str = "0123456789ABCDEF.history.backup.partial";
 
-/// Returns the file that an entry of `archive_status` says is waiting; `None` for entries that the
-/// server passes over: it never asks for those.
+/// Returns the file that waits according to an entry of `archive_status`; `None` for entries that the
+/// server ignores, as it never asks for those.
 fn waiting(entry: &str) -> Option<FileName> {
     let name = entry.strip_suffix(".ready")?;
     let known = NAME_LEN.contains(&name.len()) && name.chars().all(|c| CHARACTERS.contains(c));
@@ -64,12 +64,12 @@ pub struct Backlog {
     pub files: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// Since when the oldest of them waits.
+    /// Since when the oldest of them has been waiting.
     pub oldest: Option<SystemTime>,
 }
 
-/// Counts the waiting files. One look at each `.ready` file; segments count with the segment size,
-/// only other files are looked up in `pg_wal`.
+/// Counts the waiting files. Looks once at each `.ready` file; takes the segment size for segments, and
+/// looks up only other files in `pg_wal`.
 ///
 /// # Errors
 /// The directory could not be read.
@@ -80,7 +80,7 @@ pub fn backlog(pg_wal: &Path, segment_size: SegmentSize) -> Result<Backlog, Erro
     let dir = Dir::open(&archive_status).map_err(fail)?;
     dir.for_each_name(|entry| {
         let Some(name) = waiting(entry) else { return };
-        // A file that is gone by now was archived in the meantime.
+        // It was archived in the meantime.
         let Ok(since) = archive_status.join(entry).metadata().and_then(|m| m.modified()) else {
             return;
         };
@@ -111,7 +111,7 @@ mod tests {
             "00000002.history.ready",
             "000000010000000000000003.00000028.backup.ready",
             "bad name.ready",
-            // What the server passes over: too short, too long, of other characters.
+            // What the server ignores: too short, too long, or with other characters.
             "00000003.HISTORY.ready",
             "0000.history.ready",
             "000000010000000000000003.00000028.backups.ready",

@@ -54,19 +54,19 @@ pub enum DestinationError {
     /// Not absolute.
     #[error("The archive directory must be an absolute path.")]
     Relative,
-    /// A comma or a double quote: kept for lists of directories.
+    /// A comma or a double quote: reserved for lists of directories.
     #[error("Commas and double quotes are not allowed in the path.")]
     Character,
     /// A control character, which would make log lines and the list of destinations ambiguous.
     #[error("Control characters are not allowed in the path.")]
     Control,
-    /// A `..` component: what it means can change under the archiver's feet.
+    /// A `..` component: where it leads can change while the archiver runs.
     #[error("The path must not contain \"..\".")]
     Parent,
     /// Too long for the file names that go under it.
     #[error("The path is too long for WAL file names of {MAX_NAME_LEN} characters under it.")]
     TooLong,
-    /// Within the data directory, which a base backup would copy and a lost disk would take along.
+    /// Inside the data directory: a base backup would copy it, and a lost disk would take it along.
     #[error("The path is inside the data directory \"{0}\".")]
     InDataDirectory(String),
 }

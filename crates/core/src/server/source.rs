@@ -35,13 +35,13 @@ impl Source {
         self.entry.len
     }
 
-    /// Tells whether the file had no bytes when it was opened.
+    /// Returns whether the file had no bytes when it was opened.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.entry.len == 0
     }
 
-    /// Tells whether an entry of the archive is this very file: a hard link, not a copy.
+    /// Returns whether an entry of the archive is this very file: a hard link, not a copy.
     #[must_use]
     pub fn is(&self, entry: &Entry) -> bool {
         (self.entry.device, self.entry.inode) == (entry.device, entry.inode)
@@ -53,9 +53,9 @@ impl Source {
         &self.path
     }
 
-    /// From here on reads past the page cache a file that is mostly not in it, so that a backlog
-    /// does not push the database out. One that is cached, as a segment just written, is read from
-    /// there and stays. Buffers must then be aligned, as a [`crate::sys::buffer::Buffer`] is.
+    /// Reads past the page cache from here on, if most of the file is not in it, so that a backlog
+    /// does not push the database out. A file that is cached, such as a segment just written, is read
+    /// from the cache and stays there. Buffers must then be aligned, as a [`crate::sys::buffer::Buffer`] is.
     pub fn spare_page_cache(&self) {
         let mostly = self.len() / 2;
         if sys::cached_bytes(&self.file, self.len()).is_some_and(|cached| cached < mostly) {
@@ -69,7 +69,7 @@ impl Source {
     /// The file could not be read.
     pub fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize, Error> {
         match sys::read_full_at(&self.file, buf, offset) {
-            // The file system took the flag for direct I/O and refuses the read: go without.
+            // The file system accepted the flag for direct I/O and refuses the read: do without it.
             Err(e)
                 if e.raw_os_error() == Some(libc::EINVAL) && sys::set_direct(&self.file, false) =>
             {
@@ -86,11 +86,11 @@ impl Source {
         Error::SourceChanged { path: self.path.clone(), expected: self.entry.len, read }
     }
 
-    /// Makes sure that the name which the file was opened by still leads to it. What was read until
-    /// then is the WAL of that name: the server reuses a segment by giving it another name first,
-    /// and writes into it after that (`InstallXLogFileSegment` in `access/transam/xlog.c`). One
-    /// look after the last read therefore covers them all. No later file can pass for it, as an
-    /// inode that is held open is not given out again.
+    /// Makes sure that the name by which the file was opened still leads to it. What was read until
+    /// then is the WAL of that name: to reuse a segment, the server first gives it another name, and
+    /// only then writes into it (`InstallXLogFileSegment` in `access/transam/xlog.c`). One look after
+    /// the last read therefore covers all reads. A later file cannot pass for this one: an inode that is
+    /// held open is not given out again.
     ///
     /// # Errors
     /// The name leads elsewhere or nowhere, or could not be looked up.

@@ -1,12 +1,12 @@
-//! What the archiver tells other sessions: one fixed record in a small file.
+//! What the archiver lets other sessions know: one record of fixed length in a small file.
 //!
-//! The archiver is the only writer; it writes the whole record at once after each file. A reader
-//! that meets a write half done sees a wrong checksum and looks again. The counts go on over
-//! restarts; a reset is a second file of the same form, whose counts are subtracted, so that no
-//! session ever writes into the archiver's record.
+//! The archiver is the only writer. It writes the whole record at once, after each file. A reader
+//! that sees half of a write finds a wrong checksum and looks again. The counts continue after a
+//! restart. A reset is a second file of the same form, whose counts are subtracted, so that no session
+//! ever writes into the archiver's record.
 //!
-//! Layout, little-endian: `magic` (8 bytes), then the fields of [`Stats`] in order, numbers of 8
-//! bytes, texts of a fixed room behind a length of 2 bytes, then a CRC-32C of all before it.
+//! Layout, little-endian: `magic` (8 bytes); the fields of [`Stats`] in order, numbers in 8 bytes each, texts
+//! in a field of fixed size after a length of 2 bytes; and a CRC-32C of all of that.
 
 use std::fs::File;
 use std::io;
@@ -37,11 +37,11 @@ const TRIES: usize = 5;
 /// The archiver's counts. Times are microseconds since 1970, 0 for never.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Stats {
-    /// When counting began; tells one series of counts from another.
+    /// When counting began. Distinguishes one series of counts from another.
     pub since: u64,
     /// Files archived, those already present included.
     pub archived: u64,
-    /// Files of these that the archive held already.
+    /// How many of them the archive already held.
     pub already_present: u64,
     /// Failed calls.
     pub failed: u64,
@@ -49,15 +49,15 @@ pub struct Stats {
     pub wal_bytes: u64,
     /// What they take in the archive, in bytes: holes do not count.
     pub stored_bytes: u64,
-    /// Time the server's calls have taken, in microseconds.
+    /// How long the server's calls took, in microseconds.
     pub busy_us: u64,
-    /// Time the last call took, in microseconds.
+    /// How long the last call took, in microseconds.
     pub last_us: u64,
     /// Files found damaged.
     pub damaged: u64,
-    /// When a file was archived last.
+    /// When the last file was archived.
     pub archived_at: u64,
-    /// When a call failed last.
+    /// When the last call failed that did.
     pub failed_at: u64,
     /// Whether the last call failed (1), or failed because the destination is not there (2).
     pub failing: u64,
@@ -65,13 +65,13 @@ pub struct Stats {
     pub free_bytes: u64,
     /// Whether `free_bytes` is known (1).
     pub free_known: u64,
-    /// In the record of a reset, when that was; 0 in the archiver's own.
+    /// In the record of a reset, its time; 0 in the archiver's own record.
     pub reset_at: u64,
     /// The destination.
     pub destination: String,
-    /// The file archived last.
+    /// The last file that was archived.
     pub last_archived: String,
-    /// The file that failed last.
+    /// The last file that failed.
     pub last_failed: String,
     /// What the last failure was.
     pub last_error: String,
@@ -186,7 +186,7 @@ impl Stats {
         })
     }
 
-    /// Returns what was counted since a reset. A reset of another series of counts has no effect.
+    /// Returns what has been counted since a reset. A reset of another series of counts has no effect.
     #[must_use]
     pub fn since_reset(mut self, reset: &Self) -> Self {
         if reset.since != self.since {
@@ -221,8 +221,8 @@ impl Stats {
 pub struct StatsFile(File);
 
 impl StatsFile {
-    /// Opens the archiver's record in a data directory and returns the counts in it; new ones if it is
-    /// not there, torn or foreign.
+    /// Opens the archiver's record in a data directory and returns its counts; new ones if it is missing,
+    /// torn or not such a record.
     ///
     /// # Errors
     /// The file could not be opened.
@@ -240,8 +240,8 @@ impl StatsFile {
         Ok((Self(file), stats))
     }
 
-    /// Writes the record. Nothing is flushed: after a crash of the machine the counts of the last
-    /// seconds may be missing, or the record be torn, and counting begins anew.
+    /// Writes the record. Nothing is flushed: if the machine crashes, the counts of the last seconds may
+    /// be missing, or the record may be torn, and counting begins again.
     ///
     /// # Errors
     /// The write failed.
@@ -254,7 +254,7 @@ fn path_of(data_directory: &Path, name: &str) -> PathBuf {
     data_directory.join(DIRECTORY).join(name)
 }
 
-/// Reads a record; `None` if it is not there, torn or foreign.
+/// Reads a record; `None` if it is missing, torn or not such a record.
 fn read(path: &Path) -> Option<Stats> {
     (0..TRIES).find_map(|_| Stats::decode(&std::fs::read(path).ok()?))
 }

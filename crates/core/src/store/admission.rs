@@ -30,10 +30,7 @@ pub fn admit(
 ) -> Result<(), Error> {
     let path = visit.location();
     if visit.is_within(memory) {
-        return Err(Error::NotAdoptable {
-            path: path.to_owned(),
-            reason: "the path leads into the data directory or its \"pg_wal\"".to_owned(),
-        });
+        return Err(Error::InsideData { path: path.to_owned() });
     }
     let known = memory.contains(path)?;
     let identity = match Identity::at(visit)? {
@@ -47,7 +44,7 @@ pub fn admit(
             } else {
                 // Another server was faster: its word counts.
                 Identity::at(visit)?
-                    .ok_or_else(|| Error::IdentityLost { file: path.join(identity::FILE_NAME) })?
+                    .ok_or_else(|| Error::Vanished { path: path.join(identity::FILE_NAME) })?
             }
         }
     };

@@ -204,8 +204,7 @@ impl Identity {
         if (there.uid(), there.gid()) == (user, group) {
             return Ok(());
         }
-        std::os::unix::fs::fchown(&file, Some(user), Some(group))
-            .map_err(fail(Action::OwnIdentity))?;
+        sys::set_owner(&file, user, group).map_err(fail(Action::OwnIdentity))?;
         Self::flush(dir).map(drop)
     }
 

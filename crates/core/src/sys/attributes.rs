@@ -8,11 +8,12 @@ use std::os::fd::AsRawFd;
 
 use crate::sys::call::{c_string, check};
 use crate::sys::fault::{Op, announce};
+use crate::sys::slice::part;
 
 /// Sets an extended attribute. Returns `false` where the file system has none.
 ///
 /// # Errors
-/// What `fsetxattr` reports, but for "not supported" and "does not fit".
+/// What `fsetxattr` reports, except "not supported" and "does not fit".
 #[cfg(target_os = "linux")]
 pub fn set_attribute(file: &File, name: &str, value: &str) -> io::Result<bool> {
     let name = c_string(name)?;
@@ -24,8 +25,8 @@ pub fn set_attribute(file: &File, name: &str, value: &str) -> io::Result<bool> {
     });
     match result {
         Ok(_) => Ok(true),
-        // Too many or too large attributes for this file system is the same as none: what counts
-        // is the file. A full disk (`ENOSPC`) is reported, since ext4 says that for both.
+        // Attributes that are too many or too large for this file system are like none at all: what
+        // counts is the file. A full disk (`ENOSPC`) is reported, since ext4 says that for both.
         Err(error)
             if matches!(
                 error.raw_os_error(),
@@ -38,7 +39,7 @@ pub fn set_attribute(file: &File, name: &str, value: &str) -> io::Result<bool> {
     }
 }
 
-/// Sets an extended attribute: not to be had on this system.
+/// Sets an extended attribute: not available on this system.
 ///
 /// # Errors
 /// None.
@@ -50,7 +51,7 @@ pub fn set_attribute(_: &File, _: &str, _: &str) -> io::Result<bool> {
 /// Reads an extended attribute of at most 256 bytes; `None` where there is none.
 ///
 /// # Errors
-/// What `fgetxattr` reports, but for "no such attribute" and "not supported".
+/// What `fgetxattr` reports, except "no such attribute" and "not supported".
 #[cfg(target_os = "linux")]
 pub fn attribute(file: &File, name: &str) -> io::Result<Option<String>> {
     let name = c_string(name)?;
@@ -67,10 +68,10 @@ pub fn attribute(file: &File, name: &str) -> io::Result<Option<String>> {
             _ => Err(error),
         };
     };
-    Ok(Some(String::from_utf8_lossy(value.get(..len).unwrap_or_default()).into_owned()))
+    Ok(Some(String::from_utf8_lossy(part(&value, ..len)).into_owned()))
 }
 
-/// Reads an extended attribute: not to be had on this system.
+/// Reads an extended attribute: not available on this system.
 ///
 /// # Errors
 /// None.

@@ -8,9 +8,9 @@ use crate::sys::slice::{part, part_mut};
 /// Bytes that are read back or compared at a time.
 pub const CHUNK: usize = 512 << 10;
 
-/// Bytes that are copied at a time, and all that a worker needs for that. In one huge page they are
-/// one piece of memory for the disk too: direct I/O need not look for its pages one by one, nor split
-/// a write because the pages lie about.
+/// Bytes that are copied at a time, and all the memory that a worker needs for that. In one huge page they
+/// are one piece of memory for the disk, too: direct I/O need not collect its pages one by one, nor split
+/// a write because the pages are scattered.
 const LARGE: usize = HUGE_PAGE;
 
 /// A piece of memory, aligned for direct I/O.
@@ -29,7 +29,7 @@ impl Buffer {
         Self::aligned(CHUNK, DIRECT_ALIGNMENT)
     }
 
-    /// Allocates a zeroed buffer to copy with, which is made once for many files.
+    /// Allocates a zeroed buffer to copy with: one for many files.
     ///
     /// # Errors
     /// As [`Buffer::new`].
@@ -40,8 +40,8 @@ impl Buffer {
     }
 
     fn aligned(len: usize, alignment: usize) -> io::Result<Self> {
-        // Larger than needed, so that an aligned piece lies within wherever the allocator puts it.
-        // What is not used is never touched, and takes no memory.
+        // Larger than needed, so that it contains an aligned piece wherever the allocator puts it.
+        // What is not used is never touched, and takes up no memory.
         let memory = memory::zeroed(len + alignment)?;
         let start = memory.as_ptr().align_offset(alignment);
         Ok(Self { memory, start, len })
@@ -102,7 +102,7 @@ mod tests {
 
     /// Fails with `vec!`: the process was aborted, and with it the whole cluster.
     #[test]
-    fn memory_that_is_not_to_be_had_is_an_error() {
+    fn memory_that_is_not_available_is_an_error() {
         for len in [usize::MAX / 4, usize::MAX - 2 * HUGE_PAGE] {
             let error = Buffer::aligned(len, HUGE_PAGE).map(drop).unwrap_err();
             assert_eq!(error.raw_os_error(), Some(libc::ENOMEM));

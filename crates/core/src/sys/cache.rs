@@ -14,8 +14,8 @@ const O_DIRECT: libc::c_int = libc::O_DIRECT;
 #[cfg(not(target_os = "linux"))]
 const O_DIRECT: libc::c_int = 0;
 
-/// Asks the kernel to drop a file's clean pages from the page cache. Dirty pages stay, so after
-/// a flush this drops all. Advice: a failure means nothing.
+/// Asks the kernel to drop a file's clean pages from the page cache. Dirty pages stay, so
+/// this drops everything only after a flush. It is advice: a failure means nothing.
 pub fn drop_cached(file: &File, offset: u64, len: u64) {
     #[cfg(target_os = "linux")]
     if let (Ok(offset), Ok(len)) = (offset.try_into(), len.try_into()) {
@@ -26,14 +26,14 @@ pub fn drop_cached(file: &File, offset: u64, len: u64) {
     }
 }
 
-/// Returns how many bytes of a file's first `len` are in the page cache; `None` where that cannot
-/// be told. Reads nothing.
+/// Returns how many bytes of a file's first `len` are in the page cache; `None` where the system does
+/// not say. Reads nothing.
 #[cfg(target_os = "linux")]
 #[must_use]
 pub fn cached_bytes(file: &File, len: u64) -> Option<u64> {
     let len = usize::try_from(len).ok().filter(|len| *len > 0)?;
-    // SAFETY: a new mapping where the kernel likes, of a file that `file` holds open. Its pages
-    // are never touched, so that a file that shrinks does no harm.
+    // SAFETY: a new mapping, at an address that the kernel chooses, of a file that `file` holds open. Its
+    // pages are never touched, so a file that shrinks does no harm.
     let map = unsafe {
         libc::mmap(
             std::ptr::null_mut(),
@@ -48,7 +48,7 @@ pub fn cached_bytes(file: &File, len: u64) -> Option<u64> {
         return None;
     }
     let mut resident = vec![0_u8; len.div_ceil(PAGE)];
-    // SAFETY: the mapping is of this length, and the vector has a byte for each of its pages: no
+    // SAFETY: the mapping has this length, and the vector has a byte for each of its pages: no
     // system has smaller pages.
     let result = unsafe { libc::mincore(map, len, resident.as_mut_ptr().cast()) };
     // SAFETY: the mapping made above, which nothing refers to.
@@ -59,14 +59,14 @@ pub fn cached_bytes(file: &File, len: u64) -> Option<u64> {
     (result == 0).then_some(pages as u64 * page)
 }
 
-/// Returns how many bytes of a file are in the page cache: cannot be told on this system.
+/// Returns how many bytes of a file are in the page cache: not available on this system.
 #[cfg(not(target_os = "linux"))]
 #[must_use]
 pub fn cached_bytes(_: &File, _: u64) -> Option<u64> {
     None
 }
 
-/// Turns direct I/O of an open file on or off. Returns `false` where it is not to be had.
+/// Turns direct I/O of an open file on or off. Returns `false` where it is not available.
 #[cfg(target_os = "linux")]
 #[must_use]
 pub fn set_direct(file: &File, on: bool) -> bool {
@@ -76,11 +76,11 @@ pub fn set_direct(file: &File, on: bool) -> bool {
         return false;
     }
     let flags = if on { flags | O_DIRECT } else { flags & !O_DIRECT };
-    // SAFETY: as above.
+    // SAFETY: takes numbers only; the descriptor is open because `file` owns it.
     unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFL, flags) == 0 }
 }
 
-/// Turns direct I/O of an open file on or off: not to be had on this system.
+/// Turns direct I/O of an open file on or off: not available on this system.
 #[cfg(not(target_os = "linux"))]
 #[must_use]
 pub fn set_direct(_: &File, _: bool) -> bool {

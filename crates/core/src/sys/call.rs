@@ -9,8 +9,8 @@ use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
 use crate::sys::fault::{Op, Verdict, announce};
 
-/// How often a call is made again after `EINTR`. Threads of the archiver block every signal, so
-/// one is already rare.
+/// How often a call is repeated after `EINTR`. Threads of the archiver block every signal, so
+/// that one is rare already.
 const INTERRUPTED_TRIES: usize = 16;
 
 /// Makes a call until no signal interrupts it, at most [`INTERRUPTED_TRIES`] times more.
@@ -21,7 +21,9 @@ pub(super) fn again<T>(op: Op, mut call: impl FnMut(Verdict) -> io::Result<T>) -
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {
                 tries += 1;
                 if tries > INTERRUPTED_TRIES {
-                    // Not `EINTR`: loops around readers and writers go on at that for ever.
+                    // Not `EINTR`: loops around readers and writers would repeat the call for ever. It
+                    // must be an error of the system all the same: others are the decoder's, of a
+                    // damaged file.
                     return Err(io::Error::from_raw_os_error(libc::EAGAIN));
                 }
             }
@@ -51,7 +53,7 @@ pub(super) fn openat(
     again(op, |_| {
         // SAFETY: the string ends in a zero byte and outlives the call, which only reads it.
         let fd = check(unsafe { libc::openat(dir, name.as_ptr(), flags, mode) })?;
-        // SAFETY: the call has just returned this descriptor, and nothing else knows it.
+        // SAFETY: the call has just returned this descriptor, and nothing else refers to it.
         Ok(unsafe { OwnedFd::from_raw_fd(fd) })
     })
 }

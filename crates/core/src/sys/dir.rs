@@ -49,8 +49,8 @@ impl Dir {
         &self.path
     }
 
-    /// Returns the directory's path without symbolic links: by its handle, or where there is no
-    /// `/proc`, as the path leads now.
+    /// Returns the directory's path without symbolic links: by its handle, or, where there is no
+    /// `/proc`, by where its path leads now.
     #[must_use]
     pub fn real_path(&self) -> Option<PathBuf> {
         let by_handle = std::fs::read_link(format!("/proc/self/fd/{}", self.fd.as_raw_fd()));
@@ -78,7 +78,7 @@ impl Dir {
         Ok(File::from(openat(self.fd.as_raw_fd(), Op::CreateUnnamed, c".", flags, 0o600)?))
     }
 
-    /// Creates a file that has no name yet: not to be had on this system.
+    /// Creates a file that has no name yet: not available on this system.
     ///
     /// # Errors
     /// Always `EOPNOTSUPP`.
@@ -151,7 +151,7 @@ impl Dir {
         .map(drop)
     }
 
-    /// Renames without replacing: not to be had on this system.
+    /// Renames without replacing: not available on this system.
     ///
     /// # Errors
     /// Always `ENOSYS`.
@@ -189,7 +189,7 @@ impl Dir {
     /// Looks a name up without following a symbolic link; `None` when nothing has it.
     ///
     /// # Errors
-    /// What `fstatat` reports, but for `ENOENT`.
+    /// What `fstatat` reports, except `ENOENT`.
     pub fn entry(&self, name: &str) -> io::Result<Option<Entry>> {
         let name = c_string(name)?;
         let result = again(Op::Stat, |_| {
@@ -213,13 +213,13 @@ impl Dir {
         }
     }
 
-    /// Calls `visit` with each name in the directory but `.` and `..`, in no order; a name that is
-    /// not UTF-8 is given with replacement characters, which no accepted name has.
+    /// Calls `visit` with each name in the directory except `.` and `..`, in no order. A name that is
+    /// not UTF-8 comes with replacement characters, which no accepted name has.
     ///
     /// # Errors
     /// What `fdopendir` and `readdir` report.
     pub fn for_each_name(&self, mut visit: impl FnMut(&str)) -> io::Result<()> {
-        // A fresh description: `fdopendir` takes the descriptor over, and its position with it.
+        // Opened anew: `fdopendir` takes the descriptor over, and its position with it.
         let flags = libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC;
         let fd = openat(self.fd.as_raw_fd(), Op::List, c".", flags, 0)?;
         // SAFETY: the descriptor is an open directory; on success the stream owns it.
@@ -229,7 +229,7 @@ impl Dir {
         }
         std::mem::forget(fd);
         let result = loop {
-            // `readdir` tells its end from an error by `errno` alone.
+            // Only `errno` distinguishes the end of the directory from an error.
             clear_errno();
             // SAFETY: the stream is open and used by this thread alone.
             let entry = unsafe { libc::readdir(stream) };
@@ -319,4 +319,25 @@ fn space_of(fd: RawFd) -> io::Result<Space> {
         total: stat.f_blocks as u64 * stat.f_frsize as u64,
         free: stat.f_bavail as u64 * stat.f_frsize as u64,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::ffi::OsStr;
+
+    use super::*;
+
+    /// It was an "invalid input parameter", though the system takes it.
+    #[test]
+    fn a_directory_whose_path_is_not_utf_8_can_be_opened() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join(OsStr::from_bytes(b"arch\xffive"));
+        assert_eq!(Dir::open(&path).unwrap_err().raw_os_error(), Some(libc::ENOENT));
+        std::fs::create_dir(&path).unwrap();
+        std::fs::write(path.join("a"), "x").unwrap();
+        assert!(Dir::open(&path).unwrap().entry("a").unwrap().is_some());
+        assert!(crate::sys::open_source(&path.join("a")).is_ok());
+    }
 }

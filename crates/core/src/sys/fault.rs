@@ -1,8 +1,8 @@
 //! The seam through which a test fails any file-system operation.
 //!
 //! [`crate::sys`] announces every operation here before it makes it. In a build without the
-//! feature `fault-injection` the announcement is an empty function; with it, a plan
-//! for the calling thread, or for all, decides whether the operation fails, and with what.
+//! feature `fault-injection` the announcement is an empty function. With it, a plan for the calling
+//! thread, or for all threads, decides whether the operation fails, and with what.
 
 use std::io;
 
@@ -19,6 +19,7 @@ pub enum Op {
     Truncate,
     SetAttribute,
     SetMode,
+    SetOwner,
     Flush,
     Link,
     LinkUnnamed,
@@ -34,7 +35,7 @@ pub enum Op {
 
 impl Op {
     /// Every operation, for tests that fail each in turn.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::OpenDirectory,
         Self::Open,
         Self::CreateUnnamed,
@@ -44,6 +45,7 @@ impl Op {
         Self::Truncate,
         Self::SetAttribute,
         Self::SetMode,
+        Self::SetOwner,
         Self::Flush,
         Self::Link,
         Self::LinkUnnamed,
@@ -58,7 +60,7 @@ impl Op {
     ];
 }
 
-/// What the seam says to an operation that goes ahead.
+/// What the seam answers to an operation that goes ahead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(not(feature = "fault-injection"), allow(dead_code))]
 pub(crate) enum Verdict {
@@ -98,7 +100,7 @@ mod plan {
         Short,
         /// A write changes one byte on its way; any other operation goes ahead.
         Corrupt,
-        /// It goes ahead only when the plan is dropped or [`Plan::release`] is called. For
+        /// It goes ahead once the plan is dropped or [`Plan::release`] is called. For
         /// [`Plan::everywhere`] only.
         Hang,
         /// The thread panics.
@@ -146,10 +148,10 @@ mod plan {
         static MINE: RefCell<Option<State>> = const { RefCell::new(None) };
     }
 
-    /// The plan for threads that have none of their own, and the number of hangs let go.
+    /// The plan for threads that have none of their own, and how often hanging calls were released.
     static EVERYWHERE: Mutex<(Option<State>, usize)> = Mutex::new((None, 0));
     static RELEASED: Condvar = Condvar::new();
-    /// Held by the one process-wide plan there is.
+    /// Locked by the one plan for the whole process.
     static ONE: Mutex<()> = Mutex::new(());
 
     fn everywhere() -> MutexGuard<'static, (Option<State>, usize)> {

@@ -1,5 +1,5 @@
-//! Reading, writing and flushing of open files: calls that the standard library has, made as those
-//! that it has not.
+//! Reading, writing and flushing open files: calls that the standard library offers, announced and repeated
+//! like those that it does not.
 
 use std::fs::File;
 use std::io;
@@ -79,8 +79,8 @@ pub fn open_source(path: &Path) -> io::Result<File> {
     Ok(File::from(openat(libc::AT_FDCWD, Op::Open, &name, flags, 0)?))
 }
 
-/// Looks up what a path of the server leads to now, as [`open_source`] would; `None` when nothing
-/// has the name.
+/// Looks up what a path of the server leads to now, as [`open_source`] would; `None` when there is
+/// nothing.
 ///
 /// # Errors
 /// What `stat` reports, but for `ENOENT`.
@@ -122,7 +122,7 @@ pub fn read_full_at(file: &File, buf: &mut [u8], offset: u64) -> io::Result<usiz
         match again(Op::Read, |_| file.read_at(rest, offset + filled as u64)) {
             Ok(0) => break,
             Ok(got) => filled += got,
-            // A direct read ends unaligned only at the end of the file, and cannot go on there.
+            // A direct read ends unaligned only at the end of the file, and cannot continue there.
             Err(e)
                 if e.raw_os_error() == Some(libc::EINVAL)
                     && !filled.is_multiple_of(DIRECT_ALIGNMENT) =>
@@ -138,7 +138,8 @@ pub fn read_full_at(file: &File, buf: &mut [u8], offset: u64) -> io::Result<usiz
 /// Writes all bytes at an offset.
 ///
 /// # Errors
-/// What `pwrite` reports; a write of no bytes is `ENOSPC`.
+/// What `pwrite` reports. `ENOSPC` when it writes nothing and gives no reason: PostgreSQL, too, assumes then
+/// that the disk is full (`XLogWrite` in `access/transam/xlog.c`).
 pub fn write_all_at(file: &File, buf: &[u8], offset: u64) -> io::Result<()> {
     let mut done = 0;
     while let Some(rest) = buf.get(done..).filter(|rest| !rest.is_empty()) {
@@ -174,7 +175,7 @@ fn write_corrupted(file: &File, bytes: &[u8], offset: u64) -> io::Result<usize> 
     file.write_at(wrong.filled(len), offset)
 }
 
-/// Sets a file's length; what is added reads as zeros and takes no space.
+/// Sets a file's length. What is added reads as zeros and takes no space.
 ///
 /// # Errors
 /// What `ftruncate` reports.
@@ -189,6 +190,15 @@ pub fn set_len(file: &File, len: u64) -> io::Result<()> {
 pub fn set_mode(file: &File, mode: u32) -> io::Result<()> {
     announce(Op::SetMode)?;
     file.set_permissions(std::fs::Permissions::from_mode(mode))
+}
+
+/// Gives a file to a user and a group.
+///
+/// # Errors
+/// What `fchown` reports; `EPERM` unless root asks for it.
+pub fn set_owner(file: &File, user: u32, group: u32) -> io::Result<()> {
+    announce(Op::SetOwner)?;
+    std::os::unix::fs::fchown(file, Some(user), Some(group))
 }
 
 /// Flushes a file: its bytes, its length, its attributes and its mode are then durable.

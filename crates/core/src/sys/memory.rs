@@ -7,18 +7,18 @@ use std::io;
 
 use crate::sys::fault::{Op, announce};
 
-/// Alignment of buffers, offsets and lengths for direct I/O: fits every block device in use.
+/// Alignment of buffers, offsets and lengths for direct I/O: suits every block device in use.
 pub const DIRECT_ALIGNMENT: usize = 4096;
 
-/// Size and alignment of a huge page of memory on most machines. Where it is another, or there are
-/// none, nothing is lost but speed.
+/// Size and alignment of a huge page of memory on most machines. Where huge pages have another size, or there
+/// are none, only speed is lost.
 pub const HUGE_PAGE: usize = 2 << 20;
 
-/// Allocates zeroed memory that is not touched yet, so that it takes none until it is used. The
-/// standard library's own ways either touch it or end the process when there is none.
+/// Allocates zeroed memory without touching it, so that it takes up none until it is used. The
+/// standard library's own ways either touch the memory, or end the process when there is none.
 ///
 /// # Errors
-/// `ENOMEM` when it is not to be had.
+/// `ENOMEM` when there is not enough.
 pub fn zeroed(len: usize) -> io::Result<Vec<u8>> {
     let no_memory = || io::Error::from_raw_os_error(libc::ENOMEM);
     announce(Op::Allocate)?;
@@ -31,16 +31,16 @@ pub fn zeroed(len: usize) -> io::Result<Vec<u8>> {
     if memory.is_null() {
         return Err(no_memory());
     }
-    // SAFETY: the global allocator has just given this memory out, for bytes and of this length;
-    // all of it is set, and nothing else knows it.
+    // SAFETY: the global allocator has just returned this memory, for bytes and of this length; all of
+    // it is initialised, and nothing else refers to it.
     Ok(unsafe { Vec::from_raw_parts(memory, len, len) })
 }
 
-/// Asks the kernel to lay memory into huge pages. Advice: a failure means nothing.
+/// Asks the kernel to use huge pages for some memory. It is advice: a failure means nothing.
 pub fn prefer_huge_pages(memory: &mut [u8]) {
     #[cfg(target_os = "linux")]
-    // SAFETY: the memory is the caller's alone for the time of the call, and this advice changes
-    // nothing of its contents.
+    // SAFETY: the memory is the caller's alone during the call, and this advice does not change its
+    // contents.
     unsafe {
         libc::madvise(memory.as_mut_ptr().cast(), memory.len(), libc::MADV_HUGEPAGE);
     }
@@ -48,11 +48,11 @@ pub fn prefer_huge_pages(memory: &mut [u8]) {
     let _ = memory;
 }
 
-/// Gives memory that was freed back to the system. The allocator would keep what threads that have
-/// ended had, for each of them a share.
+/// Gives freed memory back to the system. The allocator would keep a share for each thread that has
+/// ended.
 pub fn give_memory_back() {
     #[cfg(target_env = "gnu")]
-    // SAFETY: may be called at any time, from any thread; it locks what it looks at.
+    // SAFETY: may be called at any time and from any thread; it takes the allocator's own locks.
     unsafe {
         libc::malloc_trim(0);
     }

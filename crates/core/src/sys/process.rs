@@ -7,7 +7,7 @@ use std::mem::MaybeUninit;
 
 use crate::sys::fault::{Op, announce};
 
-/// Returns the machine's host name, reduced to characters that a file name may have.
+/// Returns the machine's host name, with other characters than letters, digits and `-` replaced.
 #[must_use]
 pub fn host_name() -> String {
     let mut buffer = [0_u8; 256];
@@ -22,13 +22,13 @@ pub fn host_name() -> String {
     if clean.is_empty() { "localhost".to_owned() } else { clean }
 }
 
-/// Tells whether a process of this number runs in our process namespace. One that has ended and
-/// that its parent, an idle init for one, has not collected yet does not run: what a thread of it is
-/// held in by the kernel may still happen, but nothing after that.
+/// Returns whether a process with this number runs in our process namespace. One that has ended, but that
+/// its parent (an idle init, for example) has not collected yet, does not run: a call in which the kernel
+/// still holds one of its threads may take effect, but nothing after that.
 #[must_use]
 pub fn process_runs(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
-    // The name before it, in parentheses, may hold anything.
+    // The name, in parentheses before it, may contain anything.
     let state = stat.as_ref().ok().and_then(|stat| stat.rsplit_once(") ")?.1.chars().next());
     if let Some('Z' | 'X') = state {
         return false;
@@ -37,23 +37,23 @@ pub fn process_runs(pid: u32) -> bool {
     if pid <= 0 {
         return false;
     }
-    // SAFETY: signal 0 is never delivered; the call only looks whether the process is there.
+    // SAFETY: signal 0 is never delivered; the call only checks that the process is there.
     let result = unsafe { libc::kill(pid, 0) };
     result == 0 || io::Error::last_os_error().raw_os_error() != Some(libc::ESRCH)
 }
 
-/// Starts a thread that never takes a signal.
+/// Starts a thread that never receives a signal.
 ///
 /// # Errors
-/// `EAGAIN` when a limit of processes or threads is reached, or there is no memory for its stack.
+/// `EAGAIN` when a limit on processes or threads is reached, or there is no memory for its stack.
 pub fn start_thread(stack: usize, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
     announce(Op::StartThread)?;
     let thread = std::thread::Builder::new().name("walsafe".to_owned()).stack_size(stack);
     with_signals_blocked(|| thread.spawn(run)).map(drop)
 }
 
-/// Runs `f` with every signal blocked in the calling thread, so that threads it starts never
-/// take one: signals of a server process are for its main thread.
+/// Runs `f` with every signal blocked in the calling thread, so that threads started by it never
+/// receive one: the signals of a server process are for its main thread.
 pub fn with_signals_blocked<T>(f: impl FnOnce() -> T) -> T {
     struct Restore(libc::sigset_t);
     impl Drop for Restore {

@@ -1,4 +1,4 @@
-//! `walsafe check`: is a directory fit to archive to, and to recover from?
+//! `walsafe check`: can a directory be archived to, and recovered from?
 
 use walsafe_core::prove::check::{self, Options, Status};
 
@@ -6,10 +6,10 @@ use super::print_json;
 use crate::arguments::Check;
 use crate::terminal::Output;
 
-/// What monitoring programs take for "could not tell".
+/// What monitoring programs understand as "unknown".
 pub(crate) const UNKNOWN: u8 = 3;
 
-/// Runs the command and returns its exit status, as Nagios and its kin expect it.
+/// Runs the command and returns its exit status, as Nagios and similar programs expect it.
 pub(super) fn run(arguments: &Check) -> u8 {
     let options = Options {
         data_directory: arguments.pgdata.as_deref(),

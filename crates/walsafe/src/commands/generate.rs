@@ -1,4 +1,4 @@
-//! `walsafe completions` and `walsafe man`: made from the same source as the help.
+//! `walsafe completions` and `walsafe man`: made from the same source as the help texts.
 
 use clap::CommandFactory;
 
@@ -29,7 +29,7 @@ pub(super) fn man(arguments: &Man) -> u8 {
     match clap_mangen::Man::new(command).render(&mut page) {
         Ok(()) => print(&page),
         Err(e) => {
-            terminal::complain(&format!("could not make the page: {e}"));
+            terminal::complain(&format!("could not make the manual page: {e}"));
             FAILED
         }
     }

@@ -70,7 +70,7 @@ pub(super) fn run(arguments: &Init) -> u8 {
         ));
     } else {
         output
-            .line(format_args!("\"{destination}\" is the archive of cluster {identifier} already"));
+            .line(format_args!("\"{destination}\" is already the archive of cluster {identifier}"));
     }
     if output.finish() { DONE } else { FAILED }
 }

@@ -1,4 +1,4 @@
-//! From the command line to a command, and from what it returns to an exit status.
+//! From the command line to a command, and from its result to an exit status.
 
 use std::ffi::OsString;
 
@@ -20,9 +20,9 @@ mod verify;
 
 /// The exit status of success.
 pub(crate) const DONE: u8 = 0;
-/// The exit status of a command other than `restore` that did its work and found something.
+/// The exit status of a command other than `restore` that has run and has found something.
 pub(crate) const FOUND: u8 = 1;
-/// The exit status of a command other than `restore` that could not do its work.
+/// The exit status of a command other than `restore` that could not run.
 pub(crate) const FAILED: u8 = 2;
 
 /// Runs the program and returns its exit status.
@@ -49,13 +49,13 @@ pub(crate) fn run(arguments: &[OsString]) -> u8 {
     }
 }
 
-/// The subcommand's name, if the command line begins with one.
+/// Returns the subcommand's name, if the command line begins with one.
 fn first(arguments: &[OsString]) -> &str {
     arguments.get(1).and_then(|argument| argument.to_str()).unwrap_or_default()
 }
 
-/// The exit status of a command line that came to nothing, by no fault of the archive. What is not
-/// surely another command may stand in a `restore_command`: recovery must stop.
+/// Returns the exit status of a command line that did nothing, through no fault of the archive. Unless it
+/// certainly is another command, it may stand in a `restore_command`, and recovery must stop.
 pub(crate) fn trouble(arguments: &[OsString]) -> u8 {
     match first(arguments) {
         "check" => check::UNKNOWN,
@@ -65,7 +65,8 @@ pub(crate) fn trouble(arguments: &[OsString]) -> u8 {
     }
 }
 
-/// Answers a command line that is no order: help that was asked for, or one line on what is wrong.
+/// Answers a command line that is not a command: with help, if that was asked for, or with one line about
+/// what is wrong.
 fn refuse(arguments: &[OsString], error: &clap::Error) -> u8 {
     let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
     let first = first(arguments);
@@ -73,7 +74,7 @@ fn refuse(arguments: &[OsString], error: &clap::Error) -> u8 {
         let mut output = Output::new();
         output.bytes(error.render().to_string().as_bytes());
         let _ = output.finish();
-        // Status 0 means "delivered" to a server: beside a file name, help is bad usage.
+        // To a server, status 0 means "delivered": together with a file name, help is bad usage.
         return if first == "restore" && arguments.len() > 3 { STOP } else { DONE };
     }
     let rendered = error.render().to_string();
@@ -113,7 +114,7 @@ fn print_json(value: &serde_json::Value) -> bool {
     output.finish()
 }
 
-/// Words a length for people.
+/// Writes a length for people to read.
 fn megabytes(bytes: u64) -> String {
     match bytes {
         0..1_048_576 => format!("{} kB", bytes.div_ceil(1024)),

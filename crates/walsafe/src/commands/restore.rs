@@ -1,5 +1,5 @@
-//! `walsafe restore`: one file for a server in recovery, and the exit status that tells it how to
-//! go on.
+//! `walsafe restore`: one file for a server in recovery, and the exit status by which the server decides
+//! how to go on.
 
 use std::path::Path;
 use std::time::Duration;

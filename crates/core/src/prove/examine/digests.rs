@@ -46,7 +46,7 @@ impl Claims {
     }
 }
 
-/// A stream of stored bytes that is hashed on the way, if that was asked for.
+/// A stream of stored bytes that is hashed as it is read, if that was asked for.
 pub(super) struct Hashed {
     pub(super) inner: Box<dyn Read>,
     pub(super) hasher: Option<Hasher>,

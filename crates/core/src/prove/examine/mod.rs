@@ -48,7 +48,7 @@ pub struct Expectation {
 /// What reading a file has shown.
 #[derive(Debug, Clone, Default)]
 pub struct Examined {
-    /// The first and weightiest thing that is wrong, if anything is.
+    /// The first and most important thing that is wrong, if anything is.
     pub problem: Option<Problem>,
     /// Length of the WAL file itself, in bytes.
     pub len: u64,
@@ -177,8 +177,8 @@ impl<'a> Reading<'a> {
         }
     }
 
-    /// Reads to the end; returns whether it got there. What goes wrong on the way is put down in
-    /// `found`, and reading goes on where that can show more.
+    /// Reads to the end, and returns whether it got there. What goes wrong on the way is recorded in
+    /// `found`, and reading continues where that can show more.
     fn run(
         &mut self,
         raw: &mut Hashed,
@@ -215,8 +215,8 @@ impl<'a> Reading<'a> {
             if self.segment.is_none() && self.name.kind() != FileKind::Other {
                 self.text.extend_from_slice(chunk);
             }
-            // A stream that never ends is damage; so is one that goes on after the segment. Nothing of
-            // it is to be written where the server keeps its WAL.
+            // A stream that never ends is damage, and so is one that continues after the segment. None
+            // of it may be written where the server keeps its WAL.
             let limit = match self.segment {
                 Some(_) => self.size.unwrap_or(MAX_SEGMENT_LEN),
                 None if self.name.kind() == FileKind::Other => MAX_SEGMENT_LEN,
