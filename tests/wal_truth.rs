@@ -376,6 +376,8 @@ fn records_that_a_crash_broke_off_are_passed_over_as_pg_waldump_does() {
     let cluster = cluster(&archive, 1).set("wal_buffers", "128kB").start();
     let mut random = Random::from_environment();
     let mut abandoned = 0;
+    // What an earlier round has compared, and the last one compares once more, is passed over.
+    let mut from = String::new();
     for round in 1.. {
         assert!(round <= 40, "no crash broke off a record");
         let mut session = cluster.client("psql");
@@ -391,7 +393,8 @@ fn records_that_a_crash_broke_off_are_passed_over_as_pg_waldump_does() {
 
         // What a crash leaves ends somewhere, in files that may hold older contents behind it.
         let pg_wal = cluster.pg_wal();
-        let left = segments(&pg_wal, "", cluster.system_identifier());
+        let mut left = segments(&pg_wal, "", cluster.system_identifier());
+        left.retain(|segment| segment.name > from);
         let (records, reports) = read(&left);
         // It may be the very end of a segment, before there is another.
         let ends = |report: &SegmentReport| matches!(report.end, End::EndsAt { .. });
@@ -416,6 +419,7 @@ fn records_that_a_crash_broke_off_are_passed_over_as_pg_waldump_does() {
             );
             break;
         }
+        from = archived.last().unwrap().name.clone();
     }
     assert!(abandoned > 0);
 }
