@@ -383,8 +383,10 @@ fn records_that_a_crash_broke_off_are_passed_over_as_pg_waldump_does() {
         let mut session = cluster.client("psql");
         session.args([
             "-XAtqc",
-            "SELECT count(pg_logical_emit_message(false, 'huge',
-            repeat('0123456789abcdef', 500000))) FROM generate_series(1, 100)",
+            // Of some pages, and of some segments. Slowly, as pg_waldump prints each byte as three.
+            "SELECT count(pg_logical_emit_message(false, 'huge', repeat('0123456789abcdef',
+                 CASE WHEN g % 4 = 0 THEN 200000 ELSE 30000 END))), count(pg_sleep(0.02))
+             FROM generate_series(1, 100) g",
         ]);
         let mut session = session.spawn().unwrap();
         std::thread::sleep(Duration::from_millis(150 + random.below(250) as u64));
