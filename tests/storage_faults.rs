@@ -244,36 +244,6 @@ fn little_free_space_is_told_once_a_minute() {
     assert!(low(mark).is_empty());
 }
 
-#[test]
-fn a_weaker_policy_is_told_of() {
-    for (policy, loss) in [
-        ("full", None),
-        ("file", Some("can lose the names of files")),
-        ("none", Some("leave them empty or torn")),
-    ] {
-        let archive = Scratch::new("archive");
-        let cluster = Cluster::archiving_to(archive.path())
-            .set("walsafe_archive.fsync_policy", policy)
-            .start();
-        for name in cluster.fill_segments(3) {
-            cluster.wait_archived(&name);
-        }
-        let reports = cluster.log().archiver_reports(Mark::default());
-        match loss {
-            None => assert!(reports.is_empty(), "{reports:?}"),
-            Some(loss) => {
-                assert_eq!(reports.len(), 1, "{reports:?}");
-                assert_eq!(reports[0].level, "WARNING");
-                assert_eq!(
-                    reports[0].message,
-                    format!("\"walsafe_archive.fsync_policy\" is \"{policy}\"")
-                );
-                assert!(reports[0].detail.contains(loss), "{reports:?}");
-            }
-        }
-    }
-}
-
 /// A system call that fails for as long as strace is there: name, error, SQLSTATE of the report.
 type Fault = (&'static str, &'static str, &'static str);
 
