@@ -13,12 +13,15 @@ use walsafe_core::archive::{Job, Plan};
 use walsafe_core::error::{Activity, Error, ErrorKind};
 use walsafe_core::server::known::KnownDestinations;
 use walsafe_core::server::settings::Destination;
+use walsafe_core::store::directory::Directory;
 use walsafe_core::store::identity::{FILE_NAME, Identity};
-use walsafe_core::sys::Dir;
+use walsafe_core::store::{Progress, Store};
 
 fn identity(world: &World) -> Option<u64> {
-    let dir = Dir::open(&world.archive).unwrap();
-    Identity::read(&dir).unwrap().map(|identity| identity.system_identifier)
+    let (store, progress) = (Directory::at(&world.archive), Progress::default());
+    Identity::at(&*store.visit(&progress).unwrap())
+        .unwrap()
+        .map(|identity| identity.system_identifier)
 }
 
 fn kind_of(result: Result<impl std::fmt::Debug, Error>) -> ErrorKind {

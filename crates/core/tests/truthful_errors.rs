@@ -14,9 +14,9 @@ use walsafe_core::error::{Activity, Error, ErrorKind};
 use walsafe_core::prove::check::{self, Check, Options, Status};
 use walsafe_core::server::control::ControlFile;
 use walsafe_core::server::known;
-use walsafe_core::store::directory::Staging;
+use walsafe_core::store::directory::{Directory, Staging};
 use walsafe_core::store::identity::{FILE_NAME, Identity};
-use walsafe_core::sys::Dir;
+use walsafe_core::store::{Progress, Store};
 use walsafe_core::sys::fault::{Effect, Fault, Op, Plan};
 
 fn fail(op: Op, skip: usize, errno: i32) -> Plan {
@@ -60,9 +60,10 @@ fn an_identity_file_that_vanishes_under_init_has_vanished() {
 fn an_identity_file_that_cannot_be_given_away_is_called_that() {
     let world = World::new();
     world.init();
-    let dir = Dir::open(&world.archive).unwrap();
+    let (store, progress) = (Directory::at(&world.archive), Progress::default());
+    let visit = store.open(&progress).unwrap();
     let plan = fail(Op::SetOwner, 0, libc::EPERM);
-    let error = Identity::give_to(&dir, 12345, 12345).unwrap_err();
+    let error = Identity::give_to(&visit, 12345, 12345).unwrap_err();
     assert_eq!(plan.hits(), 1);
     let text = "could not give the identity file to the user that runs the server";
     assert_eq!(error.to_string(), text);
@@ -74,9 +75,9 @@ fn an_identity_file_that_cannot_be_given_away_is_called_that() {
 #[test]
 fn an_identity_file_that_is_gone_at_its_flush_has_vanished() {
     let world = World::new();
-    let dir = Dir::open(&world.archive).unwrap();
-    let error = Identity::flush(&dir).unwrap_err();
-    assert_eq!(error.to_string(), "could not read a file in the archive");
+    let (store, progress) = (Directory::at(&world.archive), Progress::default());
+    let error = Identity::settle(&*store.visit(&progress).unwrap()).unwrap_err();
+    assert_eq!(error.to_string(), Error::Vanished { path: "x".into() }.to_string());
     assert_eq!(error.kind(), ErrorKind::Vanished);
 }
 

@@ -12,8 +12,8 @@ use common::{MB, OURS, Place, Run, Wal, control, segment_name, segments};
 use walsafe_core::encoding::codec::Codec;
 use walsafe_core::prove::examine::{Expectation, examine};
 use walsafe_core::restore::{self, Outcome, Request};
-use walsafe_core::store::directory::reading::Archived;
-use walsafe_core::sys::Dir;
+use walsafe_core::store::directory::Directory;
+use walsafe_core::store::{Progress, Store, StoredName};
 use walsafe_core::wal::name::FileName;
 
 const PAGE: usize = 8192;
@@ -202,11 +202,12 @@ fn of_a_file_that_is_longer_than_a_segment_nothing_is_written() {
     let place = place(&segments());
     let file = fs::File::options().write(true).open(place.path("archive").join(TWO)).unwrap();
     file.set_len(64 * MB as u64).unwrap();
-    let dir = Dir::open(&place.path("archive")).unwrap();
-    let archived = Archived::open(&dir, TWO.to_owned(), Codec::None).unwrap().unwrap();
-    let mut written = 0;
+    let (store, progress) = (Directory::at(place.path("archive")), Progress::default());
+    let visit = store.visit(&progress).unwrap();
     let name = FileName::new(TWO).unwrap();
-    let found = examine(&archived, &name, &Expectation::default(), &mut |chunk| {
+    let archived = visit.find(&StoredName::new(name.clone(), Codec::None).into()).unwrap().unwrap();
+    let mut written = 0;
+    let found = examine(&*archived, &name, &Expectation::default(), &mut |chunk| {
         written += chunk.len();
         Ok(())
     });

@@ -12,7 +12,7 @@ use crate::server::control::ControlFile;
 use crate::server::known::KnownDestinations;
 use crate::store::directory::lacks_unnamed_files;
 use crate::store::directory::temporary::{self, Owner};
-use crate::store::directory::{Directory, DirectoryVisit, Staging};
+use crate::store::directory::{Directory, DirectoryVisit};
 use crate::store::identity::{self, Identity};
 use crate::store::listing::Listing;
 use crate::store::{FinalName, PROBE, Progress, Publication, Seal, Visit};
@@ -71,21 +71,20 @@ const FREE_PART: u64 = 20;
 /// Runs every check. If the directory cannot be opened, that is the only result.
 #[must_use]
 pub fn check(path: &Path, options: &Options<'_>) -> Vec<Check> {
-    let (store, progress) =
-        (Directory::new(path, Owner::this_process(), Staging::Unnamed), Progress::default());
+    let (store, progress) = (Directory::at(path), Progress::default());
     let visit = match store.open(&progress) {
         Ok(visit) => visit,
         Err(error) => return vec![failed("directory", &error)],
     };
     let dir = visit.dir();
-    let mut checks = vec![directory(dir, options), ownership(dir), identity(dir, options)];
+    let mut checks = vec![directory(dir, options), ownership(dir), identity(&visit, options)];
     checks.push(space(dir, options));
     if !options.read_only {
         remove_probes(dir);
         checks.extend([publish(&visit), unnamed(dir), attributes(dir), flush(dir)]);
     }
     checks.extend(options.data_directory.map(|data| same_file_system(dir, data)));
-    checks.push(contents(dir));
+    checks.push(contents(&visit));
     checks
 }
 
@@ -137,24 +136,24 @@ fn ownership(dir: &Dir) -> Check {
     }
 }
 
-fn identity(dir: &Dir, options: &Options<'_>) -> Check {
+fn identity(visit: &dyn Visit, options: &Options<'_>) -> Check {
     let name = "identity";
     let control = match options.data_directory.map(ControlFile::read).transpose() {
         Ok(control) => control,
         Err(e) => return failed(name, &e),
     };
-    let in_list = |data| KnownDestinations::of(data).contains(dir.path());
+    let in_list = |data| KnownDestinations::of(data).contains(visit.location());
     let remembered = match options.data_directory.map(in_list).transpose() {
         Ok(remembered) => remembered.unwrap_or(false),
         // A list that cannot be read is not one that does not name the archive.
         Err(e) => return failed(name, &e),
     };
-    match Identity::read(dir) {
+    match Identity::at(visit) {
         Err(e) => failed(name, &e),
         Ok(Some(there)) => match control {
             Some(control) if control.system_identifier != there.system_identifier => {
                 let error = Error::OtherCluster {
-                    path: dir.path().join(identity::FILE_NAME),
+                    path: visit.location().join(identity::FILE_NAME),
                     ours: control.system_identifier,
                     theirs: there.system_identifier,
                 };
@@ -167,7 +166,7 @@ fn identity(dir: &Dir, options: &Options<'_>) -> Check {
             }
         },
         Ok(None) if remembered => {
-            failed(name, &Error::IdentityLost { file: dir.path().join(identity::FILE_NAME) })
+            failed(name, &Error::IdentityLost { file: visit.location().join(identity::FILE_NAME) })
         }
         Ok(None) => {
             let file = identity::FILE_NAME;
@@ -304,12 +303,12 @@ fn same_file_system(dir: &Dir, data: &Path) -> Check {
     }
 }
 
-fn contents(dir: &Dir) -> Check {
+fn contents(visit: &dyn Visit) -> Check {
     let name = "contents";
-    match Listing::read(dir) {
+    match Listing::read(visit) {
         Err(e) => failed(name, &e),
         Ok(mut listing) => {
-            listing.claim_archived(dir);
+            listing.claim_archived(visit);
             let segments = listing.files.iter().filter(|file| file.name.segment().is_some());
             let newest = segments.clone().map(|file| file.name.as_str()).max();
             let newest = newest.map_or_else(String::new, |name| format!(", the newest {name}"));

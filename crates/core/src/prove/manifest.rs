@@ -1,13 +1,11 @@
 //! Digests of an archive's files as they are stored, for `b3sum --check`.
 
-use crate::encoding::codec::Codec;
 use crate::encoding::digest::{Digest, Hasher, STORED_ATTRIBUTE};
 use crate::error::{Action, Error};
-use crate::store::directory::reading::{Archived, PastCache, read_full};
-use crate::store::listing::Listed;
+use crate::store::{FinalName, Visit};
 use crate::sys::buffer::CHUNK;
+use crate::sys::read_full;
 use crate::sys::slice::part;
-use crate::sys::{self, Dir};
 
 /// Where a digest comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,34 +22,19 @@ pub enum Origin {
 /// # Errors
 /// The file could not be read, or is not a regular file.
 pub fn stored_digest(
-    dir: &Dir,
-    file: &Listed,
+    visit: &dyn Visit,
+    name: &FinalName,
     read: bool,
 ) -> Result<Option<(Digest, Origin)>, Error> {
-    stored_digest_of(dir, &file.stored_name, read)
-}
-
-/// The same for any name of the archive, such as the identity file's.
-///
-/// # Errors
-/// As [`stored_digest`].
-pub fn stored_digest_of(
-    dir: &Dir,
-    stored_name: &str,
-    read: bool,
-) -> Result<Option<(Digest, Origin)>, Error> {
-    let path = dir.path().join(stored_name);
-    let fail = |e| Error::io(Action::ReadArchived, &path, e);
-    let Some(archived) = Archived::open(dir, stored_name.to_owned(), Codec::None)? else {
-        return Ok(None);
-    };
+    let Some(found) = visit.find(name)? else { return Ok(None) };
+    let fail = |e| Error::io(Action::ReadArchived, found.path(), e);
     if !read {
-        let carried = sys::attribute(&archived.file, STORED_ATTRIBUTE).map_err(fail)?;
+        let carried = found.attribute(STORED_ATTRIBUTE).map_err(fail)?;
         if let Some(digest) = carried.and_then(|text| text.parse().ok()) {
             return Ok(Some((digest, Origin::Attribute)));
         }
     }
-    let (mut stream, mut hasher) = (PastCache::new(archived.file), Hasher::default());
+    let (mut stream, mut hasher) = (found.read(true).map_err(fail)?, Hasher::default());
     let mut buffer = vec![0; CHUNK];
     loop {
         let got = read_full(&mut stream, &mut buffer).map_err(fail)?;

@@ -8,10 +8,12 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use crate::encoding::codec::Codec;
-use crate::error::{Action, Error};
+use crate::error::Error;
+use crate::store::StoredName;
+use crate::store::directory::Directory;
 use crate::store::identity::Identity;
-use crate::store::listing::{self, Listed, Listing};
-use crate::sys::Dir;
+use crate::store::listing::{self, Listing};
+use crate::store::{Progress, Store, Visit};
 use crate::wal::SegmentSize;
 use crate::wal::name::FileKind;
 use crate::wal::timeline::{Run, Stretch, Stretches};
@@ -62,15 +64,16 @@ impl Overview {
     /// # Errors
     /// The directory or its identity file could not be read.
     pub fn read(path: &Path) -> Result<Self, Error> {
-        let dir = Dir::open(path).map_err(|e| Error::io(Action::OpenDestination, path, e))?;
-        let listing = Listing::read(&dir)?;
-        Self::of(&dir, &listing)
+        let (store, steps) = (Directory::at(path), Progress::default());
+        let visit = store.visit(&steps)?;
+        let listing = Listing::read(&*visit)?;
+        Self::of(&*visit, &listing)
     }
 
-    fn of(dir: &Dir, listing: &Listing) -> Result<Self, Error> {
+    fn of(visit: &dyn Visit, listing: &Listing) -> Result<Self, Error> {
         let mut overview = Self {
-            identity: Identity::read(dir)?,
-            segment_size: listing::segment_size(dir, &listing.files),
+            identity: Identity::at(visit)?,
+            segment_size: listing::segment_size(visit, &listing.files),
             others: (listing.temporaries.len() + listing.unknown.len()) as u64,
             ..Self::default()
         };
@@ -78,7 +81,7 @@ impl Overview {
         let mut timelines: BTreeMap<u32, (Timeline, Stretches)> = BTreeMap::new();
         for file in &listing.files {
             let Some(timeline) = timeline_of(file) else { continue };
-            let metadata = std::fs::symlink_metadata(dir.path().join(&file.stored_name));
+            let metadata = std::fs::symlink_metadata(visit.location().join(file.to_string()));
             if metadata.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
                 // It was removed since the names were read.
                 continue;
@@ -100,7 +103,7 @@ impl Overview {
             }
             *overview.encodings.entry(file.codec).or_default() += 1;
             if let Err(e) = metadata.and_then(|metadata| known.add_metadata(&metadata)) {
-                overview.unreadable.push((file.stored_name.clone(), e.to_string()));
+                overview.unreadable.push((file.to_string(), e.to_string()));
             }
         }
         for (mut timeline, whole) in timelines.into_values() {
@@ -123,7 +126,7 @@ impl Timeline {
     }
 }
 
-fn timeline_of(file: &Listed) -> Option<u32> {
+fn timeline_of(file: &StoredName) -> Option<u32> {
     match file.name.kind() {
         FileKind::Segment(s) | FileKind::Partial(s) | FileKind::BackupHistory(s) => {
             Some(s.timeline)
@@ -146,10 +149,11 @@ mod tests {
         for name in ["000000010000000000000001", "000000010000000000000002"] {
             std::fs::write(temp.path().join(name), "").unwrap();
         }
-        let dir = Dir::open(temp.path()).unwrap();
-        let listing = Listing::read(&dir).unwrap();
+        let (store, steps) = (Directory::at(temp.path()), Progress::default());
+        let visit = store.visit(&steps).unwrap();
+        let listing = Listing::read(&*visit).unwrap();
         std::fs::remove_file(temp.path().join("000000010000000000000001")).unwrap();
-        let overview = Overview::of(&dir, &listing).unwrap();
+        let overview = Overview::of(&*visit, &listing).unwrap();
         assert_eq!(overview.unreadable, []);
         assert_eq!(overview.timelines.iter().map(|t| t.segments).sum::<u64>(), 1);
     }

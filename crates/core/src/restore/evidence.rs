@@ -6,9 +6,9 @@ use super::RestoreError;
 use crate::error::{Action, Error};
 use crate::prove::examine::{self, Expectation};
 use crate::prove::finding::{FindingKind, Problem};
-use crate::store::directory::reading::Archived;
-use crate::store::listing::{self, Listed, Listing};
-use crate::sys::Dir;
+use crate::store::StoredName;
+use crate::store::Visit;
+use crate::store::listing::{self, Listing};
 use crate::wal::SegmentSize;
 use crate::wal::history::Ancestor;
 use crate::wal::name::{FileKind, SegmentName};
@@ -17,30 +17,30 @@ use crate::wal::timeline::Timelines;
 /// Looks for WAL that was written after a segment: a later segment of its timeline, or one of a
 /// timeline that branched off later. Returns what is there, in words.
 pub(super) fn of_later_wal(
-    dir: &Dir,
+    visit: &dyn Visit,
     expected: &Expectation,
     listing: &Listing,
     segment: SegmentName,
 ) -> Result<Option<String>, RestoreError> {
-    let later = |file: &Listed| {
+    let later = |file: &StoredName| {
         let there = file.name.segment()?;
         (there.timeline == segment.timeline && there > segment).then_some(there)
     };
     match listing.files.iter().find_map(later) {
         Some(later) => Ok(Some(format!("{later} is there"))),
-        None => of_later_branch(dir, expected, listing, segment),
+        None => of_later_branch(visit, expected, listing, segment),
     }
 }
 
 /// Looks for a timeline that branched off the segment's own one after the segment, and of which
 /// the archive has segments: then the segment was written, and recovery along that timeline needs it.
 fn of_later_branch(
-    dir: &Dir,
+    visit: &dyn Visit,
     expected: &Expectation,
     listing: &Listing,
     segment: SegmentName,
 ) -> Result<Option<String>, RestoreError> {
-    let mut first_of: BTreeMap<u32, &Listed> = BTreeMap::new();
+    let mut first_of: BTreeMap<u32, &StoredName> = BTreeMap::new();
     for file in &listing.files {
         if let FileKind::Segment(there) = file.name.kind() {
             first_of.entry(there.timeline).or_insert(file);
@@ -52,11 +52,11 @@ fn of_later_branch(
         let Some(first) = first_of.get(&timeline).filter(|_| timeline > segment.timeline) else {
             continue;
         };
-        let Some(ancestors) = read_history(dir, file)? else { continue };
+        let Some(ancestors) = read_history(visit, file)? else { continue };
         timelines.add(timeline, Some(ancestors));
         let Some(switch) = timelines.left(segment.timeline, timeline) else { continue };
         // The switch's own segment is there as a copy under the new timeline's name.
-        let size = size(dir, expected, listing, first)?;
+        let size = size(visit, expected, listing, first)?;
         if segment < SegmentName::holding(segment.timeline, switch, size) {
             return Ok(Some(format!(
                 "timeline {timeline} branched off after it at {switch}, and {} is there",
@@ -68,14 +68,15 @@ fn of_later_branch(
 }
 
 /// Reads a history file; `None` if it is gone by now.
-fn read_history(dir: &Dir, file: &Listed) -> Result<Option<Vec<Ancestor>>, RestoreError> {
-    let path = || dir.path().join(&file.stored_name);
-    let Some(archived) = Archived::open(dir, file.stored_name.clone(), file.codec)? else {
-        return Ok(None);
-    };
-    let found = examine::examine(&archived, &file.name, &Expectation::default(), &mut |_| Ok(()))
+fn read_history(
+    visit: &dyn Visit,
+    file: &StoredName,
+) -> Result<Option<Vec<Ancestor>>, RestoreError> {
+    let Some(found) = visit.find(&file.into())? else { return Ok(None) };
+    let path = || found.path().to_owned();
+    let read = examine::examine(&*found, &file.name, &Expectation::default(), &mut |_| Ok(()))
         .map_err(|e| Error::io(Action::ReadArchived, path(), e))?;
-    let problem = match (found.problem, found.history) {
+    let problem = match (read.problem, read.history) {
         (None, Some(ancestors)) => return Ok(Some(ancestors)),
         (Some(problem), _) => problem,
         (None, None) => Problem::new(FindingKind::Unreadable, "it was not read to its end"),
@@ -86,15 +87,15 @@ fn read_history(dir: &Dir, file: &Listed) -> Result<Option<Vec<Ancestor>>, Resto
 /// Returns the cluster's segment size. Without it nobody knows whether a branch lies behind the
 /// segment, and that must not count as the end of the WAL.
 fn size(
-    dir: &Dir,
+    visit: &dyn Visit,
     expected: &Expectation,
     listing: &Listing,
-    first: &Listed,
+    first: &StoredName,
 ) -> Result<SegmentSize, RestoreError> {
-    let known = expected.segment_size.or_else(|| listing::segment_size(dir, &listing.files));
+    let known = expected.segment_size.or_else(|| listing::segment_size(visit, &listing.files));
     known.ok_or_else(|| {
         let reason = "neither its header nor that of another segment shows the segment size";
         let problem = Problem::new(FindingKind::Unreadable, reason);
-        RestoreError::Damaged { path: dir.path().join(&first.stored_name), problem }
+        RestoreError::Damaged { path: visit.location().join(first.to_string()), problem }
     })
 }

@@ -3,9 +3,10 @@
 use super::{Request, RestoreError, delivery, evidence};
 use crate::encoding::codec::Codec;
 use crate::prove::examine::{self, Expectation};
-use crate::store::directory::reading::Archived;
-use crate::store::listing::{Listed, Listing};
-use crate::sys::Dir;
+use crate::store::StoredName;
+use crate::store::directory::Directory;
+use crate::store::listing::Listing;
+use crate::store::{Progress, Store, Visit};
 use crate::wal::name::{FileKind, SegmentName};
 
 /// What a missing file means.
@@ -19,12 +20,12 @@ pub(super) enum Verdict {
 /// Decides what it means that the archive does not have the file.
 pub(super) fn judge(
     request: &Request<'_>,
-    dir: &Dir,
+    visit: &dyn Visit,
     expected: &Expectation,
 ) -> Result<Verdict, RestoreError> {
     match request.name.kind() {
-        FileKind::Segment(segment) => judge_segment(request, dir, expected, segment),
-        FileKind::History { timeline } => judge_history(dir, timeline),
+        FileKind::Segment(segment) => judge_segment(request, visit, expected, segment),
+        FileKind::History { timeline } => judge_history(visit, timeline),
         // No WAL is missing when these are: a backup history file is for people, and recovery
         // asks for whole segments only.
         FileKind::Partial(_) | FileKind::BackupHistory(_) | FileKind::Other => {
@@ -35,17 +36,17 @@ pub(super) fn judge(
 
 fn judge_segment(
     request: &Request<'_>,
-    dir: &Dir,
+    visit: &dyn Visit,
     expected: &Expectation,
     segment: SegmentName,
 ) -> Result<Verdict, RestoreError> {
-    let listing = Listing::read(dir)?;
+    let listing = Listing::read(visit)?;
     // The name itself: it was published between the look-up and this list.
-    let itself = |file: &Listed| file.name.kind() == FileKind::Segment(segment);
+    let itself = |file: &StoredName| file.name.kind() == FileKind::Segment(segment);
     let evidence = if listing.files.iter().any(itself) {
         Some(format!("{segment} is listed but cannot be opened"))
     } else {
-        evidence::of_later_wal(dir, expected, &listing, segment)?
+        evidence::of_later_wal(visit, expected, &listing, segment)?
             .map(|later| format!("{segment} is missing and {later}"))
     };
     let Some(evidence) = evidence else {
@@ -60,10 +61,10 @@ fn judge_segment(
     Ok(Verdict::Hole(evidence))
 }
 
-fn judge_history(dir: &Dir, timeline: u32) -> Result<Verdict, RestoreError> {
-    let listing = Listing::read(dir)?;
+fn judge_history(visit: &dyn Visit, timeline: u32) -> Result<Verdict, RestoreError> {
+    let listing = Listing::read(visit)?;
     let of_timeline =
-        |file: &&Listed| file.name.segment().is_some_and(|there| there.timeline == timeline);
+        |file: &&StoredName| file.name.segment().is_some_and(|there| there.timeline == timeline);
     Ok(match listing.files.iter().find(of_timeline) {
         // The first timeline has no ancestors, so no history.
         Some(first) if timeline != 1 => Verdict::Hole(format!(
@@ -80,9 +81,10 @@ fn judge_history(dir: &Dir, timeline: u32) -> Result<Verdict, RestoreError> {
 /// recycled file, with the name of a segment to come and old contents, does not count. Nor does one
 /// that was only half received and ends early: the server would take that for the end of the WAL.
 fn lies_beside_target(request: &Request<'_>, expected: &Expectation) -> bool {
-    let opened = Dir::open(delivery::parent(request.target))
-        .map(|dir| Archived::open(&dir, request.name.to_string(), Codec::None));
-    let Ok(Ok(Some(file))) = opened else { return false };
-    examine::examine(&file, request.name, expected, &mut |_| Ok(()))
+    let (store, steps) = (Directory::at(delivery::parent(request.target)), Progress::default());
+    let Ok(pg_wal) = store.visit(&steps) else { return false };
+    let name = StoredName::new(request.name.clone(), Codec::None);
+    let Ok(Some(found)) = pg_wal.find(&name.into()) else { return false };
+    examine::examine(&*found, request.name, expected, &mut |_| Ok(()))
         .is_ok_and(|found| found.problem.is_none() && found.ends_early.is_none())
 }

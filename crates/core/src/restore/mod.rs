@@ -13,10 +13,11 @@ use crate::error::{Action, Error};
 use crate::prove::examine::{self, Examined, Expectation};
 use crate::prove::finding::{FindingKind, Problem};
 use crate::server::control::ControlFile;
-use crate::store::directory::reading::Archived;
+use crate::store::directory::Directory;
 use crate::store::directory::temporary::Owner;
 use crate::store::identity::{self, Identity};
 use crate::store::listing::Listing;
+use crate::store::{Progress, StoredName, Visit};
 use crate::sys::Dir;
 use crate::wal::name::{FileKind, FileName};
 
@@ -67,25 +68,27 @@ pub enum Outcome {
 /// # Errors
 /// The file is not at its target, and nothing shows that this is the end of the WAL.
 pub fn restore(request: &Request<'_>) -> Result<Outcome, RestoreError> {
-    let (dir, expected) = open_archive(request)?;
+    let (store, steps) = (Directory::at(request.archive), Progress::default());
+    let visit = store.open(&steps)?;
+    let expected = admit(request, &visit)?;
     let owner = Owner::this_process();
-    refuse_archive(request, &dir)?;
+    refuse_archive(request, visit.dir())?;
     Delivery::sweep(request.target, &owner)?;
     let started = Instant::now();
     loop {
-        if let Some(outcome) = deliver(request, &dir, &expected, &owner)? {
+        if let Some(outcome) = deliver(request, &visit, &expected, &owner)? {
             return Ok(outcome);
         }
-        match missing::judge(request, &dir, &expected)? {
+        match missing::judge(request, &visit, &expected)? {
             missing::Verdict::End(reason) => {
-                refuse_nothing(request, &dir)?;
+                refuse_nothing(request, &visit)?;
                 return Ok(Outcome::NotArchived { reason });
             }
             missing::Verdict::Hole(evidence) => {
                 // Look-ahead publishes out of order: the file may be on its way.
                 let left = request.patience.saturating_sub(started.elapsed());
                 if left.is_zero() {
-                    return Err(RestoreError::Hole { path: dir.path().to_owned(), evidence });
+                    return Err(RestoreError::Hole { path: request.archive.to_owned(), evidence });
                 }
                 std::thread::sleep(left.min(Duration::from_millis(250)));
             }
@@ -93,14 +96,13 @@ pub fn restore(request: &Request<'_>) -> Result<Outcome, RestoreError> {
     }
 }
 
-/// Opens the archive and makes sure, through its handle, that it is this cluster's.
-fn open_archive(request: &Request<'_>) -> Result<(Dir, Expectation), RestoreError> {
+/// Makes sure, through its handle, that the archive is this cluster's. Returns what its files must be.
+fn admit(request: &Request<'_>, visit: &dyn Visit) -> Result<Expectation, RestoreError> {
     let path = request.archive;
-    let dir = Dir::open(path).map_err(|e| Error::io(Action::OpenDestination, path, e))?;
     // Where it cannot be read, the identity file's word stands alone.
     let control = ControlFile::read(request.data_directory).ok();
     let ours = control.map(|control| control.system_identifier);
-    let theirs = Identity::read(&dir)?.map(|identity| identity.system_identifier);
+    let theirs = Identity::at(visit)?.map(|identity| identity.system_identifier);
     match (ours, theirs) {
         (_, None) if !request.allow_unmarked => {
             return Err(RestoreError::Unmarked { path: path.to_owned() });
@@ -112,12 +114,11 @@ fn open_archive(request: &Request<'_>) -> Result<(Dir, Expectation), RestoreErro
         }
         _ => {}
     }
-    let expected = Expectation {
+    Ok(Expectation {
         system_identifier: theirs.or(ours),
         segment_size: control.and_then(|control| control.segment_size),
         ..Expectation::default()
-    };
-    Ok((dir, expected))
+    })
 }
 
 /// Makes sure that the target does not lie in an archive, where a file would be replaced and other
@@ -137,35 +138,35 @@ fn refuse_archive(request: &Request<'_>, archive: &Dir) -> Result<(), RestoreErr
 }
 
 /// Makes sure that what has no identity file is an archive at all.
-fn refuse_nothing(request: &Request<'_>, dir: &Dir) -> Result<(), RestoreError> {
-    let marked = !request.allow_unmarked || Identity::read(dir)?.is_some();
-    if marked || !Listing::read(dir)?.files.is_empty() {
+fn refuse_nothing(request: &Request<'_>, visit: &dyn Visit) -> Result<(), RestoreError> {
+    let marked = !request.allow_unmarked || Identity::at(visit)?.is_some();
+    if marked || !Listing::read(visit)?.files.is_empty() {
         return Ok(());
     }
-    Err(RestoreError::Nothing { path: dir.path().to_owned() })
+    Err(RestoreError::Nothing { path: request.archive.to_owned() })
 }
 
 /// Delivers the file if the archive has it, in whatever encoding. Of two encodings that hold the
 /// same, the first sound one is taken; two sound ones that differ are trouble.
 fn deliver(
     request: &Request<'_>,
-    dir: &Dir,
+    visit: &dyn Visit,
     expected: &Expectation,
     owner: &Owner,
 ) -> Result<Option<Outcome>, RestoreError> {
     let mut candidates = Vec::new();
     for codec in Codec::ALL {
-        candidates.extend(Archived::open(dir, request.name.stored(codec), codec)?);
+        candidates.extend(visit.find(&StoredName::new(request.name.clone(), codec).into())?);
     }
     let (mut sound, mut failure) = (None, None);
     for archived in &candidates {
         let delivery =
             Delivery::begin(request.target, request.name, owner, request.data_directory)?;
         let result =
-            delivery.copy(|each| examine::examine(archived, request.name, expected, each))?;
-        let path = || dir.path().join(&archived.stored_name);
+            delivery.copy(|each| examine::examine(&**archived, request.name, expected, each))?;
+        let path = || archived.path().to_owned();
         let problem = match &result.examined.problem {
-            None => lost_tail(request, dir, expected, &result.examined)?,
+            None => lost_tail(request, visit, expected, &result.examined)?,
             known => known.clone(),
         };
         match (problem, result.examined.content) {
@@ -193,7 +194,7 @@ fn deliver(
         }
         (None, Some(failure)) => Err(failure),
         (None, None) if matches!(request.name.kind(), FileKind::Other) => {
-            Err(RestoreError::UnknownKind { path: dir.path().to_owned() })
+            Err(RestoreError::UnknownKind { path: request.archive.to_owned() })
         }
         (None, None) => Ok(None),
     }
@@ -203,14 +204,14 @@ fn deliver(
 /// the server would end the recovery there.
 fn lost_tail(
     request: &Request<'_>,
-    dir: &Dir,
+    visit: &dyn Visit,
     expected: &Expectation,
     examined: &Examined,
 ) -> Result<Option<Problem>, RestoreError> {
     let (FileKind::Segment(segment), Some(end)) = (request.name.kind(), examined.ends_early) else {
         return Ok(None);
     };
-    let later = evidence::of_later_wal(dir, expected, &Listing::read(dir)?, segment)?;
+    let later = evidence::of_later_wal(visit, expected, &Listing::read(visit)?, segment)?;
     Ok(later.map(|later| {
         let reason = format!("its WAL ends at {end}, before the segment does, and {later}");
         Problem::new(FindingKind::Corrupt, reason)

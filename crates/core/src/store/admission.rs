@@ -2,10 +2,10 @@
 
 use crate::error::{Action, Error};
 use crate::server::known::KnownDestinations;
-use crate::store::directory::reading::read_full;
 use crate::store::directory::temporary;
 use crate::store::identity::{self, Identity};
 use crate::store::{StoredName, Visit};
+use crate::sys::read_full;
 use crate::wal::LongPageHeader;
 use crate::wal::name::SegmentName;
 use crate::wal::segment::{Cluster, HEADER_LEN};

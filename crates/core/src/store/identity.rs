@@ -11,10 +11,10 @@ use std::time::SystemTime;
 use thiserror::Error as ThisError;
 
 use crate::error::{Action, Error};
-use crate::store::directory::reading::PastCache;
+use crate::store::directory::DirectoryVisit;
 use crate::store::{FinalName, Found, Publication, Seal, Visit};
+use crate::sys;
 use crate::sys::buffer::Buffer;
-use crate::sys::{self, Dir};
 
 /// Name of the identity file in an archive.
 pub const FILE_NAME: &str = "walsafe_archive.id";
@@ -92,41 +92,6 @@ impl Identity {
         })
     }
 
-    /// Reads a directory's identity file; `None` when it has none.
-    ///
-    /// # Errors
-    /// The file could not be read, is not a regular file, or cannot be understood.
-    pub fn read(dir: &Dir) -> Result<Option<Self>, Error> {
-        let path = dir.path().join(FILE_NAME);
-        let fail = |e| Error::io(Action::ReadArchived, &path, e);
-        let bad = |reason: String| Error::BadIdentity { path: path.clone(), reason };
-        let file = match dir.open_file(FILE_NAME) {
-            Ok(file) => file,
-            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => return Ok(None),
-            Err(e) if e.raw_os_error() == Some(libc::ELOOP) => {
-                return Err(bad("it is a symbolic link".to_owned()));
-            }
-            Err(e) => return Err(fail(e)),
-        };
-        let entry = sys::entry(&file).map_err(fail)?;
-        if !entry.is_file() {
-            return Err(bad(format!("it is {}", entry.type_name())));
-        }
-        Self::read_from(file, dir).map(Some)
-    }
-
-    fn read_from(stream: impl Read, dir: &Dir) -> Result<Self, Error> {
-        let path = dir.path().join(FILE_NAME);
-        let mut contents = Vec::new();
-        let read = stream.take(MAX_LEN + 1).read_to_end(&mut contents);
-        read.map_err(|e| Error::io(Action::ReadArchived, &path, e))?;
-        let parsed = match contents.len() as u64 {
-            0..=MAX_LEN => Self::parse(&contents),
-            _ => Err(IdentityError::NotText),
-        };
-        parsed.map_err(|e| Error::BadIdentity { path, reason: e.to_string() })
-    }
-
     /// Reads the identity of the place that is visited; `None` when it has none.
     ///
     /// # Errors
@@ -192,33 +157,20 @@ impl Identity {
         Self::from_found(&*found, true)
     }
 
-    /// Gives a directory's identity file to the user that runs the server, durably: one that root
-    /// has written with mode 0600 could not be read by the archiver.
+    /// Gives a directory's identity file to the user that runs the server, durably: the archiver could not
+    /// read one that root has written with mode 0600.
     ///
     /// # Errors
     /// The file could not be opened or flushed, or not be given away (only root may).
-    pub fn give_to(dir: &Dir, user: u32, group: u32) -> Result<(), Error> {
-        let fail = |action| move |e| Error::io(action, dir.path().join(FILE_NAME), e);
-        let file = dir.open_file(FILE_NAME).map_err(fail(Action::ReadArchived))?;
+    pub fn give_to(visit: &DirectoryVisit<'_>, user: u32, group: u32) -> Result<(), Error> {
+        let fail = |action| move |e| Error::io(action, visit.location().join(FILE_NAME), e);
+        let file = visit.dir().open_file(FILE_NAME).map_err(fail(Action::ReadArchived))?;
         let there = file.metadata().map_err(fail(Action::ReadArchived))?;
         if (there.uid(), there.gid()) == (user, group) {
             return Ok(());
         }
         sys::set_owner(&file, user, group).map_err(fail(Action::OwnIdentity))?;
-        Self::flush(dir).map(drop)
-    }
-
-    /// Flushes an identity file that is there already, and the directory, and returns what storage
-    /// holds of it: a flush that succeeds after one that failed proves nothing (guarantee G8).
-    ///
-    /// # Errors
-    /// One of the flushes failed, or the file is gone, or storage holds no identity.
-    pub fn flush(dir: &Dir) -> Result<Self, Error> {
-        let fail = |action| move |e| Error::io(action, dir.path().join(FILE_NAME), e);
-        let file = dir.open_file(FILE_NAME).map_err(fail(Action::ReadArchived))?;
-        sys::flush(&file).map_err(fail(Action::FlushArchived))?;
-        dir.flush().map_err(|e| Error::io(Action::FlushDirectory, dir.path(), e))?;
-        Self::read_from(PastCache::new(file), dir)
+        Self::settle(visit).map(drop)
     }
 }
 

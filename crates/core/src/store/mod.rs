@@ -38,7 +38,7 @@ pub trait Store: Send + Sync {
 
 /// An open place. All that is done through one visit happens to the same place, whatever its path leads
 /// to meanwhile.
-pub trait Visit {
+pub trait Visit: Sync {
     /// The path by which users know the place.
     fn location(&self) -> &Path;
 
@@ -47,6 +47,9 @@ pub trait Visit {
     /// # Errors
     /// It could not be looked up or opened, or is not a regular file (a symbolic link is never followed).
     fn find(&self, name: &FinalName) -> Result<Option<Box<dyn Found + '_>>, Error>;
+
+    /// Returns whether anything stands under a final name. In doubt, it does.
+    fn holds(&self, name: &FinalName) -> bool;
 
     /// Calls `each` with every name there is, in no order, whoever made it.
     ///
@@ -93,8 +96,17 @@ pub trait Found {
     /// How it is compressed.
     fn codec(&self) -> Codec;
 
+    /// The length of the stored bytes.
+    fn stored_len(&self) -> u64;
+
     /// What the file takes in the archive, in bytes.
     fn stored_bytes(&self) -> u64;
+
+    /// Returns what the file carries under this name beside its contents, `None` if nothing.
+    ///
+    /// # Errors
+    /// It could not be looked up.
+    fn attribute(&self, name: &str) -> io::Result<Option<String>>;
 
     /// Returns whether this is the server's own file: a hard link, not a copy.
     fn is(&self, source: &Source) -> bool;

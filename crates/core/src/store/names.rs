@@ -57,6 +57,12 @@ impl From<StoredName> for FinalName {
     }
 }
 
+impl From<&StoredName> for FinalName {
+    fn from(name: &StoredName) -> Self {
+        Self::File(name.clone())
+    }
+}
+
 impl FinalName {
     /// What a temporary file on its way to this name is named after.
     #[must_use]

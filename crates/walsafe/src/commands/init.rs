@@ -5,12 +5,10 @@ use std::os::unix::fs::MetadataExt;
 use walsafe_core::error::{Action, Error};
 use walsafe_core::server::control::ControlFile;
 use walsafe_core::server::settings::FileMode;
+use walsafe_core::store::Progress;
 use walsafe_core::store::admission;
-use walsafe_core::store::directory::temporary::Owner;
-use walsafe_core::store::directory::{Directory, Staging};
+use walsafe_core::store::directory::{Directory, DirectoryVisit};
 use walsafe_core::store::identity::Identity;
-use walsafe_core::store::{Progress, Store};
-use walsafe_core::sys::Dir;
 use walsafe_core::wal::SegmentSize;
 use walsafe_core::wal::segment::Cluster;
 
@@ -40,13 +38,12 @@ pub(super) fn run(arguments: &Init) -> u8 {
         // Unknown for a newer server version; the identity does not depend on it.
         segment_size: control.segment_size.unwrap_or(SegmentSize::DEFAULT),
     };
-    let owner = Owner::this_process();
-    let store = Directory::new(&arguments.destination, owner, Staging::Unnamed);
-    let progress = Progress::default();
-    let created = store
-        .visit(&progress)
-        .and_then(|visit| admission::init(&*visit, &cluster, mode.bits()))
-        .and_then(|created| give_to_server(arguments).map(|()| created));
+    let (store, progress) = (Directory::at(&arguments.destination), Progress::default());
+    let created = store.open(&progress).and_then(|visit| {
+        let created = admission::init(&visit, &cluster, mode.bits())?;
+        give_to_server(arguments, &visit)?;
+        Ok(created)
+    });
     let created = match created {
         Ok(created) => created,
         Err(e) => {
@@ -77,10 +74,8 @@ pub(super) fn run(arguments: &Init) -> u8 {
 
 /// Gives the identity file to the data directory's owner. If root runs the command, the file belongs to
 /// root, and the server could not read it.
-fn give_to_server(arguments: &Init) -> Result<(), Error> {
+fn give_to_server(arguments: &Init, visit: &DirectoryVisit<'_>) -> Result<(), Error> {
     let data = std::fs::metadata(&arguments.pgdata)
         .map_err(|e| Error::io(Action::LookUpData, &arguments.pgdata, e))?;
-    let dir = Dir::open(&arguments.destination)
-        .map_err(|e| Error::io(Action::OpenDestination, &arguments.destination, e))?;
-    Identity::give_to(&dir, data.uid(), data.gid())
+    Identity::give_to(visit, data.uid(), data.gid())
 }

@@ -1,10 +1,9 @@
 //! `walsafe manifest`: digests of the stored files, for `b3sum --check`.
 
-use walsafe_core::error::{Action, Error};
 use walsafe_core::prove::manifest::{self, Origin};
-use walsafe_core::store::identity;
+use walsafe_core::store::directory::Directory;
 use walsafe_core::store::listing::Listing;
-use walsafe_core::sys::Dir;
+use walsafe_core::store::{FinalName, Progress, Store};
 
 use super::{DONE, FAILED, FOUND, print_json, sentence};
 use crate::arguments::Manifest;
@@ -13,28 +12,29 @@ use crate::terminal::{self, Output};
 /// Runs the command and returns its exit status.
 pub(super) fn run(arguments: &Manifest) -> u8 {
     let path = &arguments.archive;
-    let listed = Dir::open(path)
-        .map_err(|e| Error::io(Action::OpenDestination, path, e))
-        .and_then(|dir| Listing::read(&dir).map(|listing| (dir, listing)));
-    let (dir, mut listing) = match listed {
+    let (store, steps) = (Directory::at(path), Progress::default());
+    let listed = store
+        .visit(&steps)
+        .and_then(|visit| Listing::read(&*visit).map(|listing| (visit, listing)));
+    let (visit, mut listing) = match listed {
         Ok(listed) => listed,
         Err(e) => {
             terminal::complain(&sentence(&e));
             return FAILED;
         }
     };
-    listing.claim_archived(&dir);
-    let marked = listing.marked.then(|| identity::FILE_NAME.to_owned());
-    let names = listing.files.into_iter().map(|file| file.stored_name).chain(marked);
+    listing.claim_archived(&*visit);
+    let marked = listing.marked.then_some(FinalName::Identity);
+    let names = listing.files.into_iter().map(FinalName::from).chain(marked);
     let (mut output, mut entries, mut complete) = (Output::new(), Vec::new(), true);
     for name in names {
-        match manifest::stored_digest_of(&dir, &name, arguments.read) {
+        match manifest::stored_digest(&*visit, &name, arguments.read) {
             Ok(None) => {}
             Ok(Some((digest, origin))) if arguments.json => {
                 let attribute = origin == Origin::Attribute;
                 let source = if attribute { "attribute" } else { "read" };
                 entries.push(serde_json::json!({
-                    "file": name, "blake3": digest.to_string(), "source": source,
+                    "file": name.to_string(), "blake3": digest.to_string(), "source": source,
                 }));
             }
             Ok(Some((digest, _))) => {

@@ -6,8 +6,7 @@ use super::Examined;
 use super::problems::unreadable;
 use crate::encoding::digest::{CONTENT_ATTRIBUTE, Digest, Hasher, STORED_ATTRIBUTE};
 use crate::prove::finding::{FindingKind, Problem};
-use crate::store::directory::reading::Archived;
-use crate::sys;
+use crate::store::Found;
 
 /// The digests that a file carries.
 pub(super) struct Claims {
@@ -16,8 +15,8 @@ pub(super) struct Claims {
 }
 
 impl Claims {
-    pub(super) fn read(archived: &Archived) -> Result<Self, Problem> {
-        let one = |attribute| match sys::attribute(&archived.file, attribute) {
+    pub(super) fn read(archived: &dyn Found) -> Result<Self, Problem> {
+        let one = |attribute| match archived.attribute(attribute) {
             Ok(None) => Ok(None),
             Ok(Some(text)) => text.parse().map(Some).map_err(|e| {
                 let reason = format!("its attribute {attribute} is not a digest: {e}");

@@ -3,12 +3,13 @@
 //! `restore` and `verify` both read through [`examine`], so `restore` delivers what `verify` calls
 //! sound.
 
-use std::io::{self, Read};
+use std::io;
 
 use crate::encoding::codec::{Codec, Decoder};
 use crate::encoding::digest::{Digest, Hasher};
 use crate::prove::finding::{FindingKind, Problem};
-use crate::store::directory::reading::{Archived, PastCache, read_full};
+use crate::store::Found;
+use crate::sys::read_full;
 use crate::sys::slice::part;
 use crate::wal::history::{self, Ancestor};
 use crate::wal::name::{FileKind, FileName, SegmentName};
@@ -83,7 +84,7 @@ impl Examined {
 /// # Errors
 /// What `each` returned; everything that is wrong with the file is in the value.
 pub fn examine(
-    archived: &Archived,
+    archived: &dyn Found,
     name: &FileName,
     expected: &Expectation,
     each: &mut dyn FnMut(&[u8]) -> io::Result<()>,
@@ -96,11 +97,9 @@ pub fn examine(
             return Ok(found);
         }
     };
-    let raw: io::Result<Box<dyn Read>> = archived.file.try_clone().map(|file| {
-        if expected.past_cache { Box::new(PastCache::new(file)) as _ } else { Box::new(file) as _ }
-    });
+    let raw = archived.read(expected.past_cache);
     // One digest is enough where stored bytes and contents are the same, or the contents' is there.
-    let encoded = archived.codec != Codec::None;
+    let encoded = archived.codec() != Codec::None;
     let hash_raw =
         encoded && (expected.thorough || (claims.stored.is_some() && claims.content.is_none()));
     let mut raw = match raw {
@@ -111,7 +110,7 @@ pub fn examine(
         }
     };
     let mut reading = Reading::new(name, expected, &claims, archived);
-    let ended = reading.run(&mut raw, archived.codec, &mut found, each)?;
+    let ended = reading.run(&mut raw, archived.codec(), &mut found, each)?;
     if ended {
         found.content = reading.content;
         found.stored = match raw.hasher {
@@ -158,7 +157,7 @@ impl<'a> Reading<'a> {
         name: &'a FileName,
         expected: &'a Expectation,
         claims: &Claims,
-        archived: &Archived,
+        archived: &dyn Found,
     ) -> Self {
         let digest = claims.stored.is_some() || claims.content.is_some();
         Self {
@@ -166,7 +165,7 @@ impl<'a> Reading<'a> {
             segment: name.segment(),
             expected,
             check_records: expected.thorough || !digest,
-            plain_len: (archived.codec == Codec::None).then_some(archived.entry.len),
+            plain_len: (archived.codec() == Codec::None).then_some(archived.stored_len()),
             len: 0,
             size: expected.segment_size.map(|size| size.bytes().into()),
             behind_switch: None,

@@ -6,9 +6,8 @@ use super::Start;
 use super::continuity::Coverage;
 use super::reading::{Read, timelines_of};
 use crate::prove::finding::{Finding, FindingKind, Problem};
-use crate::store::directory::reading::Archived;
-use crate::store::listing::{self, Listed};
-use crate::sys::Dir;
+use crate::store::listing;
+use crate::store::{StoredName, Visit};
 use crate::wal::name::{FileKind, SegmentName};
 use crate::wal::timeline::{Route, Stretch};
 use crate::wal::{End, Lsn, SegmentSize};
@@ -34,15 +33,20 @@ pub struct Chain {
 
 impl Chain {
     /// Finds the way, by the history files.
-    pub(super) fn find(start: &Start, files: &[Listed], histories: &[Read], dir: &Dir) -> Self {
-        let size = listing::segment_size(dir, files).unwrap_or(SegmentSize::DEFAULT);
+    pub(super) fn find(
+        start: &Start,
+        files: &[StoredName],
+        histories: &[Read],
+        visit: &dyn Visit,
+    ) -> Self {
+        let size = listing::segment_size(visit, files).unwrap_or(SegmentSize::DEFAULT);
         let timelines = timelines_of(histories);
         let there = files.iter().filter_map(|file| file.name.segment()).map(|s| s.timeline);
         let newest = timelines.newest(there, start.timeline, start.lsn);
         let end_timeline = newest.or(start.timeline).unwrap_or(1);
         let route = timelines.route(end_timeline, start.lsn, size);
         let start_timeline = route.start_timeline();
-        let stop = start.stop.or_else(|| stop_of(start, start_timeline, files, dir, size));
+        let stop = start.stop.or_else(|| stop_of(start, start_timeline, files, visit, size));
         Self {
             start: start.lsn,
             start_timeline,
@@ -56,7 +60,7 @@ impl Chain {
     }
 
     /// Returns whether a file lies on the way.
-    pub(super) fn needs(&self, file: &Listed) -> bool {
+    pub(super) fn needs(&self, file: &StoredName) -> bool {
         let Some(segment) = file.name.segment() else { return false };
         let Some(start) = segment.start(self.size) else { return false };
         let whole = matches!(file.name.kind(), FileKind::Segment(_));
@@ -139,16 +143,16 @@ impl Chain {
 fn stop_of(
     start: &Start,
     timeline: u32,
-    files: &[Listed],
-    dir: &Dir,
+    files: &[StoredName],
+    visit: &dyn Visit,
     size: SegmentSize,
 ) -> Option<Lsn> {
     const MAX_LEN: u64 = 64 << 10;
     let segment = SegmentName::holding(timeline, start.lsn, size);
     let name = format!("{segment}.{:08X}.backup", start.lsn.segment_offset(size));
     let file = files.iter().find(|file| file.name.as_str() == name)?;
-    let archived = Archived::open(dir, file.stored_name.clone(), file.codec).ok()??;
+    let found = visit.find(&file.into()).ok()??;
     let mut text = Vec::new();
-    archived.decode().ok()?.take(MAX_LEN).read_to_end(&mut text).ok()?;
+    found.decode().ok()?.take(MAX_LEN).read_to_end(&mut text).ok()?;
     Start::from_label(&String::from_utf8_lossy(&text)).ok()?.stop
 }

@@ -5,10 +5,12 @@ use std::path::Path;
 
 use super::reading::{Read, read_all, take_histories, timelines_of};
 use super::{Progress, VerifyError};
-use crate::error::{Action, Error};
 use crate::prove::finding::{Finding, FindingKind, Problem};
-use crate::store::listing::{self, Listed, Listing};
-use crate::sys::Dir;
+use crate::store;
+use crate::store::StoredName;
+use crate::store::Visit;
+use crate::store::directory::Directory;
+use crate::store::listing::{self, Listing};
 use crate::wal::name::FileKind;
 use crate::wal::timeline::{Leg, Run, Stretch, Stretches, Timelines};
 use crate::wal::{Lsn, SegmentSize};
@@ -35,15 +37,16 @@ pub fn gaps(
     path: &Path,
     watch: &mut dyn FnMut(&Progress) -> bool,
 ) -> Result<Vec<Finding>, VerifyError> {
-    let dir = Dir::open(path).map_err(|e| Error::io(Action::OpenDestination, path, e))?;
-    let mut listing = Listing::read(&dir)?;
+    let (store, steps) = (Directory::at(path), store::Progress::default());
+    let visit = store.open(&steps)?;
+    let mut listing = Listing::read(&visit)?;
     if listing.files.is_empty() && !listing.marked {
         return Err(VerifyError::Nothing { path: path.to_owned() });
     }
-    let size = listing::segment_size(&dir, &listing.files).unwrap_or(SegmentSize::DEFAULT);
+    let size = listing::segment_size(&visit, &listing.files).unwrap_or(SegmentSize::DEFAULT);
     let histories = take_histories(&mut listing.files);
-    let timelines = timelines_of(&read_all(&dir, histories, None, 1, watch)?);
-    let of = |files: &[Listed]| {
+    let timelines = timelines_of(&read_all(&visit, histories, None, 1, watch)?);
+    let of = |files: &[StoredName]| {
         let mut coverage = Coverage::new(size, timelines.clone());
         files.iter().for_each(|file| coverage.add(file.name.kind(), size));
         coverage.gaps()
@@ -53,7 +56,7 @@ pub fn gaps(
         return Ok(gaps);
     }
     // What was removed while the names were read, in no order, is not a gap.
-    listing.files.retain(|file| file.is_present(&dir));
+    listing.files.retain(|file| visit.holds(&file.into()));
     Ok(of(&listing.files))
 }
 

@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error as ThisError;
 
-use crate::error::{Action, Error};
+use crate::error::Error;
 use crate::prove::finding::{Finding, FindingKind, Problem};
+use crate::store;
+use crate::store::directory::Directory;
 use crate::store::identity::{self, Identity};
 use crate::store::listing::Listing;
-use crate::sys::Dir;
 use crate::wal::{End, SegmentSize};
 
 mod chain;
@@ -114,10 +115,11 @@ pub fn verify(
     options: &Options,
     watch: &mut dyn FnMut(&Progress) -> bool,
 ) -> Result<Report, VerifyError> {
-    let dir = Dir::open(path).map_err(|e| Error::io(Action::OpenDestination, path, e))?;
-    let mut listing = Listing::read(&dir)?;
+    let (store, steps) = (Directory::at(path), store::Progress::default());
+    let visit = store.open(&steps)?;
+    let mut listing = Listing::read(&visit)?;
     let mut report = Report { marked: listing.marked, ..Report::default() };
-    match Identity::read(&dir) {
+    match Identity::at(&visit) {
         Ok(identity) => {
             report.system_identifier = identity.map(|identity| identity.system_identifier);
         }
@@ -130,20 +132,22 @@ pub fn verify(
         // Histories first: they say which segments are needed.
         let mut files = listing.files;
         let histories = take_histories(&mut files);
-        let read = read_all(&dir, histories, report.system_identifier, options.threads, watch)?;
-        let chain = Chain::find(start, &files, &read, &dir);
+        let read = read_all(&visit, histories, report.system_identifier, options.threads, watch)?;
+        let chain = Chain::find(start, &files, &read, &visit);
         files.retain(|file| chain.needs(file));
-        let mut segments = read_all(&dir, files, report.system_identifier, options.threads, watch)?;
+        let mut segments =
+            read_all(&visit, files, report.system_identifier, options.threads, watch)?;
         segments.extend(read);
-        keep_present(&dir, &mut segments);
+        keep_present(&visit, &mut segments);
         report.absorb(segments, Some(chain));
         return Ok(report);
     }
-    listing.claim_archived(&dir);
-    report.findings.extend(names::strays(&dir, &listing));
-    report.findings.extend(names::unknown(&dir, &listing));
-    let mut read = read_all(&dir, listing.files, report.system_identifier, options.threads, watch)?;
-    keep_present(&dir, &mut read);
+    listing.claim_archived(&visit);
+    report.findings.extend(names::strays(visit.dir(), &listing));
+    report.findings.extend(names::unknown(visit.dir(), &listing));
+    let mut read =
+        read_all(&visit, listing.files, report.system_identifier, options.threads, watch)?;
+    keep_present(&visit, &mut read);
     report.absorb(read, None);
     Ok(report)
 }
@@ -151,7 +155,7 @@ pub fn verify(
 impl Report {
     /// Sums up what was read, and compares the files.
     fn absorb(&mut self, mut read: Vec<Read>, chain: Option<Chain>) {
-        read.sort_by(|a, b| a.listed.stored_name.cmp(&b.listed.stored_name));
+        read.sort_by_cached_key(|file| file.listed.to_string());
         if self.system_identifier.is_none() {
             self.system_identifier =
                 continuity::most(read.iter().filter_map(|r| r.system_identifier));
@@ -171,7 +175,7 @@ impl Report {
         neighbours::compare_encodings(&mut read);
         for file in &read {
             if let Some(problem) = &file.problem {
-                let file = file.listed.stored_name.clone();
+                let file = file.listed.to_string();
                 self.findings.push(Finding { file, problem: problem.clone() });
             }
         }

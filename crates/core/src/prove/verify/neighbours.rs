@@ -69,7 +69,7 @@ pub(super) fn compare_encodings(read: &mut [Read]) {
         let name = file.listed.name.to_string();
         match first.get(&name) {
             None => {
-                first.insert(name, (file.listed.stored_name.clone(), content));
+                first.insert(name, (file.listed.to_string(), content));
             }
             Some((_, same)) if *same == content => {}
             Some((other, _)) => {

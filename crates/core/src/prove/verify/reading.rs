@@ -10,9 +10,8 @@ use crate::encoding::digest::Digest;
 use crate::error::Error;
 use crate::prove::examine::{self, Examined, Expectation};
 use crate::prove::finding::{FindingKind, Problem};
-use crate::store::directory::reading::Archived;
-use crate::store::listing::Listed;
-use crate::sys::{self, Dir};
+use crate::store::{StoredName, Visit};
+use crate::sys;
 use crate::wal::history::Ancestor;
 use crate::wal::name::{FileKind, SegmentName};
 use crate::wal::timeline::Timelines;
@@ -24,7 +23,7 @@ const WATCH_EVERY: Duration = Duration::from_millis(100);
 /// What is kept of a file once it was read.
 #[derive(Debug)]
 pub(super) struct Read {
-    pub(super) listed: Listed,
+    pub(super) listed: StoredName,
     pub(super) problem: Option<Problem>,
     pub(super) content: Option<Digest>,
     pub(super) len: u64,
@@ -53,13 +52,13 @@ pub(super) fn timelines_of(read: &[Read]) -> Timelines {
 
 /// Drops the files that are gone by now. `pg_archivecleanup` removes old segments in no order: of
 /// those read before it came, some are left that are gone too, and between them would be gaps.
-pub(super) fn keep_present(dir: &Dir, read: &mut Vec<Read>) {
-    read.retain(|file| !file.vanished && file.listed.is_present(dir));
+pub(super) fn keep_present(visit: &dyn Visit, read: &mut Vec<Read>) {
+    read.retain(|file| !file.vanished && visit.holds(&(&file.listed).into()));
 }
 
 /// Takes the history files out of a list.
-pub(super) fn take_histories(files: &mut Vec<Listed>) -> Vec<Listed> {
-    let is_history = |file: &Listed| matches!(file.name.kind(), FileKind::History { .. });
+pub(super) fn take_histories(files: &mut Vec<StoredName>) -> Vec<StoredName> {
+    let is_history = |file: &StoredName| matches!(file.name.kind(), FileKind::History { .. });
     let histories = files.iter().filter(|file| is_history(file)).cloned().collect();
     files.retain(|file| !is_history(file));
     histories
@@ -67,8 +66,8 @@ pub(super) fn take_histories(files: &mut Vec<Listed>) -> Vec<Listed> {
 
 /// Reads files, several at a time, and keeps what is needed of each.
 pub(super) fn read_all(
-    dir: &Dir,
-    files: Vec<Listed>,
+    visit: &dyn Visit,
+    files: Vec<StoredName>,
     system_identifier: Option<u64>,
     threads: usize,
     watch: &mut dyn FnMut(&Progress) -> bool,
@@ -92,7 +91,7 @@ pub(super) fn read_all(
                     (&files, &next, &bytes, &stop, &expected);
                 scope.spawn(move || {
                     while let Some(listed) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        let read = read_one(dir, listed, expected, bytes, stop);
+                        let read = read_one(visit, listed, expected, bytes, stop);
                         if stop.load(Ordering::Relaxed) || sender.send(read).is_err() {
                             break;
                         }
@@ -118,8 +117,8 @@ pub(super) fn read_all(
 }
 
 fn read_one(
-    dir: &Dir,
-    listed: &Listed,
+    visit: &dyn Visit,
+    listed: &StoredName,
     expected: &Expectation,
     bytes: &AtomicU64,
     stop: &AtomicBool,
@@ -129,8 +128,8 @@ fn read_one(
         ..Examined::default()
     };
     let mut vanished = false;
-    let examined = match Archived::open(dir, listed.stored_name.clone(), listed.codec) {
-        Ok(Some(archived)) => examine::examine(&archived, &listed.name, expected, &mut |chunk| {
+    let examined = match visit.find(&listed.into()) {
+        Ok(Some(found)) => examine::examine(&*found, &listed.name, expected, &mut |chunk| {
             bytes.fetch_add(chunk.len() as u64, Ordering::Relaxed);
             if stop.load(Ordering::Relaxed) {
                 return Err(std::io::ErrorKind::Interrupted.into());

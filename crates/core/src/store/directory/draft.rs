@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::io;
 
-use super::reading::{PastCache, read_full};
+use super::reading::PastCache;
 use super::sink::Sink;
 use super::temporary::TemporaryName;
 use super::{DirectoryVisit, Staging};
@@ -14,6 +14,7 @@ use crate::encoding::digest::{CONTENT_ATTRIBUTE, Hasher, STORED_ATTRIBUTE};
 use crate::error::{Action, Error};
 use crate::store::{Digests, Draft, FinalName, Publication, Seal, Sealed};
 use crate::sys::buffer::Buffer;
+use crate::sys::read_full;
 use crate::sys::{self, Dir};
 
 /// A file being written.

@@ -17,7 +17,7 @@ use crate::store::{Draft, FinalName, Found, Progress, Store, Visit};
 use crate::sys::{Dir, Space};
 
 mod draft;
-pub mod reading;
+mod reading;
 mod sink;
 pub mod temporary;
 #[cfg(test)]
@@ -56,6 +56,12 @@ impl Directory {
     #[must_use]
     pub fn new(path: impl Into<PathBuf>, owner: Owner, staging: Staging) -> Self {
         Self { path: path.into(), owner, staging: AtomicU8::new(staging as u8) }
+    }
+
+    /// Names a directory for this process, with every way of staging.
+    #[must_use]
+    pub fn at(path: impl Into<PathBuf>) -> Self {
+        Self::new(path, Owner::this_process(), Staging::Unnamed)
     }
 
     /// Opens the directory.
@@ -117,8 +123,12 @@ impl Visit for DirectoryVisit<'_> {
     }
 
     fn find(&self, name: &FinalName) -> Result<Option<Box<dyn Found + '_>>, Error> {
-        let found = Archived::open(&self.dir, name.to_string(), name.codec())?;
+        let found = Archived::open(&self.dir, name)?;
         Ok(found.map(|found| Box::new(found) as _))
+    }
+
+    fn holds(&self, name: &FinalName) -> bool {
+        !matches!(self.dir.entry(&name.to_string()), Ok(None))
     }
 
     fn list(&self, each: &mut dyn FnMut(&str)) -> Result<(), Error> {

@@ -4,11 +4,10 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use crate::encoding::codec::{Codec, Decoder};
-use crate::encoding::digest::{CONTENT_ATTRIBUTE, STORED_ATTRIBUTE};
+use crate::encoding::codec::Codec;
 use crate::error::{Action, Error};
 use crate::server::source::Source;
-use crate::store::Found;
+use crate::store::{FinalName, Found};
 use crate::sys::buffer::Buffer;
 use crate::sys::{self, Dir, Entry};
 
@@ -16,7 +15,7 @@ use crate::sys::{self, Dir, Entry};
 /// allows: its clean pages are dropped, and it is read by direct I/O where there is such. Dirty pages
 /// are written out before a direct read, so what is read is what a later reader gets after a power
 /// cut.
-pub struct PastCache {
+pub(super) struct PastCache {
     file: File,
     /// Made by the first read, which can tell that there is no memory for it.
     buffer: Option<Buffer>,
@@ -29,7 +28,7 @@ pub struct PastCache {
 impl PastCache {
     /// Reads an open file from its start.
     #[must_use]
-    pub fn new(file: File) -> Self {
+    pub(super) fn new(file: File) -> Self {
         // A file system may take the flag for direct I/O and read through the page cache all the
         // same: ext4 with `data=journal`, and btrfs for what is compressed or lies in its trees.
         sys::drop_cached(&file, 0, 0);
@@ -76,55 +75,34 @@ impl Read for PastCache {
     }
 }
 
-/// Reads until `buf` is full or the stream ends.
-///
-/// # Errors
-/// What the stream reports.
-pub fn read_full(stream: &mut impl Read, buf: &mut [u8]) -> io::Result<usize> {
-    let mut filled = 0;
-    while let Some(rest) = buf.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-        match stream.read(rest) {
-            Ok(0) => break,
-            Ok(n) => filled += n,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(filled)
-}
-
-/// A file that stands in an archive under a final name.
+/// A file that stands in a directory under a final name.
 #[derive(Debug)]
-pub struct Archived {
-    /// The open file.
-    pub file: File,
-    /// Its path, for messages.
+pub(super) struct Archived {
+    file: File,
+    /// For messages.
     path: PathBuf,
-    /// Its name in the archive.
-    pub stored_name: String,
-    /// Its encoding.
-    pub codec: Codec,
-    /// What `fstat` said of it.
-    pub entry: Entry,
+    codec: Codec,
+    entry: Entry,
 }
 
 impl Archived {
-    /// Opens a file of an archive; `None` when nothing has the name.
+    /// Opens a file; `None` when nothing has the name.
     ///
     /// # Errors
     /// Something else than a regular file has the name (a symbolic link is never followed), or it
     /// could not be opened.
-    pub fn open(dir: &Dir, stored_name: String, codec: Codec) -> Result<Option<Self>, Error> {
-        let path = dir.path().join(&stored_name);
+    pub(super) fn open(dir: &Dir, name: &FinalName) -> Result<Option<Self>, Error> {
+        let (name, codec) = (name.to_string(), name.codec());
+        let path = dir.path().join(&name);
         let fail = |e| Error::io(Action::ReadArchived, &path, e);
-        let Some(entry) = dir.entry(&stored_name).map_err(fail)? else {
+        let Some(entry) = dir.entry(&name).map_err(fail)? else {
             return Ok(None);
         };
         if !entry.is_file() {
             return Err(Error::NotAFile { found: entry.type_name(), path });
         }
-        let file = match dir.open_file(&stored_name) {
-            // It was removed in between: by pg_archivecleanup, say.
+        let file = match dir.open_file(&name) {
+            // It was removed in between: by pg_archivecleanup, for example.
             Err(e) if e.raw_os_error() == Some(libc::ENOENT) => return Ok(None),
             opened => opened.map_err(fail)?,
         };
@@ -132,24 +110,7 @@ impl Archived {
         if !entry.is_file() {
             return Err(Error::NotAFile { found: entry.type_name(), path });
         }
-        Ok(Some(Self { file, path, stored_name, codec, entry }))
-    }
-
-    /// Returns whether the file carries a digest from the time when it was archived.
-    ///
-    /// # Errors
-    /// Its attributes could not be read.
-    pub fn carries_digest(&self) -> io::Result<bool> {
-        let carries = |name| sys::attribute(&self.file, name).map(|digest| digest.is_some());
-        Ok(carries(STORED_ATTRIBUTE)? || carries(CONTENT_ATTRIBUTE)?)
-    }
-
-    /// Decodes the file from storage, past the page cache.
-    ///
-    /// # Errors
-    /// The decoder could not be set up.
-    pub fn decode(&self) -> io::Result<Decoder<PastCache>> {
-        Decoder::new(self.codec, PastCache::new(self.file.try_clone()?))
+        Ok(Some(Self { file, path, codec, entry }))
     }
 }
 
@@ -162,8 +123,16 @@ impl Found for Archived {
         self.codec
     }
 
+    fn stored_len(&self) -> u64 {
+        self.entry.len
+    }
+
     fn stored_bytes(&self) -> u64 {
         self.entry.allocated
+    }
+
+    fn attribute(&self, name: &str) -> io::Result<Option<String>> {
+        sys::attribute(&self.file, name)
     }
 
     fn is(&self, source: &Source) -> bool {
@@ -196,8 +165,8 @@ mod tests {
         let dir = Dir::open(temp.path()).unwrap();
         let effect = Effect::Fail(libc::ENOENT);
         let plan = Plan::new(vec![Fault { op: Op::Open, skip: 0, times: 1, effect }]);
-        assert!(Archived::open(&dir, "a".to_owned(), Codec::None).unwrap().is_none());
+        assert!(Archived::open(&dir, &FinalName::Probe("a".to_owned())).unwrap().is_none());
         assert_eq!(plan.hits(), 1);
-        assert!(Archived::open(&dir, "a".to_owned(), Codec::None).unwrap().is_some());
+        assert!(Archived::open(&dir, &FinalName::Probe("a".to_owned())).unwrap().is_some());
     }
 }
