@@ -11,6 +11,7 @@ use crate::server::source::Source;
 use crate::store::admission;
 use crate::store::{Progress, Publication, Seal, Store, StoredName, Visit};
 use crate::sys::buffer::Buffer;
+use crate::sys::slice::part;
 use crate::wal::SegmentReport;
 use crate::wal::segment::{self, HEADER_LEN};
 
@@ -46,8 +47,7 @@ fn check_segment(plan: &Plan, job: &Job, source: &Source) -> Result<(), Error> {
     };
     let mut header = [0; HEADER_LEN];
     let len = source.read_at(&mut header, 0)?;
-    let (header, _) = header.split_at(len);
-    segment::check(name, source.len(), header, &plan.cluster)
+    segment::check(name, source.len(), part(&header, ..len), &plan.cluster)
         .map_err(|e| Error::Segment { path: source.path().to_owned(), source: e })
 }
 

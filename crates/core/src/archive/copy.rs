@@ -10,6 +10,7 @@ use crate::server::settings::CheckWal;
 use crate::server::source::Source;
 use crate::store::{Digests, Draft, Progress};
 use crate::sys::buffer::Buffer;
+use crate::sys::slice::{part, part_mut};
 use crate::wal::{SegmentChecker, SegmentReport, SegmentSpec};
 
 /// The server's file, being read.
@@ -126,7 +127,7 @@ impl<'a, 'v> Gather<'a, 'v> {
     }
 
     fn put(&mut self) -> Result<(), Error> {
-        let (chunk, _) = self.buffer.split_at(self.filled);
+        let chunk = part(self.buffer, ..self.filled);
         self.hasher.update(chunk);
         self.draft.put(chunk)?;
         self.filled = 0;
@@ -142,10 +143,9 @@ impl<'a, 'v> Gather<'a, 'v> {
 
 impl Write for Gather<'_, '_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let (_, room) = self.buffer.split_at_mut(self.filled);
+        let room = part_mut(self.buffer, self.filled..);
         let n = room.len().min(bytes.len());
-        let ((to, _), (from, _)) = (room.split_at_mut(n), bytes.split_at(n));
-        to.copy_from_slice(from);
+        part_mut(room, ..n).copy_from_slice(part(bytes, ..n));
         self.filled += n;
         if self.filled == self.buffer.len() {
             self.put().map_err(io::Error::other)?;

@@ -9,6 +9,7 @@ use crate::error::{Action, Error};
 use crate::server::source::Source;
 use crate::store::{FinalName, Found};
 use crate::sys::buffer::Buffer;
+use crate::sys::slice::{part, part_mut};
 use crate::sys::{self, Dir, Entry};
 
 /// A reader whose bytes come from storage and not from the page cache, as far as the file system
@@ -64,12 +65,10 @@ impl Read for PastCache {
         if self.taken == self.filled && self.refill()? == 0 {
             return Ok(0);
         }
-        let bytes = self.buffer.as_ref().map(Buffer::bytes).unwrap_or_default();
-        let ready = bytes.get(self.taken..self.filled).unwrap_or_default();
+        let Some(buffer) = &self.buffer else { return Ok(0) };
+        let ready = part(buffer.bytes(), self.taken..self.filled);
         let n = ready.len().min(buf.len());
-        if let (Some(to), Some(from)) = (buf.get_mut(..n), ready.get(..n)) {
-            to.copy_from_slice(from);
-        }
+        part_mut(buf, ..n).copy_from_slice(part(ready, ..n));
         self.taken += n;
         Ok(n)
     }

@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io;
 
+use crate::sys::slice::part;
 use crate::sys::{self, DIRECT_ALIGNMENT};
 
 /// Zero blocks are recognised at this size: the block of the common file systems.
@@ -44,8 +45,8 @@ impl Sink {
         let mut at = 0;
         while let Some(rest) = chunk.get(at..).filter(|rest| !rest.is_empty()) {
             let zeros = leading(rest, |block| block == &ZEROS);
-            let data = rest.get(zeros..).unwrap_or_default();
-            let data = data.get(..leading(data, |block| block != &ZEROS)).unwrap_or_default();
+            let data = part(rest, zeros..);
+            let data = part(data, ..leading(data, |block| block != &ZEROS));
             self.write_at(data, self.offset + zeros as u64)?;
             at += zeros + data.len();
             self.offset += (zeros + data.len()) as u64;
