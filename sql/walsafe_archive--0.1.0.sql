@@ -88,7 +88,7 @@ AS 'MODULE_PATHNAME', 'walsafe_archive_verify_wrapper'
 LANGUAGE C VOLATILE PARALLEL RESTRICTED;
 
 COMMENT ON FUNCTION walsafe_archive_verify(text) IS
-    'reads every file of an archive and returns what is wrong; no rows: nothing is';
+    'reads every file of an archive and returns what is wrong; no rows if nothing is';
 
 CREATE FUNCTION walsafe_archive_gaps(
     destination text DEFAULT NULL,

@@ -274,7 +274,7 @@ fn warn_of_policy(name: &CStr) {
         code: PgSqlErrorCode::ERRCODE_WARNING,
         message: format!("\"walsafe_archive.fsync_policy\" is \"{}\"", name.to_string_lossy()),
         detail: loss.to_owned(),
-        hint: "Set it to \"full\" unless the archive can be lost.".to_owned(),
+        hint: "Set it to \"full\" unless you can afford to lose the archive.".to_owned(),
     }
     .warn();
 }

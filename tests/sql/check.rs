@@ -131,9 +131,9 @@ fn a_destination_that_cannot_be_written() {
 fn a_destination_open_to_others() {
     let (archive, cluster) = archiving();
     for (mode, status, says) in [
-        (0o755, "warning", "everybody can list it"),
-        (0o770, "error", "others than its owner can write"),
-        (0o777, "error", "others than its owner can write"),
+        (0o755, "warning", "everyone can list it"),
+        (0o770, "error", "users other than its owner can write"),
+        (0o777, "error", "users other than its owner can write"),
         (0o750, "ok", "mode 0750"),
         (0o700, "ok", "mode 0700"),
     ] {

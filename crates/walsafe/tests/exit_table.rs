@@ -160,7 +160,7 @@ fn a_hole_whose_segment_lies_in_pg_wal_is_none() {
     let place = place();
     fs::remove_file(place.path("archive").join(TWO)).unwrap();
     fs::write(place.path("data/pg_wal").join(TWO), &segments()[1]).unwrap();
-    place.restore(TWO).says(1, "lies in pg_wal");
+    place.restore(TWO).says(1, "but it is in pg_wal");
 }
 
 #[test]

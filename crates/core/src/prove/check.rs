@@ -110,7 +110,7 @@ fn directory(dir: &Dir, options: &Options<'_>) -> Check {
     let inside =
         options.data_directory.is_some_and(|data| KnownDestinations::of(data).is_inside(&real));
     if inside {
-        let detail = "it lies inside the data directory: whatever destroys the one destroys the other. Move it to other storage.";
+        let detail = "it lies inside the data directory: whatever destroys one destroys the other. Move it to other storage.";
         return made(name, Status::Error, detail);
     }
     made(name, Status::Ok, format!("\"{}\" can be opened", real.display()))
@@ -126,10 +126,10 @@ fn ownership(dir: &Dir) -> Check {
     let found = format!("owner {}, mode {mode:04o}", metadata.uid());
     if mode & 0o022 != 0 {
         let detail =
-            format!("{found}: others than its owner can write into it. Run chmod go-w on it.");
+            format!("{found}: users other than its owner can write into it. Run chmod go-w on it.");
         made(name, Status::Error, detail)
     } else if mode & 0o007 != 0 {
-        let detail = format!("{found}: everybody can list it. Run chmod o-rwx on it.");
+        let detail = format!("{found}: everyone can list it. Run chmod o-rwx on it.");
         made(name, Status::Warning, detail)
     } else {
         made(name, Status::Ok, found)
@@ -213,7 +213,7 @@ fn publish(visit: &DirectoryVisit<'_>) -> Check {
         }
         (Ok(_), Ok(_)) => {
             let detail =
-                "the file system let a second file take the name of the first. Use another one.";
+                "the file system let a second file take the name of the first. Use another file system.";
             made(name, Status::Error, detail)
         }
     }

@@ -56,7 +56,7 @@ fn judge_segment(
         )));
     };
     if lies_beside_target(request, expected) {
-        return Ok(Verdict::End("it is not in the archive, and lies in pg_wal".to_owned()));
+        return Ok(Verdict::End("it is not in the archive, but it is in pg_wal".to_owned()));
     }
     Ok(Verdict::Hole(evidence))
 }

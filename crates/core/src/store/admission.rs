@@ -56,7 +56,7 @@ pub fn admit(
         // read above may be in the page cache only, after a flush that failed.
         let stored = Identity::settle(visit)?;
         if stored != identity {
-            let reason = "storage holds another identity than was read before".to_owned();
+            let reason = "storage holds an identity other than the one that was read before".to_owned();
             return Err(Error::ReadBackDiffers { path: path.join(identity::FILE_NAME), reason });
         }
         memory.add(path)?;

@@ -140,12 +140,12 @@ fn print(report: &Report) -> bool {
     if let Some(chain) = &report.chain {
         let end = chain.end.map_or_else(|| "nowhere".to_owned(), |end| end.to_string());
         output.line(format_args!(
-            "from {} on timeline {} the archive reaches without a gap to {end} on timeline {} ({} segments)",
+            "the archive has no gap from {} on timeline {} to {end} on timeline {} ({} segments)",
             chain.start, chain.start_timeline, chain.end_timeline, chain.segments
         ));
         match chain.stop {
             Some(stop) => output.line(format_args!("the backup is consistent at {stop}")),
-            None => output.line("where the backup is consistent is not known: its .backup file is not in the archive"),
+            None => output.line("it is not known where the backup is consistent: its .backup file is not in the archive"),
         };
     }
     match report.findings.len() {

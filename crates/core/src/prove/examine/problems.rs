@@ -20,7 +20,7 @@ pub(super) fn check_backup_history(text: &[u8], segment: SegmentName) -> Option<
         Some(file) if file == segment.to_string() => None,
         Some(file) => Some(Problem::new(
             FindingKind::WrongName,
-            format!("it is of a backup that began in {}", file.escape_default()),
+            format!("it belongs to a backup that began in {}", file.escape_default()),
         )),
         None if text.is_empty() => Some(Problem::new(FindingKind::Truncated, "it has 0 bytes")),
         None => {

@@ -94,7 +94,7 @@ impl Chain {
             && end < stop
         {
             let reason =
-                format!("the backup is consistent at {stop} only, and the WAL here ends at {end}");
+                format!("the backup is consistent only at {stop}, and the WAL here ends at {end}");
             let file = SegmentName::holding(self.end_timeline, stop, self.size).to_string();
             findings.push(Finding { file, problem: Problem::new(FindingKind::Gap, reason) });
         }

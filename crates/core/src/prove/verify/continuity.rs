@@ -177,7 +177,7 @@ impl Coverage {
 
 fn missing_history(timeline: u32) -> Finding {
     let reason = format!(
-        "segments of timeline {timeline} are there, and without its history no recovery finds the way to them"
+        "segments of timeline {timeline} are there, but without its history file no recovery finds them"
     );
     let problem = Problem::new(FindingKind::Gap, reason);
     Finding { file: format!("{timeline:08X}.history"), problem }
