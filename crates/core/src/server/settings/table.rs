@@ -332,7 +332,7 @@ mod tests {
             ("destination", c"", "absolute path"),
             ("file_mode", c"0777", "0600, 0640"),
             ("compression", c"zstd:99", "Level \"99\""),
-            ("check_wal", c"page", "no such name"),
+            ("check_wal", c"page", "not one of its values"),
             ("workers", c"-1", "whole number"),
             ("verify", c"yes", "neither on nor off"),
         ] {
