@@ -35,7 +35,8 @@ fn make_as_documented(document: &Document, cluster: &Cluster, name: &str, dir: &
     }
 }
 
-/// Without it the first hour of an administrator with the module goes wrong.
+/// If one of the first steps in the documentation were wrong, an administrator's first hour with the module
+/// would go wrong.
 #[test]
 fn a_cluster_is_configured_watched_and_verified_as_documented() {
     let place = Scratch::new("place");
@@ -146,8 +147,8 @@ fn only_a_session_with_the_library_checks_values(cluster: &Cluster) {
     assert_eq!(quotes, cluster.server().major >= 17);
 }
 
-/// Without it the last minutes before a loss are given up although they are there, or what is recovered
-/// leaves a hole in the archive.
+/// Without these steps, the last minutes before a loss are given up although they are there, or what is
+/// recovered leaves a hole in the archive.
 #[test]
 fn what_the_lost_server_had_not_archived_is_recovered_and_archived() {
     let document = operations();
@@ -191,8 +192,8 @@ fn what_the_lost_server_had_not_archived_is_recovered_and_archived() {
     assert_eq!(rows_after_recovery(&all), "1,2,3,4");
 }
 
-/// Without it `pg_wal` fills up during an outage of the archive, or a recovery over two archives ends
-/// early.
+/// Without a second archive, `pg_wal` fills up during an outage of the first. Without the right
+/// `restore_command`, a recovery from both ends early.
 #[test]
 fn another_archive_meanwhile_and_a_recovery_that_reads_both() {
     require!(tool("rsync"));
@@ -236,7 +237,7 @@ fn another_archive_meanwhile_and_a_recovery_that_reads_both() {
     assert_eq!(rows_after_recovery(&origin.recovery().start()), "1,2");
 }
 
-/// Without it somebody deletes WAL that is nowhere else.
+/// Without these steps, somebody deletes WAL that exists nowhere else.
 #[test]
 fn a_full_pg_wal_is_moved_and_nothing_is_lost() {
     require!(privileged());
@@ -272,7 +273,7 @@ fn full(log: &str) -> String {
     line.replace(&number, "4711")
 }
 
-/// Without it a server that lost its library is believed to archive, or to need a restart.
+/// Without this page, a server that lost its library is believed to archive, or to need a restart.
 #[test]
 fn a_library_that_is_missing_is_told_and_archiving_goes_on_when_it_is_back() {
     let home = Scratch::new("server");
@@ -294,7 +295,7 @@ fn a_library_that_is_missing_is_told_and_archiving_goes_on_when_it_is_back() {
     });
 }
 
-/// Without it the messages of other versions are not found in the documentation.
+/// If the documentation had one version's words only, the messages of the others could not be found in it.
 #[test]
 fn a_command_beside_the_library_is_told_as_documented() {
     let archive = Scratch::new("archive");
@@ -317,7 +318,7 @@ fn a_command_beside_the_library_is_told_as_documented() {
     assert!(log.contains("FATAL"), "{log}");
 }
 
-/// Without it the disk under a mount point becomes the archive, unnoticed.
+/// Without the read-only mount point, the disk below it becomes the archive, unnoticed.
 #[test]
 fn an_archive_that_was_never_mounted_is_not_begun_on_the_disk_below() {
     require!(privileged());
@@ -344,7 +345,7 @@ fn an_archive_that_was_never_mounted_is_not_begun_on_the_disk_below() {
     disk.mount();
 }
 
-/// Without it somebody whose recovery has stopped does not find the message.
+/// If the documentation did not quote the message, somebody whose recovery has stopped would not find it.
 #[test]
 fn what_stops_a_recovery_is_in_the_documentation() {
     let origin = Origin::new();

@@ -25,7 +25,7 @@ fn attribute(path: &Path, name: &str) -> String {
     String::from_utf8(value[..len].to_vec()).expect("text")
 }
 
-/// Without it a partial or world-readable file would be found only when somebody restores, or steals.
+/// A partial or world-readable file would be noticed only when somebody restores it, or steals it.
 #[test]
 fn files_are_whole_private_and_copies_of_their_own_under_umask_000() {
     for way in WAYS {
@@ -57,7 +57,8 @@ fn files_are_whole_private_and_copies_of_their_own_under_umask_000() {
     }
 }
 
-/// Without it a backup tool in the server's group could not read the archive, or could write to it.
+/// If the umask decided, a backup tool in the server's group could not read the archive, or could write to
+/// it.
 #[test]
 fn file_mode_decides_the_permission_whatever_the_umask() {
     let archive = Scratch::new("archive");
@@ -118,8 +119,8 @@ fn calls_for_a_segment(cluster: &Cluster) -> (String, Vec<Call>) {
     (name, trace.finish())
 }
 
-/// Without it "archived" would be a promise that a power failure breaks: the server's own `fsync`,
-/// which turns basic_archive's flushes off, is off here.
+/// Without these flushes, a power failure would break the promise "archived". The server's own `fsync`,
+/// which turns off the flushes of basic_archive, is off here.
 #[test]
 fn the_file_is_flushed_before_its_name_is_given_and_the_directory_before_success() {
     require!(tool("strace"));
@@ -161,7 +162,7 @@ fn the_file_is_flushed_before_its_name_is_given_and_the_directory_before_success
     }
 }
 
-/// Without it a weaker policy would cost as much as the full one, or lose WAL that nobody was warned of.
+/// A weaker policy must cost less than the full one, and must not lose WAL without a warning beforehand.
 #[test]
 fn a_weaker_policy_flushes_less_and_says_what_can_be_lost() {
     require!(tool("strace"));
@@ -188,8 +189,9 @@ fn a_weaker_policy_flushes_less_and_says_what_can_be_lost() {
     }
 }
 
-/// Without it an archive could not be unmounted for maintenance while the server runs, and archiving
-/// into the bare mount point would fill the root disk with WAL that the next mount hides.
+/// If the archiver held a handle while idle, the archive could not be unmounted for maintenance while the
+/// server runs. If it accepted the bare mount point, it would fill the root disk with WAL that the next
+/// mount hides.
 #[test]
 fn an_idle_archiver_lets_go_of_the_archive_and_refuses_the_bare_mount_point() {
     require!(privileged());
@@ -226,7 +228,7 @@ fn mount_path(mount: &Mount) -> &str {
     mount.path().to_str().expect("a path of ours")
 }
 
-/// Without it an archiver that runs for months takes the memory that the database needs.
+/// An archiver that grows with each file takes, over months, the memory that the database needs.
 #[test]
 fn three_hundred_segments_leave_the_archivers_memory_flat() {
     let archive = Scratch::new("archive");

@@ -69,8 +69,8 @@ impl Spoilt {
     }
 }
 
-/// Without it a file that another tool left half-way, or another server wrote, would be overwritten, or
-/// block archiving without a word about which of the two is right.
+/// Without the comparison, a file that another tool left half-way, or that another server wrote, would be
+/// overwritten. Or it would block archiving, and nothing would say which of the two is right.
 #[test]
 fn other_contents_under_the_name_stay_and_are_explained() {
     let spoilt = Spoilt::new();
@@ -121,7 +121,7 @@ fn other_contents_under_the_name_stay_and_are_explained() {
     assert!(report.hint.contains("damaged"), "{report:?}");
 }
 
-/// Without it a link planted in a shared directory would send WAL elsewhere, a pipe would hang the
+/// Without this check, a link planted in a shared directory would send WAL elsewhere, a pipe would hang the
 /// archiver, and a hard link to `pg_wal`, which the server recycles, would pass for a copy.
 #[test]
 fn what_is_no_file_of_its_own_is_neither_followed_nor_opened_nor_replaced() {
@@ -153,8 +153,8 @@ fn what_is_no_file_of_its_own_is_neither_followed_nor_opened_nor_replaced() {
     assert!(report.detail.contains("hard link to the server's own file"), "{report:?}");
 }
 
-/// Without it an archive that is down over a weekend would fill the disk of the log, or an administrator
-/// would find one line and not know whether it still holds.
+/// With more reports, an archive that is down over a weekend would fill the disk of the log. With fewer, an
+/// administrator would find one line and not know whether it still holds.
 #[test]
 fn a_failure_that_goes_on_is_reported_once_for_each_try_of_the_server() {
     let archive = Scratch::new("archive");

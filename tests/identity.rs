@@ -35,8 +35,8 @@ fn init(cluster: &Cluster, archive: &Path) {
     command::run(program.args(["init", "--pgdata"]).arg(cluster.data()).arg(archive));
 }
 
-/// Without it two clusters with one `destination`, a copied configuration, mix their WAL: names are the
-/// same, and neither can be restored.
+/// Without the identity check, two clusters with one `destination` (a copied configuration) mix their WAL:
+/// the names are the same, and neither cluster can be restored.
 #[test]
 fn another_clusters_archive_is_refused_until_the_cluster_has_one_of_its_own() {
     let archive = Scratch::new("archive");
@@ -60,8 +60,8 @@ fn another_clusters_archive_is_refused_until_the_cluster_has_one_of_its_own() {
     goes_on(&owner, archive.path());
 }
 
-/// Without it a file that was copied into `pg_wal` by hand, or whose first page is damaged, stands in the
-/// archive under the name of a segment, and the restore that needs the true one ends there.
+/// Without the check of the header, a file that was copied into `pg_wal` by hand, or whose first page is
+/// damaged, gets the name of a segment in the archive, and the restore that needs the true one ends there.
 #[test]
 fn a_file_that_is_not_the_segment_its_name_says_is_refused() {
     let donor = Cluster::builder().archive_command("true").start();
@@ -123,8 +123,9 @@ fn a_file_that_is_not_the_segment_its_name_says_is_refused() {
     assert_eq!(archive.read(&foreign_name), foreign);
 }
 
-/// Without it an archive whose disk is not mounted, or was replaced by an empty one, is begun anew in the
-/// wrong place; or an administrator who did replace it finds no way on.
+/// Without the list in the data directory, an archive whose disk is not mounted, or was replaced by an
+/// empty one, is begun anew in the wrong place. Without `walsafe init`, an administrator who did replace
+/// the disk has no way out.
 #[test]
 fn a_lost_identity_file_is_refused_until_walsafe_init_writes_one() {
     let archive = Scratch::new("archive");
@@ -153,7 +154,8 @@ fn a_lost_identity_file_is_refused_until_walsafe_init_writes_one() {
     assert!(identity.lines().any(|there| there == line), "{identity}");
 }
 
-/// Without it nobody could move over from cp or basic_archive without a new archive and a new base backup.
+/// Without adoption, nobody could move over from cp or basic_archive without a new archive and a new base
+/// backup.
 #[test]
 fn an_archive_begun_by_another_tool_is_adopted_on_the_running_server() {
     let by_cp: fn(ClusterBuilder, &str) -> ClusterBuilder =
@@ -193,7 +195,8 @@ fn an_archive_begun_by_another_tool_is_adopted_on_the_running_server() {
     }
 }
 
-/// Without it WAL is put among files that nobody expected it with, or into another cluster's archive.
+/// Without the sample of segments, WAL is put among files of another kind, or into another cluster's
+/// archive.
 #[test]
 fn a_directory_that_another_cluster_or_nobody_archived_to_is_not_adopted() {
     let archive = Scratch::new("archive");

@@ -46,7 +46,7 @@ fn modules(dir: &Path) -> Vec<String> {
     names(dir).iter().filter_map(|name| Some(name.strip_suffix(".rs")?.to_owned())).collect()
 }
 
-/// Without it a new file's tests never run, and nobody notices.
+/// Without its `mod` line, a new file's tests never run, and nobody notices.
 #[test]
 fn each_file_is_part_of_this_program() {
     let mut looked_at = 0;
@@ -69,7 +69,7 @@ fn each_file_is_part_of_this_program() {
     assert_eq!(dirs.collect::<Vec<_>>(), ["dose", "harness", "sql", "support"]);
 }
 
-/// Without it a test that was renamed is no longer run on the versions that it is about.
+/// If a line kept the old name of a test, the test would no longer run on the versions that it is about.
 #[test]
 fn each_line_of_the_list_for_all_versions_names_tests() {
     let list = fs::read_to_string(here().join("each-version")).expect("the list");

@@ -149,7 +149,7 @@ fn served(port: u16) -> Option<String> {
     Some(answer)
 }
 
-/// Without it the file may be one that no exporter understands.
+/// If no exporter read the file here, it could be one that none understands.
 #[test]
 fn postgres_exporter_serves_the_metrics() {
     require!(tool("prometheus-postgres-exporter"));
@@ -287,7 +287,8 @@ fn a_verification_leaves_its_outcome_and_the_time_of_the_last_success() {
     }
 }
 
-/// Without it the job never runs: nothing puts the script where cron looks, or nobody may write there.
+/// If the steps were wrong, the job would never run: the script would not be where cron looks, or nobody
+/// might write there.
 #[test]
 fn the_verification_is_installed_and_run_as_documented() {
     require!(privileged());
@@ -311,7 +312,7 @@ fn the_verification_is_installed_and_run_as_documented() {
     assert_eq!(metric(&collector.join("walsafe.prom"), "walsafe_verify_exit_status"), 0);
 }
 
-/// Without it a mistyped key is ignored: nobody is told of findings, or the job runs at any time.
+/// systemd ignores a mistyped key: then nobody learns of findings, or the job runs at any time.
 #[test]
 fn systemd_understands_the_unit_files() {
     require!(tool("systemd-analyze"));

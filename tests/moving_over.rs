@@ -104,7 +104,7 @@ fn moves_over(old: &str, leftover: Option<&str>) {
     assert_recovered(&recovered, acknowledged);
 }
 
-/// Without it administrators stay with cp, or lose the segments of the moment when they leave it.
+/// If the change-over could lose a segment, administrators would stay with cp, or lose it.
 #[test]
 fn from_cp_no_segment_is_lost() {
     moves_over("cp", None);
@@ -125,7 +125,7 @@ fn from_basic_archive_no_segment_is_lost_whatever_a_killed_one_left() {
     moves_over("basic_archive", Some("archtemp.000000010000000000000009.42.1700000000000"));
 }
 
-/// Without it nobody knows what a move in two steps comes to, or one that was left half done.
+/// Shows what happens to a move in two steps, or to one that was left half done.
 #[test]
 fn both_ways_set_at_once_delay_the_archiving_at_worst() {
     let archive = Scratch::new("archive");
@@ -156,7 +156,7 @@ fn both_ways_set_at_once_delay_the_archiving_at_worst() {
     assert_clean(archive.path());
 }
 
-/// Without it a move could not be taken back on a server that must not stop.
+/// Without a way back, a move could not be undone on a server that must not stop.
 #[test]
 fn the_way_back_to_cp_loses_no_segment_either() {
     let archive = Scratch::new("archive");
@@ -317,7 +317,8 @@ impl WithPgBackRest {
     }
 }
 
-/// Without it nobody leaves pgBackRest without a gap in what its backups can be recovered to.
+/// Without a `restore_command` that reads both, a move leaves a gap in what pgBackRest's backups can be
+/// recovered to.
 #[test]
 fn from_pgbackrest_no_segment_is_lost_and_its_backups_are_recovered_across_the_move() {
     require!(tool("pgbackrest"));
@@ -370,7 +371,8 @@ fn from_pgbackrest_no_segment_is_lost_and_its_backups_are_recovered_across_the_m
     assert_eq!(walsafe(&["list", path(archive.path())]).code, Some(0));
 }
 
-/// Without it who goes back to pgBackRest learns in a recovery that neither archive has all of the WAL.
+/// Without a `restore_command` that reads both, somebody who goes back to pgBackRest learns in a recovery
+/// that neither archive has all of the WAL.
 #[test]
 fn back_to_pgbackrest_both_are_read_and_a_recovery_ends_only_where_both_do() {
     require!(tool("pgbackrest"));
@@ -403,7 +405,9 @@ fn back_to_pgbackrest_both_are_read_and_a_recovery_ends_only_where_both_do() {
     refuses(&stopped, "could not restore file");
 }
 
-/// Without it archiving stops on a cluster that was once promoted, or nothing finds the way to its timeline.
+/// Without the history files, neither `verify` nor a recovery from the new archive reaches the timeline's
+/// segments. If they were copied before the first segment, they would look like another server's, and
+/// archiving would stop.
 #[test]
 fn the_history_files_of_a_promoted_cluster_come_into_its_new_archive() {
     let (old, archive) = (Scratch::new("old"), Scratch::new("archive"));

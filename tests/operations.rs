@@ -66,8 +66,8 @@ const USES: [&str; 11] = [
     "documented ",
 ];
 
-/// Without it a command in the documentation is no longer run when the test that did so has gone. A
-/// name that stands on one page alone is used by that page's test, or `Document` finds no such block.
+/// Without this look, a command in the documentation is no longer run when the test that ran it has gone. A
+/// name on a single page is used by that page's test, because otherwise `Document` finds no such block.
 #[test]
 fn every_marked_block_of_the_documentation_is_used_by_a_test() {
     let statements = statements();
@@ -110,7 +110,7 @@ fn is_command(line: &str) -> bool {
     known(word) || known(program) || program.starts_with("pg_") || setting || assigned || crontab
 }
 
-/// Without it a command comes into the documentation that nobody has ever run.
+/// Without this look, a command that nobody has ever run gets into the documentation.
 #[test]
 fn every_command_of_the_documentation_is_run_by_a_test_or_says_who_ran_it() {
     let mut by_hand = 0;
@@ -132,7 +132,7 @@ fn every_command_of_the_documentation_is_run_by_a_test_or_says_who_ran_it() {
     assert!(by_hand > 0);
 }
 
-/// Without it the two that stand on two pages go apart, and one of them is run by no test.
+/// Without this comparison, two copies of a command drift apart, and no test runs one of them.
 #[test]
 fn what_stands_on_two_pages_is_the_same() {
     let [readme, operations] = ["../README.md", "operations.md"].map(Document::new);
@@ -146,8 +146,8 @@ fn what_stands_on_two_pages_is_the_same() {
     assert_eq!(restore.block("restore-setting"), program.block("restore-command"));
 }
 
-/// Without it a drill takes the timeline that the real server needs, or tells nothing as it read from
-/// elsewhere than the archive.
+/// Without the settings of the drill, it takes the timeline that the real server needs, or proves nothing
+/// because it read from somewhere other than the archive.
 #[test]
 fn a_drill_recovers_from_the_archive_and_changes_nothing_in_it() {
     let place = Scratch::new("drill");
@@ -244,7 +244,8 @@ fn before(archive: &Scratch, start: &str, extensions: &[&str]) -> BTreeSet<Strin
     archive.names().into_iter().filter(old).collect()
 }
 
-/// Without it a cleaning takes what a recovery needs, or leaves a codec's files for ever.
+/// If the commands were wrong, a clean-up would remove what a recovery needs, or leave a codec's files for
+/// ever.
 #[test]
 fn pg_archivecleanup_removes_what_is_before_the_oldest_backup_and_nothing_else() {
     let mut origin = Origin::new();
@@ -361,7 +362,7 @@ fn put_back(origin: &Origin, away: &Scratch) {
     }
 }
 
-/// Without it an administrator finds out in a recovery what a shipper may not take.
+/// Without this table, an administrator finds out during a recovery what a shipper must not take.
 #[test]
 fn what_a_shipper_has_taken_away_is_seen_unless_it_takes_the_newest_too() {
     let origin = Origin::new();
@@ -404,7 +405,7 @@ fn what_a_shipper_has_taken_away_is_seen_unless_it_takes_the_newest_too() {
     assert_clean(archive);
 }
 
-/// Without it shipped WAL is replaced by another server's, or cannot be brought back.
+/// Without these rules, shipped WAL is replaced by another server's, or cannot be brought back.
 #[test]
 fn a_shipper_that_copies_keeps_conflicts_visible_and_brings_everything_back() {
     require!(tool("rsync"));

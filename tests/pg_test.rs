@@ -7,7 +7,7 @@ use std::process::Command;
 
 use harness::{Cluster, Scratch, command, scratch};
 
-/// Without it what a session sees of the extension could change without anybody noticing.
+/// Without the expected outputs, what a session sees of the extension could change unnoticed.
 #[test]
 fn each_script_prints_what_it_is_expected_to() {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../pg_test");

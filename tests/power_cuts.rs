@@ -155,8 +155,8 @@ fn ext4_with_named_temporary_files() {
     nothing_is_lost(Fs::Ext4, ClusterBuilder::without_tmpfile);
 }
 
-/// Without it names that the archiver had removed, and a disk without power brings back, stay until
-/// the server restarts: their maker lives.
+/// Without the clean-up by name, files that the archiver had removed, and that a disk without power brings
+/// back, stay until the server restarts, because the process that made them is alive.
 #[test]
 fn temporary_files_of_the_living_archiver_that_a_cut_brings_back_go() {
     require!(privileged());

@@ -13,8 +13,9 @@ fn header_timeline(segment: &[u8]) -> u32 {
     u32::from_ne_bytes(segment[4..8].try_into().expect("four bytes"))
 }
 
-/// Without it the WAL around a switch of timelines, which a recovery after a failover needs first, is
-/// refused for the old timeline in its headers, or its history or last partial segment is missing.
+/// A recovery after a failover needs the WAL around the switch of timelines first. It must not be refused
+/// for the old timeline in its headers, and neither its history file nor its last partial segment may be
+/// missing.
 #[test]
 fn a_promoted_standby_goes_on_in_its_primarys_archive_and_all_of_it_can_be_restored() {
     for way in WAYS {
@@ -60,8 +61,8 @@ fn a_promoted_standby_goes_on_in_its_primarys_archive_and_all_of_it_can_be_resto
     }
 }
 
-/// Without it two servers that were both promoted, as in a split brain, mix their histories in one archive
-/// and every recovery to that timeline is a matter of luck.
+/// Without the refusal, two servers that were both promoted (a split brain) mix their histories in one
+/// archive, and every recovery to that timeline is a matter of luck.
 #[test]
 fn the_second_server_promoted_to_one_timeline_is_refused_until_it_has_an_archive_of_its_own() {
     let archive = Scratch::new("archive");

@@ -12,7 +12,7 @@ const FOR_EVER: &str = "delay_enter=600000000";
 const WAYS: [fn(ClusterBuilder) -> ClusterBuilder; 2] =
     [|builder| builder, ClusterBuilder::without_tmpfile];
 
-/// Without it the archiver would stand still after each crash, as with `test ! -f`.
+/// If such a file were refused, the archiver would stand still after each crash, as with `test ! -f`.
 #[test]
 fn a_file_that_is_there_already_is_flushed_again_and_succeeds() {
     require!(tool("strace"));
@@ -42,8 +42,8 @@ fn a_file_that_is_there_already_is_flushed_again_and_succeeds() {
     assert!(at(format!("<{shown}>")) < done, "{calls:?}");
 }
 
-/// Without it a crash at the worst moment, when the file has its name and the server does not know,
-/// would end archiving until an administrator removes the file.
+/// This is the worst moment for a crash: the file has its name, and the server does not know. If the file
+/// were refused then, nothing would be archived until an administrator removes it.
 #[test]
 fn a_server_killed_between_publishing_and_marking_goes_on_after_its_restart() {
     require!(tool("strace"));
@@ -71,8 +71,8 @@ fn a_server_killed_between_publishing_and_marking_goes_on_after_its_restart() {
     }
 }
 
-/// Without it a kill in the middle of a copy leaves a partial file under a final name, or a temporary one
-/// for ever; or the clean-up takes what is not ours.
+/// A kill in the middle of a copy must leave neither a partial file under a final name nor a temporary one
+/// for ever, and the clean-up must not remove what is not ours.
 #[test]
 fn a_copy_that_was_killed_leaves_no_name_and_its_temporary_file_goes_at_the_next_start() {
     require!(tool("strace"));
@@ -119,8 +119,8 @@ fn a_copy_that_was_killed_leaves_no_name_and_its_temporary_file_goes_at_the_next
     }
 }
 
-/// Without it the archiver of a killed postmaster stays, or ends with an error of its own: the server
-/// ends the module in the middle of the file.
+/// The server shuts the module down in the middle of the file. The archiver must neither outlive a killed
+/// postmaster nor end with an error of its own.
 #[test]
 fn the_archiver_ends_quietly_with_its_postmaster_in_the_middle_of_a_file() {
     require!(tool("strace"));
@@ -140,8 +140,8 @@ fn the_archiver_ends_quietly_with_its_postmaster_in_the_middle_of_a_file() {
     assert!(!archive.join(name).exists());
 }
 
-/// Without it two servers that share an archive, as a primary and a standby with `archive_mode = always`
-/// may, would block each other although they hold the same WAL.
+/// If equal contents were refused, two servers that share an archive, such as a primary and a standby with
+/// `archive_mode = always`, would block each other although they hold the same WAL.
 #[test]
 fn a_standby_that_archives_the_same_wal_into_the_same_archive_succeeds() {
     let archive = Scratch::new("archive");

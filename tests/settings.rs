@@ -38,7 +38,7 @@ fn wrong_values(cluster: &Cluster) -> Vec<(&'static str, String, &'static str)> 
     ]
 }
 
-/// Without it a slip of the pen is stored, and found out when archiving stands still.
+/// Without the check, a typing mistake is stored, and noticed only when archiving stands still.
 #[test]
 fn a_session_that_loaded_the_module_refuses_what_cannot_be_right() {
     let archive = Scratch::new("archive");
@@ -80,7 +80,7 @@ fn a_session_that_loaded_the_module_refuses_what_cannot_be_right() {
     }
 }
 
-/// Without it a setting whose name was misspelt is taken without a word, and does nothing.
+/// If the prefix were not reserved, a misspelt setting would be accepted without a word, and do nothing.
 #[test]
 fn a_name_that_does_not_exist_under_the_reserved_prefix_is_refused() {
     let cluster = Cluster::builder().start();
@@ -98,8 +98,8 @@ fn a_name_that_does_not_exist_under_the_reserved_prefix_is_refused() {
     assert!(refused.contains("cannot be changed now"), "{refused}");
 }
 
-/// Without it a wrong value in postgresql.conf, which the postmaster cannot judge, would stop archiving
-/// or be ignored in silence.
+/// The postmaster cannot judge a wrong value in postgresql.conf. Without the archiver's report, it would
+/// stop archiving or be ignored in silence.
 #[test]
 fn a_wrong_value_in_the_file_is_reported_at_the_reload_and_the_old_one_stays_in_force() {
     let archive = Scratch::new("archive");
@@ -141,7 +141,8 @@ fn a_wrong_value_in_the_file_is_reported_at_the_reload_and_the_old_one_stays_in_
     assert_eq!(cluster.log().archiver_reports(mark), []);
 }
 
-/// Without it a line that was misspelt while the server ran would do nothing, and nothing would say so.
+/// Without the report, a line that was misspelt while the server ran would do nothing, and nothing would
+/// say so.
 #[test]
 fn a_misspelt_name_in_the_file_is_reported_once_at_each_reload() {
     let archive = Scratch::new("archive");
@@ -272,8 +273,8 @@ fn scratch_mode(archive: &Scratch, name: &str) -> u32 {
     fs::metadata(archive.join(name)).unwrap().permissions().mode() & 0o777
 }
 
-/// Without it a server that boots before its network file system is mounted would not archive until
-/// somebody restarts something.
+/// If a missing destination were refused for good, a server that boots before its network file system is
+/// mounted would not archive until somebody restarts something.
 #[test]
 fn a_destination_that_appears_later_is_used_without_a_restart() {
     let home = Scratch::new("later");
@@ -321,7 +322,8 @@ fn a_destination_that_appears_later_is_used_without_a_restart() {
     }
 }
 
-/// Without it an administrator who moves the archive could not know when the old directory is done with.
+/// If later files still went to the old directory, an administrator who moves the archive could not know
+/// when nobody needs it any more.
 #[test]
 fn a_destination_changed_by_reload_takes_every_later_file() {
     let (first, second) = (Scratch::new("first"), Scratch::new("second"));
@@ -349,7 +351,7 @@ fn a_destination_changed_by_reload_takes_every_later_file() {
     assert_eq!(cluster.stat_archiver().failed_count, 0);
 }
 
-/// Without it a server without a destination would fill `pg_wal` and not say why.
+/// If the server said nothing, `pg_wal` would fill up, and nobody would know why.
 #[test]
 fn without_a_destination_the_server_says_that_archiving_is_not_configured() {
     let cluster = Cluster::builder()

@@ -82,7 +82,8 @@ fn assert_nothing_lost(
     assert_recovered(&recovered, acknowledged);
 }
 
-/// Without it an installation under load crashes the server, or the old library goes on for months.
+/// If the steps were wrong, an installation under load would crash the server, or the old library would
+/// stay in use for months.
 #[test]
 fn a_new_library_is_loaded_on_a_running_server_and_no_segment_is_lost() {
     let home = Scratch::new("server");
@@ -126,7 +127,8 @@ fn a_new_library_is_loaded_on_a_running_server_and_no_segment_is_lost() {
     assert_nothing_lost(&cluster, &archive, (&begin, &last), &backup, acknowledged);
 }
 
-/// Without it an administrator who preloads the module believes that the new one is at work.
+/// If the documentation did not say so, an administrator who preloads the module would believe that the new
+/// one is in use.
 #[test]
 fn a_library_that_is_preloaded_is_replaced_by_a_restart_alone() {
     let home = Scratch::new("server");
@@ -153,7 +155,7 @@ fn a_library_that_is_preloaded_is_replaced_by_a_restart_alone() {
     assert_eq!(mapped(cluster.wait_archiver()), Some((inode(), false)));
 }
 
-/// Without it nobody knows whether a security update of the server needs anything of the archive.
+/// Shows that a security update of the server needs nothing of the archive.
 #[test]
 fn another_minor_version_goes_on_with_the_archive_as_it_is() {
     let (home, place) = (Scratch::new("server"), Scratch::new("update"));
@@ -310,8 +312,8 @@ fn upgrades(link: bool) {
     assert_eq!(Picture::of(archive.path()), whole);
 }
 
-/// Without it the WAL of the new cluster goes into the old archive, where its names look like the old
-/// one's going on, and neither cluster can be recovered.
+/// Without the refusal, the new cluster's WAL goes into the old archive, where its names look like the
+/// continuation of the old cluster's, and neither cluster can be recovered.
 #[test]
 fn after_pg_upgrade_the_old_archive_is_refused_and_still_recovers_the_old_cluster() {
     upgrades(false);

@@ -39,7 +39,8 @@ fn files_are_archived_ahead_and_then_answered_at_once() {
     }
 }
 
-/// Without it every call of the server at the end of a batch lists all that waits once more.
+/// If the pool did not remember such a look, every call of the server at the end of a batch would list all
+/// waiting files once more.
 #[test]
 fn a_look_that_brought_nothing_new_is_not_repeated_until_the_server_knows_more() {
     let _alone = alone();

@@ -15,16 +15,15 @@ use crate::sys::slice::part;
 use crate::wal::SegmentReport;
 use crate::wal::segment::{self, HEADER_LEN};
 
-/// Archives one file. `store` is what [`Plan::store`] returns, and `buffer` what the file is copied
-/// through, best a [`Buffer::large`]; both serve many files.
+/// Archives one file. `store` is what [`Plan::store`] returns. The file is copied through `buffer`,
+/// preferably a [`Buffer::large`]. Both can be used for many files.
 ///
 /// On return, under [`FsyncPolicy::Full`], the file's bytes and its name survive a power cut, and
 /// nothing that stood under a final name was changed. If the machine dies half-way, the archive holds
 /// the whole file under its name or nothing under it.
 ///
-/// # Errors
-/// The file is not in the archive, or not durably, or other contents are. Nothing under a final
-/// name was changed; a temporary file was removed where that was possible.
+/// # Errors The file is not in the archive, or not durably, or the archive holds other contents under its
+/// name. Nothing under a final name was changed; a temporary file was removed where that was possible.
 pub fn archive_file(
     plan: &Plan,
     store: &dyn Store,
@@ -81,8 +80,8 @@ impl Attempt<'_> {
             verify: self.plan.verify,
         })?;
         let stored_bytes = sealed.stored_bytes();
-        // While the copy hung the settings may have changed, another archive have taken the file,
-        // and the server have reused it.
+        // While the copy hung, the settings may have changed, another archive may have taken the file, and
+        // the server may have reused it.
         self.source.check_not_moved()?;
         match sealed.publish()? {
             Publication::Published => {}
@@ -139,7 +138,7 @@ impl Attempt<'_> {
         }
     }
 
-    /// Makes what the archive holds count: its name is flushed again, as whoever put it there may have
+    /// Accepts what the archive holds. Its name is flushed again, because whoever put it there may have
     /// died before its own flush.
     fn accept(&self, present: &Present, buffer: &mut Buffer) -> Result<Receipt, Error> {
         self.settle()?;

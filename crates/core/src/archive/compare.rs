@@ -29,14 +29,14 @@ pub(super) enum Comparison {
     Different(Box<Difference>),
 }
 
-/// Where to look for what explains a difference.
+/// Where to look for the explanation of a difference.
 #[derive(Clone, Copy)]
 pub(super) struct Context<'a> {
     /// The file's name.
     pub(super) name: &'a FileName,
     /// The cluster's segment size.
     pub(super) segment_size: SegmentSize,
-    /// The archive: its history files tell where timelines branched off.
+    /// The archive: its history files say where timelines branched off.
     pub(super) archive: &'a dyn Visit,
 }
 
@@ -126,7 +126,7 @@ fn reason(error: io::Error, path: &Path) -> Result<String, Error> {
     }
 }
 
-/// Tells what a difference is.
+/// Explains a difference.
 fn explain(
     source: &Source,
     archived: &dyn Found,
@@ -169,8 +169,8 @@ fn explain(
     })
 }
 
-/// Reads both versions of a segment once more, record by record, and tells where they part, and
-/// where the WAL of ours ends, if it has any and ends cleanly.
+/// Reads both versions of a segment once more, record by record. Returns where they part, and where the WAL
+/// of ours ends, if it has any and ends cleanly.
 fn part(
     source: &Source,
     archived: &dyn Found,
@@ -200,13 +200,13 @@ fn part(
     Ok((comparison.finish(), our_end.filter(|_| report.records > 0)))
 }
 
-/// Returns the timelines that branched off `timeline`, and where, by the history files that the
-/// server and the archive have. What cannot be read explains nothing.
+/// Returns the timelines that branched off `timeline`, and where, according to the history files that the
+/// server and the archive have. A file that cannot be read is passed over.
 fn branches_of(timeline: u32, source: &Source, context: Context<'_>) -> Vec<Branch> {
     let (owner, progress) = (Owner::this_process(), Progress::default());
     let pg_wal = source.path().parent().map(|dir| Directory::new(dir, owner, Staging::Unnamed));
     let pg_wal = pg_wal.as_ref().and_then(|dir| dir.visit(&progress).ok());
-    // Each by itself: two servers may have used one timeline.
+    // Each separately: two servers may have used one timeline.
     pg_wal
         .as_deref()
         .into_iter()
@@ -218,7 +218,7 @@ fn branches_of(timeline: u32, source: &Source, context: Context<'_>) -> Vec<Bran
 
 /// Reads the history files that lie in a place.
 fn histories_in(place: &dyn Visit) -> Result<Timelines, Error> {
-    // Only their names are kept in mind: an archive may hold millions of others.
+    // Only their names are kept in memory: an archive may hold millions of others.
     let mut names = Vec::new();
     place.list(&mut |stored| {
         if let Ok(stored) = StoredName::parse(stored)

@@ -21,7 +21,7 @@ pub(super) struct Reader<'a> {
     pub(super) progress: &'a Progress,
 }
 
-/// What a copy came to.
+/// What a copy resulted in.
 pub(super) struct Copied {
     pub(super) digests: Digests,
     pub(super) records: Option<Box<SegmentReport>>,
@@ -36,8 +36,7 @@ pub(super) struct Read {
 impl Reader<'_> {
     /// Copies the file into a draft, through a buffer, in the plan's encoding.
     ///
-    /// # Errors
-    /// The file could not be read or the draft not be written.
+    /// # Errors The file could not be read, or the draft could not be written.
     pub(super) fn copy(
         &self,
         draft: &mut dyn Draft<'_>,
@@ -62,8 +61,8 @@ impl Reader<'_> {
     /// Reads the server's file chunk by chunk: hashes each, checks its records where that is asked
     /// for, and passes it on.
     ///
-    /// # Errors
-    /// The file could not be read, or had another length than when it was opened, or what `take` returns.
+    /// # Errors The file could not be read, or its length is no longer what it was when it was opened; or
+    /// what `take` returns.
     pub(super) fn read(
         &self,
         buffer: &mut [u8],

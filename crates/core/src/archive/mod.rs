@@ -1,8 +1,8 @@
 //! One file from `pg_wal` into an archive: durable, atomic, never overwriting.
 //!
-//! [`archive_file`] is the whole algorithm. docs/design.md has the table of what is on disk, what the
-//! server believes and what the next try does, should the machine die after each of its steps. [`pool`] has
-//! the threads that run it, for the file that the server asks for and for the next ones.
+//! [`archive_file`] is the whole algorithm. docs/design.md has a table of what is on disk, what the server
+//! believes and what the next try does, if the machine dies after each of its steps. [`pool`] has the
+//! threads that run it, for the file that the server asks for and for the next ones.
 
 mod attempt;
 mod compare;

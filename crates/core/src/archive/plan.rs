@@ -41,7 +41,7 @@ pub struct Plan {
 
 impl Plan {
     /// Returns the store that files are archived to. It remembers what its file system cannot do, so one
-    /// serves many files.
+    /// store is used for many files.
     #[must_use]
     pub fn store(&self) -> Directory {
         Directory::new(self.destination.path(), self.owner.clone(), self.staging)

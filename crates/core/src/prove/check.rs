@@ -212,8 +212,7 @@ fn publish(visit: &DirectoryVisit<'_>) -> Check {
             made(name, Status::Ok, "a file cannot replace another")
         }
         (Ok(_), Ok(_)) => {
-            let detail =
-                "the file system let a second file take the name of the first. Use another file system.";
+            let detail = "the file system let a second file take the name of the first. Use another file system.";
             made(name, Status::Error, detail)
         }
     }

@@ -15,8 +15,8 @@ const SAMPLE: usize = 16;
 
 /// Makes sure that an archive belongs to this cluster, through the handle that the visit holds.
 ///
-/// One that has no identity file yet gets one, if it is empty or holds segments of this cluster, and was
-/// never used before. On return the identity file is durable, and so is the data directory's list that
+/// An archive that has no identity file yet gets one, if it is empty or holds segments of this cluster, and
+/// was never used before. On return the identity file is durable, and so is the data directory's list that
 /// names the archive.
 ///
 /// # Errors
@@ -42,7 +42,7 @@ pub fn admit(
             if ours.publish(visit, mode)? {
                 ours
             } else {
-                // Another server was faster: its word counts.
+                // Another server was faster: its identity counts.
                 Identity::at(visit)?
                     .ok_or_else(|| Error::Vanished { path: path.join(identity::FILE_NAME) })?
             }
@@ -56,7 +56,8 @@ pub fn admit(
         // read above may be in the page cache only, after a flush that failed.
         let stored = Identity::settle(visit)?;
         if stored != identity {
-            let reason = "storage holds an identity other than the one that was read before".to_owned();
+            let reason =
+                "storage holds an identity other than the one that was read before".to_owned();
             return Err(Error::ReadBackDiffers { path: path.join(identity::FILE_NAME), reason });
         }
         memory.add(path)?;
@@ -85,8 +86,8 @@ fn check_adoptable(visit: &dyn Visit, cluster: &Cluster) -> Result<(), Error> {
         let segment = parsed.and_then(|parsed| Some((parsed.name.segment()?, parsed)));
         match segment {
             Some(segment) => segments.push(segment),
-            // Another server's identity file has come since the caller looked: it counts when ours
-            // is to be put in its place.
+            // Another server's identity file has appeared since the caller looked. It is judged when ours
+            // is about to be published.
             None if stored == "lost+found" || temporary::is_own_name(stored) => {}
             None => others += 1,
         }
@@ -129,8 +130,8 @@ fn sample<T>(all: &[T]) -> impl Iterator<Item = &T> {
     (0..picks).filter_map(move |i| all.get(if picks > 1 { i * last / (picks - 1) } else { 0 }))
 }
 
-/// Reads the system identifier out of an archived segment; `None` if it has no valid header (an
-/// interrupted copy, say), which proves nothing about whose archive it is.
+/// Reads the system identifier out of an archived segment; `None` if it has no valid header (after an
+/// interrupted copy, for example), which proves nothing about whose archive it is.
 fn system_identifier(visit: &dyn Visit, stored: &StoredName) -> Result<Option<u64>, Error> {
     let found = match visit.find(&stored.clone().into()) {
         Ok(Some(found)) => found,

@@ -22,7 +22,7 @@ pub const FILE_NAME: &str = "walsafe_archive.id";
 /// The format that this version writes and reads.
 const FORMAT: u32 = 1;
 
-/// No identity file is larger; what is, is not one.
+/// No identity file is larger than this.
 const MAX_LEN: u64 = 4096;
 
 /// The contents of an identity file.
@@ -34,7 +34,7 @@ pub struct Identity {
     pub created: String,
 }
 
-/// Tells why the contents of an identity file are refused.
+/// Why the contents of an identity file are refused.
 #[derive(Debug, Clone, PartialEq, Eq, ThisError)]
 pub enum IdentityError {
     /// The file is longer than any identity file, or is not text.
@@ -92,7 +92,7 @@ impl Identity {
         })
     }
 
-    /// Reads the identity of the place that is visited; `None` when it has none.
+    /// Reads the identity of the place that is visited; `None` if it has none.
     ///
     /// # Errors
     /// The file could not be read, is not a regular file, or cannot be understood.
@@ -120,8 +120,8 @@ impl Identity {
         parsed.map_err(|e| Error::BadIdentity { path: path(), reason: e.to_string() })
     }
 
-    /// Publishes the identity, durably and without replacing one. Returns `false` when the place had one
-    /// in the meantime: the caller reads that.
+    /// Publishes the identity, durably and without replacing one. Returns `false` if the place has got one
+    /// in the meantime: the caller then reads that one.
     ///
     /// On return with `true`, the file and its name survive a power cut. If the machine dies before, the
     /// whole file is there or nothing is.
@@ -157,11 +157,10 @@ impl Identity {
         Self::from_found(&*found, true)
     }
 
-    /// Gives a directory's identity file to the user that runs the server, durably: the archiver could not
-    /// read one that root has written with mode 0600.
+    /// Gives a directory's identity file to the user that runs the server, durably: if root wrote it with
+    /// mode 0600, the archiver could not read it.
     ///
-    /// # Errors
-    /// The file could not be opened or flushed, or not be given away (only root may).
+    /// # Errors The file could not be opened, given away (only root may) or flushed.
     pub fn give_to(visit: &DirectoryVisit<'_>, user: u32, group: u32) -> Result<(), Error> {
         let fail = |action| move |e| Error::io(action, visit.location().join(FILE_NAME), e);
         let file = visit.dir().open_file(FILE_NAME).map_err(fail(Action::ReadArchived))?;

@@ -16,7 +16,7 @@ pub struct Listing {
     pub files: Vec<StoredName>,
     /// Temporary files and who made them; `None` for those of `basic_archive`.
     pub temporaries: Vec<(String, Option<Owner>)>,
-    /// Names that no file of an archive has, by what this version knows.
+    /// Names that no file of an archive has, as far as this version knows.
     pub unknown: Vec<String>,
     /// An identity file is there.
     pub marked: bool,
@@ -51,8 +51,8 @@ impl Listing {
         }
     }
 
-    /// Takes from the unknown names those of files that were archived: they carry a digest, and
-    /// have a name that a later server version may have invented.
+    /// Moves files that were archived out of the unknown names: they carry a digest, and have a name that a
+    /// later server version may have invented.
     pub fn claim_archived(&mut self, visit: &dyn Visit) {
         for stored in std::mem::take(&mut self.unknown) {
             match StoredName::parse(&stored) {

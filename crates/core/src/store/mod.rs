@@ -1,7 +1,7 @@
 //! Where archived files lie: their names, whose archive it is, and what may be in it.
 //!
 //! The traits are the seam between the algorithm and the place. Their verbs are those of publishing,
-//! since the guarantees are made of them: a file is staged out of sight, sealed, and published under its
+//! because the guarantees are made of them: a file is staged out of sight, sealed, and published under its
 //! final name in one step that never replaces another file. [`directory`] is the one store there is; what
 //! every store promises is in the docs of the methods, and `conformance` tests it.
 
@@ -74,8 +74,8 @@ pub trait Visit: Sync {
     /// The flush failed. None of these names counts as durable then, whatever a second flush says.
     fn settle(&self) -> Result<(), Error>;
 
-    /// Removes what dead processes of this host left here, and nothing that is under a final name. What
-    /// cannot be removed stays, and keeps none of the others.
+    /// Removes what dead processes of this host left here, and nothing under a final name. If something
+    /// cannot be removed, it stays, and the rest is removed all the same.
     ///
     /// # Errors
     /// The names could not be read to their end.
@@ -113,8 +113,8 @@ pub trait Found {
 
     /// Makes the contents durable: whoever put them there may have died before its own flush.
     ///
-    /// # Errors
-    /// The flush failed. One that succeeds later proves nothing: what is then read past the cache does.
+    /// # Errors The flush failed. If a later flush succeeds, that proves nothing: only what is then read
+    /// past the cache does.
     fn flush(&self) -> Result<(), Error>;
 
     /// Reads the stored bytes from their start: from storage, past every cache, or through the caches.
@@ -160,7 +160,7 @@ pub trait Sealed {
     /// Gives the file its final name, unless that is taken: the storage decides in one step, not an
     /// earlier look (guarantee G3). [`Visit::settle`] makes the name durable.
     ///
-    /// If the machine dies here, the name is there or not; if it is, so are the bytes.
+    /// If the machine dies here, the name may be there or not. If it is there, so are the bytes.
     ///
     /// # Errors
     /// The name was not given, or the storage cannot promise not to replace.
@@ -194,7 +194,7 @@ pub struct Digests {
 pub enum Publication {
     /// The file has its name.
     Published,
-    /// Another file has the name, and stays as it is. A lost answer may come out so too: what counts is
+    /// Another file has the name, and stays as it is. This may also follow a lost answer: what counts is
     /// whether that file holds the same.
     NameTaken,
 }

@@ -47,7 +47,7 @@ pub enum FinalName {
     File(StoredName),
     /// The identity file's.
     Identity,
-    /// That of a check's probe.
+    /// The name of a check's probe.
     Probe(String),
 }
 

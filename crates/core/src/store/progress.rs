@@ -3,8 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// Counts the steps that a copy has made, for a watcher in another thread: a copy whose count stands
-/// still hangs.
+/// Counts the steps that a copy has made, for a watcher in another thread: if the count stands still, the
+/// copy hangs.
 #[derive(Debug)]
 pub struct Progress {
     begun: Instant,

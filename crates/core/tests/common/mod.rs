@@ -243,7 +243,7 @@ pub fn is_root() -> bool {
     fs::metadata("/proc/self").unwrap().uid() == 0
 }
 
-/// Tells the test runner that something could not be tested here, and why.
+/// Reports to the test runner that something could not be tested here, and why.
 pub fn skip(what: &str) {
     eprintln!("skipped: {what}");
     if let Some(path) = std::env::var_os("WALSAFE_SKIPS") {

@@ -4,8 +4,8 @@
 //! [`Pool::wake_handle`], and takes the result. A pool serves one [`Plan`]; when a setting changes, the
 //! caller retires the pool and makes another, so that no success from before the change counts.
 //!
-//! Bounds: at most `max(workers, 1)` threads, and at most [`AHEAD_PER_WORKER`] files a worker that are
-//! done or under way and not asked for yet.
+//! Bounds: at most `max(workers, 1)` threads, and for each worker at most [`AHEAD_PER_WORKER`] files that
+//! are done or under way and not asked for yet.
 
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -59,8 +59,7 @@ impl Pool {
         self.workers
     }
 
-    /// Returns a handle that is readable when a file was finished since the last
-    /// [`Pool::clear_wake`].
+    /// Returns a handle that is readable when a file has been finished since the last [`Pool::clear_wake`].
     #[must_use]
     pub fn wake_handle(&self) -> BorrowedFd<'_> {
         self.wake.as_fd()
@@ -73,9 +72,9 @@ impl Pool {
         while matches!((&self.wake).read(&mut scratch), Ok(n) if n == scratch.len()) {}
     }
 
-    /// Asks for a file. A result that is there already is what [`Pool::take`] returns next; a failure
-    /// from before it was asked for is forgotten, and so is a success from before a failure: the file is
-    /// tried once more.
+    /// Asks for a file. If a result is there already, [`Pool::take`] returns it next. A failure from before
+    /// the file was asked for is forgotten, and so is a success from before a failure: the file is tried
+    /// once more.
     ///
     /// Once a call that hung has moved, asking ends the hold ([`Pool::hold`]).
     pub fn ask(&self, job: &Job) {
@@ -85,7 +84,7 @@ impl Pool {
             && let Err(e) = self.start_threads(&mut state, 1)
             && state.threads == 0
         {
-            // Nobody is there who could take it.
+            // There is no thread that could take it.
             state.refuse(job, Error::io(Action::StartThread, &job.source, e));
         }
         drop(state);
@@ -106,21 +105,21 @@ impl Pool {
         self.shared.lock().still_for(&job.name)
     }
 
-    /// Returns whether the pool is held and all the files that stood still then do so now, and if so,
-    /// for how long.
+    /// Returns for how long all files that stood still when the pool was held have not moved; `None` if the
+    /// pool is not held, or one of them has moved.
     #[must_use]
     pub fn held(&self) -> Option<Duration> {
         self.shared.lock().held()
     }
 
     /// Starts nothing more until a call that has not moved for `still_for` returns or moves, so that
-    /// threads do not pile up. Nobody waits for the file that was asked for any longer.
+    /// threads do not pile up. The file that was asked for is no longer waited for.
     pub fn hold(&self, still_for: Duration) {
         self.shared.lock().hold(still_for);
     }
 
-    /// Returns whether a look for waiting files is worth its while: the last batch is taken, there may
-    /// be others, and nothing fails.
+    /// Returns whether it is worth looking for waiting files: the last batch has been taken, there may be
+    /// others, and nothing fails.
     #[must_use]
     pub fn wants_more(&self) -> bool {
         self.workers > 0 && self.shared.lock().wants_more()
@@ -133,7 +132,8 @@ impl Pool {
         }
         let mut state = self.shared.lock();
         let waiting = state.offer(jobs);
-        // Files ahead wait for the threads there are; that there are none is told to who asks.
+        // Files ahead wait for the threads that there are. If there are none, whoever asks for a file gets
+        // that error.
         let _ = self.start_threads(&mut state, waiting);
         drop(state);
         self.shared.wake_workers();
@@ -158,7 +158,7 @@ impl Pool {
         self.shared.lock().threads
     }
 
-    /// Sees to it that `waiting` files find a thread, as far as the bound allows.
+    /// Makes sure that `waiting` files find a thread, as far as the bound allows.
     fn start_threads(&self, state: &mut State, waiting: usize) -> std::io::Result<()> {
         while state.idle + state.starting < waiting && state.threads < self.workers.max(1) {
             let shared = Arc::clone(&self.shared);

@@ -37,8 +37,8 @@ pub(super) struct State {
     ahead: VecDeque<Job>,
     running: HashMap<FileName, Running>,
     done: HashMap<FileName, Done>,
-    /// Raised by every failure and every hang: what stands behind the path may be another disk after
-    /// it, so that no success ahead from before counts.
+    /// Raised by every failure and every hang. Afterwards the path may lead to another disk, so no earlier
+    /// success ahead counts.
     generation: u64,
     /// When a file was last taken or finished.
     last_event: Option<Instant>,
@@ -51,7 +51,7 @@ pub(super) struct State {
 
 struct Running {
     progress: Arc<Progress>,
-    /// The step count when the pool was held, of a file that stood still then.
+    /// The step count at the moment when the pool was held, if the file stood still then.
     held_at: Option<u64>,
     ahead: bool,
     /// The generation in which it was started.
@@ -77,8 +77,8 @@ struct Done {
 }
 
 impl Done {
-    /// Returns whether the result answers a call of the server. One of a file ahead does not if it is
-    /// a failure, or older than one: the file is tried, or found and compared, once more.
+    /// Returns whether the result answers a call of the server. The result of a file ahead does not if it
+    /// is a failure, or older than one: the file is tried, or found and compared, once more.
     fn counts(&self, generation: u64) -> bool {
         !self.ahead || (self.result.is_ok() && self.generation == generation)
     }
@@ -101,7 +101,7 @@ impl State {
         }
     }
 
-    /// Enters another phase. None comes after the last one.
+    /// Enters another phase. No phase follows the last one.
     fn enter(&mut self, phase: Phase) {
         if self.phase != Phase::Retired {
             self.phase = phase;
@@ -110,7 +110,7 @@ impl State {
 
     /// The server waits for this file. Returns whether a thread is needed for it.
     pub(super) fn ask(&mut self, job: &Job) -> bool {
-        // The server asks in its order: what comes before this file waits no longer.
+        // The server asks in its order: what comes before this file no longer waits.
         let asked = server_order(&job.name);
         self.ahead.retain(|waiting| server_order(&waiting.name) > asked);
         self.done.retain(|name, _| server_order(name) >= asked);
@@ -118,7 +118,7 @@ impl State {
         self.discard_stale();
         let known = self.done.contains_key(&job.name) || self.running.contains_key(&job.name);
         if !known {
-            // The server has found a file that no look has.
+            // The server has found a file that no look of ours has found.
             if let Phase::Ahead { more } = &mut self.phase {
                 *more = true;
             }
@@ -127,7 +127,7 @@ impl State {
         self.asked.is_some()
     }
 
-    /// Throws a result away that does not answer the server's call. The file is tried once more.
+    /// Throws away a result that does not answer the server's call. The file is tried once more.
     fn discard_stale(&mut self) {
         let Some(wanted) = &self.wanted else { return };
         let stale = |done: &Done| !done.counts(self.generation);
@@ -149,7 +149,7 @@ impl State {
         self.done.insert(job.name.clone(), done);
     }
 
-    /// Takes the result of a file out, if it counts.
+    /// Takes out the result of a file, if it counts.
     pub(super) fn take_result(&mut self, name: &FileName) -> Option<Result<Receipt, Error>> {
         if !self.done.get(name)?.counts(self.generation) {
             return None;
@@ -165,8 +165,8 @@ impl State {
         Some(result)
     }
 
-    /// Returns how long nothing has moved for a file: its own steps once a thread has it, until then
-    /// anything that the pool does.
+    /// Returns how long nothing has moved for a file. Once a thread has it, its own steps count; until
+    /// then, anything that the pool does.
     pub(super) fn still_for(&self, name: &FileName) -> Duration {
         let now = Instant::now();
         let since = match self.running.get(name) {
@@ -179,7 +179,7 @@ impl State {
         since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
     }
 
-    /// Returns for how long all that stood still when the pool was held has not moved.
+    /// Returns for how long everything that stood still when the pool was held has not moved.
     pub(super) fn held(&self) -> Option<Duration> {
         let Phase::Held { still } = self.phase else { return None };
         let stuck = self.running.values().filter(|running| running.is_stuck());

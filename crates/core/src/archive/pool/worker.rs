@@ -21,7 +21,7 @@ pub(super) struct Shared {
     work: Condvar,
     /// Wakes the caller.
     wake: UnixStream,
-    /// What dead processes left in the destination was removed.
+    /// What dead processes left in the destination has been removed.
     tidied: Mutex<bool>,
 }
 
@@ -82,8 +82,8 @@ impl Shared {
         }
     }
 
-    /// Removes stray temporary files, before this pool makes any of its own. As long as that cannot be
-    /// done, archiving fails for the same reason, and reports it.
+    /// Removes stray temporary files, before this pool makes any of its own. If that cannot be done,
+    /// archiving fails for the same reason, and reports it.
     fn tidy(&self, progress: &Progress) {
         let mut tidied = self.tidied.lock().unwrap_or_else(PoisonError::into_inner);
         if !*tidied {
@@ -98,8 +98,8 @@ impl Shared {
     }
 }
 
-/// Returns the buffer that a thread copies through, made for its first file. Where there is no memory
-/// for it, that file has failed, and the next one tries again.
+/// Returns the buffer that a thread copies through, made for its first file. If there is no memory for it,
+/// that file fails, and the next one tries again.
 fn kept<'b>(buffer: &'b mut Option<Buffer>, job: &Job) -> Result<&'b mut Buffer, Error> {
     let kept = match buffer.take() {
         Some(kept) => kept,

@@ -226,7 +226,9 @@ impl<'a> Reading<'a> {
                     Some(len) if len > limit => {
                         format!("it has {len} bytes, and must have {limit}")
                     }
-                    _ => format!("its contents continue past the {limit} bytes that they must have"),
+                    _ => {
+                        format!("its contents continue past the {limit} bytes that they must have")
+                    }
                 };
                 found.fail(Problem::new(FindingKind::Corrupt, reason));
                 return Ok(false);

@@ -203,7 +203,9 @@ pub trait Choice: Copy + 'static {
 impl<T: Choice> Typed for T {
     fn read(text: &str, _: &Path) -> Result<Self, String> {
         let named = Self::NAMED.iter().find(|(name, _)| name.to_bytes() == text.as_bytes());
-        named.map(|(_, value)| *value).ok_or_else(|| format!("\"{text}\" is not one of its values."))
+        named
+            .map(|(_, value)| *value)
+            .ok_or_else(|| format!("\"{text}\" is not one of its values."))
     }
 }
 

@@ -19,9 +19,9 @@ use crate::sys::{self, Dir};
 
 /// A file being written.
 ///
-/// It is closed before its temporary name is removed, which the order of the fields sees to: NFS
-/// keeps a file that is removed while it is open, under a name that it makes up, and after a crash
-/// for ever.
+/// It is closed before its temporary name is removed, which the order of the fields ensures. NFS keeps a
+/// file that is removed while it is open, under a name that it makes up, and after a crash it keeps it for
+/// ever.
 pub(super) struct DirectoryDraft<'v> {
     visit: &'v DirectoryVisit<'v>,
     final_name: FinalName,
@@ -51,15 +51,15 @@ struct Named<'v> {
 impl Drop for Named<'_> {
     fn drop(&mut self) {
         if !self.gone {
-            // A file that cannot be removed now goes when an archiver begins here again.
+            // A file that cannot be removed now is removed when an archiver next starts here.
             let _ = self.dir.unlink(&self.name);
         }
     }
 }
 
 impl<'v> DirectoryDraft<'v> {
-    /// Creates an empty file: without a name where the file system has such files, else under a
-    /// temporary name.
+    /// Creates an empty file: without a name if the file system has such files, otherwise under a temporary
+    /// name.
     pub(super) fn create(
         visit: &'v DirectoryVisit<'v>,
         final_name: FinalName,
@@ -110,8 +110,7 @@ impl<'v> DirectoryDraft<'v> {
         sys::set_mode(file, seal.mode).map_err(|e| self.failed(Action::SealCopy, e))?;
         if seal.flush {
             sys::flush(file).map_err(|e| self.failed(Action::FlushCopy, e))?;
-            // Where there is no direct I/O the copy went through the page cache, which belongs to
-            // the database.
+            // Without direct I/O, the copy went through the page cache, which belongs to the database.
             sys::drop_cached(file, 0, 0);
         }
         self.visit.progress.tick();
@@ -244,7 +243,7 @@ fn exists(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::EEXIST)
 }
 
-/// Returns whether the file system has no unnamed files, by what it said when one was to be created.
+/// Returns whether an error says that the file system has no unnamed files.
 pub(crate) fn lacks_unnamed_files(error: &io::Error) -> bool {
     // EISDIR and ENOENT: kernels and file systems that take the flag for O_DIRECTORY | O_RDWR.
     matches!(

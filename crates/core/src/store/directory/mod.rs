@@ -23,8 +23,8 @@ pub mod temporary;
 #[cfg(test)]
 mod tests;
 
-/// How a file is kept out of sight until it is whole, and gets its final name. Where the file system or
-/// the system refuses one way, the next one stands in.
+/// How a file is kept out of sight until it is whole, and gets its final name. If the file system or the
+/// system refuses one way, the next one is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Staging {
@@ -38,7 +38,7 @@ pub enum Staging {
 }
 
 impl Staging {
-    /// Every way, the first one to be tried first.
+    /// Every way, in the order in which they are tried.
     pub const ALL: [Self; 3] = [Self::Unnamed, Self::Named, Self::Renamed];
 }
 

@@ -12,13 +12,12 @@ use crate::sys::buffer::Buffer;
 use crate::sys::slice::{part, part_mut};
 use crate::sys::{self, Dir, Entry};
 
-/// A reader whose bytes come from storage and not from the page cache, as far as the file system
-/// allows: its clean pages are dropped, and it is read by direct I/O where there is such. Dirty pages
-/// are written out before a direct read, so what is read is what a later reader gets after a power
-/// cut.
+/// A reader whose bytes come from storage and not from the page cache, as far as the file system allows:
+/// its clean pages are dropped, and it is read by direct I/O where the file system has it. Dirty pages are
+/// written out before a direct read, so what is read is what a later reader gets after a power cut.
 pub(super) struct PastCache {
     file: File,
-    /// Made by the first read, which can tell that there is no memory for it.
+    /// Made by the first read, which can report that there is no memory for it.
     buffer: Option<Buffer>,
     /// What of the buffer is filled, and what of that was given out.
     filled: usize,
@@ -45,7 +44,7 @@ impl PastCache {
         };
         let bytes = self.buffer.insert(buffer).bytes_mut();
         let got = match sys::read_full_at(&self.file, bytes, self.offset) {
-            // The file system took the flag and refuses the read: go without.
+            // The file system took the flag and refuses the read: do without direct I/O.
             Err(e)
                 if e.raw_os_error() == Some(libc::EINVAL) && sys::set_direct(&self.file, false) =>
             {
@@ -87,8 +86,7 @@ pub(super) struct Archived {
 impl Archived {
     /// Opens a file; `None` when nothing has the name.
     ///
-    /// # Errors
-    /// Something else than a regular file has the name (a symbolic link is never followed), or it
+    /// # Errors Something other than a regular file has the name (a symbolic link is never followed), or it
     /// could not be opened.
     pub(super) fn open(dir: &Dir, name: &FinalName) -> Result<Option<Self>, Error> {
         let (name, codec) = (name.to_string(), name.codec());

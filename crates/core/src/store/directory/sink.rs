@@ -67,8 +67,8 @@ impl Sink {
             return self.write_at(rest, offset + whole as u64);
         }
         match sys::write_all_at(&self.file, data, offset) {
-            // The file system took the flag and refuses the write, or made half of one: go on
-            // through the page cache.
+            // The file system took the flag and refuses the write, or wrote only a part: continue through
+            // the page cache.
             Err(e) if self.direct && e.raw_os_error() == Some(libc::EINVAL) => {
                 self.leave_direct();
                 sys::write_all_at(&self.file, data, offset)

@@ -17,11 +17,11 @@ const SUFFIX: &str = ".tmp";
 
 /// The numbers in this process's names.
 struct Numbers {
-    /// Where they begin is random: two containers may have one host name and process id, and then take
-    /// neither each other's names for their own, nor a file that the other has put under a name of
-    /// theirs.
+    /// They begin at a random number. Two containers may have the same host name and process id. Then
+    /// neither mistakes the other's names for its own, nor publishes a file that the other has put under
+    /// one of its names.
     next: u64,
-    /// Those of the names in use.
+    /// The numbers of the names in use.
     live: BTreeSet<u64>,
 }
 
@@ -110,16 +110,16 @@ fn parse(name: &str) -> Option<(Owner, &str)> {
     Some((Owner { host: host.to_owned(), pid: pid.parse().ok()? }, n))
 }
 
-/// Tells whether a name in an archive is one of a temporary file of ours, whoever made it.
+/// Returns whether a name in an archive is that of a temporary file of ours, whoever made it.
 #[must_use]
 pub fn is_temporary(name: &str) -> bool {
     Owner::of(name).is_some()
 }
 
-/// Tells whether a name is one of a temporary file of this host that nobody writes any more: its maker
-/// is dead, or has our own process id and the name is not in use. Then the maker had the same number in
-/// another life (containers reuse them), or this process could not remove the file, or did, and the
-/// disk has lost power since.
+/// Returns whether a name is that of a temporary file of this host that nobody writes any more: the process
+/// that made it is dead, or has our own process id and the name is not in use. In the second case, the file
+/// was made by an earlier process with the same number (containers reuse them), or this process could not
+/// remove it, or it did and the disk has lost power since.
 fn is_stray(name: &str, us: &Owner) -> bool {
     parse(name).is_some_and(|(owner, number)| {
         owner.host == us.host
@@ -131,9 +131,9 @@ fn is_stray(name: &str, us: &Owner) -> bool {
     })
 }
 
-/// Removes the temporary files of this host that nobody writes any more from a directory: their makers
-/// are dead, or have our own process id and the name is not in use. Returns how many went; one that
-/// cannot be removed stays, and keeps none of the others.
+/// Removes from a directory the temporary files of this host that nobody writes any more: the processes
+/// that made them are dead, or have our own process id and the name is not in use. Returns how many were
+/// removed. If one cannot be removed, it stays, and the others are removed all the same.
 ///
 /// # Errors
 /// The directory could not be listed.
@@ -161,8 +161,8 @@ fn remove_where(dir: &Dir, us: &Owner, of: impl Fn(&str) -> bool) -> Result<usiz
     Ok(stray.iter().filter(|name| dir.unlink(name).is_ok()).count())
 }
 
-/// Tells whether a name in an archive is one that this project gives to its own files, so that it
-/// is neither WAL nor foreign.
+/// Returns whether a name in an archive is one that this project gives to its own files, so that it is
+/// neither WAL nor foreign.
 #[must_use]
 pub fn is_own_name(name: &str) -> bool {
     name == crate::store::identity::FILE_NAME || is_temporary(name)
@@ -182,14 +182,14 @@ mod tests {
         Owner::this_process()
     }
 
-    /// A name that a process with our number gave in another life.
+    /// A name that an earlier process with our number gave.
     fn of_another_life(name: &str, n: u64) -> String {
         let Owner { host, pid } = us();
         format!("{PREFIX}{name}.{host}.{pid}.{n}{SUFFIX}")
     }
 
-    /// Counted from zero, the names of two containers with one host name and process id were the
-    /// same: the one removed the other's file, made its own, and had it published by the other.
+    /// When the numbers began at zero, two containers with the same host name and process id had the same
+    /// names: one removed the other's file, made its own, and the other published it.
     #[test]
     fn the_numbers_of_a_run_begin_anywhere() {
         let name = us().temporary_name("a");
@@ -215,7 +215,7 @@ mod tests {
         assert_eq!(remove_stray(&dir, &us()).unwrap(), 1);
     }
 
-    /// The copies of one pool go on while the next one, with other settings, cleans up.
+    /// The copies of one pool continue while the next one, with other settings, cleans up.
     #[test]
     fn a_copy_that_is_under_way_is_never_a_stray_one() {
         let temp = tempfile::tempdir().unwrap();
@@ -256,7 +256,7 @@ mod tests {
 
     #[test]
     fn a_process_that_has_ended_but_was_not_collected_is_dead() {
-        // Its files were left for as long as init took to collect a killed archiver.
+        // Its files used to stay until init had collected the killed archiver.
         let temp = tempfile::tempdir().unwrap();
         let mut child = std::process::Command::new("true").stdout(Stdio::piped()).spawn().unwrap();
         // The end of its output comes before it is a zombie.
