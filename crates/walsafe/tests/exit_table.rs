@@ -100,7 +100,7 @@ fn segments_of_other_timelines_make_no_hole() {
 }
 
 #[test]
-fn the_history_of_a_timeline_without_segments_is_not_there_rightly() {
+fn the_history_of_a_timeline_without_segments_need_not_be_there() {
     let place = place();
     place.restore("00000002.history").says(1, "neither is any segment of timeline 2");
     // The first timeline has segments and no history.

@@ -23,7 +23,7 @@ use crate::sys::{self, Dir};
 pub enum Status {
     /// As it should be.
     Ok,
-    /// It works, and something should be better.
+    /// It works, but something should be better.
     Warning,
     /// Archiving, or a recovery, cannot work.
     Error,
@@ -48,16 +48,16 @@ pub struct Check {
     pub name: &'static str,
     /// How it came out.
     pub status: Status,
-    /// What was found, and where it is not as it should be, what to do.
+    /// What was found, and if that is not as it should be, what to do.
     pub detail: String,
 }
 
-/// What is known beforehand, and what may be done.
+/// What is known beforehand, and what the checks may do.
 #[derive(Debug, Clone, Default)]
 pub struct Options<'a> {
     /// The cluster's data directory, for the checks that compare with it.
     pub data_directory: Option<&'a Path>,
-    /// Less free space than so many bytes is a warning.
+    /// Less free space than this, in bytes, is a warning.
     pub min_free: u64,
     /// Write nothing: for an archive that is mounted read-only.
     pub read_only: bool,
@@ -145,7 +145,7 @@ fn identity(visit: &dyn Visit, options: &Options<'_>) -> Check {
     let in_list = |data| KnownDestinations::of(data).contains(visit.location());
     let remembered = match options.data_directory.map(in_list).transpose() {
         Ok(remembered) => remembered.unwrap_or(false),
-        // A list that cannot be read is not one that does not name the archive.
+        // A list that cannot be read does not count as one that does not name the archive.
         Err(e) => return failed(name, &e),
     };
     match Identity::at(visit) {
@@ -195,8 +195,8 @@ fn space(dir: &Dir, options: &Options<'_>) -> Check {
     }
 }
 
-/// Publishes a probe as the archiver does, twice under one name: the second must not replace the
-/// first. Both names are those of temporary files, so that the next check removes what a killed one leaves.
+/// Publishes a probe as the archiver does, twice under one name: the second must not replace the first.
+/// Both names are those of temporary files, so that the next check removes what a killed check leaves.
 fn publish(visit: &DirectoryVisit<'_>) -> Check {
     let name = "no-replace publish";
     let target = Owner::this_process().temporary_name(PROBE);
@@ -249,8 +249,8 @@ fn attributes(dir: &Dir) -> Check {
     }
 }
 
-/// Runs a test on a new file with a temporary name, and removes it. A failure is that of the action
-/// that failed.
+/// Runs a test on a new file with a temporary name, and removes it. A failure is reported as that of the
+/// action that failed.
 fn with_probe<T>(
     dir: &Dir,
     test: impl FnOnce(&File) -> Result<T, (Action, io::Error)>,

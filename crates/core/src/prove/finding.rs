@@ -11,7 +11,7 @@ pub enum FindingKind {
     DigestMismatch,
     /// The file ends early.
     Truncated,
-    /// The file holds another segment than its name says.
+    /// The file holds a segment other than its name says.
     WrongName,
     /// The file is another cluster's.
     WrongCluster,

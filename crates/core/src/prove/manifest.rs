@@ -16,8 +16,8 @@ pub enum Origin {
     Read,
 }
 
-/// Returns the digest of a file's stored bytes: the one it carries, or, if it carries none or `read`
-/// asks for that, the one that its bytes give. `None` when nothing has the name.
+/// Returns the digest of a file's stored bytes: the one it carries, or the one that its bytes give, if it
+/// carries none or `read` is set. `None` when nothing has the name.
 ///
 /// # Errors
 /// The file could not be read, or is not a regular file.

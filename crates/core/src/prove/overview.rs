@@ -25,7 +25,7 @@ pub struct Timeline {
     pub timeline: u32,
     /// Its whole segments.
     pub runs: Vec<Run>,
-    /// Files of whole segments; two encodings of one are two.
+    /// Files of whole segments; two encodings of one count as two.
     pub segments: u64,
     /// Partial segments.
     pub partials: u64,
@@ -46,7 +46,7 @@ pub struct Timeline {
 pub struct Overview {
     /// Its identity, if it has one.
     pub identity: Option<Identity>,
-    /// The size of a segment, if one's header can be read.
+    /// The size of a segment, if a header can be read.
     pub segment_size: Option<SegmentSize>,
     /// Its timelines, the oldest first.
     pub timelines: Vec<Timeline>,
@@ -142,7 +142,7 @@ mod tests {
 
     use super::*;
 
-    /// It was an entry that could not be looked up, and counted all the same.
+    /// It was an entry that could not be looked up, but it was counted all the same.
     #[test]
     fn a_file_that_went_since_the_names_were_read_is_not_listed() {
         let temp = tempfile::tempdir().unwrap();

@@ -33,13 +33,14 @@ impl Delivery {
     pub(super) fn sweep(target: &Path, owner: &Owner) -> Result<(), RestoreError> {
         let parent = parent(target);
         let dir = Dir::open(parent).map_err(|e| failed(parent, None, e))?;
-        // A leftover that cannot be removed does this file no harm.
+        // A leftover that cannot be removed does no harm to this file.
         let _ = temporary::remove_stray(&dir, owner);
         Ok(())
     }
 
-    /// Creates an empty file under a temporary name in the target's directory, with the mode that the server
-    /// gives its own files. Outside a data directory, where somebody gets a file by hand, that is 0600.
+    /// Creates an empty file under a temporary name in the target's directory, with the mode that the
+    /// server gives its own files. Outside a data directory, where somebody restores a file by hand, it is
+    /// 0600.
     pub(super) fn begin(
         target: &Path,
         name: &FileName,
@@ -61,7 +62,7 @@ impl Delivery {
             written: 0,
             done: false,
         };
-        // Some other directory of mode 0750, such as a home, says nothing about WAL.
+        // The mode 0750 of some other directory, such as a home, says nothing about WAL.
         if data_directory.join("PG_VERSION").exists() {
             permission::share(&delivery.file, data_directory)
                 .map_err(|e| failed(parent, None, e))?;
@@ -105,7 +106,7 @@ impl Drop for Delivery {
     }
 }
 
-/// Returns the directory of a target; the working directory for a mere name.
+/// Returns the directory of a target; for a mere name, the working directory.
 pub(super) fn parent(target: &Path) -> &Path {
     match target.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -141,7 +142,7 @@ mod tests {
         assert!(target.exists());
     }
 
-    /// It was 0600 always: a backup of the data directory by its group stopped at the file.
+    /// It was always 0600, and a backup of the data directory by its group stopped at the file.
     #[test]
     fn a_file_can_be_read_by_whoever_can_read_the_data_directory() {
         let name = FileName::new("000000010000000000000003").unwrap();

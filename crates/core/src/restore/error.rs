@@ -10,7 +10,7 @@ use crate::prove::finding::{FindingKind, Problem};
 use crate::store::identity;
 use crate::sys::Space;
 
-/// Why a file was not given back. [`RestoreError::kind`] leads into the one table of what users are told,
+/// Why a file was not given back. [`RestoreError::kind`] leads to the one table of what users are told,
 /// [`ErrorKind::advice`].
 #[derive(Debug, ThisError)]
 pub enum RestoreError {
@@ -29,7 +29,7 @@ pub enum RestoreError {
         /// The archive directory.
         path: PathBuf,
     },
-    /// The target lies in an archive, of which nothing is ever replaced (guarantee G3).
+    /// The target is in an archive, where nothing is ever replaced (guarantee G3).
     #[error("the restored file would be written into an archive")]
     IntoArchive {
         /// The target's directory.
@@ -41,7 +41,7 @@ pub enum RestoreError {
         /// The target.
         path: PathBuf,
     },
-    /// The archive has the file, and it is not what it must be.
+    /// The archive has the file, but it is not what it must be.
     #[error("the archived file is damaged or the wrong one")]
     Damaged {
         /// The file.
@@ -49,7 +49,7 @@ pub enum RestoreError {
         /// What is wrong with it.
         problem: Problem,
     },
-    /// The file is missing, and something that must come after it is there.
+    /// The file is missing, but something that must come after it is there.
     #[error("the file is missing from the archive, and later WAL is there")]
     Hole {
         /// The archive directory.

@@ -1,4 +1,4 @@
-//! What shows that a timeline went on after one of its segments.
+//! What shows that a timeline continued after one of its segments.
 
 use std::collections::BTreeMap;
 
@@ -32,8 +32,9 @@ pub(super) fn of_later_wal(
     }
 }
 
-/// Looks for a timeline that branched off the segment's own one after the segment, and of which
-/// the archive has segments: then the segment was written, and recovery along that timeline needs it.
+/// Looks for a timeline that branched off the segment's own timeline after the segment, and of which the
+/// archive has segments. If there is one, the segment was written, and recovery along that timeline needs
+/// it.
 fn of_later_branch(
     visit: &dyn Visit,
     expected: &Expectation,
@@ -84,8 +85,8 @@ fn read_history(
     Err(RestoreError::Damaged { path: path(), problem })
 }
 
-/// Returns the cluster's segment size. Without it nobody knows whether a branch lies behind the
-/// segment, and that must not count as the end of the WAL.
+/// Returns the cluster's segment size. Without the size, nobody knows whether a branch lies behind the
+/// segment, and this must not count as the end of the WAL.
 fn size(
     visit: &dyn Visit,
     expected: &Expectation,

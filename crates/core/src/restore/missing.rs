@@ -11,9 +11,9 @@ use crate::wal::name::{FileKind, SegmentName};
 
 /// What a missing file means.
 pub(super) enum Verdict {
-    /// Nothing shows that the archive ever had it: the reason in words.
+    /// The end: nothing shows that the archive ever had it. The text says why.
     End(String),
-    /// Something is there that must come after it: what.
+    /// A hole: something that must come after it is there. The text says what.
     Hole(String),
 }
 
@@ -26,8 +26,8 @@ pub(super) fn judge(
     match request.name.kind() {
         FileKind::Segment(segment) => judge_segment(request, visit, expected, segment),
         FileKind::History { timeline } => judge_history(visit, timeline),
-        // No WAL is missing when these are: a backup history file is for people, and recovery
-        // asks for whole segments only.
+        // If these are missing, no WAL is missing: a backup history file is for people, and recovery asks
+        // for whole segments only.
         FileKind::Partial(_) | FileKind::BackupHistory(_) | FileKind::Other => {
             Ok(Verdict::End("it is not in the archive".to_owned()))
         }
@@ -66,7 +66,7 @@ fn judge_history(visit: &dyn Visit, timeline: u32) -> Result<Verdict, RestoreErr
     let of_timeline =
         |file: &&StoredName| file.name.segment().is_some_and(|there| there.timeline == timeline);
     Ok(match listing.files.iter().find(of_timeline) {
-        // The first timeline has no ancestors, so no history.
+        // The first timeline has no ancestors, so it has no history file.
         Some(first) if timeline != 1 => Verdict::Hole(format!(
             "the history of timeline {timeline} is missing and {} is there",
             first.name
@@ -77,9 +77,9 @@ fn judge_history(visit: &dyn Visit, timeline: u32) -> Result<Verdict, RestoreErr
     })
 }
 
-/// Returns whether the segment lies beside the target, in `pg_wal`, where the server looks next. A
-/// recycled file, with the name of a segment to come and old contents, does not count. Nor does one
-/// that was only half received and ends early: the server would take that for the end of the WAL.
+/// Returns whether the segment lies beside the target, in `pg_wal`, where the server looks next. A recycled
+/// file, with the name of a future segment and old contents, does not count. Neither does one that was only
+/// half received and ends early: the server would take that for the end of the WAL.
 fn lies_beside_target(request: &Request<'_>, expected: &Expectation) -> bool {
     let (store, steps) = (Directory::at(delivery::parent(request.target)), Progress::default());
     let Ok(pg_wal) = store.visit(&steps) else { return false };

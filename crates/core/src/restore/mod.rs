@@ -1,8 +1,8 @@
 //! Giving one file back to a server in recovery.
 //!
-//! [`restore`] delivers the file, says that the archive does not have it and should not, or fails. It
-//! never takes trouble for the end of the WAL (guarantee G12): that the file is missing counts only in
-//! an archive that is there and this cluster's, and that holds nothing which must come after it.
+//! [`restore`] delivers the file, says that the archive does not have it and should not, or fails. It never
+//! mistakes trouble for the end of the WAL (guarantee G12): a missing file counts only if the archive is
+//! there, is this cluster's, and holds nothing that must come after the file.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -53,7 +53,7 @@ pub enum Outcome {
     Delivered,
     /// The archive is there and does not have the file, and nothing shows that it should.
     NotArchived {
-        /// Why that is the end, and no hole.
+        /// Why that is the end and not a hole.
         reason: String,
     },
 }
@@ -61,9 +61,9 @@ pub enum Outcome {
 /// Gives one file back.
 ///
 /// On return with [`Outcome::Delivered`], the target is a file of its own, fully allocated, readable for
-/// those who may read the data directory, and every check passed; it is not flushed. In any other case
-/// nothing is at the target that was not there before. If the machine dies half-way, a temporary file stays
-/// beside the target until the next call.
+/// those who may read the data directory, and every check passed; it is not flushed. In any other case, the
+/// target is as it was before. If the machine dies half-way, a temporary file stays beside the target until
+/// the next call.
 ///
 /// # Errors
 /// The file is not at its target, and nothing shows that this is the end of the WAL.
@@ -99,7 +99,7 @@ pub fn restore(request: &Request<'_>) -> Result<Outcome, RestoreError> {
 /// Makes sure, through its handle, that the archive is this cluster's. Returns what its files must be.
 fn admit(request: &Request<'_>, visit: &dyn Visit) -> Result<Expectation, RestoreError> {
     let path = request.archive;
-    // Where it cannot be read, the identity file's word stands alone.
+    // If the control file cannot be read, only the identity file counts.
     let control = ControlFile::read(request.data_directory).ok();
     let ours = control.map(|control| control.system_identifier);
     let theirs = Identity::at(visit)?.map(|identity| identity.system_identifier);
@@ -137,7 +137,7 @@ fn refuse_archive(request: &Request<'_>, archive: &Dir) -> Result<(), RestoreErr
     Ok(())
 }
 
-/// Makes sure that what has no identity file is an archive at all.
+/// Makes sure that a directory without an identity file is an archive at all.
 fn refuse_nothing(request: &Request<'_>, visit: &dyn Visit) -> Result<(), RestoreError> {
     let marked = !request.allow_unmarked || Identity::at(visit)?.is_some();
     if marked || !Listing::read(visit)?.files.is_empty() {
@@ -146,8 +146,8 @@ fn refuse_nothing(request: &Request<'_>, visit: &dyn Visit) -> Result<(), Restor
     Err(RestoreError::Nothing { path: request.archive.to_owned() })
 }
 
-/// Delivers the file if the archive has it, in whatever encoding. Of two encodings that hold the
-/// same, the first sound one is taken; two sound ones that differ are trouble.
+/// Delivers the file if the archive has it, in any encoding. Of two encodings with the same contents, the
+/// first sound one is taken. Two sound ones that differ are an error.
 fn deliver(
     request: &Request<'_>,
     visit: &dyn Visit,
@@ -200,8 +200,8 @@ fn deliver(
     }
 }
 
-/// A segment whose WAL ends early is the last one of its timeline, or one that lost its tail: then
-/// the server would end the recovery there.
+/// A segment whose WAL ends early is the last one of its timeline, or it has lost its tail. In the second
+/// case, the server would end the recovery there.
 fn lost_tail(
     request: &Request<'_>,
     visit: &dyn Visit,

@@ -15,16 +15,15 @@ pub struct SegmentChecker<V = ()> {
     spec: SegmentSpec,
     carry: Option<Tail>,
     visitor: V,
-    /// A page of which the rest is still to come.
+    /// A page whose rest is still to come.
     partial: Vec<u8>,
     fed: u64,
     walk: Option<(Walk, usize)>,
 }
 
 impl SegmentChecker {
-    /// Begins a segment. `carry` is how the segment before ended, if it was checked: then the
-    /// record that crosses is checked too. One that is not the end of the segment before is left
-    /// aside.
+    /// Begins a segment. `carry` is how the segment before ended, if it was checked: then the record that
+    /// crosses is checked too. If it is not the end of the segment before, it is ignored.
     #[must_use]
     pub fn new(spec: SegmentSpec, carry: Option<Tail>) -> Self {
         Self::with_visitor(spec, carry, ())
@@ -43,7 +42,7 @@ impl<V: Visit> SegmentChecker<V> {
         &mut self.visitor
     }
 
-    /// Takes the next piece. What goes beyond the segment's size is counted, not read.
+    /// Takes the next piece. What goes beyond the segment's size is counted, but not read.
     pub fn feed(&mut self, piece: &[u8]) {
         let room = u64::from(self.spec.segment_size.bytes()).saturating_sub(self.fed);
         self.fed = self.fed.saturating_add(piece.len() as u64);
@@ -95,8 +94,8 @@ impl<V: Visit> SegmentChecker<V> {
     }
 }
 
-/// Learns the block size from the first page's header. A value that cannot be one is reported by
-/// the walk; it goes on with the usual one.
+/// Learns the block size from the first page's header. An impossible value is reported by the walk, which
+/// continues with the usual one.
 fn begin(spec: SegmentSpec, carry: Option<Tail>, front: &[u8]) -> (Walk, usize) {
     let block = LongPageHeader::read(front)
         .and_then(|header| BlockSize::new(header.block_size).ok())

@@ -5,14 +5,14 @@ use std::fmt;
 use super::header::HeaderError;
 use super::lsn::Lsn;
 
-/// One place where a segment's contents do not follow.
+/// One place where a segment's contents do not follow from what is before.
 ///
 /// Shown in the server's style: what is wrong, at which LSN, at which offset of the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Damage {
     /// The timeline in the name of the file.
     pub timeline: u32,
-    /// The address the file's name says: with the timeline, which file this is about.
+    /// The address that the file's name says. With the timeline, it says which file this is about.
     pub segment: Lsn,
     /// Where the record or page in question begins. A record may begin in an earlier segment.
     pub lsn: Lsn,
@@ -27,7 +27,7 @@ pub struct Damage {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DamageKind {
-    /// A page header, by itself.
+    /// A page header, on its own.
     #[error(transparent)]
     Page(#[from] HeaderError),
     /// The timeline went backwards from one page to the next.
@@ -46,7 +46,7 @@ pub enum DamageKind {
         /// The timeline of the page before.
         after: u32,
     },
-    /// A record goes on, but the next page has no continuation.
+    /// A record continues, but the next page has no continuation.
     #[error("there is no contrecord flag")]
     MissingContinuation,
     /// A page continues a record although none was open.
@@ -55,7 +55,7 @@ pub enum DamageKind {
         /// `xlp_rem_len`.
         found: u32,
     },
-    /// A page continues a record by another number of bytes than the record still has.
+    /// A page continues a record by a number of bytes other than the record still has.
     #[error("invalid contrecord length {found} (expected {expected})")]
     ContinuationLength {
         /// `xlp_rem_len`.
@@ -75,7 +75,7 @@ pub enum DamageKind {
         /// `xl_tot_len`.
         found: u32,
     },
-    /// A record that does not name the one before it.
+    /// A record that does not name the record before it.
     #[error("record with incorrect prev-link {found} (expected {expected})")]
     PrevLink {
         /// `xl_prev`.
@@ -96,7 +96,7 @@ pub enum DamageKind {
     /// The file has more or fewer bytes than a segment.
     #[error("the segment has {found} bytes, expected {expected}")]
     Length {
-        /// Bytes there are.
+        /// Bytes that there are.
         found: u64,
         /// Bytes of a segment.
         expected: u64,

@@ -1,15 +1,15 @@
 //! Where two segments meet: the parts of a record that crosses, and how they are put together.
 //!
-//! A record of up to 1 GB can cross many segments, so neither side keeps its bytes. The checksum
-//! runs over a record's data first and its header last. Of a part whose beginning is not at hand, only
-//! the first 16 bytes are kept (they may belong to the header) and the CRC of the rest, which
-//! `crc32c_combine` appends once the beginning is there.
+//! A record of up to 1 GB can cross many segments, so neither side keeps its bytes. The checksum runs over
+//! a record's data first and its header last. If the beginning of a part is not known, only the first 16
+//! bytes are kept (they may belong to the header) and the CRC of the rest, which `crc32c_combine` appends
+//! once the beginning is there.
 
 use super::damage::{Damage, DamageKind};
 use super::lsn::Lsn;
 use super::record::{Open, Record, align};
 
-/// What a first record's `xl_prev` has to be.
+/// What the `xl_prev` of a first record has to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Prev {
     /// This.
@@ -43,14 +43,14 @@ pub struct Tail {
 pub(super) enum TailState {
     /// The next record begins in the next segment.
     Boundary,
-    /// A record goes on.
+    /// A record continues.
     Open(Open),
-    /// All of the segment is a part of a record begun earlier; the head has it.
+    /// The whole segment is a part of a record that began earlier; the head has it.
     Through,
-    /// A record goes on whose beginning is lost to damage.
+    /// A record continues whose beginning is lost to damage.
     Lost,
-    /// The WAL ended here, for this reason. If it goes on in the next segment all the same, that
-    /// is damage.
+    /// The WAL ended here, for this reason. If it continues in the next segment all the same, that is
+    /// damage.
     Ended(Damage),
 }
 
@@ -61,7 +61,7 @@ impl Tail {
         self.next
     }
 
-    /// Returns the timeline in the name of the file that ends so.
+    /// Returns the timeline in the name of the file that ends like this.
     #[must_use]
     pub fn timeline(&self) -> u32 {
         self.timeline
@@ -74,9 +74,9 @@ impl Tail {
         match &self.state {
             TailState::Through => false,
             TailState::Lost => true,
-            // With its whole header at hand a record can be checked; its link is the head's.
+            // If its whole header is known, a record can be checked; its link is the head's.
             TailState::Open(open) => open.header_left() == 0 || self.prev != Prev::Head,
-            // One that ended right behind a record from before may have ended by a switch.
+            // If it ended right behind a record from before, it may have ended by a switch.
             TailState::Boundary | TailState::Ended(_) => self.prev != Prev::Head,
         }
     }
@@ -84,7 +84,7 @@ impl Tail {
 
 /// How a segment begins, to be compared with the end of the one before.
 ///
-/// Bounded memory: 16 bytes of the record that goes on, and the CRC of the rest.
+/// Bounded memory: 16 bytes of the record that continues, and the CRC of the rest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Head {
     /// The timeline in the file's name.
@@ -99,7 +99,7 @@ pub struct Head {
     pub(super) first: Option<(Lsn, Lsn)>,
 }
 
-/// The rest, or a middle part, of a record begun earlier.
+/// The rest, or a middle part, of a record that began earlier.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Fragment {
     /// Bytes that the first page says are still to come; 0 when the segment begins with a record.
@@ -115,7 +115,7 @@ pub(super) struct Fragment {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Fate {
-    /// Not over when the segment was.
+    /// It had not ended when the segment did.
     #[default]
     Through,
     /// Read to its end.
@@ -156,7 +156,7 @@ impl Head {
         self.start
     }
 
-    /// Returns the timeline in the name of the file that begins so.
+    /// Returns the timeline in the name of the file that begins like this.
     #[must_use]
     pub fn timeline(&self) -> u32 {
         self.timeline
@@ -170,9 +170,9 @@ impl Head {
 
     /// Returns whether `tail` is the end of the segment before this one.
     ///
-    /// The one before has the same timeline in its name, or that of the first page: the first
-    /// segment of a timeline is a copy of the older one's up to the switch. So WAL that ended on an
-    /// older timeline is not compared with that of a newer one, which goes on without it.
+    /// The one before has the same timeline in its name, or that of the first page: the first segment of a
+    /// timeline is a copy of the older one's up to the switch. So WAL that ended on an older timeline is
+    /// not compared with that of a newer one, which continues without it.
     #[must_use]
     pub fn follows(&self, tail: &Tail) -> bool {
         let names = tail.timeline == self.timeline || tail.timeline == self.page_timeline;
@@ -180,7 +180,7 @@ impl Head {
     }
 }
 
-/// What came of comparing the edges of two segments.
+/// The result of comparing the edges of two segments.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Joined {
     /// What does not fit.
@@ -257,7 +257,8 @@ struct Met {
     prev: Prev,
 }
 
-/// The checks of [`join`]: the record or page in question and what is wrong, if anything is.
+/// The checks of [`join`]: if anything is wrong, returns the record or page in question and what is wrong
+/// with it.
 fn meet(before: &Tail, head: &Head) -> Result<Met, (Lsn, DamageKind)> {
     let at_page = |kind| (head.start, kind);
     if head.page_timeline < before.page_timeline {

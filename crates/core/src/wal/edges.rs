@@ -11,7 +11,7 @@ use super::lsn::Lsn;
 use super::record::Record;
 use super::report::SegmentReport;
 
-/// What came of two segments' edges.
+/// The result of matching two segments' edges.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Met {
     /// Where the two meet: the beginning of the second one.
@@ -22,17 +22,17 @@ pub struct Met {
     pub record: Option<Record>,
 }
 
-/// Keeps the edges of segments until their neighbours were checked too.
+/// Keeps the edges of segments until their neighbours have been checked too.
 ///
-/// An end may have several segments behind it: that of its own timeline, those of timelines that
-/// branched off, and their partial forms. So it stays after it was met, and a beginning goes.
+/// Several segments may follow one end: that of its own timeline, those of timelines that branched off, and
+/// their partial forms. So an end stays after it was met, and a beginning is dropped.
 ///
 /// Bounded: beyond the capacity the oldest edge is dropped, an end that was met before one that was
 /// not. One that was never met stays unchecked, which [`Edges::dropped`] counts.
 #[derive(Debug)]
 pub struct Edges {
     capacity: usize,
-    /// All resolved, and of each segment only one.
+    /// All of them are resolved, and each segment has only one.
     tails: VecDeque<Kept>,
     heads: VecDeque<Waiting>,
     dropped: u64,
@@ -46,7 +46,7 @@ struct Kept {
     met: bool,
 }
 
-/// The beginning of a segment whose segment before was not checked yet, and its own end.
+/// The beginning of a segment, when the segment before it has not been checked yet, and its own end.
 #[derive(Debug)]
 struct Waiting {
     head: Head,
@@ -60,28 +60,28 @@ impl Edges {
         Self { capacity, tails: VecDeque::new(), heads: VecDeque::new(), dropped: 0 }
     }
 
-    /// Returns how many edges were dropped that had not met their other side.
+    /// Returns how many edges were dropped before they met their other side.
     #[must_use]
     pub fn dropped(&self) -> u64 {
         self.dropped
     }
 
-    /// Hands out the end of the segment before the one at `start`, for a checker to carry on with.
-    /// An edge that is taken must come back in a report, or it is lost.
+    /// Hands out the end of the segment before the one at `start`, for a checker to continue with. An edge
+    /// that is taken must come back in a report, otherwise it is lost.
     pub fn take(&mut self, timeline: u32, start: Lsn) -> Option<Tail> {
         let fits = |kept: &Kept| kept.tail.timeline == timeline && kept.tail.next == start;
         let position = self.tails.iter().position(fits)?;
         self.tails.remove(position).map(|kept| kept.tail)
     }
 
-    /// Forgets what only segments before `start` could meet, without counting it as dropped. Who
+    /// Forgets what only segments before `start` could meet, without counting it as dropped. A caller that
     /// adds segments by address calls this before each, and needs no other bound.
     pub fn forget_before(&mut self, start: Lsn) {
         self.tails.retain(|kept| kept.tail.next >= start);
         self.heads.retain(|waiting| waiting.head.start >= start);
     }
 
-    /// Adds what a segment's check has left, and returns every edge that met its other side.
+    /// Adds the edges from a segment's check, and returns every edge that met its other side.
     pub fn add(&mut self, report: &SegmentReport) -> Vec<Met> {
         self.add_edges(report.head.clone(), report.tail.clone())
     }
@@ -101,8 +101,8 @@ impl Edges {
         met
     }
 
-    /// Returns the end of the segment before, that of the same timeline rather than that of one
-    /// which it branched off.
+    /// Returns the end of the segment before: preferably that of the same timeline, otherwise that of a
+    /// timeline which it branched off.
     fn before(&mut self, head: &Head) -> Option<Tail> {
         let follows = |kept: &Kept| head.follows(&kept.tail);
         let own = |kept: &Kept| follows(kept) && kept.tail.timeline == head.timeline;
@@ -113,8 +113,8 @@ impl Edges {
         Some(kept.tail.clone())
     }
 
-    /// Joins an end with every beginning that waits for it, and so on with the ends which that
-    /// resolves. One that is not resolved is kept with its own beginning only.
+    /// Joins an end with every beginning that waits for it, and likewise the ends that this resolves. An
+    /// end that is not resolved is kept with its own beginning only.
     fn publish(&mut self, tail: Option<Tail>, met: &mut Vec<Met>) {
         let mut resolved: Vec<Tail> = tail.into_iter().filter(Tail::is_resolved).collect();
         while let Some(tail) = resolved.pop() {
@@ -143,7 +143,8 @@ impl Edges {
         waiting
     }
 
-    /// Keeps an end in place of what was known of the same segment, as from another encoding of it.
+    /// Keeps an end in place of what was known of the same segment, for example from another encoding of
+    /// it.
     fn keep(&mut self, tail: &Tail, mut met: bool) {
         self.tails.retain(|kept| {
             let same = (kept.tail.timeline, kept.tail.next) == (tail.timeline, tail.next);

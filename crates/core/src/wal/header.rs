@@ -7,7 +7,7 @@
 use super::bytes::{take, take_u16, take_u32, take_u64};
 use super::lsn::{Lsn, SegmentSize};
 
-/// Which PostgreSQL wrote a page, by its magic number (`XLOG_PAGE_MAGIC`).
+/// Which PostgreSQL version wrote a page, by its magic number (`XLOG_PAGE_MAGIC`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum WalVersion {
     /// A major version whose format this code was compared with: 15 to 18.
@@ -78,8 +78,7 @@ impl PageFlags {
     }
 }
 
-/// The header of a WAL page, `XLogPageHeaderData`, as it stands there: nothing is checked but its
-/// length.
+/// The header of a WAL page, `XLogPageHeaderData`, as it is there: only its length is checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PageHeader {
     /// `xlp_magic`: stands for the version, see [`WalVersion::from_magic`].
@@ -119,7 +118,8 @@ impl PageHeader {
         WalVersion::from_magic(self.magic)
     }
 
-    /// Returns how many bytes this page's header takes, by its own flag: where its data begins.
+    /// Returns how many bytes this page's header takes, according to its own flag. The data begins behind
+    /// it.
     #[must_use]
     pub const fn size(&self) -> usize {
         if self.info.is_long() { LongPageHeader::SIZE } else { Self::SIZE }
@@ -159,7 +159,7 @@ pub enum HeaderError {
     /// There are fewer bytes than a long page header has.
     #[error("the file has {found} bytes, too few for a WAL page header")]
     TooShort {
-        /// Bytes there are.
+        /// Bytes that there are.
         found: usize,
     },
     /// The file does not begin like WAL of any version.
@@ -168,7 +168,7 @@ pub enum HeaderError {
         /// `xlp_magic`.
         found: u16,
     },
-    /// The magic number reads right in the other byte order.
+    /// The magic number is valid in the other byte order.
     #[error("the WAL page header is in another byte order: magic number {found:04X} (xlp_magic)")]
     ByteOrder {
         /// `xlp_magic`, as read on this machine.
@@ -270,8 +270,8 @@ impl LongPageHeader {
 
     /// Checks that the segment belongs to this cluster and under this name.
     ///
-    /// A timeline lower than the name's is right: the first segment of a timeline is a copy of
-    /// the old one up to the switch (`XLogFileCopy`), old headers included.
+    /// A timeline lower than the name's is valid: the first segment of a timeline is a copy of the old one
+    /// up to the switch (`XLogFileCopy`), including the old headers.
     ///
     /// # Errors
     /// The first field that does not agree.
@@ -310,7 +310,7 @@ impl LongPageHeader {
 pub struct BlockSize(u32);
 
 impl BlockSize {
-    /// What PostgreSQL is built with unless told otherwise.
+    /// What PostgreSQL is built with by default.
     pub const DEFAULT: Self = Self(8192);
 
     /// Accepts a valid block size.

@@ -1,7 +1,7 @@
 //! Timeline history files.
 //!
-//! Source of the format: PostgreSQL's `readTimeLineHistory` in `access/transam/timeline.c`. One
-//! line an ancestor: its timeline, the address where the next timeline branched off, a reason.
+//! Source of the format: PostgreSQL's `readTimeLineHistory` in `access/transam/timeline.c`. Each line is an
+//! ancestor: its timeline, the address where the next timeline branched off, and a reason.
 
 use thiserror::Error;
 
@@ -47,7 +47,7 @@ pub enum HistoryError {
 /// # Errors
 /// The first line that cannot be understood, or that the server would refuse.
 pub fn parse(timeline: u32, contents: &[u8]) -> Result<Vec<Ancestor>, HistoryError> {
-    // The reason is in whatever encoding the server's messages had, and the server ignores it.
+    // The reason is in the encoding of the server's messages, whatever that was, and the server ignores it.
     let text = String::from_utf8_lossy(contents);
     if text.contains('\0') {
         return Err(HistoryError::NotText);

@@ -10,7 +10,7 @@ use std::str::FromStr;
 pub struct Lsn(pub u64);
 
 impl Lsn {
-    /// The address that is never one: `InvalidXLogRecPtr`, shown as `0/0`.
+    /// The address that is never valid: `InvalidXLogRecPtr`, shown as `0/0`.
     pub const INVALID: Self = Self(0);
 
     /// Returns whether this is `InvalidXLogRecPtr`.
@@ -19,7 +19,7 @@ impl Lsn {
         self.0 == 0
     }
 
-    /// Returns the address `bytes` further on, or the last one of all if that is nearer.
+    /// Returns the address `bytes` further on, or the last possible address if that is nearer.
     #[must_use]
     pub const fn advanced(self, bytes: u64) -> Self {
         Self(self.0.saturating_add(bytes))

@@ -2,7 +2,7 @@
 //!
 //! - [`lsn`]: addresses, segment sizes and the arithmetic between them and file names.
 //! - [`header`]: the page headers, and the check that a segment is what its name says.
-//! - [`record`]: record headers, checksums, and what is told to a visitor.
+//! - [`record`]: record headers, checksums, and what a visitor is shown.
 //! - [`check`]: a segment read from its first page to its last, in one piece or in many.
 //! - [`report`], [`damage`]: what came out.
 //! - [`edge`]: the records that cross from one segment to the next; [`edges`]: those of segments that
@@ -28,13 +28,13 @@
 //! # }
 //! ```
 //!
-//! Checked out of order, each report has a [`Head`] and a [`Tail`]. [`join`] compares the tail of one
-//! with the head of the next once both are there, and [`Edges`] keeps them until then.
+//! If segments are checked out of order, each report has a [`Head`] and a [`Tail`]. [`join`] compares the
+//! tail of one with the head of the next once both are there, and [`Edges`] keeps them until then.
 //!
-//! Everything here is computation on bytes the caller holds: no file is opened, nothing is logged.
+//! Everything here is computation on bytes that the caller holds. No file is opened, and nothing is logged.
 //! The formats are those of PostgreSQL 15 to 18, from `src/include/access/xlog_internal.h` and
-//! `xlogrecord.h`; the rules are those of `xlogreader.c`. `docs/wal-check.md` says what is
-//! checked, what is not, and how the end of the WAL is distinguished from damage.
+//! `xlogrecord.h`; the rules are those of `xlogreader.c`. `docs/wal-check.md` says what is checked, what is
+//! not, and how the end of the WAL is distinguished from damage.
 
 mod bytes;
 pub mod check;

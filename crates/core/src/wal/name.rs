@@ -46,7 +46,7 @@ pub enum NameError {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FileName(String);
 
-/// What a file is, by its name.
+/// What a file is, according to its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileKind {
     /// A WAL segment, 24 upper-case hexadecimal digits.
@@ -165,7 +165,7 @@ impl FileName {
         }
     }
 
-    /// Returns the segment that the file's bytes are, for a whole or partial segment.
+    /// Returns which segment a whole or partial segment file holds.
     #[must_use]
     pub fn segment(&self) -> Option<SegmentName> {
         match self.kind() {

@@ -1,4 +1,4 @@
-//! Where two versions of one segment part: at which record, or nowhere in their WAL.
+//! Where two versions of one segment part: at which record, if at all.
 
 use super::check::SegmentChecker;
 use super::edge::TailState;
@@ -16,10 +16,10 @@ pub enum Parting {
     SameRecords,
     /// They part at a record.
     AtRecord {
-        /// Where the first record begins that only one of them holds, or that differs. The
-        /// beginning of the segment stands for a record that begins in an earlier one.
+        /// Where the first record begins that only one of them holds, or that differs. For a record that
+        /// begins in an earlier segment, this is the beginning of the segment.
         lsn: Lsn,
-        /// The version whose WAL ends there, if one's does: it is an earlier state of the other.
+        /// The version whose WAL ends there, if any: it is an earlier state of the other.
         ends: Option<Side>,
     },
 }
@@ -27,9 +27,9 @@ pub enum Parting {
 /// One of two versions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
-    /// The one named first.
+    /// The version that is named first.
     Ours,
-    /// The other one.
+    /// The other version.
     Theirs,
 }
 
@@ -57,8 +57,8 @@ impl SegmentComparison {
         Self { ours: checker(), theirs: checker(), parted: None }
     }
 
-    /// Takes the next piece of both, which begin at the same offset; the shorter version's are
-    /// shorter or empty at its end.
+    /// Takes the next piece of both versions, from the same offset. Near its end, the shorter version's
+    /// pieces are shorter or empty.
     pub fn feed(&mut self, mut ours: &[u8], mut theirs: &[u8]) {
         while !(ours.is_empty() && theirs.is_empty()) {
             let (a, b);
@@ -70,8 +70,8 @@ impl SegmentComparison {
         }
     }
 
-    /// Compares the records that ended since the last time. As many bytes were read of both, so
-    /// one that only one side has differs.
+    /// Compares the records that have ended since the last call. The same number of bytes was read of both,
+    /// so a record that only one side has is a difference.
     fn compare(&mut self) {
         let (ours, theirs) = (self.ours.visitor_mut(), self.theirs.visitor_mut());
         if self.parted.is_none() {
@@ -111,8 +111,8 @@ impl SegmentComparison {
     }
 }
 
-/// Returns where they differ in the record that begins in the segment before, of which only a part
-/// is here: the beginning of the segment stands for it.
+/// Returns where they differ in the record that begins in the segment before. Only a part of it is here, so
+/// this is the beginning of the segment.
 fn first_fragment(ours: &SegmentReport, theirs: &SegmentReport) -> Option<Lsn> {
     match (&ours.head, &theirs.head) {
         (Some(a), Some(b)) => (a.fragment != b.fragment).then_some(a.start),
@@ -120,8 +120,7 @@ fn first_fragment(ours: &SegmentReport, theirs: &SegmentReport) -> Option<Lsn> {
     }
 }
 
-/// Returns where they differ in the record that goes on in the next segment, or at which the WAL
-/// breaks off.
+/// Returns where they differ in the record that continues in the next segment, or where the WAL breaks off.
 fn last(ours: &SegmentReport, theirs: &SegmentReport) -> Option<Lsn> {
     let state = |report: &SegmentReport| report.tail.as_ref().map(|tail| tail.state.clone());
     let start = |state: &Option<TailState>| match state {

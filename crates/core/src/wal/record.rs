@@ -10,7 +10,7 @@ use super::lsn::Lsn;
 /// Records begin at multiples of this (`MAXALIGN` of every platform PostgreSQL 15 runs on).
 const ALIGNMENT: usize = 8;
 
-/// The most bytes a record can have: 1 GiB, beyond which no server could read it (`MaxAllocSize`; 16 and
+/// The most bytes a record can have: 1 GiB, more than which no server could read (`MaxAllocSize`; 16 and
 /// later write no more than 1020 MiB, `XLogRecordMaxSize`).
 const MAX_LENGTH: u32 = 1 << 30;
 
@@ -28,7 +28,7 @@ const OVERWRITE_CONTRECORD: u8 = 0xD0;
 /// The half of `xl_info` that belongs to the resource manager, `XLR_RMGR_INFO_MASK`.
 const RMGR_INFO: u8 = 0xF0;
 
-/// The header of a record, `XLogRecord`, as it stands there.
+/// The header of a record, `XLogRecord`, as it is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RecordHeader {
     /// `xl_tot_len`: bytes of the record, with this header, without page headers in between.
@@ -103,7 +103,7 @@ pub trait Visit {
     fn record(&mut self, record: &Record);
 }
 
-/// For who does not want to know.
+/// For callers that need no records.
 impl Visit for () {
     #[inline]
     fn record(&mut self, _: &Record) {}
@@ -123,16 +123,16 @@ pub(super) fn checksum(header: &[u8; RecordHeader::SIZE], data_crc: u32) -> u32 
     crc32c::crc32c_append(data_crc, covered)
 }
 
-/// Bytes of data up to which a record is summed in a copy. Most are that short.
+/// Up to this many bytes of data, a record is summed in a copy. Most are that short.
 const SHORT: usize = 228;
 
 /// Sums records that lie in one piece.
 ///
-/// The sum of a short record costs mostly its odd bytes, which the library takes one by one, and
-/// two calls, one for the data and one for the header. In a copy that has the header behind the
-/// data and ends at a whole word it is one call without odd bytes. Zeros in front change nothing
-/// when the sum starts from a register of zeros, and starting from one of ones, as CRC-32C does,
-/// is the same as inverting the first four bytes.
+/// The sum of a short record costs mostly its odd bytes, which the library takes one by one, and two calls:
+/// one for the data and one for the header. In a copy that has the header behind the data and ends at a
+/// whole word, it is one call without odd bytes. Zeros in front change nothing when the sum starts from a
+/// register of zeros, and starting from one of ones, as CRC-32C does, is the same as inverting the first
+/// four bytes.
 #[derive(Debug)]
 #[repr(align(8))]
 pub(super) struct Summer([u8; SHORT + 28]);
@@ -173,7 +173,7 @@ pub(super) fn overwritten(bytes: &[u8]) -> Option<Lsn> {
     header.is_overwrite().then(|| take_u64(&mut rest).map(Lsn)).flatten()
 }
 
-/// A record of which only the beginning is at hand.
+/// A record of which only the beginning is known so far.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Open {
     pub(super) start: Lsn,
@@ -224,13 +224,13 @@ impl Open {
         bytes.len()
     }
 
-    /// Takes `len` bytes more of which only the checksum is at hand; the header must be complete.
+    /// Takes `len` more bytes of which only the checksum is known. The header must be complete.
     pub(super) fn push_summed(&mut self, crc: u32, len: u32) {
         self.data_crc = crc32c::crc32c_combine(self.data_crc, crc, len as usize);
         self.have = self.have.saturating_add(len);
     }
 
-    /// Returns the checksum that the bytes at hand give.
+    /// Returns the checksum of the bytes taken so far.
     pub(super) fn computed(&self) -> u32 {
         checksum(&self.header, self.data_crc)
     }

@@ -1,11 +1,11 @@
-//! What is asked about a segment, and what came out.
+//! What is asked about a segment, and the answer.
 
 use super::damage::Damage;
 use super::edge::{Head, Tail};
 use super::header::Expected;
 use super::lsn::{Lsn, SegmentSize};
 
-/// Which segment is to be read: what its name and its cluster say.
+/// Which segment is to be read, according to its name and its cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SegmentSpec {
     /// The timeline in the file's name.
@@ -34,18 +34,19 @@ impl From<Expected> for SegmentSpec {
 pub enum End {
     /// The last record ends with the segment.
     Full,
-    /// A record goes on in the next segment. `None`: it began in an earlier one, which is not at
-    /// hand.
+    /// A record continues in the next segment. `None`: it began in an earlier segment, which was not
+    /// checked.
     ContinuesInNext(Option<Lsn>),
     /// The switch record at this address ends it; what follows is unused.
     SwitchAt(Lsn),
-    /// The record that would begin (or was begun) here does not follow, and nothing later in the
-    /// segment does: the WAL ends, as in a `.partial` or in the last segment that a standby received.
+    /// The record that would begin (or has begun) here does not follow from what is before, and nothing
+    /// later in the segment does. The WAL ends, as in a `.partial` or in the last segment that a standby
+    /// received.
     EndsAt {
         /// The end of the WAL.
         lsn: Lsn,
-        /// Bytes other than zero follow: old contents of a recycled file, a record cut short, or
-        /// damage that nothing later betrays (the next segment does).
+        /// Bytes other than zero follow: old contents of a recycled file, a record cut short, or damage
+        /// that nothing later in this segment shows (the next segment does).
         leftovers: bool,
     },
     /// The pages carry this magic number, of a version whose format is not known here: nothing
@@ -60,7 +61,7 @@ pub struct SegmentReport {
     pub records: u64,
     /// Records that a crash broke off and that the server itself declared void.
     pub abandoned: u64,
-    /// Ends of this segment with a part of a record whose other part was not at hand: 0 to 2.
+    /// Ends of this segment, 0 to 2, with a part of a record whose other part was not known.
     pub unchecked_edges: u32,
     /// How its WAL ends.
     pub end: End,
@@ -78,7 +79,7 @@ impl SegmentReport {
     /// How many places are listed; further ones are only counted.
     pub const DAMAGE_LISTED: usize = 16;
 
-    /// Returns whether nothing is wrong. Of [`End::UnknownVersion`] that says nothing.
+    /// Returns whether nothing is wrong. For [`End::UnknownVersion`] this says nothing.
     #[must_use]
     pub fn is_sound(&self) -> bool {
         self.damage_count == 0

@@ -8,7 +8,7 @@ use crate::wal::{Expected, HeaderError, LongPageHeader, SegmentSize};
 /// What all segments of a cluster have in common.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cluster {
-    /// The number that `initdb` gave the cluster; it stands in every segment's first page.
+    /// The number that `initdb` gave the cluster; every segment's first page has it.
     pub system_identifier: u64,
     /// The size of a segment.
     pub segment_size: SegmentSize,
@@ -41,9 +41,9 @@ pub const HEADER_LEN: usize = LongPageHeader::SIZE;
 
 /// Checks a segment's length and its first page header against its name and its cluster.
 ///
-/// The name's timeline is an upper bound: the first segment of a timeline begins as a copy of the
-/// one it branched off, old page headers included. The magic number of an unknown, newer server
-/// version is accepted.
+/// The name's timeline is an upper bound: the first segment of a timeline begins as a copy of the one it
+/// branched off, including the old page headers. The magic number of an unknown, newer server version is
+/// accepted.
 ///
 /// # Errors
 /// The first field that does not agree.

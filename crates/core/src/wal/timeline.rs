@@ -1,8 +1,8 @@
 //! Which timeline branched off which, where, and what a recovery needs of each.
 //!
-//! The only place that works this out. It computes from what history files say and opens none:
-//! callers parse them ([`super::history::parse`]) and add them. [`Stretches`] is the other half:
-//! which addresses there are segments for, and which are missing.
+//! The only place that works this out. It computes from what history files say and opens none: callers
+//! parse them ([`super::history::parse`]) and add them. [`Stretches`] is the other half: for which
+//! addresses there are segments, and which are missing.
 //!
 //! The server's own rule (`tliOfPointInHistory` in `access/transam/timeline.c`): an address belongs
 //! to the first ancestor that was left after it. The segment with a switch is read under the newer
@@ -77,8 +77,8 @@ pub struct Timelines {
 }
 
 impl Timelines {
-    /// Adds the history file of `timeline`; `None` stands for one that cannot be understood. Of two
-    /// for one timeline the one that can be understood counts, or the later one.
+    /// Adds the history file of `timeline`; `None` stands for one that cannot be understood. Of two for one
+    /// timeline, the one that can be understood counts; if both can, the later one.
     pub fn add(&mut self, timeline: u32, ancestors: Option<Vec<Ancestor>>) {
         let known = self.histories.entry(timeline).or_default();
         *known = ancestors.or(known.take());

@@ -1,9 +1,9 @@
 //! The walk through a segment, page by page: one page at a time, in order, whole.
 //!
 //! Follows `XLogDecodeNextRecord` and `XLogReaderValidatePageHeader` in PostgreSQL's
-//! `src/backend/access/transam/xlogreader.c`. The server stops at the first thing that does not
-//! follow and calls it the end of the WAL. The walk remembers it ([`Walk::broken`]) and looks on for
-//! evidence that WAL was written behind it ([`Walk::confirm`]), which makes it damage. See
+//! `src/backend/access/transam/xlogreader.c`. The server stops at the first thing that does not follow from
+//! what is before, and calls it the end of the WAL. The walk remembers it ([`Walk::broken`]) and continues
+//! to look for evidence that WAL was written behind it ([`Walk::confirm`]), which makes it damage. See
 //! `docs/wal-check.md`.
 
 mod judge;
@@ -24,9 +24,9 @@ enum Place {
     Start,
     /// Between two records.
     Boundary,
-    /// In a record whose beginning is at hand.
+    /// In a record whose beginning is known.
     Inside(Open),
-    /// In a record whose beginning is not, with so many bytes to come.
+    /// In a record whose beginning is not known, with this many bytes to come.
     Skipping(u32),
     /// Behind something that does not follow; the next good page is a new beginning.
     Lost,
@@ -42,7 +42,7 @@ pub(super) struct Walk {
     /// Of the page to be read next.
     offset: u64,
     magic: Option<u16>,
-    /// The magic number is only the first page's word.
+    /// The magic number is that of the first page alone, and not confirmed yet.
     magic_is_new: bool,
     /// An unknown magic number on the first page, until the second one decides.
     candidate: Option<u16>,
@@ -51,7 +51,7 @@ pub(super) struct Walk {
     timeline: u32,
     /// The timeline rose on the page at this address, from this one.
     rose: Option<(Lsn, u32)>,
-    /// Where the last record began that can begin a timeline.
+    /// Where the last record that can begin a timeline began.
     begins_timeline: Lsn,
     /// The end of the segment before, until the first page.
     carry: Option<Tail>,
@@ -60,7 +60,7 @@ pub(super) struct Walk {
     head: Option<Head>,
     /// The beginning is being summed up in `head`.
     summing: bool,
-    /// What did not follow, while nothing good was found behind it.
+    /// What did not follow, as long as nothing good has been found behind it.
     pending: Option<Damage>,
     leftovers: bool,
     summer: Summer,
@@ -126,8 +126,8 @@ impl Walk {
         self.offset = self.offset.saturating_add(page.len() as u64);
     }
 
-    /// Takes a page for damage that is shorter than its header. The checker hands over whole pages
-    /// only; passing over one would call a segment sound that was not read.
+    /// Reports a page that is shorter than its header as damage. The checker hands over whole pages only.
+    /// If such a page were passed over, a segment that was not read would be called sound.
     fn short_page(&mut self, page: &[u8]) {
         debug_assert!(false, "a page of {} bytes", page.len());
         self.found_at(self.address(), HeaderError::TooShort { found: page.len() }.into());
@@ -209,8 +209,8 @@ impl Walk {
         }
     }
 
-    /// A timeline begins with a record that says so, on the last page of the old one or the first
-    /// of the new. (The page the switch falls on keeps its old header.)
+    /// A timeline begins with a record that says so, on the last page of the old one or the first of the
+    /// new. (The page that the switch falls on keeps its old header.)
     fn watch_timeline(&mut self, header: &PageHeader) {
         let at = self.address();
         if let Some((page, after)) = self.rose
@@ -226,7 +226,7 @@ impl Walk {
         if sound && header.timeline != self.timeline && self.offset != 0 && self.timeline != 0 {
             self.rose = Some((at, self.timeline));
         }
-        // A page whose timeline was found wrong does not set the measure.
+        // Later pages are not compared with a page whose timeline was found wrong.
         if sound {
             self.timeline = header.timeline;
         }
@@ -264,7 +264,7 @@ impl Walk {
         };
     }
 
-    /// Sums up, after `fed` bytes in all.
+    /// Sums up, after `fed` bytes in total.
     pub(super) fn finish(mut self, fed: u64) -> SegmentReport {
         let (found, expected) = (fed, u64::from(self.spec.segment_size.bytes()));
         if found != expected {
@@ -300,7 +300,7 @@ impl Walk {
             timeline: self.spec.timeline,
             segment: self.spec.start,
             next: self.spec.start.advanced(expected),
-            // Without a good page, that of the name.
+            // Without a good page, the timeline of the name.
             page_timeline: if self.timeline == 0 { self.spec.timeline } else { self.timeline },
             magic: self.magic,
             system_identifier: self.system_identifier,

@@ -45,7 +45,7 @@ impl Claims {
     }
 }
 
-/// A stream of stored bytes that is hashed as it is read, if that was asked for.
+/// A stream of stored bytes that is hashed as it is read, if that is asked for.
 pub(super) struct Hashed {
     pub(super) inner: Box<dyn Read>,
     pub(super) hasher: Option<Hasher>,
@@ -65,8 +65,8 @@ impl Read for Hashed {
     }
 }
 
-/// Makes the error of a reader that says it has put more into a buffer than has room there. None
-/// does; passing over it would call a file sound that nobody looked at.
+/// Makes the error of a reader that claims to have put more into a buffer than fits. No reader does this.
+/// If it were passed over, a file that nobody looked at would be called sound.
 pub(super) fn beyond(got: usize) -> io::Error {
     debug_assert!(false, "{got} bytes were read, more than were asked for");
     io::Error::other(format!("{got} bytes were read, more than were asked for"))

@@ -17,8 +17,8 @@ use crate::wal::segment::{self, Cluster};
 use crate::wal::{LongPageHeader, SegmentChecker, SegmentReport, SegmentSize};
 use crate::wal::{Lsn, SegmentSpec};
 
-/// Bytes read at a time: few enough to stay in the processor's cache from the reading over the
-/// hashing to the writing, which is what makes a restore as fast as `cp`.
+/// Bytes read at a time: few enough to stay in the processor's cache while they are read, hashed and
+/// written. This makes a restore as fast as `cp`.
 const CHUNK: usize = 256 << 10;
 mod digests;
 mod ending;
@@ -27,20 +27,20 @@ mod problems;
 use digests::{Claims, Hashed};
 use problems::{check_backup_history, damage, header_problem, read_problem, unreadable};
 
-/// No history file, and no backup history file, is longer.
+/// No history file and no backup history file is longer than this.
 const MAX_OTHER_LEN: u64 = 64 << 20;
 /// The largest segment that there can be.
 const MAX_SEGMENT_LEN: u64 = 1 << 30;
 
-/// What is known beforehand, and how much is to be done.
+/// What is known beforehand, and how much is to be checked.
 #[derive(Debug, Clone, Default)]
 pub struct Expectation {
     /// The cluster's system identifier, if it is known.
     pub system_identifier: Option<u64>,
-    /// The cluster's segment size, if it is known; else each segment's own header is believed.
+    /// The cluster's segment size, if it is known; otherwise each segment's own header is believed.
     pub segment_size: Option<SegmentSize>,
-    /// Check everything: records also where a digest agrees, the digest of the stored bytes also
-    /// where that of the contents is enough.
+    /// Check everything: records even if a digest agrees, and the digest of the stored bytes even if that
+    /// of the contents is enough.
     pub thorough: bool,
     /// Read from storage, past the page cache.
     pub past_cache: bool,
@@ -63,8 +63,8 @@ pub struct Examined {
     pub header: Option<LongPageHeader>,
     /// What a segment's records have shown, if they were read.
     pub records: Option<SegmentReport>,
-    /// Where a segment's WAL ends although the segment goes on, if no digest says that it was
-    /// archived so. That is right for the last segment of a timeline, and for no other.
+    /// Where a segment's WAL ends although the segment goes on, if no digest says that it was archived so.
+    /// This is correct for the last segment of a timeline only.
     pub ends_early: Option<Lsn>,
     /// The ancestors that a history file names.
     pub history: Option<Vec<Ancestor>>,
@@ -98,7 +98,8 @@ pub fn examine(
         }
     };
     let raw = archived.read(expected.past_cache);
-    // One digest is enough where stored bytes and contents are the same, or the contents' is there.
+    // One digest is enough if stored bytes and contents are the same, or if the digest of the contents is
+    // there.
     let encoded = archived.codec() != Codec::None;
     let hash_raw =
         encoded && (expected.thorough || (claims.stored.is_some() && claims.content.is_none()));
@@ -120,7 +121,7 @@ pub fn examine(
         };
     }
     if reading.undecodable && raw.at_end {
-        // The decoder wanted more: whatever it calls that, the file was cut short.
+        // The decoder wanted more, so the file was cut short, whatever the decoder calls it.
         if let Some(problem) = &mut found.problem {
             problem.kind = FindingKind::Truncated;
         }
@@ -140,9 +141,9 @@ struct Reading<'a> {
     check_records: bool,
     plain_len: Option<u64>,
     len: u64,
-    /// A segment's length, if it is known beforehand or once its header was read.
+    /// A segment's length, if it is known beforehand, or once its header has been read.
     size: Option<u64>,
-    /// Where a switch record ends that began in the segment before.
+    /// Where a switch record that began in the segment before ends.
     behind_switch: Option<Lsn>,
     content: Option<Digest>,
     records: Option<SegmentReport>,
@@ -247,8 +248,8 @@ impl<'a> Reading<'a> {
         Ok(true)
     }
 
-    /// Looks at the first chunk: a segment's header says what the rest must be. Returns what is
-    /// to check the records, if they are to be checked.
+    /// Looks at the first chunk: a segment's header says what the rest must be. Returns the checker of the
+    /// records, if they are to be checked.
     fn begin(&mut self, chunk: &[u8], found: &mut Examined) -> Option<SegmentChecker> {
         match self.check_header(chunk, found) {
             Ok(checker) => checker,
@@ -293,8 +294,8 @@ impl<'a> Reading<'a> {
         Ok(Some(SegmentChecker::new(spec, None)))
     }
 
-    /// Weighs what was found: a file that is cut short is that before anything else, and bytes
-    /// that differ from what was archived say more than what happens to stand in them.
+    /// Decides which of the problems counts. If the file is cut short, that comes before anything else. If
+    /// the bytes differ from what was archived, that says more than what they happen to contain.
     fn judge(
         &mut self,
         found: &mut Examined,

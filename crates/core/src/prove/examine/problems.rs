@@ -1,4 +1,4 @@
-//! What is wrong with a file, in words and of which kind.
+//! What is wrong with a file: the kind, and in words.
 
 use std::io;
 
@@ -60,7 +60,7 @@ pub(super) fn unreadable(error: &io::Error) -> Problem {
     Problem::new(FindingKind::Unreadable, error.to_string())
 }
 
-/// Makes the problem of an error in reading: the system's error and the decoder's differ in kind.
+/// Makes the problem for an error in reading: an error of the system and one of the decoder differ in kind.
 pub(super) fn read_problem(error: &io::Error, at: u64) -> Problem {
     if error.raw_os_error().is_some() {
         return Problem::new(FindingKind::Unreadable, format!("{error}, after {at} bytes"));

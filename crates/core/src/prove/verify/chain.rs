@@ -21,7 +21,7 @@ pub struct Chain {
     pub start_timeline: u32,
     /// The timeline on which the way ends.
     pub end_timeline: u32,
-    /// The end of the last record that is there without a gap.
+    /// The end of the last record without a gap before it.
     pub end: Option<Lsn>,
     /// The address that a backup needs to be consistent, if it is known.
     pub stop: Option<Lsn>,
@@ -59,7 +59,7 @@ impl Chain {
         }
     }
 
-    /// Returns whether a file lies on the way.
+    /// Returns whether a file is on the way.
     pub(super) fn needs(&self, file: &StoredName) -> bool {
         let Some(segment) = file.name.segment() else { return false };
         let Some(start) = segment.start(self.size) else { return false };
@@ -82,7 +82,7 @@ impl Chain {
         let last = coverage.end(self.end_timeline).filter(|end| *end > from);
         match last {
             Some(to) => gap(self.end_timeline, Stretch { from, to }),
-            // A timeline that was just begun has nothing yet; then its parent's end is the end.
+            // A timeline that has just begun has no segment yet: then its parent's end is the end.
             None if self.route.legs.iter().all(|leg| leg.stretch.is_empty()) => {
                 gap(self.end_timeline, Stretch { from, to: from.advanced(1) });
             }

@@ -15,7 +15,7 @@ use crate::wal::name::FileKind;
 use crate::wal::timeline::{Leg, Run, Stretch, Stretches, Timelines};
 use crate::wal::{Lsn, SegmentSize};
 
-/// Returns the value that comes most often; the smaller one of two.
+/// Returns the most frequent value; of two, the smaller one.
 pub(super) fn most<T: Ord + Copy>(values: impl Iterator<Item = T>) -> Option<T> {
     let mut counts = BTreeMap::new();
     for value in values {
@@ -27,9 +27,8 @@ pub(super) fn most<T: Ord + Copy>(values: impl Iterator<Item = T>) -> Option<T> 
         .map(|(v, _)| v)
 }
 
-/// Returns a finding for each stretch of segments, and each history file, that is missing from an
-/// archive, by the names, the history files and one segment's header. See [`super::verify`] for
-/// `watch`.
+/// Returns a finding for each stretch of segments, and each history file, that is missing from an archive,
+/// according to the names, the history files and one segment's header. See [`super::verify`] for `watch`.
 ///
 /// # Errors
 /// The directory could not be read, or the run was cancelled.
@@ -55,7 +54,7 @@ pub fn gaps(
     if gaps.is_empty() {
         return Ok(gaps);
     }
-    // What was removed while the names were read, in no order, is not a gap.
+    // What was removed while the names were read is not a gap: they are read in no order.
     listing.files.retain(|file| visit.holds(&file.into()));
     Ok(of(&listing.files))
 }
@@ -76,11 +75,11 @@ impl Coverage {
         Self { size, timelines, whole: BTreeMap::new(), partial: BTreeMap::new() }
     }
 
-    /// Sorts what was read. A damaged file is there all the same: it has a finding of its own.
-    /// `size` is for where none was read.
+    /// Sorts what was read. A damaged file is there all the same: it has a finding of its own. `size` is
+    /// used if no segment's header was read.
     pub(super) fn of(read: &[Read], size: SegmentSize) -> Self {
-        // The header of one that has a problem, as of another cluster's, counts only where there is
-        // none better.
+        // The header of a segment with a problem, such as another cluster's, counts only if there is no
+        // better one.
         let sound = |file: &Read| file.size.filter(|_| file.problem.is_none());
         let usual = most(read.iter().filter_map(sound))
             .or_else(|| most(read.iter().filter_map(|f| f.size)));

@@ -50,7 +50,7 @@ pub struct Progress {
     pub bytes: u64,
 }
 
-/// How many files were checked, and by what.
+/// How many files were checked, and how.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Checked {
     /// Files read.
@@ -63,7 +63,7 @@ pub struct Checked {
     pub by_digest: usize,
     /// Segments whose every page header and record was checked.
     pub by_records: usize,
-    /// Files without a digest, so that headers, records or the file's own form had to do.
+    /// Files without a digest, for which headers, records or the file's own form were checked instead.
     pub without_digest: usize,
     /// Segments of an unknown, newer version without a digest: only the first header was checked.
     pub by_header_only: usize,
@@ -76,12 +76,12 @@ pub struct Report {
     pub findings: Vec<Finding>,
     /// What was checked, and how.
     pub checked: Checked,
-    /// The system identifier that files were compared with: the identity file's or, where there is
-    /// none, that of most segments.
+    /// The system identifier that files were compared with: that of the identity file or, if there is none,
+    /// that of most segments.
     pub system_identifier: Option<u64>,
     /// The archive has an identity file.
     pub marked: bool,
-    /// What a recovery from the start given has, if one was given.
+    /// What a recovery from the given start has, if one was given.
     pub chain: Option<Chain>,
 }
 

@@ -10,11 +10,11 @@ use crate::store::listing::Listing;
 use crate::sys::{self, Dir};
 use crate::wal::name::FileName;
 
-/// A temporary file to which nothing was written for so long counts as left behind, if its maker is
-/// on another host or its process number was given to another process.
+/// If nothing has been written to a temporary file for this long, it counts as left behind, if the process
+/// that made it is on another host or its number was given to another process.
 const STRAY_AFTER: Duration = Duration::from_secs(3600);
 
-/// The same for one of `basic_archive`, which writes it in one go and removes only its own.
+/// The same for a temporary file of `basic_archive`, which writes it in one go and removes only its own.
 const BASIC_STRAY_AFTER: Duration = Duration::from_secs(60);
 
 /// Makes the findings of temporary files that nobody is writing any more.
@@ -50,8 +50,8 @@ fn stray(path: &Path, owner: Option<&Owner>, host: &str) -> Option<String> {
     })
 }
 
-/// Returns how far from now a file's last change is, and that in words. A change in the future comes
-/// from another clock, and says as little about a writer as one long ago.
+/// Returns how far from now a file's last change is, as a time and in words. A change in the future comes
+/// from another clock. Like one long ago, it does not show that somebody is writing.
 fn last_change(path: &Path) -> io::Result<(Duration, String)> {
     let at = std::fs::symlink_metadata(path)?.modified()?;
     let minutes = |time: Duration| time.as_secs() / 60;
@@ -98,7 +98,7 @@ mod tests {
 
     use super::*;
 
-    /// A name that went since it was listed was a finding; one that cannot be looked up still is.
+    /// A name that had gone since it was listed was a finding. One that cannot be looked up still is.
     #[test]
     fn an_unknown_name_that_is_gone_is_not_a_finding_and_one_that_is_not_text_is() {
         let temp = tempfile::tempdir().unwrap();

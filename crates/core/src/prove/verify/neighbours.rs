@@ -11,8 +11,8 @@ use crate::wal::{Damage, Edges, Lsn};
 /// Joins the end of each segment with the beginning of the next, partial or not, over timeline
 /// switches too.
 pub(super) fn join_edges(read: &mut [Read]) {
-    // By address, so that a record that runs through many segments is resolved on the way; within one
-    // address the older timeline first.
+    // By address, so that a record that runs through many segments is resolved on the way. At one address,
+    // the older timeline comes first.
     let mut order: Vec<(Lsn, u32, usize, &mut Read)> = Vec::new();
     for (index, file) in read.iter_mut().enumerate() {
         // What is damaged or another cluster's has a finding, and says nothing of its neighbours.
@@ -27,7 +27,7 @@ pub(super) fn join_edges(read: &mut [Read]) {
     let mut edges = Edges::new(usize::MAX);
     let mut damaged: Vec<(Damage, usize)> = Vec::new();
     for (start, _, index, file) in order {
-        // WAL that goes on does so behind the whole form.
+        // If the WAL continues, it does so behind the whole segment, not behind a partial one.
         let whole = matches!(file.listed.name.kind(), FileKind::Segment(_));
         let (head, tail) = (file.head.take(), file.tail.take().filter(|_| whole));
         edges.forget_before(start);
@@ -39,8 +39,7 @@ pub(super) fn join_edges(read: &mut [Read]) {
     }
 }
 
-/// Puts damage down to the file that it names: the second of the two that met, or the whole one
-/// before it.
+/// Attributes damage to the file that it names: the second of the two, or the whole one before it.
 fn blame(read: &mut [Read], damage: &Damage, second: usize) {
     let named = |file: &Read| {
         let segment = file.segment.filter(|segment| segment.timeline == damage.timeline);

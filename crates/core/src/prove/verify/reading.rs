@@ -20,7 +20,7 @@ use crate::wal::{End, Head, SegmentSize, Tail};
 /// How often the watcher is called at least.
 const WATCH_EVERY: Duration = Duration::from_millis(100);
 
-/// What is kept of a file once it was read.
+/// What is kept of a file once it has been read.
 #[derive(Debug)]
 pub(super) struct Read {
     pub(super) listed: StoredName,
@@ -35,11 +35,11 @@ pub(super) struct Read {
     pub(super) tail: Option<Tail>,
     pub(super) end: Option<End>,
     pub(super) history: Option<Vec<Ancestor>>,
-    /// It went away while the archive was verified.
+    /// It was removed while the archive was verified.
     pub(super) vanished: bool,
 }
 
-/// Puts together what the history files among those read say.
+/// Collects what the history files among those read say.
 pub(super) fn timelines_of(read: &[Read]) -> Timelines {
     let mut timelines = Timelines::default();
     for file in read {
@@ -50,8 +50,8 @@ pub(super) fn timelines_of(read: &[Read]) -> Timelines {
     timelines
 }
 
-/// Drops the files that are gone by now. `pg_archivecleanup` removes old segments in no order: of
-/// those read before it came, some are left that are gone too, and between them would be gaps.
+/// Drops the files that are gone by now. `pg_archivecleanup` removes old segments in no order. Some of them
+/// may have been read before it ran, and there would be gaps between those.
 pub(super) fn keep_present(visit: &dyn Visit, read: &mut Vec<Read>) {
     read.retain(|file| !file.vanished && visit.holds(&(&file.listed).into()));
 }

@@ -9,8 +9,8 @@ use crate::wal::Lsn;
 pub struct Start {
     /// The address of the first record that is needed.
     pub lsn: Lsn,
-    /// The timeline that the address is on; found from the newest timeline's history if it is not
-    /// given.
+    /// The timeline that the address is on; if it is not given, it is found from the newest timeline's
+    /// history.
     pub timeline: Option<u32>,
     /// The address up to which a backup needs WAL to be consistent, if it is known.
     pub stop: Option<Lsn>,
@@ -19,7 +19,7 @@ pub struct Start {
 /// Why a text is not a start.
 #[derive(Debug, Clone, PartialEq, Eq, ThisError)]
 pub enum StartError {
-    /// The line is missing or is not of its form.
+    /// The line is missing or does not have its form.
     #[error("the line \"{0}\" is missing or cannot be understood")]
     Line(&'static str),
 }

@@ -27,8 +27,8 @@ impl Stretch {
         (self.from..self.to).contains(&at)
     }
 
-    /// Returns the names of the segments that it touches. One that is empty touches the one it
-    /// lies in.
+    /// Returns the names of the segments that it touches. An empty stretch touches the segment that it lies
+    /// in.
     #[must_use]
     pub fn segments(&self, timeline: u32, size: SegmentSize) -> Run {
         let last = Lsn(self.to.0.saturating_sub(1)).max(self.from);
@@ -53,8 +53,8 @@ pub struct Run {
 
 /// A set of addresses.
 ///
-/// Invariant: its stretches are not empty, do not overlap and do not touch. So it takes memory by
-/// the number of holes, and not by that of segments.
+/// Invariant: its stretches are not empty, do not overlap and do not touch. So its memory grows with the
+/// number of holes, not with that of segments.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Stretches {
     /// The end of each stretch, by its beginning.
@@ -74,7 +74,7 @@ impl Stretches {
             return;
         }
         let Stretch { mut from, mut to } = stretch;
-        // From the last one that begins early enough to touch it, back to one that ends before it.
+        // From the last stretch that begins early enough to touch it, back to one that ends before it.
         while let Some((&start, &end)) = self.ends.range(..=to).next_back()
             && end >= from
         {
@@ -84,7 +84,7 @@ impl Stretches {
         self.ends.insert(from, to);
     }
 
-    /// Returns the stretches in order, each as long as can be.
+    /// Returns the stretches in order, each as long as possible.
     pub fn iter(&self) -> impl Iterator<Item = Stretch> {
         self.ends.iter().map(|(from, to)| Stretch { from: *from, to: *to })
     }
@@ -109,7 +109,7 @@ impl Stretches {
         within.contains(first).then_some(first)
     }
 
-    /// Returns what of `within` is not in the set, in order.
+    /// Returns the parts of `within` that are not in the set, in order.
     #[must_use]
     pub fn uncovered(&self, within: Stretch) -> Vec<Stretch> {
         let (mut missing, mut at) = (Vec::new(), within.from);

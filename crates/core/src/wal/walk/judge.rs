@@ -38,8 +38,8 @@ impl Walk {
             None if placed && self.candidate == Some(header.magic) => {
                 return Verdict::Foreign(header.magic);
             }
-            // The first two pages disagree: one of the magic numbers is damaged, and the pages to
-            // come are more likely to agree with this one.
+            // The first two pages disagree: one of the magic numbers is damaged, and the next pages are
+            // more likely to agree with this one.
             Some(found) if self.magic_is_new && known && placed && self.offset == self.block => {
                 self.magic = Some(header.magic);
                 if let Some(head) = &mut self.head {

@@ -13,8 +13,8 @@ use super::super::report::End;
 use super::{Place, Walk};
 
 impl Walk {
-    /// Reads what the page begins with, if that is the rest of a record. Returns where in `body`,
-    /// which begins at `at`, the next record begins, if it does on this page.
+    /// Reads what the page begins with, if that is the rest of a record. If the next record begins on this
+    /// page, returns where in `body`, which begins at `at`.
     pub(super) fn enter<V: Visit>(
         &mut self,
         header: &PageHeader,
@@ -92,7 +92,7 @@ impl Walk {
         named
     }
 
-    /// Passes over the rest of a record whose beginning is not at hand.
+    /// Passes over the rest of a record whose beginning is not known.
     fn skip(&mut self, remaining: u32, body: &[u8], at: Lsn) -> Option<usize> {
         let here = body.len().min(remaining as usize);
         let ends = here == remaining as usize;
@@ -113,7 +113,7 @@ impl Walk {
         None
     }
 
-    /// Goes on with a record whose beginning is at hand.
+    /// Continues a record whose beginning is known.
     fn go_on<V: Visit>(
         &mut self,
         mut open: Open,
@@ -170,8 +170,8 @@ impl Walk {
                 Ok(None) => return,
                 Err(kind) => kind,
             };
-            // A right checksum and a link into this segment's length: no old contents, which name
-            // older addresses, but another history.
+            // A right checksum, and a link to less than a segment before: these are not old contents, which
+            // name older addresses, but another history.
             if let DamageKind::PrevLink { found, .. } = kind
                 && (1..u64::from(self.spec.segment_size.bytes()))
                     .contains(&lsn.distance_from(found))
@@ -216,8 +216,8 @@ impl Walk {
         Ok(Some((header, header.length as usize)))
     }
 
-    /// Begins a record of whose header only 8 or 16 bytes are on this page. Like the server, it
-    /// looks at the length at once and at the rest when it has it.
+    /// Begins a record whose header has only 8 or 16 bytes on this page. Like the server, it checks the
+    /// length at once, and the rest when it has it.
     fn split_header(&mut self, rest: &[u8], lsn: Lsn) -> Result<(), DamageKind> {
         let mut bytes = rest;
         let found = take_u32(&mut bytes).unwrap_or(0);
@@ -246,7 +246,7 @@ impl Walk {
         Ok(())
     }
 
-    /// Notes a record that is right. Returns whether the walk goes on behind it.
+    /// Notes a sound record. Returns whether the walk continues behind it.
     #[inline]
     fn record<V: Visit>(&mut self, record: &Record, visitor: &mut V) -> bool {
         self.records += 1;
@@ -265,8 +265,8 @@ impl Walk {
         true
     }
 
-    /// Looks behind a record that does not follow, from offset `from` of `body` on, for one that
-    /// does: it names the bad one as the record before it, or one in between and has the right
+    /// Looks behind a record that does not follow, from offset `from` of `body` on, for one that does. Such
+    /// a record names the bad one as the record before it; or it names one in between, and has the right
     /// checksum. What an older use of the file left there cannot name an address in this page.
     fn look_on(
         &mut self,
@@ -286,7 +286,7 @@ impl Walk {
                     self.prev = Prev::Known(prev);
                     return Some(position);
                 }
-                // More than one is bad, and which follow is uncertain: begin anew on the next page.
+                // More than one is bad, and it is uncertain which ones follow: begin anew on the next page.
                 self.stop_summing(Fate::Broken);
                 self.rose = None;
                 self.place = Place::Lost;
