@@ -47,8 +47,8 @@ pub(crate) fn archive(file: &CStr, path: &CStr) -> bool {
 
 /// Ends the threads, without waiting for one that hangs.
 ///
-/// The server calls this in the middle of a file too, when the wait there has ended the process
-/// because the postmaster died. The threads then end with the process.
+/// The server also calls this in the middle of a file, when the wait there has ended the process because
+/// the postmaster died. The threads then end with the process.
 pub(crate) fn shut_down() {
     ARCHIVER.with(|archiver| {
         if let Ok(mut archiver) = archiver.try_borrow_mut() {
@@ -95,7 +95,7 @@ impl Archiver {
         let started = Instant::now();
         // The server asks first whether archiving is configured.
         let settings = settings::current()?;
-        // Caught here already: a raised error is to be counted too.
+        // Caught here already, so that a raised error is counted too.
         let result = caught(|| self.archive_with(&settings, name, path));
         let damaged = match &result {
             Ok(outcome) => {
@@ -147,8 +147,8 @@ impl Archiver {
     }
 }
 
-/// Returns the pool for these settings: the one there is, unless a setting changed that decides how files are
-/// archived.
+/// Returns the pool for these settings: the current one, unless a setting that decides how files are
+/// archived has changed.
 fn keep_pool<'a>(
     slot: &'a mut Option<Kept>,
     retired: &mut Vec<Pool>,
@@ -178,8 +178,8 @@ fn keep_pool<'a>(
     Ok(&slot.insert(kept).pool)
 }
 
-/// Waits until no file of earlier settings is under way to the same destination: a call that
-/// hangs must not gather others behind it, nor two threads work on one file.
+/// Waits until no file of earlier settings is under way to the same destination: other calls must not pile
+/// up behind one that hangs, and two threads must not work on one file.
 fn wait_for_retired(
     retired: &mut Vec<Pool>,
     settings: &Settings,

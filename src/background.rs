@@ -18,7 +18,7 @@ use crate::waiting::wait_in_session;
 const GRACE: Duration = Duration::from_millis(500);
 
 thread_local! {
-    /// Readable once the thread of the last call has ended; `None` when its result was taken.
+    /// Readable once the thread of the last call has ended; `None` once its result has been taken.
     static LAST: RefCell<Option<UnixStream>> = const { RefCell::new(None) };
 }
 
@@ -42,8 +42,8 @@ impl Drop for CancelOnDrop {
     }
 }
 
-/// Runs `work` in a thread and waits for it. Cancelling the query raises the server's error here,
-/// and tells the thread to end by the flag that `work` gets.
+/// Runs `work` in a thread and waits for it. Cancelling the query raises the server's error here, and the
+/// flag that `work` gets tells the thread to end.
 ///
 /// A session has at most one such thread. While a cancelled one hangs, no other is started, so that
 /// calls with a `statement_timeout` do not pile up threads.
@@ -63,7 +63,7 @@ pub(crate) fn run<T: Send + 'static>(
         std::thread::Builder::new().name("walsafe".to_owned()).spawn(move || {
             // Dropped when the thread ends, by a panic too: the other end is readable then.
             let _notify = notify;
-            // A session that has left does not want the result.
+            // A session that has left does not need the result.
             let _ = send.send(work(&cancelled));
         })
     });
@@ -93,7 +93,7 @@ fn wait_for_last() -> Result<(), Failure> {
     LAST.with_borrow_mut(|last| {
         let since = Instant::now();
         while let Some(wake) = last {
-            // Nothing is ever sent: there is an end to read, or nothing yet.
+            // Nothing is ever sent: either the end can be read, or there is nothing yet.
             if (&*wake).read(&mut [0]).is_ok() {
                 *last = None;
             } else {

@@ -1,4 +1,4 @@
-//! What the server's own configuration says about archiving: with which module, and can it work?
+//! What the server's own configuration says about archiving: with which module, and whether it can work.
 
 use std::ffi::CStr;
 
@@ -20,8 +20,8 @@ pub(crate) fn archives_with_this_module() -> bool {
         && !(COMMAND_HINDERS && is_set(&server_setting(c"archive_command")))
 }
 
-/// Returns whether a library is this module, by its name, which may come with a path (`$libdir`, say)
-/// and with the suffix of libraries.
+/// Returns whether a library is this module, by its name, which may have a path (for example `$libdir`) and
+/// the suffix of libraries.
 fn is_this_module(library: &str) -> bool {
     let name = library.rsplit_once('/').map_or(library, |(_, name)| name);
     name.strip_suffix(std::env::consts::DLL_SUFFIX).unwrap_or(name) == "walsafe_archive"
@@ -86,9 +86,9 @@ pub(crate) fn checks() -> Vec<Check> {
     vec![archive_mode, archive_library, archive_command, destination()]
 }
 
-/// Checks the destination that is in force, and the one in the configuration files. A reload that
-/// brought a wrong one leaves the archiver with the one before, but no session that starts later
-/// knows that one, and neither does the next archiver.
+/// Checks the destination that is in force, and the one in the configuration files. After a reload that
+/// brought a wrong one, the archiver keeps the one before. But sessions that start later do not know that
+/// one, and neither does the next archiver.
 fn destination() -> Check {
     let name = "destination";
     let in_force = settings::current();

@@ -9,10 +9,11 @@ use walsafe_core::wal::{Damage, Edges, Lsn, SegmentReport};
 use crate::report::Report;
 use crate::settings;
 
-/// Ends of segments that are kept for those behind them, and beginnings that wait. The server asks
-/// in order, except for history and partial files: of so many ends the next segment is never far.
+/// How many ends of segments are kept for the segments behind them, and how many beginnings wait. The
+/// server asks in order, except for history and partial files, so the next segment always comes soon
+/// enough.
 const EDGES: usize = 64;
-/// Files remembered as reported.
+/// How many files are remembered as reported.
 const REMEMBERED: usize = 64;
 
 /// Matches records across segments, and reports damage once for each file.
@@ -26,8 +27,8 @@ impl DamageWatch {
         Self { edges: Edges::new(EDGES), reported: VecDeque::new() }
     }
 
-    /// Takes what the check of an archived file has shown, and reports what is wrong with it or,
-    /// where a record crosses, with its neighbour. Returns the number of files reported.
+    /// Takes what the check of an archived file has shown, and reports what is wrong with it or, if a
+    /// record crosses, with its neighbour. Returns the number of files reported.
     pub(crate) fn look(&mut self, name: &str, records: &SegmentReport) -> u64 {
         let mut files = 0;
         if let Some(first) = records.damage.first() {

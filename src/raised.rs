@@ -9,8 +9,8 @@ use std::panic::AssertUnwindSafe;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::{PgTryBuilder, pg_sys};
 
-/// Runs `work` in the archiver. An error that the server raises in it, or a panic, comes back as
-/// its message, with nothing held any more.
+/// Runs `work` in the archiver. If the server raises an error in it, or it panics, returns the message.
+/// Nothing is held any more then.
 pub(crate) fn catch_in_archiver<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     PgTryBuilder::new(AssertUnwindSafe(|| Ok(work())))
         .catch_others(|cause| {

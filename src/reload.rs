@@ -2,10 +2,10 @@
 //!
 //! When configuration files are read again, every process applies them for itself, and only the
 //! postmaster's complaints go to the log. It has not loaded this library, so it cannot judge our
-//! parameters. The archiver can, but the server turns its complaints down to DEBUG3. The check
-//! hooks of texts report a refusal themselves. For parameters of other types, and for names of no
-//! parameter, the server finds the mistake before any hook is called. So the archiver reads the
-//! files again here and reports the mistake, without a change to any value.
+//! parameters. The archiver can, but the server turns its complaints down to DEBUG3. The check hooks of
+//! texts report a refusal themselves. For parameters of other types, and for names that are not a
+//! parameter's, the server finds the mistake before any hook is called. So the archiver reads the files
+//! again here and reports the mistake, without a change to any value.
 
 use std::collections::BTreeSet;
 use std::ffi::{CStr, c_char};
@@ -17,8 +17,8 @@ use crate::raised::catch_in_archiver;
 use crate::report::Report;
 use crate::settings::DESTINATION;
 
-/// A line of the configuration files. The value lives in the memory context of whoever had them read:
-/// the server throws that of a reload away when it has applied them, a session that of its query.
+/// A line of the configuration files. The value is in the memory context of whoever had the files read. The
+/// server discards that of a reload when it has applied them, and a session that of its query.
 struct Item {
     /// As it is written.
     name: String,
@@ -26,7 +26,7 @@ struct Item {
 }
 
 impl Item {
-    /// Names are the same in any case.
+    /// Names are not case-sensitive.
     fn is(&self, parameter: &CStr) -> bool {
         self.name.as_bytes().eq_ignore_ascii_case(parameter.to_bytes())
     }
@@ -40,7 +40,7 @@ pub(crate) fn report_refused() {
     let _ = catch_in_archiver(|| {
         let items = our_items();
         report_unknown(&items);
-        // Of a text our hook says it.
+        // For a text, our hook reports it.
         let by_server = TABLE.iter().filter(|setting| !matches!(setting.kind, Kind::Text { .. }));
         for name in by_server.map(|setting| setting.name) {
             let Some(item) = last(&items, name) else { continue };

@@ -26,15 +26,14 @@ pub(crate) const DESTINATION: &CStr = c"walsafe_archive.destination";
 const FSYNC_POLICY: &CStr = c"walsafe_archive.fsync_policy";
 
 thread_local! {
-    /// The parameters are registered: from here on a new value is one of a reload.
+    /// The parameters are registered: from now on, a new value comes from a reload.
     static REGISTERED: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Returns the parameters as they are now.
 ///
-/// # Errors
-/// There is no destination; or a value that the checks let through cannot be used any more, such as a path
-/// that leads into the data directory by now.
+/// # Errors There is no destination; or a value that the checks accepted can no longer be used, such as a
+/// path that now leads into the data directory.
 pub(crate) fn current() -> Result<Settings, Error> {
     if !is_configured() {
         return Err(Error::NotConfigured);
@@ -132,7 +131,7 @@ fn define(setting: &'static Setting, check: CheckHook) {
             let slot = kept(GucSetting::<bool>::new(default));
             GucRegistry::define_bool_guc(name, short, long, slot, context, no_flags);
         }
-        // Not with an enum of pgrx's kind, which would have the names once more.
+        // Not with pgrx's own kind of enum, which would repeat the names.
         Kind::Choice { default, names } => {
             let places = (0..).zip(names());
             let at = places.clone().find(|(_, name)| *name == default).map_or(0, |(at, _)| at);
@@ -199,8 +198,8 @@ unsafe extern "C-unwind" fn check_hook<const PLACE: usize>(
 
 /// Checks a new value, and leaves the reason of a refusal as the DETAIL of the server's message.
 ///
-/// The server's message of a refusal at a reload goes to the log only from the postmaster, and that
-/// has not loaded this library: so the archiver reports it here.
+/// At a reload, only the postmaster's message of a refusal goes to the log, and the postmaster has not
+/// loaded this library. So the archiver reports it here.
 fn check(
     setting: &'static Setting,
     value: *mut *mut c_char,
@@ -239,8 +238,8 @@ fn check(
     false
 }
 
-/// Warns where a reload brings another policy; the server calls this for each one that the files set, before
-/// it is in force.
+/// Warns if a reload brings another policy. The server calls this for each policy that the files set,
+/// before it is in force.
 #[pg_guard]
 unsafe extern "C-unwind" fn assign_fsync_policy(new: c_int, _extra: *mut c_void) {
     let new = usize::try_from(new).ok().and_then(|place| FsyncPolicy::NAMED.get(place));
@@ -253,7 +252,7 @@ unsafe extern "C-unwind" fn assign_fsync_policy(new: c_int, _extra: *mut c_void)
 }
 
 /// Warns at the start of an archiver, whoever loaded the library: with `shared_preload_libraries` that was
-/// the postmaster, before there was an archiver to say it.
+/// the postmaster, before there was an archiver that could warn.
 pub(crate) fn warn_at_start() {
     warn_of_policy(&value(FSYNC_POLICY));
 }

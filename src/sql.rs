@@ -21,7 +21,7 @@ use crate::report::{self, Report};
 use crate::settings;
 use crate::watch::{self, WAITING};
 
-/// Threads that a verification from SQL reads with: it leaves processors to the database.
+/// How many threads a verification from SQL reads with. It leaves processors to the database.
 const VERIFY_THREADS: usize = 2;
 
 /// The row behind the view `walsafe_archive_status`. Times are seconds since 1970; the view turns

@@ -1,5 +1,5 @@
-//! What `pg_stat_activity` shows while the main thread waits: an event of our own where the server
-//! has them (17 and later), `Extension` before.
+//! What `pg_stat_activity` shows while the main thread waits: an event of our own from 17 on, `Extension`
+//! before.
 
 #[cfg(not(any(feature = "pg15", feature = "pg16")))]
 use std::cell::RefCell;
@@ -27,7 +27,7 @@ impl WaitEvent {
     /// Returns the number that the server knows it by.
     #[cfg(any(feature = "pg15", feature = "pg16"))]
     pub(crate) fn number(self) -> u32 {
-        // The name is for later versions.
+        // Only later versions use the name.
         let Self(_) = self;
         pg_sys::PG_WAIT_EXTENSION
     }

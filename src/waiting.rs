@@ -48,7 +48,7 @@ impl<'a> Waiter<'a> {
     }
 
     /// Adds the time to the server's own process title, "archiving NAME". The server sets the next title
-    /// after the call. A call that is as short as it should be changes nothing.
+    /// after the call. A call of normal length changes nothing.
     fn show_time(&self) {
         let waited = self.since.elapsed();
         if waited < LONGEST {

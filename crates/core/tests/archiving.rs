@@ -1,4 +1,4 @@
-//! A file that the archive does not hold yet.
+//! Archiving a file that the archive does not hold yet.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 
@@ -274,7 +274,7 @@ fn a_source_that_is_missing_or_no_file_is_not_blamed_on_the_archive() {
             assert!(made.success());
         }
         let error = world.run(&job).unwrap_err();
-        // A file that is not there was trouble of the storage, and so was what is not a file.
+        // A missing file, and something that is not a file, were both reported as trouble with the storage.
         let expected = match source {
             "gone" => (ErrorKind::SourceMissing, "could not read the WAL file", "os error 2"),
             "." => (ErrorKind::SourceNotAFile, "by a directory", "is a directory."),

@@ -161,8 +161,8 @@ fn whatever_else_stands_under_the_name_is_refused_and_never_followed() {
     }
 }
 
-/// Fails without the look at the inode: the contents are the same, "archived" is the answer, the
-/// server recycles the segment, and with it the only copy.
+/// Fails without the look at the inode: the contents are the same, the answer is "archived", and the server
+/// recycles the segment and with it the only copy.
 #[test]
 fn a_hard_link_to_the_servers_own_file_is_no_copy() {
     let world = World::new();

@@ -1,4 +1,4 @@
-//! Whose an archive directory is: begun, adopted, refused, lost, raced for.
+//! Whose archive a directory is: begun, adopted, refused, lost, raced for.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 
@@ -295,7 +295,7 @@ fn threads_that_remember_destinations_at_once_lose_none() {
     }
 }
 
-/// `initdb --waldir`: what the server recycles is no place for what is kept.
+/// `initdb --waldir`: what is to be kept must not lie where the server recycles files.
 ///
 /// Fails when only paths below the data directory are looked at: the archive was begun in `pg_wal`.
 #[test]

@@ -10,7 +10,7 @@ use walsafe_core::error::{ErrorKind, Standby};
 use walsafe_core::server::settings::{Kind, Setting, TABLE, Unit};
 
 const MANUAL: &str = include_str!("../../../docs/operations.md");
-/// Where the words of messages and of their details stand.
+/// Where the words of messages and their details are.
 const SOURCES: [&str; 5] = [
     include_str!("../src/error/mod.rs"),
     include_str!("../src/error/action.rs"),
@@ -18,7 +18,7 @@ const SOURCES: [&str; 5] = [
     include_str!("../src/restore/error.rs"),
     include_str!("../src/store/directory/reading.rs"),
 ];
-/// What stands in a cell where there is nothing to say.
+/// What a cell contains when there is nothing to say.
 const NONE: &str = "–";
 
 /// Returns the cells of the manual's table whose head begins so, row by row.

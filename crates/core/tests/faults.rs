@@ -1,7 +1,7 @@
 //! Each file-system operation fails in turn, at each of its calls, in every way that storage has.
 //!
-//! After each: old or new under the final name, never torn; nothing left behind; the error is told
-//! as what it is; the next try succeeds.
+//! After each: old or new under the final name, never torn; nothing left behind; the error is reported as
+//! what it is; the next try succeeds.
 
 #![cfg(feature = "fault-injection")]
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
@@ -19,7 +19,7 @@ use walsafe_core::error::{Error, ErrorKind};
 use walsafe_core::store::directory::Staging;
 use walsafe_core::sys::fault::{Effect, Fault, Op, Plan};
 
-/// What storage reports when it is in trouble, and what it is to be called.
+/// What storage reports when it is in trouble, and the kind of error that it is.
 const TROUBLE: [(i32, ErrorKind); 8] = [
     (libc::ENOSPC, ErrorKind::OutOfSpace),
     (libc::EDQUOT, ErrorKind::QuotaExceeded),
@@ -76,7 +76,7 @@ struct Trial {
 }
 
 impl Trial {
-    /// Archives a file once without faults, and learns what is to come of it.
+    /// Archives a file once without faults, and notes the expected result.
     fn new(world: World, content: &[u8], present: bool) -> Self {
         let name = if content.len() == SEGMENT {
             segment_name(1, 1)
@@ -87,7 +87,7 @@ impl Trial {
         world.run(&job).unwrap();
         let path = world.path(&job);
         let stored = fs::read(&path).unwrap();
-        // What is left open would be seen.
+        // What is left open would be noticed.
         let open = fs::File::open(&path).unwrap();
         assert_eq!(descriptors(&world), 1);
         drop(open);
@@ -419,7 +419,8 @@ fn after_a_failed_flush_of_the_directory_it_is_flushed_through_a_fresh_handle() 
     }
 }
 
-/// What a full disk says of the space left, with every codec: lz4's last write lost the reason.
+/// What a full disk says about the space left, with every codec. The reason used to be lost in lz4's last
+/// write.
 #[test]
 fn a_full_disk_is_told_as_one_with_every_codec() {
     let _turn = beside_others();

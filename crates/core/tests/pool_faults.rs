@@ -21,7 +21,7 @@ fn hang(op: Op, skip: usize, times: usize) -> Faults {
     Faults::everywhere(vec![Fault { op, skip, times, effect: Effect::Hang }])
 }
 
-/// Segments of a server whose history conflicts came into the archive beside the refusal.
+/// When a server's history file conflicted, its segments came into the archive all the same.
 #[test]
 fn nothing_goes_ahead_of_a_history_file() {
     let _alone = alone();
@@ -172,7 +172,7 @@ fn a_copy_that_moves_slowly_is_not_still() {
     }
 }
 
-/// A pool of other settings whose thread hangs is retired, and its late success is nobody's.
+/// A pool of other settings whose thread hangs is retired, and its late success counts for nobody.
 #[test]
 fn a_pool_that_is_retired_while_a_call_hangs_ends_after_it() {
     let _alone = alone();
@@ -214,7 +214,7 @@ fn a_panic_in_a_thread_is_an_error_of_that_file_and_the_next_try_succeeds() {
         assert_eq!(pool.threads(), 1, "the thread goes on");
     }
     assert!(!world.names().iter().any(|name| name.starts_with('.')));
-    // Ahead, it is tried once more before anything is told.
+    // If it failed ahead, it is tried once more before anything is reported.
     let faults =
         Faults::everywhere(vec![Fault { op: Op::Write, skip: 0, times: 1, effect: Effect::Panic }]);
     pool.offer([jobs[2].clone()]);
@@ -281,7 +281,7 @@ fn a_copy_that_comes_back_after_its_segment_was_reused_publishes_nothing() {
     }
 }
 
-/// As a failure: a success ahead from before a hang is looked up once more. The late result of the
+/// As with a failure: a success ahead from before a hang is looked up once more. The late result of the
 /// file that hung counts.
 #[test]
 fn a_success_ahead_from_before_a_hang_is_looked_up_once_more() {
@@ -361,8 +361,8 @@ fn without_memory_for_its_buffer_a_file_fails_and_the_thread_goes_on() {
     assert_eq!(pool.threads(), 1);
 }
 
-/// Fails when the file just waits: without `stall_timeout` for ever and silently, else blamed on the
-/// storage.
+/// Fails when the file just waits: without `stall_timeout` for ever and silently, otherwise until the
+/// storage is blamed.
 #[test]
 fn a_thread_that_cannot_be_started_is_told_at_once_as_what_it_is() {
     let _alone = alone();
@@ -384,7 +384,7 @@ fn a_thread_that_cannot_be_started_is_told_at_once_as_what_it_is() {
     assert_eq!(pool.threads(), 0);
     drop(faults);
     archive(&pool, &jobs[0]).unwrap();
-    // One thread is there: the others are missed by nobody.
+    // One thread is there: nobody needs the others.
     wait_until("look-ahead", || done_in_order(&world, &jobs) == jobs.len());
     let _faults = none();
     for job in &jobs[1..] {

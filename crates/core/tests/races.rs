@@ -135,8 +135,8 @@ fn the_same_file_from_many_sides_is_archived_once_and_by_all() {
     eprintln!("{races} races with the same contents, 6 rivals each");
 }
 
-/// With different encodings the names differ, so that two can be published. Never do both count:
-/// each looks for the other's after its own was published.
+/// With different encodings the names differ, so that two can be published. But the two never both count:
+/// each server looks for the other's file after its own was published.
 #[test]
 fn of_different_files_in_different_encodings_no_two_count() {
     let (mut races, mut none) = (0, 0);

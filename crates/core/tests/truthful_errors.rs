@@ -1,6 +1,6 @@
 //! An error names what failed, and its hint fits whoever reads it.
 //!
-//! Each test is of a failure that was told in another one's words.
+//! Each test is about a failure that used to be reported in the words of another.
 
 #![cfg(feature = "fault-injection")]
 #![allow(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
@@ -71,7 +71,7 @@ fn an_identity_file_that_cannot_be_given_away_is_called_that() {
     assert_eq!(error.kind().sqlstate(), "42501");
 }
 
-/// One that was gone could not "be flushed", and its directory was to be mounted.
+/// A file that was gone could not "be flushed", and the advice was to mount its directory.
 #[test]
 fn an_identity_file_that_is_gone_at_its_flush_has_vanished() {
     let world = World::new();
@@ -81,7 +81,7 @@ fn an_identity_file_that_is_gone_at_its_flush_has_vanished() {
     assert_eq!(error.kind(), ErrorKind::Vanished);
 }
 
-/// It was "could not read" a file that was read, made up as an error of the system.
+/// It was "could not read" for a file that was read, with a made-up error of the system.
 #[test]
 fn a_damaged_control_file_was_read_and_is_not_understood() {
     let world = World::new();
@@ -102,8 +102,8 @@ fn checked(world: &World, name: &str) -> Check {
     checks.into_iter().find(|check| check.name == name).unwrap()
 }
 
-/// Each was "could not open the archive directory", "set the attributes of the copy" or "flush the copy
-/// to storage", and told whoever ran the check that archiving goes on by itself.
+/// Each was "could not open the archive directory", "set the attributes of the copy" or "flush the copy to
+/// storage", and said to whoever ran the check that archiving goes on by itself.
 #[test]
 fn a_check_that_cannot_be_made_says_what_failed() {
     for (name, op, errno, text) in [

@@ -67,7 +67,7 @@ fn a_byte_flipped_on_its_way_to_storage_is_seen_with_verify_and_never_published(
                 world.run(&job).unwrap();
                 fs::remove_file(world.path(&job)).unwrap();
 
-                // Without `verify` it is not seen: what this test injects is really there.
+                // Without `verify` the change is not noticed: what this test injects is really there.
                 let (result, job) = attempt(&world.plan, &world, skip, false);
                 result.unwrap();
                 let expected = attributes(&world.path(&job))[0].clone().unwrap();

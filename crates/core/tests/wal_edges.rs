@@ -1,4 +1,4 @@
-//! Segments checked in any order are matched at their edges as if they had come in order.
+//! Segments that are checked in any order are matched at their edges as if they had come in order.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 mod wal_support;

@@ -1,4 +1,4 @@
-//! Two versions of a segment: at which record they part.
+//! Two versions of a segment, and the record at which they part.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 
 mod wal_support;

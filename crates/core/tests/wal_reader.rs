@@ -268,7 +268,7 @@ fn what_is_damaged_is_said_in_the_servers_words() {
     );
 }
 
-/// The beginning of a chain of segments that is not at hand hides no more than the record it cuts.
+/// If the segment before a chain is not known, only the record that crosses from it is not checked.
 #[test]
 fn records_are_checked_as_soon_as_one_begins_though_none_ended_before() {
     let mut writer = Writer::new(8192, 0x300_0000);

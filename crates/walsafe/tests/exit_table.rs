@@ -75,7 +75,7 @@ fn the_file_is_found_in_any_encoding() {
         let path = place.put(&format!("{ONE}.{extension}"), &encoded.stdout);
         place.restore(ONE).delivers();
         assert_eq!(&fs::read(place.target()).unwrap(), segment);
-        // And with digests.
+        // The same with digests.
         common::set_digests(&path, &encoded.stdout, segment);
         place.restore(ONE).delivers();
         assert_eq!(&fs::read(place.target()).unwrap(), segment);
@@ -103,7 +103,7 @@ fn segments_of_other_timelines_make_no_hole() {
 fn the_history_of_a_timeline_without_segments_need_not_be_there() {
     let place = place();
     place.restore("00000002.history").says(1, "neither is any segment of timeline 2");
-    // The first timeline has segments and no history.
+    // The first timeline has segments but no history file.
     place.restore("00000001.history").says(1, "not in the archive");
 }
 
@@ -310,7 +310,7 @@ fn of_two_encodings_a_sound_one_is_delivered_and_two_that_differ_are_not() {
     place.restore(TWO).delivers();
     assert_eq!(fs::read(place.target()).unwrap(), other);
     fs::remove_file(place.target()).unwrap();
-    // Sound both, and not the same: one more record in the place of zeros.
+    // Both are sound, but not the same: one has one more record in place of zeros.
     let mut shorter = other.clone();
     shorter[MB - 8192 * 8..].fill(0);
     place.put_with_digest(TWO, &shorter);

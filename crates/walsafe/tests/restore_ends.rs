@@ -1,4 +1,4 @@
-//! What is not the end of the WAL, though it looks like it: a recovery must not end there.
+//! What looks like the end of the WAL but is not: a recovery must not end there.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 

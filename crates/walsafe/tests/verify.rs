@@ -500,7 +500,7 @@ fn a_missing_archive_is_told_in_words_for_whoever_looks_at_it() {
         assert!(said.contains("Create or mount the directory, or correct its path."), "{said}");
         assert!(!said.contains("Archiving") && !said.contains("walsafe_archive."), "{said}");
     }
-    // A data directory that is none.
+    // Something that is not a data directory.
     fs::create_dir(place.path("archive")).unwrap();
     let run = Run::of(walsafe().args(["init", "--pgdata", "/nowhere"]).arg(place.path("archive")));
     run.says(2, "could not read \"global/pg_control\"");

@@ -1,4 +1,4 @@
-//! `walsafe verify` and what lies beside WAL in an archive, or is not in the form it should be.
+//! `walsafe verify`, and what is in an archive beside WAL or does not have the form that it should.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
@@ -27,8 +27,8 @@ fn put_aged(place: &Place, name: &str, minutes: i64) {
     File::options().write(true).open(path).unwrap().set_modified(at).unwrap();
 }
 
-/// They were passed over for an hour, with a time ahead for ever, and then with advice to wait for
-/// an archiver that never comes.
+/// They were passed over for an hour, or for ever if their time was in the future. Then the advice was to
+/// wait for an archiver that never comes.
 #[test]
 fn what_basic_archive_left_is_a_stray_after_a_minute() {
     let place = place();
@@ -116,7 +116,7 @@ fn a_label_in_another_encoding_is_a_start() {
     from().finds(&["000000010000000000000006: gap"]);
 }
 
-/// Another cluster's segment size made gaps that are none.
+/// Because of another cluster's segment size, gaps were reported that do not exist.
 #[test]
 fn the_segment_size_of_a_foreign_file_does_not_count() {
     let place = place();

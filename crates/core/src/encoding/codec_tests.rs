@@ -45,8 +45,8 @@ fn a_stream_that_is_cut_anywhere_is_an_error_and_never_a_short_file() {
     }
 }
 
-/// Fails without `Unending`: cut between two blocks, the rest was taken for a whole file; without
-/// its end mark, for one whose checksum is right.
+/// Fails without `Unending`: a file cut between two blocks was taken for a whole file, and one without its
+/// end mark for a file with a correct checksum.
 #[test]
 fn an_lz4_file_that_ends_between_two_blocks_is_an_error() {
     let content = sample();

@@ -121,7 +121,7 @@ impl Action {
             Some(libc::ENOMEM) => ErrorKind::OutOfMemory,
             _ if self == Self::StartThread => ErrorKind::NoThread,
             _ if self == Self::MakePool => ErrorKind::NoSocket,
-            // An encoder fails for want of memory only; it says so in words of its own.
+            // An encoder fails only if it lacks memory, and says so in its own words.
             None if self == Self::Encode => ErrorKind::OutOfMemory,
             // A file that is not there does not mean that its storage is in trouble.
             Some(libc::ENOENT) if self == Self::ReadSource => ErrorKind::SourceMissing,

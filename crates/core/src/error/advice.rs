@@ -3,7 +3,7 @@
 
 use super::ErrorKind;
 
-/// What was being done when an error came up. The cause may be the same; what helps is not.
+/// What was being done when an error came up. For the same cause, different things may help.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Activity {
     /// The server archives a file.

@@ -77,7 +77,7 @@ impl KnownDestinations {
         durable().contains(&(self.data_directory.clone(), destination.to_owned()))
     }
 
-    /// Adds a destination, durably, or flushes the list that names it already.
+    /// Adds a destination durably, or flushes a list that already names it.
     ///
     /// On return the list names it even after a power cut. If the machine dies before that, either the
     /// old list or the new one is there.
@@ -156,7 +156,8 @@ mod tests {
         assert_eq!(known.read().unwrap().len(), 2);
     }
 
-    /// The list had one mode everywhere: a backup by a group that may read everything else stopped there.
+    /// The list had one mode everywhere, so a backup by a group that may read everything else stopped at
+    /// it.
     #[test]
     fn the_list_can_be_read_by_whoever_can_read_the_data_directory() {
         for (directory, list) in [(0o700, 0o600), (0o750, 0o640)] {

@@ -111,7 +111,7 @@ mod tests {
             "00000002.history.ready",
             "000000010000000000000003.00000028.backup.ready",
             "bad name.ready",
-            // What the server ignores: too short, too long, or with other characters.
+            // What the server ignores: names that are too short, too long, or have other characters.
             "00000003.HISTORY.ready",
             "0000.history.ready",
             "000000010000000000000003.00000028.backups.ready",

@@ -69,7 +69,7 @@ impl Source {
     /// The file could not be read.
     pub fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize, Error> {
         match sys::read_full_at(&self.file, buf, offset) {
-            // The file system accepted the flag for direct I/O and refuses the read: do without it.
+            // The file system accepted the flag for direct I/O but refuses the read: do without it.
             Err(e)
                 if e.raw_os_error() == Some(libc::EINVAL) && sys::set_direct(&self.file, false) =>
             {

@@ -57,7 +57,7 @@ pub struct Stats {
     pub damaged: u64,
     /// When the last file was archived.
     pub archived_at: u64,
-    /// When the last call failed that did.
+    /// When a call last failed.
     pub failed_at: u64,
     /// Whether the last call failed (1), or failed because the destination is not there (2).
     pub failing: u64,
@@ -281,7 +281,7 @@ pub fn reset(data_directory: &Path, now: u64) -> io::Result<()> {
     let record = Stats { reset_at: now, ..stats }.encode();
     let dir = Dir::open(&data_directory.join(DIRECTORY))?;
     let temporary = format!("{RESET_NAME}.{}", std::process::id());
-    // What an earlier process of this number left.
+    // What an earlier process with this number left.
     let _ = dir.unlink(&temporary);
     let file = dir.create_named(&temporary)?;
     permission::share(&file, data_directory)?;
@@ -327,7 +327,8 @@ mod tests {
         temp
     }
 
-    /// The records were 0600 or as the umask was, and a group that may read the data directory could not.
+    /// The mode of the records was 0600 or decided by the umask, so a group that may read the data
+    /// directory could not read them.
     #[test]
     fn the_records_can_be_read_by_whoever_can_read_the_data_directory() {
         for (directory, record) in [(0o700, 0o600), (0o750, 0o640)] {

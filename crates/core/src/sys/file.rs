@@ -16,7 +16,7 @@ use crate::sys::memory::DIRECT_ALIGNMENT;
 /// The unit of `st_blocks`, in bytes, whatever the file system's own blocks are.
 pub(super) const BLOCK_UNIT: u64 = 512;
 
-/// A constant of file types as [`Entry::mode`] has it.
+/// A constant of file types, of the type of [`Entry::mode`].
 #[allow(clippy::unnecessary_cast, reason = "the types differ between systems")]
 const fn mode_bits(bits: libc::mode_t) -> u32 {
     bits as u32

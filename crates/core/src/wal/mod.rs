@@ -5,7 +5,7 @@
 //! - [`record`]: record headers, checksums, and what a visitor is shown.
 //! - [`check`]: a segment read from its first page to its last, in one piece or in many.
 //! - [`report`], [`damage`]: what came out.
-//! - [`edge`]: the records that cross from one segment to the next; [`edges`]: those of segments that
+//! - [`edge`]: the records that cross from one segment to the next; [`edges`]: the same for segments that
 //!   come in any order.
 //! - [`parting`]: where two versions of one segment begin to differ.
 //! - [`history`]: what a timeline history file says; [`timeline`]: which timeline branched off which,

@@ -111,8 +111,8 @@ impl SegmentComparison {
     }
 }
 
-/// Returns where they differ in the record that begins in the segment before. Only a part of it is here, so
-/// this is the beginning of the segment.
+/// Returns where they differ in the record that begins in the segment before: at the beginning of the
+/// segment, because only a part of that record is here.
 fn first_fragment(ours: &SegmentReport, theirs: &SegmentReport) -> Option<Lsn> {
     match (&ours.head, &theirs.head) {
         (Some(a), Some(b)) => (a.fragment != b.fragment).then_some(a.start),

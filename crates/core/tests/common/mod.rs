@@ -1,4 +1,4 @@
-//! What the core's tests share: a data directory with WAL, an archive, and looks at both.
+//! What the core's tests share: a data directory with WAL, an archive, and ways to look at both.
 
 #![allow(dead_code, reason = "each test program uses a part of this")]
 #![allow(missing_docs, unreachable_pub, reason = "the names say it")]
@@ -29,7 +29,7 @@ use walsafe_core::wal::segment::Cluster;
 pub const SEGMENT: usize = 1 << 20;
 /// The system identifier of the tests' own cluster.
 pub const OURS: u64 = 7_300_000_000_000_000_001;
-/// That of another.
+/// The system identifier of another cluster.
 pub const THEIRS: u64 = 7_300_000_000_000_000_002;
 
 pub const STAGINGS: [Staging; 2] = [Staging::Unnamed, Staging::Named];
@@ -190,7 +190,7 @@ pub fn taken(path: &Path) -> u64 {
     fs::metadata(path).unwrap().blocks() * 512
 }
 
-/// What must not change of a file that stands in an archive.
+/// What must not change about a file that is in an archive.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Still {
     pub inode: u64,

@@ -38,7 +38,7 @@ impl std::ops::Deref for Ending {
 impl Drop for Ending {
     fn drop(&mut self) {
         self.0.retire();
-        // One that hangs is let go after its pool in some tests.
+        // In some tests, a thread that hangs is let go after its pool.
         let start = Instant::now();
         while self.0.threads() > 0 && start.elapsed() < Duration::from_secs(2) {
             std::thread::sleep(Duration::from_millis(1));

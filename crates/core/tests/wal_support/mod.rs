@@ -156,7 +156,7 @@ pub fn written(record: &Record) -> Written {
     (record.lsn.0, record.header.length, record.header.rmgr, record.header.prev.0)
 }
 
-/// `len` bytes that no zero and no other `len` resembles.
+/// `len` bytes that look like neither zeros nor the bytes of another `len`.
 pub fn data(len: usize) -> Vec<u8> {
     (0..len).map(|i| (i * 31 + len) as u8 | 1).collect()
 }

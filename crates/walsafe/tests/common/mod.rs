@@ -100,7 +100,7 @@ impl Wal {
     /// one is a copy of the old one's up to there. Returns the address of the switch.
     pub fn branch(&mut self, timeline: u32) -> u64 {
         self.bytes.resize(self.bytes.len().next_multiple_of(8), 0);
-        // A page header does not stand by itself at the end.
+        // A page header does not stand alone at the end.
         if self.bytes.len().is_multiple_of(PAGE) {
             self.record(100);
         }
@@ -247,7 +247,7 @@ pub fn walsafe() -> Command {
     Command::new(env!("CARGO_BIN_EXE_walsafe"))
 }
 
-/// What a call came to.
+/// The result of a call.
 #[derive(Debug)]
 pub struct Run {
     pub status: Option<i32>,

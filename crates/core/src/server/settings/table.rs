@@ -186,7 +186,7 @@ fn read<T: Typed>(text: &CStr, data_directory: &Path) -> Result<T, String> {
     T::read(text, data_directory)
 }
 
-/// What a value is read as. The reason of a refusal is in full sentences.
+/// The type as which a value is read. The reason for a refusal is in full sentences.
 trait Typed: Sized {
     /// What the value counts for the server, if it is a number.
     const UNIT: Unit = Unit::None;
@@ -250,7 +250,7 @@ impl Typed for usize {
     }
 }
 
-/// A time; 0 is none.
+/// A time; 0: none.
 impl Typed for Option<Duration> {
     const UNIT: Unit = Unit::Seconds;
 
@@ -327,7 +327,7 @@ mod tests {
         assert_eq!(settings.min_free_space, 2_147_483_647 << 20);
     }
 
-    /// What the server took although the check refuses it was read as the default before.
+    /// A value that the server took although the check refuses it used to be read as the default.
     #[test]
     fn a_value_that_cannot_be_used_is_an_error_that_names_the_setting() {
         for (name, value, reason) in [
