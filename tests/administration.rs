@@ -1,5 +1,5 @@
-//! What administrators do with a server that archives, and in trouble: the commands of
-//! docs/operations.md and docs/walsafe.md, word for word.
+//! What administrators do with a server that archives, also in trouble: the commands of docs/operations.md
+//! and docs/walsafe.md, word for word.
 
 use std::fs;
 use std::path::Path;
@@ -71,7 +71,7 @@ fn a_cluster_is_configured_watched_and_verified_as_documented() {
     document.shows("init-says", &document.run(&cluster, "init"));
     the_program(&cluster, &archive, &place);
     only_a_session_with_the_library_checks_values(&cluster);
-    // docs/install.md: after that the server asks for the library no more.
+    // docs/install.md: after that, the server no longer asks for the library.
     cluster.sql("ALTER SYSTEM SET archive_library = 'walsafe_archive'; SELECT pg_reload_conf()");
     Document::new("install.md").run(&cluster, "stop-using");
     let left = cluster.sql(
@@ -223,7 +223,7 @@ fn another_archive_meanwhile_and_a_recovery_that_reads_both() {
     hide(&second);
     refuses(&with(origin.recovery(), &both).create(), "could not open the archive directory");
     show(&second);
-    // The second has nothing to show that there is more: a mere `||` would end here.
+    // Nothing in the second archive shows that there is more: a mere `||` would end here.
     let begun = Scratch::new("begun");
     scratch::write(&begun.join(IDENTITY), scratch::read(&second.join(IDENTITY)));
     let nearly = operations().with("/mnt/archive-2", begun.path()).with("/mnt/archive", &first);
@@ -379,7 +379,7 @@ fn what_stops_a_recovery_is_in_the_documentation() {
     scratch::write(&empty.join(&name), origin.archive.read(&name));
     says(empty.path(), &name, &target, "the archived file is damaged or the wrong one");
     says(archive, &name, &place.join("none/target"), "could not write the restored file");
-    // As a sentence that goes on.
+    // As a sentence that continues.
     let run = walsafe_in(place.path(), &["restore", "--from", path(archive), "a/b", path(&target)]);
     assert!(run.err.contains("file name \"a/b\" is not accepted"), "{run:?}");
     fs::create_dir_all(place.join("global")).expect("made");

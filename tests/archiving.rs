@@ -1,4 +1,4 @@
-//! What stands in the archive, and how it gets there: whole, private, flushed, a copy of its own.
+//! What is in the archive, and how it gets there: whole, private, flushed, a copy of its own.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -14,7 +14,7 @@ use walsafe_core::encoding::digest::{CONTENT_ATTRIBUTE, Digest, STORED_ATTRIBUTE
 const CALLS: &str = "openat,open,fsync,fdatasync,sync_file_range,link,linkat,rename,renameat,renameat2,\
                      unlink,unlinkat,copy_file_range,ioctl,sendfile,splice";
 
-/// The way for Linux, by files without a name, and the portable one.
+/// The way for Linux, with unnamed files, and the portable one.
 const WAYS: [fn(ClusterBuilder) -> ClusterBuilder; 2] =
     [|builder| builder, ClusterBuilder::without_tmpfile];
 
@@ -85,7 +85,7 @@ fn file_mode_decides_the_permission_whatever_the_umask() {
                 cluster.wait_archived(&name);
                 (mode(&name) == expected).then_some(())
             });
-            // A file that its owner may not write takes its attributes first.
+            // A file that its owner may not write gets its attributes first.
             let name = cluster.switch_wal();
             cluster.wait_archived(&name);
             assert_eq!(mode(&name), expected);

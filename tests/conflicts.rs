@@ -1,5 +1,5 @@
-//! Whatever stands under a final name stays as it is; the server says what is wrong, and goes on once
-//! an administrator did what the HINT says.
+//! Whatever has a final name stays as it is. The server says what is wrong, and continues once an
+//! administrator has done what the HINT says.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use harness::{Cluster, Mark, Picture, Report, Scratch, command, scratch};
 use walsafe_core::encoding::digest::Digest;
 
-/// A cluster whose archive gets something else under the name of an archived file, as by another tool,
+/// A cluster whose archive gets something else under the name of an archived file, as if from another tool,
 /// and that has to archive that file once more.
 struct Spoilt {
     archive: Scratch,
@@ -26,10 +26,10 @@ impl Spoilt {
         Self { archive, aside: Scratch::new("aside"), cluster, archiver }
     }
 
-    /// Archives a segment, has `spoil` put something else in its place, and checks all that has to
-    /// hold: one report with what an administrator needs, the failure counted, the file still waiting,
-    /// nothing in the archive changed, the same archiver. Moves the thing out of the archive then, and
-    /// checks that archiving goes on by itself. Returns the file's name, its contents and the report.
+    /// Archives a segment, has `spoil` put something else in its place, and checks all that has to hold:
+    /// one report with what an administrator needs, the failure counted, the file still waiting, nothing in
+    /// the archive changed, the same archiver. Then moves the thing out of the archive, and checks that
+    /// archiving resumes by itself. Returns the file's name, its contents and the report.
     #[track_caller]
     fn check(
         &self,
@@ -198,7 +198,7 @@ fn settled(cluster: &Cluster) {
     });
 }
 
-/// How many warnings are ours, and how many the server's own.
+/// How many warnings are ours, and how many are the server's own.
 fn warnings(cluster: &Cluster, mark: Mark) -> (usize, usize) {
     let reports = cluster.log().archiver_reports(mark);
     let ours = reports.iter().filter(|report| report.message.starts_with("could not archive"));

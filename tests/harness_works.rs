@@ -1,4 +1,4 @@
-//! The harness itself: that its faults are real, so that a test which sees none has seen something.
+//! The harness itself: its faults are real, so a test that sees none proves something.
 
 use std::time::{Duration, Instant};
 
@@ -156,7 +156,7 @@ fn a_stalled_fuse_daemon_is_a_hang_and_a_dead_one_an_error() {
 #[test]
 fn system_calls_can_be_taken_away_from_a_server() {
     let archive = Scratch::new("archive");
-    // Python tells what it gets from the kernel, as the archiver's child.
+    // Python, as the archiver's child, prints what it gets from the kernel.
     let script = r"
 import os, ctypes
 libc = ctypes.CDLL(None, use_errno=True)

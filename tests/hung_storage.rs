@@ -1,7 +1,7 @@
-//! Storage that does not answer: the server stays responsive, says so, and goes on (G7, G10).
+//! Storage that does not answer: the server stays responsive, says so, and continues (G7, G10).
 //!
-//! Two hangs: a frozen file system, whose callers the kernel does not let be killed, and a stopped
-//! FUSE daemon, whose callers it does.
+//! There are two kinds of hang: a frozen file system, whose callers cannot be killed, and a stopped FUSE
+//! daemon, whose callers can.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use harness::{
     privileged, require, tool, wait_until,
 };
 
-/// What the machine may take beyond what was set.
+/// How much longer than set the machine may take.
 const SLACK: Duration = Duration::from_secs(8);
 
 /// A destination that can hang.
@@ -76,14 +76,14 @@ fn stall_reports(cluster: &Cluster, mark: Mark) -> Vec<Report> {
     reports
 }
 
-/// Everything that issue and specification ask of a hang that ends, one after the other.
+/// Everything that the specification asks of a hang that ends, one after the other.
 fn stays_responsive_and_goes_on(storage: &Storage, workers: usize, codec: &str) {
     let cluster = storage.cluster(workers, 60).set("walsafe_archive.compression", codec).start();
     cluster.sql("CREATE DATABASE doomed");
     cluster.wait_archived(&cluster.switch_wal());
     let archiver = cluster.wait_archiver();
 
-    // Responsive: the archiver is in the midst of the call, and will be for a minute.
+    // Responsive: the archiver is in the middle of the call, and will be for a minute.
     let mark = cluster.mark();
     let hang = storage.hang();
     let name = cluster.switch_wal();
@@ -136,7 +136,7 @@ fn stays_responsive_and_goes_on(storage: &Storage, workers: usize, codec: &str) 
         (stall_reports(&cluster, mark).len() as u64 == failed).then_some(())
     });
 
-    // After the thaw it goes on by itself: the same process, each file copied once.
+    // After the thaw, archiving resumes by itself: the same process, each file copied once.
     drop(hang);
     names.push(cluster.switch_wal());
     for name in &names {

@@ -187,7 +187,7 @@ fn an_archive_begun_by_another_tool_is_adopted_on_the_running_server() {
             cluster.switch_wal();
             archive.join(IDENTITY).exists().then_some(())
         });
-        // A file of the other tool that the server asks for again is there already.
+        // When the server asks again for a file of the other tool, it is there already.
         cluster.mark_ready_again(&names[7]);
         goes_on(&cluster, archive.path());
         assert_eq!(Picture::of(archive.path()).only(|name| before.shows(name)), before);

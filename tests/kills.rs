@@ -8,8 +8,8 @@ use harness::process::{self, is_alive};
 use harness::{Cluster, ClusterBuilder, Scratch, TIMEOUT, archive, dose, rng, scratch, wait_until};
 use rustix::process::Signal;
 
-/// After so many kills of the archiver the server is left to come back alone: it starts another one
-/// 10 seconds after the last. Then it is restarted, which is quicker.
+/// After this many kills of the archiver, the server is left to recover alone: it starts another archiver
+/// 10 seconds after the last. After the other kills it is restarted, which is quicker.
 const BY_ITSELF: usize = 2;
 const SEGMENT: usize = 1 << 20;
 
@@ -49,7 +49,7 @@ fn survives_kills(setup: impl Fn(ClusterBuilder) -> ClusterBuilder, named: bool)
         let before = archive::names(archive.path()).len();
         std::thread::scope(|scope| {
             scope.spawn(|| load(&cluster));
-            // Something is under way, then anything from nothing to a few files.
+            // Something is under way first, and then anything from nothing to a few files.
             wait_until(TIMEOUT, "the archiver to be at work", || {
                 (archive::names(archive.path()).len() > before).then_some(())
             });
@@ -111,7 +111,7 @@ fn survives_kills(setup: impl Fn(ClusterBuilder) -> ClusterBuilder, named: bool)
     for pair in archived.windows(2) {
         assert_eq!(number(&pair[1]), number(&pair[0]) + 1, "a gap, or a file twice: {archived:?}");
     }
-    // A kill between two files proves little: with temporary names it shows which were not.
+    // A kill between two files proves little. Temporary names show which kills were not between two files.
     assert!(!named || mid_copy > 0, "no kill came while a file was copied");
     eprintln!(
         "{archivers} archivers and {servers} servers killed ({mid_copy} left a temporary file), {} files archived, 0 lost",

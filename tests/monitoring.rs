@@ -1,5 +1,6 @@
-//! What is in monitoring/ works as it stands, and the commands of docs/monitoring.md: the exporters' queries on a live cluster for a member of
-//! `pg_monitor`, the alert rules by Prometheus's own tool, and `walsafe check` as Nagios runs it.
+//! The files in monitoring/ work as they are, and so do the commands of docs/monitoring.md: the exporters'
+//! queries on a live cluster for a member of `pg_monitor`, the alert rules with Prometheus's own tool, and
+//! `walsafe check` as Nagios runs it.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};

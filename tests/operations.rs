@@ -1,5 +1,5 @@
-//! What administrators do with an archive: drills, retention, taking files away. The commands of
-//! docs/recovery-drill.md and docs/retention.md, word for word.
+//! What administrators do with an archive: drills, retention, taking files away. The tests run the commands
+//! of docs/recovery-drill.md and docs/retention.md, word for word.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -300,7 +300,7 @@ fn pg_archivecleanup_removes_what_is_before_the_oldest_backup_and_nothing_else()
     assert_eq!(rows_after_recovery(&origin.recovery().start()), "1");
 }
 
-/// One codec left out: the rest of it stands alone.
+/// If one codec is left out, its files stay, with gaps between them.
 #[test]
 fn cleaning_one_codec_alone_leaves_the_others_files_and_verify_says_so() {
     let mut origin = Origin::new();
@@ -333,7 +333,7 @@ fn cleaning_one_codec_alone_leaves_the_others_files_and_verify_says_so() {
     }
 }
 
-/// What `walsafe restore` says of a file, outside a data directory.
+/// What `walsafe restore` says about a file, outside a data directory.
 fn restore(origin: &Origin, name: &str) -> Run {
     let place = Scratch::new("place");
     let target = place.join("segment");
@@ -347,7 +347,7 @@ fn segments(archive: &Scratch) -> Vec<String> {
     archive.names().into_iter().filter(|name| name.len() == 24).collect()
 }
 
-/// Moves files out of the archive, as a shipper does that does not copy.
+/// Moves files out of the archive, as a shipper does if it does not copy.
 fn take_away(origin: &Origin, names: &[String]) -> Scratch {
     let away = Scratch::new("away");
     for name in names {
@@ -438,7 +438,7 @@ fn a_shipper_that_copies_keeps_conflicts_visible_and_brings_everything_back() {
     origin.primary.switch_wal();
     origin.primary.wait_for_report(mark, "58P02");
     assert_eq!(origin.archive.read(conflict), genuine);
-    // ... and taken for new when it was moved away. The shipper does not replace the first by it.
+    // ... and taken as new when the first was moved away. The shipper does not replace the first with it.
     let away = take_away(&origin, std::slice::from_ref(conflict));
     origin.primary.switch_wal();
     origin.primary.wait_all_archived();
@@ -467,7 +467,7 @@ fn a_shipper_that_copies_keeps_conflicts_visible_and_brings_everything_back() {
     assert_eq!(differences(), "");
     drop(away);
 
-    // The recovery stops for what is missing, and goes on when it was brought back.
+    // The recovery stops at what is missing, and continues once that is brought back.
     origin.lose();
     ship();
     let newest = segments(&origin.archive).pop().expect("a segment");

@@ -26,7 +26,7 @@ fn each_script_prints_what_it_is_expected_to() {
         let matches =
             |suffix| fs::read_to_string(expected(suffix)).is_ok_and(|text| text == printed);
         if !matches("") && !matches("_1") {
-            // Where a copy helps: WALSAFE_RESULTS takes the results, to be looked at and copied.
+            // The results go to WALSAFE_RESULTS, if it is set, to be looked at and copied.
             let kept = std::env::var_os("WALSAFE_RESULTS");
             let kept = kept.map_or(results.path().to_owned(), PathBuf::from);
             let path = kept.join(format!("{script}.out"));

@@ -15,14 +15,14 @@ use harness::{
 };
 use rustix::process::Signal;
 
-/// Fits the WAL of one run.
+/// Large enough for the WAL of one run.
 const DISK_MB: u64 = 600;
 
-/// What a cut left, against what had been promised.
+/// What a cut left, compared with what had been promised.
 #[derive(Debug, Default)]
 struct Loss {
     promised: usize,
-    /// Promised, and there is nothing under the name.
+    /// Promised, but there is nothing under the name.
     missing: Vec<String>,
     /// There is something under the name, and it is not the WAL file.
     torn: Vec<String>,
@@ -36,7 +36,7 @@ fn look(archive: &Path, promised: &[String], wal: &BTreeMap<String, Vec<u8>>) ->
             loss.missing.push(name.clone());
         }
     }
-    // Those that nobody was promised may be missing, but never torn.
+    // Files that were not promised may be missing, but never torn.
     for name in archive::names(archive) {
         let (path, codec) = archive::stored(archive, &name).expect("it was listed");
         let whole = archive::decode(&path, codec).is_ok_and(|bytes| Some(&bytes) == wal.get(&name));
@@ -122,8 +122,8 @@ fn nothing_is_lost(fs: Fs, setup: impl Fn(ClusterBuilder) -> ClusterBuilder) {
         if number + 1 < count {
             continue;
         }
-        // The server goes on from here. It was promised more than the disk had then, as another
-        // server would not have been: so only what is new counts.
+        // The server continues from here. It was promised more than the disk had at the cut, which would
+        // not be so for another server. So only what is new counts.
         assert!(loss.promised > 4, "hardly anything was archived: {loss:?}");
         let dir = after.join("archive");
         cluster.reconfigure("walsafe_archive.destination", dir.to_str().expect("a path of ours"));
@@ -208,8 +208,8 @@ fn btrfs_with_named_temporary_files() {
     nothing_is_lost(Fs::Btrfs, ClusterBuilder::without_tmpfile);
 }
 
-/// The same cuts find losses where there are some: else those above would prove nothing. And the
-/// policy `file` may lose names, but what is there is whole.
+/// The same cuts find losses where there are some; otherwise those above would prove nothing. The policy
+/// `file` may lose names, but what is there is whole.
 #[test]
 fn weaker_ways_lose_files_in_the_same_cuts() {
     require!(privileged());
@@ -299,8 +299,8 @@ fn a_server_that_forgot_its_success_succeeds_again() {
     }
 }
 
-/// The whole machine loses power, the data directory's disk with the archive's: what the server takes
-/// for archived when it comes up is there, and what it does not it archives again, be it there or not.
+/// The whole machine loses power, the data directory's disk with the archive's: what the server considers
+/// archived when it comes up is there, and it archives the rest again, whether it is there or not.
 #[test]
 fn both_disks_lose_power_together() {
     require!(privileged());

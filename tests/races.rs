@@ -1,4 +1,5 @@
-//! Several servers and one directory: nothing is replaced, and who comes second is told why (G3, G4).
+//! Several servers and one directory: nothing is replaced, and the server that comes second is told why
+//! (G3, G4).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -77,7 +78,7 @@ fn settle(cluster: &Cluster, archive: &Path) -> BTreeSet<String> {
             let theirs = archive::contents(archive, name);
             theirs.is_some_and(|bytes| bytes != cluster.read_wal(name))
         };
-        // The report has to be there first: so wait for that of the file it stops at.
+        // The report has to be there first, so wait for the report of the file at which it stops.
         let told = |name: &&String| {
             let report = format!("could not archive file \"{name}\"");
             taken(name) && cluster.log().text().contains(&report)
@@ -122,7 +123,7 @@ fn first_stays(setup: impl Fn(ClusterBuilder) -> ClusterBuilder) {
             align(&clusters);
             let names = clusters.map(|cluster| cluster.fill_whole_segments(BATCH));
             assert_eq!(names[0], names[1], "not the same names");
-            // Each is the first to go on in half of the batches.
+            // In half of the batches, each is the first to continue.
             if batch % 2 == 1 {
                 archivers.reverse();
             }

@@ -1,5 +1,5 @@
-//! Standbys, and recoveries from an archive in trouble: a restore never mistakes that for the end
-//! of the WAL.
+//! Standbys, and recoveries from an archive in trouble: a restore never mistakes trouble for the end of the
+//! WAL.
 
 use std::fs;
 use std::time::Duration;
@@ -129,9 +129,9 @@ fn a_standby_waits_out_trouble_unless_it_is_told_to_stop() {
     let origin = lost();
     let away = origin.archive.path().with_extension("away");
     fs::rename(origin.archive.path(), &away).expect("renamed");
-    // Told to stop, as a standby should be that has nothing but the archive.
+    // Told to stop, as a standby that has nothing but the archive should be.
     refuses(&origin.standby().create(), "could not open the archive directory");
-    // Left to itself it tries again.
+    // By default, it tries again.
     let command = restore_command(origin.archive.path());
     let standby = origin.standby().set("restore_command", &command).create();
     let mark = standby.mark();
@@ -191,7 +191,7 @@ fn a_streaming_standby_is_promoted_and_its_partial_segment_is_no_trouble() {
     let lsn = origin.primary.sql("SELECT pg_current_wal_flush_lsn()");
     standby.wait_replayed(&lsn);
     origin.primary.wait_all_archived();
-    // The last segment is in nobody's archive.
+    // The last segment is not in any archive.
     origin.primary.kill_all();
     standby.promote();
     standby.sql("INSERT INTO rows VALUES (3)");
@@ -307,14 +307,14 @@ fn segments_of(archive: &Scratch, extension: &str) -> Vec<String> {
 fn restored_files_survive_in_pg_wal_and_leftovers_do_not_disturb_the_server() {
     let origin = lost();
     let cluster = origin.recovery().create();
-    // As a call leaves it that was killed with its machine.
+    // As left by a call that was killed together with its machine.
     let host = run(&mut std::process::Command::new("hostname"));
     let leftover = format!(".walsafe.000000010000000000000009.{}.4000000.0.tmp", host.trim());
     scratch::write(&cluster.pg_wal().join(&leftover), "x");
     cluster.start();
     assert_eq!(rows_after_recovery(&cluster), "1,2,3");
     assert!(!cluster.pg_wal().join(&leftover).exists());
-    // One that stays, for its host is another, disturbs neither checkpoints nor backups.
+    // One that stays, because it is another host's, disturbs neither checkpoints nor backups.
     let foreign = ".walsafe.000000010000000000000009.elsewhere.1.0.tmp";
     scratch::write(&cluster.pg_wal().join(foreign), "x");
     cluster.sql("CHECKPOINT");

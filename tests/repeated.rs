@@ -94,7 +94,8 @@ fn a_copy_that_was_killed_leaves_no_name_and_its_temporary_file_goes_at_the_next
         let temporary = archive.names().iter().filter(is_left).count();
         assert_eq!(temporary, usize::from(named), "{left} {:?}", archive.names());
 
-        // A temporary file of a live process, of another host, and what is no temporary file of ours.
+        // A temporary file of a live process, one of another host, and something that is not a temporary
+        // file of ours.
         let another = Owner { host: "another-host".to_owned(), ..us.clone() };
         let keep = [
             us.temporary_name(&name).to_string(),

@@ -1,5 +1,5 @@
-//! Settings: refused when they cannot be right, at once in a session and loudly at a reload; followed
-//! when they change.
+//! Settings are refused when they cannot be right, at once in a session and loudly at a reload. They are
+//! followed when they change.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -61,7 +61,8 @@ fn a_session_that_loaded_the_module_refuses_what_cannot_be_right() {
     let stored = fs::read_to_string(cluster.data().join("postgresql.auto.conf")).unwrap();
     assert!(!stored.contains("walsafe_archive"), "{stored}");
 
-    // What may be right is taken, also a directory that does not exist now, and no directory at all.
+    // What may be right is accepted, including a directory that does not exist now, and no directory at
+    // all.
     for (name, value) in [
         ("destination", "/mnt/not/there/yet"),
         ("destination", ""),
@@ -129,7 +130,7 @@ fn a_wrong_value_in_the_file_is_reported_at_the_reload_and_the_old_one_stays_in_
     assert_eq!(cluster.archiver_pid(), Some(pid));
     assert_eq!(cluster.stat_archiver().failed_count, 0);
 
-    // A right value is no reason for a report.
+    // A correct value is no reason for a report.
     cluster.reload();
     let mark = cluster.mark();
     cluster.reconfigure("walsafe_archive.file_mode", "0600");

@@ -1,7 +1,7 @@
 //! Archiving for long, with faults at random all along: in the end a recovery from the base backup
 //! through the archive reaches every transaction that was acknowledged.
 //!
-//! `WALSAFE_SOAK_SECONDS` says how long (without it the dose does; `make soak` takes an hour).
+//! `WALSAFE_SOAK_SECONDS` says how long. If it is not set, the dose does; `make soak` takes an hour.
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -19,9 +19,9 @@ use harness::{
 };
 use rustix::process::Signal;
 
-/// Segments in one go of the load.
+/// Segments in one batch of the load.
 const BATCH: u64 = 5;
-/// So many goes a second at most: an hour must fit the disk.
+/// At most this many batches a second: an hour must fit on the disk.
 const PACE: Duration = Duration::from_millis(400);
 
 /// Inserts numbers, each a transaction and a segment, and notes those that were acknowledged.
@@ -58,7 +58,7 @@ fn succeeds(command: &mut Command) -> bool {
 /// A number of each kind of fault, as [`fault`] takes it.
 const KINDS: [u32; 9] = [0, 30, 42, 54, 66, 74, 84, 93, 97];
 
-/// One fault, over when this returns; `number`, below 100, says which. Returns its name.
+/// Makes one fault, which is over when this returns. `number`, below 100, says which. Returns its name.
 fn fault(number: u32, cluster: &Cluster, mount: &Mount, rng: &mut fastrand::Rng) -> &'static str {
     let moment = Duration::from_millis(rng.u64(200..2500));
     match number {
@@ -126,7 +126,7 @@ fn fault(number: u32, cluster: &Cluster, mount: &Mount, rng: &mut fastrand::Rng)
             let Some(archiver) = cluster.archiver_pid() else { return "no archiver" };
             let mark = cluster.mark();
             process::signal(archiver, Signal::KILL);
-            // The crash of a process is one of all.
+            // If one process crashes, all do.
             cluster.wait_for_log(mark, "reinitializing");
             wait_until(TIMEOUT, "the server to come back", || cluster.psql("SELECT 1").ok());
             "archiver killed"

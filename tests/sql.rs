@@ -1,5 +1,5 @@
-//! The extension in SQL: each column of the view, each check, verification and gaps, who may call
-//! what, and that the library and its SQL belong together.
+//! The extension in SQL: each column of the view, each check, verification and gaps, who may call what, and
+//! whether the library and its SQL fit together.
 
 use harness::{Cluster, ClusterBuilder, Scratch};
 

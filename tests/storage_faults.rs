@@ -1,5 +1,5 @@
-//! Storage that fails, for real and by injected system-call errors: nothing is lost, nothing is torn,
-//! the report says what to do, and archiving goes on by itself (G7, G8, G9, G11).
+//! Storage that fails, for real and by injected system-call errors: nothing is lost, nothing is torn, the
+//! report says what to do, and archiving resumes by itself (G7, G8, G9, G11).
 
 use std::fs;
 use std::path::Path;
@@ -148,7 +148,7 @@ fn a_directory_that_is_moved_away_removed_and_made_anew() {
         fs::rename(home.join("elsewhere"), &archive).unwrap();
         goes_on(&cluster, &archive, &[&name]);
 
-        // An empty directory in the place of an archive is not filled just like that.
+        // An empty directory in place of an archive is not simply filled.
         fs::remove_dir_all(&archive).unwrap();
         scratch::make_dir(&archive);
         let mark = cluster.mark();
@@ -397,7 +397,7 @@ fn a_published_file_whose_directory_flush_failed_is_read_back() {
     }
 }
 
-/// A temporary name that cannot be removed does not hold the archive up, and goes at the next start.
+/// A temporary name that cannot be removed does not hold up archiving, and is removed at the next start.
 #[test]
 fn a_temporary_file_that_cannot_be_removed_goes_at_the_next_start() {
     require!(tool("strace"));

@@ -1,4 +1,5 @@
-//! Archiving ahead, cheaply: what it stores, what it leaves in memory, what it may not get wrong.
+//! Archiving ahead, at little cost: what it stores, what it leaves in memory, and what it must not get
+//! wrong.
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
@@ -39,7 +40,7 @@ fn whole_size(builder: ClusterBuilder) -> ClusterBuilder {
     builder.segment_mb(16).set("min_wal_size", "32MB").set("max_wal_size", "1GB")
 }
 
-/// Decodes a file by the stock program; `None` when that finds fault with it.
+/// Decodes a file with the stock program; `None` if that program rejects it.
 fn decode(program: &str, file: &Path) -> Option<Vec<u8>> {
     let mut command = Command::new(program);
     if program != "cat" {
@@ -72,8 +73,8 @@ fn wait_again(cluster: &Cluster, name: &str) {
         .expect("the server has archived it before");
 }
 
-/// Holds up the archiver's main thread for a second at each file that it marks as archived, so that
-/// the workers are ahead of it.
+/// Delays the archiver's main thread by a second at each file that it marks as archived, so that the
+/// workers are ahead of it.
 fn slow_main_thread(cluster: &Cluster) -> Trace {
     Trace::inject(cluster.wait_archiver(), "rename", "rename:delay_enter=1000000")
 }
@@ -368,7 +369,7 @@ mod alone {
             }
             let after = in_pg_wal();
             assert!(after >= before, "{codec}: {after} of {before} bytes of pg_wal are left");
-            // What reads it through the cache is seen.
+            // A read through the cache is noticed.
             let len = scratch::read(&stored(&names[0])).len() as u64;
             assert!(cached(&stored(&names[0])) >= len, "fincore sees nothing");
         }

@@ -108,7 +108,7 @@ fn a_new_library_is_loaded_on_a_running_server_and_no_segment_is_lost() {
             make_install(&server);
             assert_ne!(inode(), old, "it was written in place");
             load.rows(&cluster, 10);
-            // Until it is told, the archiver works with the library that has lost its name.
+            // Until it is told, the archiver uses the library that has lost its name.
             assert_eq!(mapped(archiver), Some((old, true)));
             assert!(document.run(&cluster, "mapped").contains("(deleted)"));
             document.run(&cluster, block);

@@ -85,7 +85,7 @@ fn never_delivers(archive: &Path, name: &str, what: &str) {
     assert_eq!(scratch::names(&data.join("pg_wal")), Vec::<String>::new(), "{what}");
 }
 
-/// One way to damage an archive; what `verify` calls it, in the order with digests, without.
+/// One way to damage an archive, and what `verify` calls it: first with digests, then without.
 type Damage = (&'static str, fn(&Sample, &Path, usize), &'static [&'static str]);
 
 const DAMAGES: &[Damage] = &[

@@ -62,7 +62,7 @@ fn archive_and_change(cluster: &Cluster, mount: &Mount) -> String {
     std::thread::sleep(std::time::Duration::from_millis(500));
     assert!(open_copy(archiver, mount.path()).is_some(), "too late");
     image.write_all_at(&[!block[100]], at + 100).expect("the image");
-    // The thread goes on at once.
+    // The thread continues at once.
     drop(trace);
     wait_until(TIMEOUT, "the archiver to go on", || {
         (cluster.is_archived(&name) || cluster.stat_archiver().failed_count > 0).then_some(())
@@ -108,7 +108,7 @@ fn a_byte_changed_between_write_and_read_back_is_seen() {
     }
 }
 
-/// What the setting is for: without it the same change goes unseen, and the archive is damaged.
+/// What the setting is for: with it off, the same change is not noticed, and the archive is damaged.
 #[test]
 fn without_the_setting_nobody_sees_it() {
     require!(privileged());

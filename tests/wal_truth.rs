@@ -1,4 +1,4 @@
-//! The record reader held to the truth: what real servers write, and what `pg_waldump` reads in it.
+//! The record reader compared with the truth: what real servers write, and what `pg_waldump` reads in it.
 
 #[path = "../crates/core/tests/wal_support/mod.rs"]
 mod wal_support;
@@ -39,7 +39,7 @@ const RMGRS: [&str; 22] = [
     "LogicalMessage",
 ];
 
-/// What `pg_waldump` prints of a record, but for the description.
+/// What `pg_waldump` prints for a record, except the description.
 #[derive(Debug, PartialEq, Eq)]
 struct Line {
     rmgr: String,
@@ -369,7 +369,7 @@ fn wal_of_all_kinds_in_64_mb_segments_is_read_as_pg_waldump_reads_it() {
     assert_read_as_by_waldump(cluster.server(), archive.path(), &segments);
 }
 
-/// A crash that breaks off a record of many pages: the server goes on with a page that says so.
+/// A crash that breaks off a record of many pages: the server continues with a page that says so.
 #[test]
 fn records_that_a_crash_broke_off_are_passed_over_as_pg_waldump_does() {
     let archive = Scratch::new("archive");

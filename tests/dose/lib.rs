@@ -1,15 +1,14 @@
-//! How much of what is random a run of the tests does: cases, kills, power cuts, flipped bits, seconds of a soak.
+//! How much random testing a run does: cases, kills, power cuts, flipped bits, seconds of a soak.
 //!
-//! `WALSAFE_DOSE` says it for all tests alike: `small` (also without it), for a run beside the work, or `full`,
+//! `WALSAFE_DOSE` decides for all tests alike: `small`, the default, for a run during the work, or `full`,
 //! as `make test-all` sets it.
 
 use std::io::Write;
 
-/// The number for this run. Called by the test itself, which is noted for `tools/run-tests`: a run with a
-/// larger dose repeats those tests alone.
+/// The number for this run. The test itself calls this, and is noted for `tools/run-tests`: a run with a
+/// larger dose repeats only those tests.
 ///
-/// # Panics
-/// `WALSAFE_DOSE` is something else.
+/// # Panics `WALSAFE_DOSE` has another value.
 #[must_use]
 pub fn dose<T>(small: T, full: T) -> T {
     if let Some(list) = std::env::var_os("WALSAFE_DOSED") {

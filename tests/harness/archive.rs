@@ -1,4 +1,4 @@
-//! An archive directory, looked at from outside: what stands in it under which names.
+//! An archive directory, seen from outside: what is in it, and under which names.
 
 use std::fs::File;
 use std::io::Read;
@@ -44,7 +44,7 @@ pub fn decode(path: &Path, codec: Codec) -> std::io::Result<Vec<u8>> {
 }
 
 /// The WAL files under final names, without their encoding's extension, sorted. The identity file,
-/// temporary files and `lost+found` are none.
+/// temporary files and `lost+found` are not among them.
 #[must_use]
 pub fn names(archive: &Path) -> Vec<String> {
     scratch::names(archive)

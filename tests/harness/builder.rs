@@ -11,8 +11,8 @@ use crate::scratch::{self, Scratch};
 use crate::server::Server;
 use crate::template;
 
-/// What a test needs nothing else of. `fsync` is off as the tests kill processes and cut the power of
-/// archives, never that of the cluster; a test that is about it sets it.
+/// Settings for a test that needs nothing else. `fsync` is off as the tests kill processes and cut the
+/// power of archives, never that of the cluster; a test that is about it sets it.
 const DEFAULTS: &[(&str, &str)] = &[
     ("listen_addresses", ""),
     ("fsync", "off"),
@@ -27,7 +27,7 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("log_timezone", "UTC"),
     // In the data directory: what a killed server leaves goes with it.
     ("dynamic_shared_memory_type", "mmap"),
-    // How long a standby waits before it asks the archive again; 5 s are long for a test.
+    // How long a standby waits before it asks the archive again. The default of 5 s is long for a test.
     ("wal_retrieve_retry_interval", "200ms"),
 ];
 
@@ -44,7 +44,7 @@ pub struct ClusterBuilder {
 
 #[derive(Debug)]
 enum Source {
-    /// A new cluster, with WAL segments of so many megabytes.
+    /// A new cluster, with WAL segments of this many megabytes.
     Initdb { segment_mb: u32 },
     /// A directory of our own that holds `data`.
     Existing(Scratch),
@@ -108,7 +108,7 @@ impl ClusterBuilder {
         self.set("archive_mode", "on").set("archive_library", "").set("archive_command", command)
     }
 
-    /// The size of a WAL segment. Without: 1 MB, so that tests are quick.
+    /// The size of a WAL segment. The default is 1 MB, so that tests are quick.
     #[must_use]
     pub fn segment_mb(mut self, megabytes: u32) -> Self {
         match &mut self.source {
@@ -158,8 +158,7 @@ impl ClusterBuilder {
         self.without(Denied::SETXATTR).without(Denied::FSETXATTR)
     }
 
-    /// A umask of 000, which takes no permission away: nothing but the server's own care keeps its
-    /// files private.
+    /// A umask of 000, which takes no permission away: only the server's own care keeps its files private.
     #[must_use]
     pub fn umask_000(self) -> Self {
         self.without(Denied::UMASK)

@@ -1,4 +1,4 @@
-//! A running cluster of its own data directory and socket.
+//! A running cluster with its own data directory and socket.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -28,10 +28,11 @@ pub enum Stop {
     Immediate,
 }
 
-/// A cluster. Dropped, it is stopped at once and removed; a failed test shows the end of its log.
+/// A cluster. When it is dropped, it is stopped at once and removed. A failed test shows the end of its
+/// log.
 #[derive(Debug)]
 pub struct Cluster {
-    // Stopped before its files go: `drop` below runs before the fields are dropped.
+    // Stopped before its files are removed: `drop` below runs before the fields are dropped.
     postmaster: Mutex<Option<Child>>,
     setup: ClusterBuilder,
     data: PathBuf,
@@ -73,7 +74,7 @@ impl Cluster {
         &self.data
     }
 
-    /// The directory of the socket, for programs that connect by themselves.
+    /// The directory of the socket, for programs that make their own connections.
     #[must_use]
     pub fn socket_dir(&self) -> &Path {
         self.home.path()
@@ -147,7 +148,7 @@ impl Cluster {
     #[must_use]
     pub fn pid_file_status(&self) -> Option<String> {
         let text = fs::read_to_string(self.data.join("postmaster.pid")).ok()?;
-        // A crashed server leaves its own.
+        // A crashed server leaves its postmaster.pid.
         let ours = text.lines().next()? == self.pid().to_string();
         let status = text.lines().nth(7)?.trim().to_owned();
         ours.then_some(status)
@@ -195,7 +196,7 @@ impl Cluster {
         }
     }
 
-    /// The same; `None` when it still runs after that time.
+    /// The same; `None` if it still runs after that time.
     pub fn try_wait_exit(&self, timeout: Duration) -> Option<ExitStatus> {
         let status = poll(timeout, || self.child().as_mut()?.try_wait().expect("our child"))?;
         *self.child() = None;
@@ -221,7 +222,7 @@ impl Cluster {
         self.start();
     }
 
-    /// Has the configuration files read again. Processes do so in their own time.
+    /// Has the configuration files read again. Each process does so when it gets to it.
     pub fn reload(&self) {
         process::signal(self.pid(), Signal::HUP);
     }
@@ -301,7 +302,7 @@ impl Cluster {
         self.sql(&format!("ALTER SYSTEM SET {name} = '{value}'; SELECT pg_reload_conf()"));
     }
 
-    /// The archiver's process id; `None` while there is none.
+    /// The archiver's process id; `None` while there is no archiver.
     #[must_use]
     pub fn archiver_pid(&self) -> Option<i32> {
         process::children(self.pid())
@@ -309,7 +310,7 @@ impl Cluster {
             .find(|&pid| process::title(pid).starts_with("postgres: archiver"))
     }
 
-    /// Waits for the archiver to be there.
+    /// Waits until there is an archiver.
     #[must_use]
     #[track_caller]
     pub fn wait_archiver(&self) -> i32 {
@@ -339,7 +340,7 @@ impl Cluster {
         wal::system_identifier(self.server(), &self.data)
     }
 
-    /// Removes the segment by which a server that was killed would be known to a next one.
+    /// Removes the shared memory segment by which the next server would notice one that was killed.
     fn remove_shared_memory(&self) {
         let text = fs::read_to_string(self.data.join("postmaster.pid")).unwrap_or_default();
         // Its line holds key and identifier.

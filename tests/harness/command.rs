@@ -22,7 +22,7 @@ impl Output {
         self.status.is_some_and(|status| status.success())
     }
 
-    /// The exit status, where it ended by itself.
+    /// The exit status, if the program was not killed.
     #[must_use]
     pub fn code(&self) -> Option<i32> {
         self.status?.code()

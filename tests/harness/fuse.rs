@@ -1,5 +1,5 @@
-//! A FUSE file system: no unnamed temporary files, a daemon that can hang so that the kernel still lets
-//! callers be killed, or die.
+//! A FUSE file system. It has no unnamed temporary files, and its daemon can die, or hang in such a way
+//! that the kernel still lets callers be killed.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};

@@ -1,4 +1,4 @@
-//! The server's log, read as an administrator does.
+//! The server's log, read as an administrator reads it.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -29,8 +29,8 @@ pub struct Report {
 }
 
 impl Report {
-    /// Checks that this is the report of a file that was not archived, with all that an
-    /// administrator needs: what could not be done, with what, and what to do about it.
+    /// Checks that this is the report of a file that was not archived, with all that an administrator
+    /// needs: what could not be done, to which file, and what to do about it.
     #[track_caller]
     pub fn assert_explains(&self, file: &str) {
         assert_eq!(self.level, "WARNING", "{self:?}");

@@ -18,7 +18,7 @@ pub enum Fs {
 }
 
 impl Fs {
-    /// All that can lie on an image.
+    /// Every kind that can be on an image.
     pub const ALL: [Self; 3] = [Self::Ext4, Self::Xfs, Self::Btrfs];
 
     /// The smallest size in MB that its mkfs accepts.
@@ -64,7 +64,7 @@ enum Source {
 }
 
 impl Mount {
-    /// Makes and mounts a file system of so many megabytes (at least [`Fs::min_mb`]) on an image.
+    /// Makes and mounts a file system of this many megabytes (at least [`Fs::min_mb`]) on an image.
     #[must_use]
     #[track_caller]
     pub fn new(fs: Fs, megabytes: u64) -> Self {
@@ -141,8 +141,8 @@ impl Mount {
         scratch::chmod(&self.point, 0o700);
     }
 
-    /// Unmounts it, and leaves the empty mount point, as an administrator may by mistake. Panics
-    /// when something in it stays in use.
+    /// Unmounts it, and leaves the empty mount point, as an administrator may do by mistake. Panics if
+    /// something in it stays in use.
     #[track_caller]
     pub fn unmount(&self) {
         let mut command = Command::new("umount");
@@ -182,7 +182,7 @@ impl Mount {
         Frozen { point: &self.point }
     }
 
-    /// Fills it up but for about so many bytes, with a file `ballast` that a test can remove.
+    /// Fills it up except for about this many bytes, with a file `ballast` that a test can remove.
     #[track_caller]
     pub fn fill_but(&self, free: u64) -> PathBuf {
         let ballast = self.join("ballast");
@@ -218,7 +218,7 @@ impl Drop for Mount {
                 .is_ok_and(|output| output.status.success())
         };
         if poll(Duration::from_secs(3), || umount(&[]).then_some(())).is_none() {
-            // The loop device goes with the last user.
+            // The loop device is removed with its last user.
             umount(&["-l"]);
         }
     }

@@ -20,7 +20,7 @@ struct Entry {
     len: u64,
     modified: (i64, i64),
     changed: (i64, i64),
-    /// Of a regular file its bytes, of a symbolic link what it names.
+    /// The bytes of a regular file, or what a symbolic link names.
     contents: Vec<u8>,
 }
 
@@ -50,7 +50,7 @@ impl Picture {
         Self(entries.collect())
     }
 
-    /// What it shows of some names.
+    /// What it shows about some names.
     #[must_use]
     pub fn only(mut self, wanted: impl Fn(&str) -> bool) -> Self {
         self.0.retain(|name, _| wanted(name));

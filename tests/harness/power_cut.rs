@@ -16,14 +16,14 @@ use crate::scratch;
 /// A mounted disk whose power can be cut, as often as a test likes.
 #[derive(Debug)]
 pub struct PowerCut {
-    // In the order in which they must go.
+    // In the order in which they must be dropped.
     disk: Mount,
     outer: Mount,
     fs: Fs,
     cuts: AtomicU32,
 }
 
-/// A disk without power, of [`PowerCut::cut_off`].
+/// A disk without power, from [`PowerCut::cut_off`].
 #[derive(Debug)]
 #[must_use]
 pub struct Dark {
@@ -32,7 +32,7 @@ pub struct Dark {
 }
 
 impl PowerCut {
-    /// Makes and mounts a disk of so many megabytes (at least [`Fs::min_mb`]).
+    /// Makes and mounts a disk of this many megabytes (at least [`Fs::min_mb`]).
     #[must_use]
     #[track_caller]
     pub fn new(fs: Fs, megabytes: u64) -> Self {
@@ -74,7 +74,7 @@ impl PowerCut {
         self.come_up(self.cut_off())
     }
 
-    /// Cuts the power, and leaves the disk switched off: quick, so that many cuts go into one run.
+    /// Cuts the power, and leaves the disk switched off. This is quick, so a run can make many cuts.
     #[track_caller]
     pub fn cut_off(&self) -> Dark {
         let number = self.cuts.fetch_add(1, Ordering::Relaxed);

@@ -83,7 +83,7 @@ pub fn kill_all_in(dir: &Path) {
     kill_all(dir, |pid| works_in(pid, dir));
 }
 
-/// Kills those too whose command line names the directory, as that of a FUSE daemon does.
+/// Also kills those whose command line names the directory, such as a FUSE daemon.
 pub fn kill_all_about(dir: &Path) {
     let name = dir.to_string_lossy();
     kill_all(dir, |pid| works_in(pid, dir) || title(pid).contains(&*name));

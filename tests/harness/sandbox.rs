@@ -1,5 +1,5 @@
-//! Servers on a kernel that lacks a system call: the portable ways are tested with the library that
-//! is shipped, not with one built for the test.
+//! Servers on a kernel that lacks a system call. So the portable ways are tested with the library that is
+//! shipped, not with one built for the test.
 //!
 //! The program `walsafe-without` installs a seccomp filter, which all processes of the server inherit.
 
@@ -41,8 +41,8 @@ impl Denied {
     }
 }
 
-/// A command that runs `program` where these system calls fail. `home` takes the helper, for the
-/// server's user cannot reach the place where cargo puts it.
+/// A command that runs `program` where these system calls fail. `home` gets a copy of the helper, because
+/// the server's user cannot reach the place where cargo puts it.
 #[must_use]
 pub fn command(denied: &[Denied], home: &Scratch, program: &Path) -> Command {
     if denied.is_empty() {

@@ -1,4 +1,4 @@
-//! Directories for the tests, reachable for the user that the server runs as.
+//! Directories for the tests that the server's user can reach.
 //!
 //! Their names hold our process id, so that the next test program finds what a killed one left
 //! behind: its servers, mounts and files.
@@ -15,7 +15,7 @@ use crate::command::run_within;
 use crate::process;
 use crate::server::Account;
 
-/// Not `/tmp`, which may be small or in memory, and nobody's home.
+/// Not `/tmp`, which may be small or in memory, and not anybody's home.
 const ROOT: &str = "/var/tmp";
 const PREFIX: &str = "walsafe-test-";
 
@@ -97,7 +97,7 @@ pub fn make_dir(path: &Path) {
     chmod(path, 0o700);
 }
 
-/// Gives a file to the server's user, where we are another.
+/// Gives a file to the server's user, if we are another user.
 pub fn give_away(path: &Path) {
     if let Some(account) = Account::of_server() {
         chown(path, Some(account.uid), Some(account.gid)).unwrap_or_else(|error| {
@@ -156,7 +156,7 @@ pub fn sweep() {
         if owner.is_some_and(|pid| !process::is_alive(pid)) {
             let path = Path::new(ROOT).join(&name);
             eprintln!("removing {}, left by a test program that was killed", path.display());
-            // What hangs there goes on first, or nothing could be killed or looked at.
+            // What hangs there is let go first, otherwise nothing could be killed or looked at.
             for point in mounts_below(&path) {
                 within_limit("fsfreeze", &["-u", &point]);
             }

@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use crate::command::run;
 use crate::scratch::{Scratch, chmod};
 
-/// The user that clusters run as when we are root, whom PostgreSQL refuses to serve.
+/// The user that clusters run as when we are root, because PostgreSQL refuses to run as root.
 #[derive(Debug, Clone, Copy)]
 pub struct Account {
     pub uid: u32,
@@ -17,7 +17,7 @@ pub struct Account {
 }
 
 impl Account {
-    /// `None` where clusters run as ourselves.
+    /// `None` if clusters run as our own user.
     #[must_use]
     pub fn of_server() -> Option<Self> {
         static ACCOUNT: OnceLock<Option<Account>> = OnceLock::new();
@@ -96,11 +96,10 @@ impl Server {
     /// A copy of this tree's copy of the server, for a test that replaces its files. Hard links, so that
     /// it costs nothing; installing replaces files and writes into none.
     ///
-    /// # Errors
-    /// This is no server that `tools/test-server` made.
+    /// # Errors This is not a server that `tools/test-server` made.
     pub fn copy_to(&self, dir: &Scratch) -> Result<Self, String> {
         let root = self.root().ok_or("needs a server made by tools/test-server")?;
-        // Whoever runs the server has to reach it.
+        // The server's user has to reach it.
         chmod(dir.path(), 0o755);
         let copy = dir.join("server");
         let from = root.join(".");

@@ -1,4 +1,4 @@
-//! Tests that this machine cannot run: said loudly and counted as skipped, never as passed.
+//! Tests that this machine cannot run. They are announced and counted as skipped, never as passed.
 
 use std::io::Write;
 use std::path::PathBuf;

@@ -1,5 +1,5 @@
-//! New clusters, as copies of one that initdb made: in a fifth of its time, for tests make hundreds. Each
-//! copy gets a system identifier of its own, as from initdb itself.
+//! New clusters, as copies of one that initdb made. Tests make hundreds, and a copy takes a fifth of
+//! initdb's time. Each copy gets a system identifier of its own, as from initdb itself.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,12 +11,12 @@ use crate::command::run;
 use crate::scratch;
 use crate::server::Server;
 
-/// Makes a data directory with WAL segments of so many megabytes.
+/// Makes a data directory with WAL segments of this many megabytes.
 pub(crate) fn new_cluster(server: &Server, segment_mb: u32, data: &Path) {
     let Some(root) = server.root() else {
         return initdb(server, segment_mb, &[], data);
     };
-    // Beside it, where whoever copies the server does not meet them.
+    // Beside the server, where a copy of the server does not include them.
     let templates = PathBuf::from(format!("{}.templates", root.display()));
     let template = templates.join(format!("{segment_mb}MB"));
     if !template.exists() {
@@ -37,7 +37,7 @@ pub(crate) fn initdb(server: &Server, segment_mb: u32, arguments: &[String], dat
         .arg(data));
 }
 
-/// Tests side by side may make the same one: the first stays.
+/// Tests that run side by side may make the same template: the first one stays.
 fn make(server: &Server, segment_mb: u32, templates: &Path, template: &Path) {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     fs::create_dir_all(templates).expect("a directory beside the test server");
@@ -51,8 +51,8 @@ fn make(server: &Server, segment_mb: u32, templates: &Path, template: &Path) {
     }
 }
 
-/// Writes a new system identifier into `pg_control` and the WAL. initdb takes the time for it, and
-/// processes that start at one moment must not get the same.
+/// Writes a new system identifier into `pg_control` and the WAL. initdb uses the time, but processes that
+/// start at the same moment must get different ones.
 fn identify(data: &Path) {
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
     let identifier = (seconds << 32 | u64::from(fastrand::u32(..))).to_ne_bytes();

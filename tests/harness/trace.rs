@@ -41,7 +41,7 @@ impl Call {
 }
 
 impl Trace {
-    /// Attaches to a process with all its threads, and those that it makes. `calls` is a list as
+    /// Attaches to a process with all its threads, and those that it starts later. `calls` is a list as
     /// `strace -e trace=` takes it, such as `openat,fsync,linkat` or `%file,fsync`.
     #[must_use]
     #[track_caller]
@@ -49,8 +49,7 @@ impl Trace {
         Self::start(pid, &["-e", &format!("trace={calls}")])
     }
 
-    /// The same, and lets a call fail, as `strace -e inject=` takes it:
-    /// `fsync:error=EIO:when=1`.
+    /// The same, and makes a call fail, in the form of `strace -e inject=`: `fsync:error=EIO:when=1`.
     #[must_use]
     #[track_caller]
     pub fn inject(pid: i32, calls: &str, fault: &str) -> Self {

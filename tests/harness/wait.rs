@@ -27,14 +27,15 @@ pub fn poll<T>(timeout: Duration, mut ready: impl FnMut() -> Option<T>) -> Optio
         if start.elapsed() >= timeout {
             return None;
         }
-        // A look that takes long, such as one with psql, must not keep the processors from what is waited for.
+        // A look that takes long, such as one with psql, must not take the processors from what is waited
+        // for.
         std::thread::sleep(pause.max(2 * looked.elapsed()));
         pause = (pause * 2).min(Duration::from_millis(50));
     }
 }
 
-/// Tells threads of the test to end when it is dropped, also while the test fails: it would wait for
-/// them for ever.
+/// Makes threads of the test end when it is dropped, also while the test fails. Otherwise the test would
+/// wait for them for ever.
 #[derive(Debug)]
 pub struct StopOnDrop<'a>(pub &'a AtomicBool);
 

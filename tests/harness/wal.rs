@@ -114,13 +114,13 @@ impl Cluster {
             .collect()
     }
 
-    /// Waits until the server takes a file for archived.
+    /// Waits until the server considers a file archived.
     #[track_caller]
     pub fn wait_archived(&self, name: &str) {
         self.wait_until(&format!("{name} to be archived"), || self.is_archived(name).then_some(()));
     }
 
-    /// Whether the server takes a file for archived: marked so, or no longer there.
+    /// Whether the server considers a file archived: it is marked so, or no longer there.
     #[must_use]
     pub fn is_archived(&self, name: &str) -> bool {
         let status = self.pg_wal().join("archive_status");
@@ -137,7 +137,7 @@ impl Cluster {
             .unwrap_or_else(|error| panic!("{name} is not marked as archived: {error}"));
     }
 
-    /// Hands a file over to the archiver that the server has not asked it for.
+    /// Hands the archiver a file that the server would not have handed over.
     pub fn put_ready(&self, name: &str, contents: impl AsRef<[u8]>) {
         scratch::write(&self.pg_wal().join(name), contents);
         scratch::write(&self.pg_wal().join("archive_status").join(format!("{name}.ready")), "");

@@ -13,7 +13,7 @@ use harness::{
 
 use super::{archiving, start};
 
-/// What the check of that name says: its status, and the detail.
+/// What the check of that name says: its status and its detail.
 #[track_caller]
 fn checked(cluster: &Cluster, name: &str) -> (String, String) {
     let row = cluster.sql(&format!(
@@ -23,7 +23,7 @@ fn checked(cluster: &Cluster, name: &str) -> (String, String) {
     (status.to_owned(), detail.to_owned())
 }
 
-/// Asserts how a check comes out, and what it says.
+/// Asserts the status of a check, and what it says.
 #[track_caller]
 fn assert_check(cluster: &Cluster, name: &str, status: &str, says: &str) {
     let (found, detail) = checked(cluster, name);
@@ -86,8 +86,8 @@ fn the_servers_own_settings() {
     assert_check(&cluster, "destination", "error", "is not set");
 }
 
-/// A session that starts after a refused reload knows no destination, and said that there was none
-/// while the archiver went on with the one before.
+/// A session that starts after a refused reload knows no destination, and said that there was none while
+/// the archiver continued with the one before.
 #[test]
 fn a_destination_that_a_reload_refused() {
     let (archive, cluster) = archiving();

@@ -63,7 +63,7 @@ fn it_can_be_dropped_and_made_again_and_lives_in_any_schema() {
     assert_eq!(cluster.sql("SELECT count(*) FROM elsewhere.walsafe_archive_gaps()"), "0");
 }
 
-/// Nothing needs it, but nothing breaks with it.
+/// Nothing needs preloading, but nothing breaks with it.
 #[test]
 fn preloading_the_library_does_no_harm() {
     let archive = Scratch::new("archive");
@@ -180,7 +180,8 @@ fn the_versions_of_the_project_agree() {
     let rpm = fs::read_to_string(tree().join("packaging/rpm/walsafe_archive.spec")).unwrap();
     let tag = |name| rpm.lines().find_map(|line: &str| line.strip_prefix(name)).unwrap().trim();
     assert_eq!(tag("Version:"), default, "the RPM spec and Cargo.toml");
-    // A version is either to come, and sorts before itself, or released, and nothing is added to it.
+    // A version is either still to come, and then sorts before itself, or released, and then nothing is
+    // added to it.
     let changes = fs::read_to_string(tree().join("CHANGELOG.md")).unwrap();
     let (_, unreleased) = changes.split_once("## [Unreleased]").unwrap();
     let unreleased = unreleased.split("\n## [").next().unwrap();
@@ -216,8 +217,8 @@ fn every_older_version_can_be_updated_and_ends_like_a_new_one() {
     }
 }
 
-/// A released script lies on users' disks: changed afterwards, it is another version under the same
-/// name. sql/RELEASED has their digests, as `sha256sum` prints them.
+/// A released script is on users' disks. If it were changed afterwards, it would be another version under
+/// the same name. sql/RELEASED has their digests, as `sha256sum` prints them.
 #[test]
 fn released_scripts_stay_as_they_were() {
     let cluster = Cluster::builder().start();

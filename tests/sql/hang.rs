@@ -1,5 +1,5 @@
-//! A destination that does not answer: what is shown of the archiver, and sessions that read from
-//! there stay free to leave.
+//! A destination that does not answer: what is shown about the archiver, and that sessions which read from
+//! there can still be cancelled.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use harness::{Cluster, FuseMount, Stop, privileged, require, tool};
 
 use super::start;
 
-/// What the machine may take beyond what was set.
+/// How much longer than set the machine may take.
 const SLACK: Duration = Duration::from_secs(10);
 
 const SESSION: &str = "SELECT pid FROM pg_stat_activity WHERE application_name = 'reader'
@@ -71,7 +71,7 @@ fn title_and_wait_event_tell_what_the_archiver_does_and_for_how_long() {
     }
 }
 
-/// Nothing of a short call: the server's own title stays.
+/// A short call shows nothing: the server's own title stays.
 #[test]
 fn update_process_title_off_is_heeded() {
     require!(privileged());

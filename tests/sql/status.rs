@@ -1,4 +1,4 @@
-//! Every column of `walsafe_archive_status` means what it is called.
+//! Every column of `walsafe_archive_status` means what its name says.
 
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -339,7 +339,7 @@ fn a_users_own_setting_does_not_change_the_destination() {
     assert!(!row.contains("evil"), "{row}");
 }
 
-/// What takes a time depends on what others do.
+/// How long it takes depends on what others do.
 mod alone {
     use super::*;
 

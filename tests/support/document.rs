@@ -47,7 +47,7 @@ fn shape(text: &str) -> String {
     parts.map(word).collect::<Vec<_>>().join(" ")
 }
 
-/// A file of docs/, with the test's own paths in the place of those in the text.
+/// A file of docs/, with the test's own paths in place of those in the text.
 pub struct Document {
     file: &'static str,
     text: String,
@@ -61,14 +61,14 @@ impl Document {
         Self { file, text, places: Vec::new() }
     }
 
-    /// What stands here for something in the text: a path, a name, a process id.
+    /// What replaces something in the text here: a path, a name, a process id.
     pub fn with(mut self, written: &str, here: impl AsRef<Path>) -> Self {
         let here = here.as_ref().to_str().expect("text").to_owned();
         self.places.push((written.to_owned(), here));
         self
     }
 
-    /// The block below the comment, with what stands here.
+    /// The block below the comment, with these replacements.
     #[track_caller]
     pub fn block(&self, name: &str) -> String {
         let mark = format!("test: {name}");
@@ -95,7 +95,7 @@ impl Document {
         run_within(&mut cluster.shell(&self.block(name)), "", TIMEOUT)
     }
 
-    /// Runs the block's commands as the user that the tests run as, which is to be root.
+    /// Runs the block's commands as the user that runs the tests, which must be root.
     #[track_caller]
     pub fn run_as_root(&self, cluster: &Cluster, name: &str) -> String {
         let mut command = Command::new("bash");

@@ -19,7 +19,7 @@ pub fn restore_command_with(archive: &Path, options: &str) -> String {
     format!("{} restore --from {} {options} %f \"%p\"", program.display(), archive.display())
 }
 
-/// What a call of `walsafe` came to.
+/// The result of a call of `walsafe`.
 #[derive(Debug)]
 pub struct Run {
     pub code: Option<i32>,
