@@ -275,7 +275,7 @@ fn full(log: &str) -> String {
 
 /// Without this page, a server that lost its library is believed to archive, or to need a restart.
 #[test]
-fn a_library_that_is_missing_is_told_and_archiving_goes_on_when_it_is_back() {
+fn a_library_that_is_missing_is_reported_and_archiving_resumes_when_it_is_back() {
     let home = Scratch::new("server");
     let server = Server::under_test().copy_to(&home);
     require!(server.as_ref().map(|_| ()).map_err(Clone::clone));
@@ -297,7 +297,7 @@ fn a_library_that_is_missing_is_told_and_archiving_goes_on_when_it_is_back() {
 
 /// If the documentation had one version's words only, the messages of the others could not be found in it.
 #[test]
-fn a_command_beside_the_library_is_told_as_documented() {
+fn a_command_beside_the_library_is_reported_as_documented() {
     let archive = Scratch::new("archive");
     let cluster = Cluster::archiving_to(archive.path()).start();
     let mark = cluster.mark();

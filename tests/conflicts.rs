@@ -124,7 +124,7 @@ fn other_contents_under_the_name_stay_and_are_explained() {
 /// Without this check, a link planted in a shared directory would send WAL elsewhere, a pipe would hang the
 /// archiver, and a hard link to `pg_wal`, which the server recycles, would pass for a copy.
 #[test]
-fn what_is_no_file_of_its_own_is_neither_followed_nor_opened_nor_replaced() {
+fn what_is_not_a_file_of_its_own_is_neither_followed_nor_opened_nor_replaced() {
     let spoilt = Spoilt::new();
     let elsewhere = Scratch::new("elsewhere");
 

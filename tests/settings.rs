@@ -191,7 +191,7 @@ fn a_misspelt_name_in_the_file_is_reported_once_at_each_reload() {
 /// not say what it would lose. Then it came with the library, and from the archiver alone: a library that
 /// the postmaster had loaded before said nothing.
 #[test]
-fn a_weaker_policy_is_warned_of_at_load_and_when_a_reload_brings_it() {
+fn a_weaker_policy_gives_a_warning_at_load_and_when_a_reload_brings_it() {
     for preload in ["", "walsafe_archive"] {
         let home = Scratch::new("missing");
         let cluster = Cluster::archiving_to(&home.join("archive"))

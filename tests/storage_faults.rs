@@ -216,7 +216,7 @@ fn permission_taken_away() {
 }
 
 #[test]
-fn little_free_space_is_told_once_a_minute() {
+fn little_free_space_is_reported_once_a_minute() {
     let archive = Scratch::new("archive");
     let cluster = Cluster::archiving_to(archive.path())
         .set("walsafe_archive.min_free_space", "1000000GB")

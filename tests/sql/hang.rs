@@ -73,7 +73,7 @@ fn title_and_wait_event_tell_what_the_archiver_does_and_for_how_long() {
 
 /// A short call shows nothing: the server's own title stays.
 #[test]
-fn update_process_title_off_is_heeded() {
+fn update_process_title_off_is_respected() {
     require!(privileged());
     require!(tool("bindfs"));
     let storage = FuseMount::new();

@@ -245,7 +245,7 @@ fn damage_found_before_archiving_is_counted_and_the_file_archived() {
 }
 
 #[test]
-fn counts_go_on_over_restarts_and_crashes() {
+fn counts_continue_over_restarts_and_crashes() {
     let (_archive, cluster) = archiving();
     cluster.fill_segments(3);
     cluster.wait_all_archived();

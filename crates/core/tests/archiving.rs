@@ -241,7 +241,7 @@ fn newer_servers_and_the_copy_at_the_start_of_a_timeline_are_accepted() {
 }
 
 #[test]
-fn without_the_check_any_contents_go() {
+fn without_the_check_any_contents_are_accepted() {
     let mut world = World::new();
     world.plan.check_wal = CheckWal::Off;
     let job = world.wal(&segment_name(1, 1), b"no segment");
@@ -264,7 +264,7 @@ fn every_policy_ends_with_the_whole_file() {
 }
 
 #[test]
-fn a_source_that_is_missing_or_no_file_is_not_blamed_on_the_archive() {
+fn a_source_that_is_missing_or_not_a_file_is_not_blamed_on_the_archive() {
     let world = World::new();
     let mut job = world.wal("x", b"");
     for source in ["gone", ".", "fifo"] {

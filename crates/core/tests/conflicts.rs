@@ -164,7 +164,7 @@ fn whatever_else_stands_under_the_name_is_refused_and_never_followed() {
 /// Fails without the look at the inode: the contents are the same, the answer is "archived", and the server
 /// recycles the segment and with it the only copy.
 #[test]
-fn a_hard_link_to_the_servers_own_file_is_no_copy() {
+fn a_hard_link_to_the_servers_own_file_is_not_a_copy() {
     let world = World::new();
     world.init();
     let job = world.segment(1, 1);
@@ -176,7 +176,7 @@ fn a_hard_link_to_the_servers_own_file_is_no_copy() {
 }
 
 #[test]
-fn a_history_file_with_other_contents_tells_that_its_timeline_is_taken() {
+fn a_history_file_with_other_contents_shows_that_its_timeline_is_taken() {
     let world = World::new();
     world.init();
     let job = world.wal("00000002.history", b"1\t0/3000000\tno recovery target specified\n");
@@ -186,7 +186,7 @@ fn a_history_file_with_other_contents_tells_that_its_timeline_is_taken() {
 }
 
 #[test]
-fn a_tail_past_the_switch_of_a_timeline_is_told_from_other_differences() {
+fn a_tail_past_the_switch_of_a_timeline_is_distinguished_from_other_differences() {
     // Timeline 2 branched off timeline 1 in the middle of segment 3.
     let half = SEGMENT / 2;
     let history = format!("1\t0/{:X}\tno recovery target specified\n", 3 * SEGMENT + half);

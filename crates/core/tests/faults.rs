@@ -422,7 +422,7 @@ fn after_a_failed_flush_of_the_directory_it_is_flushed_through_a_fresh_handle() 
 /// What a full disk says about the space left, with every codec. The reason used to be lost in lz4's last
 /// write.
 #[test]
-fn a_full_disk_is_told_as_one_with_every_codec() {
+fn a_full_disk_is_reported_as_such_with_every_codec() {
     let _turn = beside_others();
     for codec in CODECS {
         let world = world(Staging::Unnamed, codec, false);

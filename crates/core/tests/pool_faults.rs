@@ -59,7 +59,7 @@ fn still_for(pool: &Pool, job: &Job) -> Duration {
 
 /// A hang in whatever the file's copy needs, and then the thaw.
 #[test]
-fn a_hang_is_told_by_its_time_nothing_more_is_started_and_the_late_result_counts() {
+fn a_hang_is_reported_by_its_time_nothing_more_is_started_and_the_late_result_counts() {
     let _alone = alone();
     for workers in [0, 4] {
         for op in [Op::OpenDirectory, Op::Write, Op::Flush, Op::LinkUnnamed, Op::FlushDirectory] {
@@ -364,7 +364,7 @@ fn without_memory_for_its_buffer_a_file_fails_and_the_thread_goes_on() {
 /// Fails when the file just waits: without `stall_timeout` for ever and silently, otherwise until the
 /// storage is blamed.
 #[test]
-fn a_thread_that_cannot_be_started_is_told_at_once_as_what_it_is() {
+fn a_thread_that_cannot_be_started_is_reported_at_once_as_what_it_is() {
     let _alone = alone();
     let world = World::new();
     let jobs = segments(&world, 4);

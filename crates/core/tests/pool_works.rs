@@ -120,7 +120,7 @@ fn the_handle_wakes_the_caller_for_every_file_and_is_quiet_between() {
 }
 
 #[test]
-fn a_failure_ahead_is_told_only_when_asked_for_and_after_a_fresh_try() {
+fn a_failure_ahead_is_reported_only_when_asked_for_and_after_a_fresh_try() {
     let _alone = alone();
     for mended in [true, false] {
         let world = World::new();

@@ -87,7 +87,7 @@ fn arrows() -> Arrows {
 }
 
 #[test]
-fn no_room_uses_one_that_stands_above_it_or_beside_it() {
+fn no_room_uses_one_above_it_or_beside_it() {
     let mut wrong = Vec::new();
     for (module, used) in arrows() {
         for other in used {

@@ -76,7 +76,7 @@ fn gaps_are_found_by_the_names_alone() {
 /// Segments that were read before `pg_archivecleanup` removed them made gaps with those that it had
 /// removed already.
 #[test]
-fn what_is_cleaned_up_while_the_archive_is_verified_is_no_gap() {
+fn what_is_cleaned_up_while_the_archive_is_verified_is_not_a_gap() {
     let names =
         ["000000010000000000000001", "000000010000000000000003", "000000010000000000000004"];
     let dir = archive(&names);
@@ -92,7 +92,7 @@ fn what_is_cleaned_up_while_the_archive_is_verified_is_no_gap() {
 }
 
 #[test]
-fn a_directory_with_nothing_in_it_is_no_clean_archive() {
+fn an_empty_directory_is_not_a_clean_archive() {
     let dir = tempfile::tempdir().unwrap();
     let nothing =
         |result: Result<_, VerifyError>| matches!(result, Err(VerifyError::Nothing { .. }));

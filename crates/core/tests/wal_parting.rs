@@ -71,7 +71,7 @@ fn versions_that_differ_only_behind_the_last_record_hold_the_same_records() {
 }
 
 #[test]
-fn a_record_cut_short_in_both_is_no_difference_in_the_records() {
+fn a_record_cut_short_in_both_is_not_a_difference_in_the_records() {
     let spec = version(&[]).spec(0);
     let cut = version(&[500]);
     let whole = version(&[500, 3_000]);

@@ -27,7 +27,7 @@ fn every_record_is_listed_as_it_was_written_for_every_block_size() {
 }
 
 #[test]
-fn the_end_of_each_segment_is_told() {
+fn the_end_of_each_segment_is_reported() {
     let mut writer = sample(8192);
     writer.pad();
     let (_, reports) = writer.read();
@@ -139,7 +139,7 @@ fn an_overwrite_record_that_names_another_record_is_damage() {
 
 /// Old contents behind the end: what a standby writes into a recycled file.
 #[test]
-fn old_contents_after_the_end_are_no_damage() {
+fn old_contents_after_the_end_are_not_damage() {
     let mut old = sample(8192);
     old.pad();
     let mut new = Writer::new(8192, old.base + 16 * u64::from(SIZE));
@@ -253,7 +253,7 @@ fn a_timeline_rises_only_where_a_record_begins_it() {
 }
 
 #[test]
-fn what_is_damaged_is_said_in_the_servers_words() {
+fn what_is_damaged_is_described_in_the_servers_words() {
     let mut writer = sample(8192);
     writer.pad();
     let mut segment = writer.segments()[0].to_vec();

@@ -156,7 +156,7 @@ fn a_timeline_that_branched_off_later_shows_a_hole_too() {
 }
 
 #[test]
-fn a_hole_whose_segment_lies_in_pg_wal_is_none() {
+fn a_segment_that_is_in_pg_wal_is_not_a_hole() {
     let place = place();
     fs::remove_file(place.path("archive").join(TWO)).unwrap();
     fs::write(place.path("data/pg_wal").join(TWO), &segments()[1]).unwrap();
@@ -416,7 +416,7 @@ fn a_closed_standard_error_changes_no_exit_status() {
 }
 
 #[test]
-fn a_signal_is_no_end_of_the_wal() {
+fn a_signal_is_not_the_end_of_the_wal() {
     let place = place();
     fs::remove_file(place.path("archive").join(TWO)).unwrap();
     let mut child = place.restore_command(TWO).stderr(Stdio::null()).spawn().unwrap();

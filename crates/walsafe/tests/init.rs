@@ -44,7 +44,7 @@ fn another_clusters_archive_is_refused_with_or_without_a_mark() {
 }
 
 #[test]
-fn a_data_directory_that_is_none_or_damaged_is_refused() {
+fn what_is_not_a_data_directory_or_is_damaged_is_refused() {
     let place = unmarked();
     let mut damaged = control(OURS);
     damaged[3] ^= 1;

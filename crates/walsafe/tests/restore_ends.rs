@@ -183,7 +183,7 @@ fn a_branch_whose_first_segment_cannot_be_read_shows_a_hole_all_the_same() {
 
 /// An unmounted archive ended the recovery.
 #[test]
-fn an_empty_directory_is_no_archive_even_if_an_unmarked_one_is_allowed() {
+fn an_empty_directory_is_not_an_archive_even_if_an_unmarked_one_is_allowed() {
     let place = Place::new();
     fs::remove_file(place.path("archive/walsafe_archive.id")).unwrap();
     fs::create_dir(place.path("archive/lost+found")).unwrap();
@@ -198,7 +198,7 @@ fn an_empty_directory_is_no_archive_even_if_an_unmarked_one_is_allowed() {
 
 /// Hundreds of megabytes went into pg_wal before the file was refused.
 #[test]
-fn of_a_file_that_is_longer_than_a_segment_nothing_is_written() {
+fn nothing_is_written_of_a_file_that_is_longer_than_a_segment() {
     let place = place(&segments());
     let file = fs::File::options().write(true).open(place.path("archive").join(TWO)).unwrap();
     file.set_len(64 * MB as u64).unwrap();

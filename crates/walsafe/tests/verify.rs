@@ -182,7 +182,7 @@ fn an_unreadable_file_is_a_finding() {
 }
 
 #[test]
-fn damage_that_was_archived_is_told_from_damage_in_the_archive() {
+fn damage_that_was_archived_is_distinguished_from_damage_in_the_archive() {
     let place = place(true);
     let mut damaged = segments()[1].clone();
     damaged[300_000] ^= 4;
@@ -272,7 +272,7 @@ fn gaps_at_a_timeline_switch_are_found_on_either_side() {
 }
 
 #[test]
-fn what_was_cleaned_up_is_no_gap() {
+fn what_was_cleaned_up_is_not_a_gap() {
     let place = Place::new();
     three_timelines(&place);
     for number in 1..=4 {
@@ -305,7 +305,7 @@ fn damaged_and_swapped_history_files_are_found() {
 }
 
 #[test]
-fn a_full_segment_beside_its_partial_form_is_no_finding_and_encodings_that_differ_are() {
+fn a_full_segment_beside_its_partial_form_is_not_a_finding_but_encodings_that_differ_are() {
     let place = place(false);
     place.put(&format!("{}.partial", segment_name(1, 5)), &segments()[4]);
     place.verify().finds(&[]);
@@ -357,7 +357,7 @@ fn without_an_identity_file_the_few_of_another_cluster_are_found() {
 }
 
 #[test]
-fn a_directory_that_is_no_archive_could_not_be_verified() {
+fn a_directory_that_is_not_an_archive_cannot_be_verified() {
     let place = Place::new();
     fs::remove_file(place.path("archive/walsafe_archive.id")).unwrap();
     let verify = |dir: &str| Run::of(walsafe().arg("verify").arg(place.path(dir)));
@@ -370,7 +370,7 @@ fn a_directory_that_is_no_archive_could_not_be_verified() {
 }
 
 #[test]
-fn a_closed_pipe_is_no_error() {
+fn a_closed_pipe_is_not_an_error() {
     let place = place(true);
     for command in ["verify", "list", "manifest", "check"] {
         let expected = Run::of(walsafe().arg(command).arg(place.path("archive"))).status;
@@ -483,7 +483,7 @@ fn list_check_and_manifest_tell_what_there_is() {
 /// Each gave the archiver's hint: create the directory of "walsafe_archive.destination", and "archiving
 /// goes on by itself".
 #[test]
-fn a_missing_archive_is_told_in_words_for_whoever_looks_at_it() {
+fn a_missing_archive_is_reported_in_words_for_whoever_looks_at_it() {
     let place = Place::new();
     fs::remove_dir_all(place.path("archive")).unwrap();
     let data = place.path("data");

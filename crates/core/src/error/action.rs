@@ -168,7 +168,7 @@ mod tests {
 
     /// All but the first was "check the data directory" or "check the storage of pg_wal", SQLSTATE 58030.
     #[test]
-    fn what_fails_in_the_data_directory_is_told_by_its_cause() {
+    fn what_fails_in_the_data_directory_is_reported_by_its_cause() {
         for (action, errno, expected, sqlstate) in [
             (Action::Remember, libc::EIO, ErrorKind::DataDirectory, "58030"),
             (Action::Remember, libc::ENOSPC, ErrorKind::DataDirectoryFull, "53100"),
@@ -186,7 +186,7 @@ mod tests {
 
     /// A file that was gone was "create or mount the directory".
     #[test]
-    fn a_file_that_is_gone_is_no_missing_directory() {
+    fn a_file_that_is_gone_is_not_a_missing_directory() {
         assert_eq!(kind(Action::ReadArchived, libc::ENOENT), ErrorKind::Vanished);
         for action in [Action::OpenDestination, Action::CreateTemporary, Action::Publish] {
             assert_eq!(kind(action, libc::ENOENT), ErrorKind::DestinationMissing, "{action:?}");

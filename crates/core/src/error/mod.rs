@@ -277,7 +277,7 @@ mod tests {
 
     /// The hint was that something else writes into `pg_wal`, which need not be true.
     #[test]
-    fn a_file_that_the_server_recycled_while_its_copy_hung_is_no_foreign_write() {
+    fn a_file_that_the_server_recycled_while_its_copy_hung_is_not_a_foreign_write() {
         let error = Error::SourceMoved { path: "pg_wal/x".into() };
         assert_eq!(error.kind(), ErrorKind::SourceMoved);
         assert!(error.kind().hint(Activity::Archiving).contains("the server has recycled it"));

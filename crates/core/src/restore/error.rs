@@ -143,7 +143,7 @@ mod tests {
 
     /// For all three the hint was "its storage, its free space and its permissions".
     #[test]
-    fn a_file_that_cannot_be_written_is_told_by_its_cause() {
+    fn a_file_that_cannot_be_written_is_reported_by_its_cause() {
         for (errno, kind) in [
             (libc::ENOSPC, ErrorKind::DataDirectoryFull),
             (libc::EACCES, ErrorKind::DataDirectoryForbidden),

@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn counts_go_on_over_restarts_and_a_reset_sets_them_to_zero() {
+    fn counts_continue_over_restarts_and_a_reset_sets_them_to_zero() {
         let temp = data_directory();
         let (file, stats) = StatsFile::open(temp.path(), 7).unwrap();
         assert_eq!(stats, Stats { since: 7, ..Stats::default() });

@@ -200,7 +200,7 @@ mod tests {
     /// A look before every file took away what other threads were writing. One that spared every name
     /// of this run left those that a disk without power brought back.
     #[test]
-    fn what_is_being_written_stays_and_one_that_cannot_be_removed_keeps_none_of_the_others() {
+    fn what_is_being_written_stays_and_one_that_cannot_be_removed_does_not_keep_the_others() {
         let temp = tempfile::tempdir().unwrap();
         let live = us().temporary_name("a");
         let came_back = us().temporary_name("a").to_string();
