@@ -38,8 +38,8 @@ pub(crate) enum Command {
 #[derive(Debug, Args)]
 #[command(
     long_about = "Gives one file back to a server in recovery, as its restore_command.\n\n\
-Finds the file in any compression. Checks its digest, or where it has none every page header and record in it, and that \
-it belongs to this cluster. Puts it in place in one step. Prints nothing on success, and one line otherwise.",
+Finds the file in any compression. Checks its digest (or, if it has none, every page header and record in it), and that it \
+belongs to this cluster. Puts it in place in one step. Prints nothing on success, and one line otherwise.",
     after_help = "\
 Exit status:
   0    delivered

@@ -110,12 +110,12 @@ impl ErrorKind {
                 .archiving("Raise the quota of the server's user in the archive, or free space there. Archiving resumes by itself once there is room.")
                 .checking("Raise the quota of the user in the archive, or free space there."),
             Self::ReadOnly => Advice::new("25006")
-                .archiving("The file system is mounted read-only, often after an error: look into the kernel's log, then mount it writable. Archiving resumes by itself once it is.")
-                .checking("The file system is mounted read-only, often after an error: look into the kernel's log, then mount it writable."),
+                .archiving("The file system is mounted read-only, often after an error: check the kernel's log, then mount it writable. Archiving resumes by itself once it is.")
+                .checking("The file system is mounted read-only, often after an error: check the kernel's log, then mount it writable."),
             Self::PermissionDenied => Advice::new("42501")
                 .archiving("Give the user that runs the server permission to read, write and search the archive directory. Archiving resumes by itself once the user has it.")
                 .restoring("Give the user that runs the server permission to read the archive and its files.")
-                .checking("Use the user that runs the server, and give it permission to read, write and search the archive directory."),
+                .checking("Run this as the user that runs the server, and give that user permission to read, write and search the archive directory."),
             Self::StaleHandle => Advice::new("58030")
                 .archiving("The network file system lost the directory: check the export and mount it again. Archiving resumes by itself once it is mounted.")
                 .restoring(MOUNT_AND_RECOVER)
@@ -150,7 +150,7 @@ impl ErrorKind {
                 "Check the storage of \"pg_wal\" and the kernel's log. The file stays there until it is archived.",
             ),
             Self::SourceMissing => Advice::new("58P01").archiving(
-                "Only the server may remove files from \"pg_wal\": find out what else did. Put the file back if there is a copy of it. If there is none, take a new base backup, for the archive lacks the file.",
+                "Only the server may remove files from \"pg_wal\": find out what else did. Put the file back if there is a copy of it. If there is none, take a new base backup, because the archive lacks the file.",
             ),
             Self::SourceNotAFile => Advice::new("42809").archiving(
                 "Check \"pg_wal\" for what came from elsewhere. If this was put there by mistake, move it away together with its \".ready\" file.",
@@ -165,7 +165,7 @@ impl ErrorKind {
             Self::DataDirectoryForbidden => Advice::new("42501")
                 .archiving("Give the user that runs the server permission to read, write and search its data directory, \"pg_wal\" included. Archiving resumes by itself once the user has it.")
                 .restoring("Give the user that runs the server permission to write into the directory of the restored file, \"pg_wal\" in a recovery.")
-                .checking("Use the user that runs the server, or another who may read the data directory."),
+                .checking("Run this as the user that runs the server, or as another user who may read the data directory."),
             Self::BadControlFile => Advice::new("XX001").checking(
                 "Is this the cluster's data directory? If it is, check its storage and the kernel's log.",
             ),

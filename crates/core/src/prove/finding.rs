@@ -64,25 +64,25 @@ impl FindingKind {
     pub const fn advice(self) -> &'static str {
         match self {
             Self::Corrupt | Self::DigestMismatch => {
-                "Move the file out of the archive and put a good copy there, from a second archive or a standby's pg_wal. If there is none, take a new base backup now: those from before this file cannot be recovered past it. Check the storage."
+                "Move the file out of the archive and put a good copy there, from a second archive or a standby's pg_wal. If there is none, take a new base backup now: earlier ones cannot be recovered past this file. Check the storage."
             }
             Self::Truncated => {
                 "An interrupted copy, or damage. Move the file out of the archive; if the server still has the segment, it is archived again; otherwise take a new base backup now."
             }
             Self::WrongName => {
-                "Somebody renamed or swapped files. Move the file out of the archive, and put the right one there from another copy; without one, take a new base backup now."
+                "Somebody renamed or swapped files. Move the file out of the archive, and put the right one there from another copy; if there is none, take a new base backup now."
             }
             Self::WrongCluster => {
                 "Another server writes, or wrote, into this archive. Move the file out, and give that server an archive of its own."
             }
             Self::Gap => {
-                "Recovery stops here. Put the missing files back from a second archive, or from the pg_wal of the server or a standby; otherwise take a new base backup now: those from before the gap cannot be recovered past it."
+                "Recovery stops here. Put the missing files back from a second archive, or from the pg_wal of the server or a standby; otherwise take a new base backup now: earlier ones cannot be recovered past the gap."
             }
             Self::Duplicate => {
                 "Two servers may have archived under one name. Compare the two with pg_waldump, and move the wrong one out of the archive."
             }
             Self::StrayTemporary => {
-                "Nothing is lost. The archiver of that host removes its own (.walsafe.*) at its next start; if that host is gone, remove it. Nobody removes what basic_archive left (archtemp.*): do so once no basic_archive writes there any more."
+                "Nothing is lost. The archiver of that host removes its own files (.walsafe.*) at its next start; if that host is gone, remove the file yourself. Nothing removes what basic_archive left (archtemp.*): remove it yourself once no basic_archive writes there any more."
             }
             Self::Unreadable => {
                 "Run this as the user that runs the server, check the file's type and permissions, the storage and the kernel's log, then verify again."

@@ -56,7 +56,7 @@ fn last_change(path: &Path) -> io::Result<(Duration, String)> {
     let at = std::fs::symlink_metadata(path)?.modified()?;
     let minutes = |time: Duration| time.as_secs() / 60;
     Ok(match SystemTime::now().duration_since(at) {
-        Ok(ago) => (ago, format!("nothing was written to it for {} minutes", minutes(ago))),
+        Ok(ago) => (ago, format!("nothing has been written to it for {} minutes", minutes(ago))),
         Err(ahead) => {
             let ahead = ahead.duration();
             (ahead, format!("its last change is {} minutes in the future", minutes(ahead)))
