@@ -38,9 +38,7 @@ pub(crate) fn current() -> Result<Settings, Error> {
     if !is_configured() {
         return Err(Error::NotConfigured);
     }
-    Settings::read(value, data_directory())
-        // The error's DETAIL ends the sentence.
-        .map_err(|reason| Error::Panicked { message: reason.trim_end_matches('.').to_owned() })
+    Settings::read(value, data_directory()).map_err(|reason| Error::BadSetting { reason })
 }
 
 /// Returns whether there is a destination.

@@ -3,7 +3,12 @@
 //! Each test is about a failure that used to be reported in the words of another.
 
 #![cfg(feature = "fault-injection")]
-#![allow(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test says what is wrong by panicking"
+)]
 
 mod common;
 

@@ -103,6 +103,8 @@ impl ErrorKind {
             Self::NotConfigured => Advice::new("55000").archiving(
                 "Set \"walsafe_archive.destination\" to the archive directory, and reload the configuration.",
             ),
+            Self::BadSetting => Advice::new("22023")
+                .archiving("Correct the setting, and reload the configuration."),
             Self::OutOfSpace => Advice::new("53100")
                 .archiving("Free space in the archive, or give it more. Archiving resumes by itself once there is room.")
                 .checking("Free space in the archive, or give it more."),

@@ -16,6 +16,9 @@ impl fmt::Display for Detail<'_> {
             Error::Io { path, space, source, .. } => {
                 f.write_str(&on_file_system(path, *space, source))
             }
+            Error::BadSetting { reason } => {
+                write!(f, "{}.", capital(reason.trim_end_matches('.')))
+            }
             Error::NotConfigured => f.write_str("\"walsafe_archive.destination\" is empty."),
             Error::SourceNotAFile { path, found } | Error::NotAFile { path, found } => {
                 write!(f, "\"{}\" is {found}.", path.display())

@@ -18,6 +18,7 @@ macro_rules! kinds {
 
 kinds! {
     NotConfigured,
+    BadSetting,
     OutOfSpace,
     QuotaExceeded,
     ReadOnly,

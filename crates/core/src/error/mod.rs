@@ -44,6 +44,12 @@ pub enum Error {
     /// There is nowhere to archive to.
     #[error("no archive directory is set")]
     NotConfigured,
+    /// The server took a value that cannot be used.
+    #[error("a setting cannot be used")]
+    BadSetting {
+        /// Which, and why.
+        reason: String,
+    },
     /// The server asked for a name that is not the name of a WAL file.
     #[error("file name \"{}\" is not accepted", name.escape_default())]
     Name {
@@ -196,6 +202,7 @@ impl Error {
         match self {
             Self::Io { action, source, .. } => action.kind_of(source),
             Self::NotConfigured => ErrorKind::NotConfigured,
+            Self::BadSetting { .. } => ErrorKind::BadSetting,
             Self::Name { .. } => ErrorKind::InvalidName,
             Self::SourceNotAFile { .. } => ErrorKind::SourceNotAFile,
             Self::BadControlFile { .. } => ErrorKind::BadControlFile,
@@ -253,6 +260,10 @@ mod tests {
     /// It was "a thread panicked", to be reported as a mistake in the program.
     #[test]
     fn an_empty_destination_is_called_that() {
+        let error =
+            Error::BadSetting { reason: "the value of \"x\" cannot be used: No.".to_owned() };
+        assert_eq!(error.detail(), "The value of \"x\" cannot be used: No.");
+        assert_eq!(error.kind().sqlstate(), "22023");
         let error = Error::NotConfigured;
         assert_eq!(error.to_string(), "no archive directory is set");
         assert_eq!(error.detail(), "\"walsafe_archive.destination\" is empty.");

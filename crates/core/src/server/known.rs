@@ -52,10 +52,20 @@ impl KnownDestinations {
     }
 
     /// Returns whether a directory is `pg_wal` itself, by whatever path (a bind mount, for example).
-    #[must_use]
-    pub fn is_pg_wal(&self, dir: &Dir) -> bool {
-        let Ok(pg_wal) = self.pg_wal().metadata() else { return false };
-        dir.metadata().is_ok_and(|dir| (dir.dev(), dir.ino()) == (pg_wal.dev(), pg_wal.ino()))
+    ///
+    /// # Errors
+    /// One of the two could not be looked up.
+    pub fn is_pg_wal(&self, dir: &Dir) -> Result<bool, Error> {
+        let pg_wal = self.pg_wal();
+        let ours = match pg_wal.metadata() {
+            Ok(ours) => ours,
+            // Nothing can be what is not there.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+            Err(e) => return Err(Error::io(Action::LookUpData, &pg_wal, e)),
+        };
+        let there =
+            dir.metadata().map_err(|e| Error::io(Action::LookUpDestination, dir.path(), e))?;
+        Ok((there.dev(), there.ino()) == (ours.dev(), ours.ino()))
     }
 
     fn pg_wal(&self) -> PathBuf {

@@ -29,7 +29,7 @@ pub fn admit(
     mode: u32,
 ) -> Result<(), Error> {
     let path = visit.location();
-    if visit.is_within(memory) {
+    if visit.is_within(memory)? {
         return Err(Error::InsideData { path: path.to_owned() });
     }
     let known = memory.contains(path)?;

@@ -85,7 +85,10 @@ pub trait Visit: Sync {
     fn space(&self) -> Option<Space>;
 
     /// Returns whether the place is one of the server's own directories, or lies in one.
-    fn is_within(&self, server: &KnownDestinations) -> bool;
+    ///
+    /// # Errors
+    /// One of the two could not be looked up.
+    fn is_within(&self, server: &KnownDestinations) -> Result<bool, Error>;
 }
 
 /// A file that stands under a final name.

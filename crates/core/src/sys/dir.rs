@@ -276,6 +276,7 @@ impl Dir {
     /// # Errors
     /// What `fstat` reports.
     pub fn metadata(&self) -> io::Result<std::fs::Metadata> {
+        announce(Op::Stat)?;
         File::from(self.fd.try_clone()?).metadata()
     }
 }

@@ -161,8 +161,8 @@ impl Visit for DirectoryVisit<'_> {
         self.dir.space().ok()
     }
 
-    fn is_within(&self, server: &KnownDestinations) -> bool {
-        server.is_pg_wal(&self.dir)
-            || self.dir.real_path().is_some_and(|real| server.is_inside(&real))
+    fn is_within(&self, server: &KnownDestinations) -> Result<bool, Error> {
+        Ok(server.is_pg_wal(&self.dir)?
+            || self.dir.real_path().is_some_and(|real| server.is_inside(&real)))
     }
 }
