@@ -45,7 +45,10 @@ fn what_basic_archive_left_is_a_stray_after_a_minute() {
     ]);
     let finding = &verified.report["findings"][0];
     let text = |key: &str| finding[key].as_str().unwrap();
-    assert!(text("reason").starts_with("basic_archive left it: nothing has been written"), "{finding}");
+    assert!(
+        text("reason").starts_with("basic_archive left it: nothing has been written"),
+        "{finding}"
+    );
     assert!(text("advice").contains("once no basic_archive writes there"), "{finding}");
 }
 
