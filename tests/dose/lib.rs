@@ -1,7 +1,8 @@
-//! How much of what is random a run of the tests does: cases, kills, power cuts, flipped bits, seconds of a soak.
+//! How much a run of the tests does of what is random, or would be too much for each run: cases, kills, power
+//! cuts, flipped bits, seconds of a soak.
 //!
-//! `WALSAFE_DOSE` says it for all tests alike: `small` (also without it), for a run beside the work, or `full`,
-//! as `make test-all` sets it.
+//! `WALSAFE_DOSE` says it for all tests alike: `small` (also without it), for a run beside the work, or
+//! `full`, as `make test-all` sets it.
 
 use std::io::Write;
 

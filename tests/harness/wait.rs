@@ -27,7 +27,7 @@ pub fn poll<T>(timeout: Duration, mut ready: impl FnMut() -> Option<T>) -> Optio
         if start.elapsed() >= timeout {
             return None;
         }
-        // A look that takes long, such as one with psql, must not keep the processors from what is waited for.
+        // A look that takes long, as with psql, must not keep the processors from what is waited for.
         std::thread::sleep(pause.max(2 * looked.elapsed()));
         pause = (pause * 2).min(Duration::from_millis(50));
     }
