@@ -1,4 +1,5 @@
-//! How much random testing a run does: cases, kills, power cuts, flipped bits, seconds of a soak.
+//! How much a run of the tests does of what is random, or is too much for each run: cases, kills, power cuts,
+//! flipped bits, seconds of a soak.
 //!
 //! `WALSAFE_DOSE` decides for all tests alike: `small`, the default, for a run during the work, or `full`,
 //! as `make test-all` sets it.

@@ -247,8 +247,8 @@ fn sparse_segment() -> Vec<u8> {
     content
 }
 
-/// Makes a trial for each variant and has it do something, side by side: a plan is its thread's alone. Returns
-/// how many faults there were, and how many tries failed.
+/// Makes a trial for each variant and has it do something, side by side: a plan is its thread's alone.
+/// Returns how many faults there were, and how many tries failed.
 fn trials<V: Send>(
     variants: Vec<V>,
     make: impl Fn(V) -> Trial + Sync,
