@@ -29,6 +29,7 @@ pub(super) fn conforms(make: Make<'_>) {
         one_encoding_of_a_name_is_not_another,
         tidying_leaves_what_is_published_and_what_is_being_written,
         every_step_is_counted_as_progress,
+        every_name_counts_as_progress_when_a_place_is_tidied,
     ] {
         let temp = tempfile::tempdir_in(".").unwrap();
         promise(&*make(temp.path()));
@@ -214,6 +215,20 @@ fn every_step_is_counted_as_progress(store: &dyn Store) {
     moved("a flush");
     visit.list(&mut |_| ()).unwrap();
     moved("a listing");
+}
+
+/// A long look for what dead processes left was reported as a hang of the storage.
+fn every_name_counts_as_progress_when_a_place_is_tidied(store: &dyn Store) {
+    const NAMES: u32 = 5;
+    let progress = Progress::default();
+    let visit = store.visit(&progress).unwrap();
+    for n in 0..NAMES {
+        sealed(&*visit, name(n), b"contents").publish().unwrap();
+    }
+    let before = progress.steps();
+    visit.tidy().unwrap();
+    let steps = progress.steps() - before;
+    assert!(steps >= NAMES.into(), "{steps} steps for {NAMES} names");
 }
 
 fn a_missing_place_cannot_be_visited(make: Make<'_>) {

@@ -158,8 +158,16 @@ impl Visit for DirectoryVisit<'_> {
     }
 
     fn tidy(&self) -> Result<(), Error> {
-        temporary::remove_stray(&self.dir, self.owner())?;
-        self.progress.tick();
+        let mut stray = Vec::new();
+        self.list(&mut |name| {
+            if temporary::is_stray(name, self.owner()) {
+                stray.push(name.to_owned());
+            }
+        })?;
+        for name in stray {
+            let _ = self.dir.unlink(&name);
+            self.progress.tick();
+        }
         Ok(())
     }
 

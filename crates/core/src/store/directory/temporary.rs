@@ -120,7 +120,7 @@ pub fn is_temporary(name: &str) -> bool {
 /// is dead, or has our own process id and the name is not in use. Then the maker had the same number in
 /// another life (containers reuse them), or this process could not remove the file, or did, and the
 /// disk has lost power since.
-fn is_stray(name: &str, us: &Owner) -> bool {
+pub(super) fn is_stray(name: &str, us: &Owner) -> bool {
     parse(name).is_some_and(|(owner, number)| {
         owner.host == us.host
             && if owner.pid == us.pid {
