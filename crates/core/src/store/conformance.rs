@@ -25,6 +25,7 @@ pub(super) fn conforms(make: Make<'_>) {
         a_name_that_is_taken_is_never_given_again,
         of_many_rivals_for_one_name_one_wins,
         any_contents_read_back_byte_for_byte,
+        each_reader_begins_at_the_start,
         a_copy_that_storage_does_not_give_back_is_discarded,
         one_encoding_of_a_name_is_not_another,
         tidying_leaves_what_is_published_and_what_is_being_written,
@@ -149,6 +150,19 @@ fn any_contents_read_back_byte_for_byte(store: &dyn Store) {
         content.iter_mut().skip(len / 3).take(len / 2).for_each(|byte| *byte = 0);
         sealed(&*visit, name(n), &content).publish().unwrap();
         assert!(contents(&*visit, &name(n)).unwrap() == content, "{len} bytes");
+    }
+}
+
+/// Through the caches, a second reader went on where the first had ended, and found an empty file.
+fn each_reader_begins_at_the_start(store: &dyn Store) {
+    let progress = Progress::default();
+    let visit = store.visit(&progress).unwrap();
+    sealed(&*visit, name(1), b"contents").publish().unwrap();
+    let found = visit.find(&name(1)).unwrap().unwrap();
+    for past_cache in [false, true, false] {
+        let mut contents = Vec::new();
+        found.read(past_cache).unwrap().read_to_end(&mut contents).unwrap();
+        assert_eq!(contents, b"contents", "past the cache: {past_cache}");
     }
 }
 
