@@ -25,10 +25,12 @@ pub(super) fn conforms(make: Make<'_>) {
         a_name_that_is_taken_is_never_given_again,
         of_many_rivals_for_one_name_one_wins,
         any_contents_read_back_byte_for_byte,
+        each_reader_begins_at_the_start,
         a_copy_that_storage_does_not_give_back_is_discarded,
         one_encoding_of_a_name_is_not_another,
         tidying_leaves_what_is_published_and_what_is_being_written,
         every_step_is_counted_as_progress,
+        every_name_counts_as_progress_when_a_place_is_tidied,
     ] {
         let temp = tempfile::tempdir_in(".").unwrap();
         promise(&*make(temp.path()));
@@ -151,6 +153,19 @@ fn any_contents_read_back_byte_for_byte(store: &dyn Store) {
     }
 }
 
+/// Through the caches, a second reader went on where the first had ended, and found an empty file.
+fn each_reader_begins_at_the_start(store: &dyn Store) {
+    let progress = Progress::default();
+    let visit = store.visit(&progress).unwrap();
+    sealed(&*visit, name(1), b"contents").publish().unwrap();
+    let found = visit.find(&name(1)).unwrap().unwrap();
+    for past_cache in [false, true, false] {
+        let mut contents = Vec::new();
+        found.read(past_cache).unwrap().read_to_end(&mut contents).unwrap();
+        assert_eq!(contents, b"contents", "past the cache: {past_cache}");
+    }
+}
+
 fn a_copy_that_storage_does_not_give_back_is_discarded(store: &dyn Store) {
     let progress = Progress::default();
     let visit = store.visit(&progress).unwrap();
@@ -214,6 +229,20 @@ fn every_step_is_counted_as_progress(store: &dyn Store) {
     moved("a flush");
     visit.list(&mut |_| ()).unwrap();
     moved("a listing");
+}
+
+/// A long look for what dead processes left was reported as a hang of the storage.
+fn every_name_counts_as_progress_when_a_place_is_tidied(store: &dyn Store) {
+    const NAMES: u32 = 5;
+    let progress = Progress::default();
+    let visit = store.visit(&progress).unwrap();
+    for n in 0..NAMES {
+        sealed(&*visit, name(n), b"contents").publish().unwrap();
+    }
+    let before = progress.steps();
+    visit.tidy().unwrap();
+    let steps = progress.steps() - before;
+    assert!(steps >= NAMES.into(), "{steps} steps for {NAMES} names");
 }
 
 fn a_missing_place_cannot_be_visited(make: Make<'_>) {

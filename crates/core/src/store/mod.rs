@@ -120,7 +120,8 @@ pub trait Found {
     /// past the cache does.
     fn flush(&self) -> Result<(), Error>;
 
-    /// Reads the stored bytes from their start: from storage, past every cache, or through the caches.
+    /// Reads the stored bytes from their start: from storage, past every cache, or through the caches. One
+    /// reader is used at a time.
     ///
     /// # Errors
     /// The reader could not be made.
@@ -147,7 +148,7 @@ pub trait Draft<'v> {
     /// Completes the file: contents, digests, permission.
     ///
     /// On return with [`Seal::flush`], all of these survive a power cut; no name does yet. With
-    /// [`Seal::verify`], storage gave back what was written.
+    /// [`Seal::verify`], storage gave back what the digests say.
     ///
     /// # Errors
     /// One of the steps failed. The copy is discarded, so that no later flush can be mistaken for a
@@ -179,7 +180,8 @@ pub struct Seal {
     pub mode: u32,
     /// Make the contents durable.
     pub flush: bool,
-    /// Read the contents back from storage and compare them with the digest of the stored bytes.
+    /// Read the contents back from storage and compare them with the digest of the stored bytes; without
+    /// digests, they are only read.
     pub verify: bool,
 }
 

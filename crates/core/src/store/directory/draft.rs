@@ -155,9 +155,10 @@ impl Sealed for DirectorySealed<'_> {
             Err(e) if exists(&e) => Ok(Publication::NameTaken),
             // ENOENT: there is no /proc here. Or the directory is gone; creating a name then says so.
             Err(e) if cannot_link(&e) || e.raw_os_error() == Some(libc::ENOENT) => {
-                let publication = self.with_a_name()?.publish_named()?;
+                // Before the second copy, which stands beside the first: where there is no room for
+                // both, the next try needs only one.
                 visit.remember(Staging::Named);
-                Ok(publication)
+                self.with_a_name()?.publish_named()
             }
             Err(e) => Err(failed(visit, &self.final_name, Action::Publish, e)),
         }
@@ -165,40 +166,61 @@ impl Sealed for DirectorySealed<'_> {
 }
 
 impl<'v> DirectorySealed<'v> {
-    /// Publishes a file that has a temporary name.
+    /// Publishes a file that has a temporary name: in the way that worked last, and where that is
+    /// refused, in the other one. Another file system may have come to the path.
     fn publish_named(mut self) -> Result<Publication, Error> {
-        let dir = &self.visit.dir;
-        let final_name = self.final_name.to_string();
-        let fail = |e| failed(self.visit, &self.final_name, Action::Publish, e);
-        let Some(temporary) = &mut self.temporary else {
-            return Err(fail(io::Error::from(io::ErrorKind::InvalidInput)));
-        };
-        if self.visit.staging() < Staging::Renamed {
-            match dir.link(&temporary.name, &final_name) {
-                Ok(()) => return Ok(Publication::Published),
-                Err(e) if exists(&e) => {
-                    // A network file system may have made the link and lost its answer: then the name
-                    // is the very file that we hold.
-                    let ours = sys::entry(&self.file).map_err(fail)?;
-                    let there = dir.entry(&final_name).map_err(fail)?;
-                    let same = there.is_some_and(|there| there.is_same_file(&ours));
-                    return Ok(if same { Publication::Published } else { Publication::NameTaken });
+        let visit = self.visit;
+        let renamed = visit.staging() == Staging::Renamed;
+        let ways = if renamed { [Self::rename, Self::link] } else { [Self::link, Self::rename] };
+        let mut refused = None;
+        for way in ways {
+            match way(&mut self) {
+                Err(e) if cannot_link(&e) => refused = Some(e),
+                other => {
+                    return other.map_err(|e| failed(visit, &self.final_name, Action::Publish, e));
                 }
-                Err(e) if cannot_link(&e) => {}
-                Err(e) => return Err(fail(e)),
             }
         }
-        match dir.rename_noreplace(&temporary.name, &final_name) {
+        let source = refused.unwrap_or_else(|| io::ErrorKind::Unsupported.into());
+        Err(Error::NoReplaceUnsupported { path: visit.dir.path().to_owned(), source })
+    }
+
+    /// Links the temporary name to the final one.
+    fn link(&mut self) -> io::Result<Publication> {
+        let Some(temporary) = &self.temporary else {
+            return Err(io::ErrorKind::InvalidInput.into());
+        };
+        let (dir, final_name) = (&self.visit.dir, self.final_name.to_string());
+        match dir.link(&temporary.name, &final_name) {
+            Ok(()) => {
+                self.visit.remember_links();
+                Ok(Publication::Published)
+            }
+            Err(e) if exists(&e) => {
+                // A network file system may have made the link and lost its answer: then the name
+                // is the very file that we hold.
+                let ours = sys::entry(&self.file)?;
+                let there = dir.entry(&final_name)?;
+                let same = there.is_some_and(|there| there.is_same_file(&ours));
+                Ok(if same { Publication::Published } else { Publication::NameTaken })
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Renames the temporary name to the final one, which never replaces another file.
+    fn rename(&mut self) -> io::Result<Publication> {
+        let Some(temporary) = &mut self.temporary else {
+            return Err(io::ErrorKind::InvalidInput.into());
+        };
+        match self.visit.dir.rename_noreplace(&temporary.name, &self.final_name.to_string()) {
             Ok(()) => {
                 temporary.gone = true;
                 self.visit.remember(Staging::Renamed);
                 Ok(Publication::Published)
             }
             Err(e) if exists(&e) => Ok(Publication::NameTaken),
-            Err(e) if cannot_link(&e) => {
-                Err(Error::NoReplaceUnsupported { path: dir.path().to_owned(), source: e })
-            }
-            Err(e) => Err(fail(e)),
+            Err(e) => Err(e),
         }
     }
 

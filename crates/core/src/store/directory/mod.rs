@@ -1,8 +1,8 @@
 //! An archive that is a directory: how a file gets into it, and how it is read past the page cache.
 //!
 //! [`Staging`] has the ways in which a file is kept out of sight and gets its final name. Which of them a
-//! file system allows is found out below the seam, with the first file, and holds for the life of the
-//! [`Directory`].
+//! file system allows is found out below the seam, with the first file, and a [`Directory`] remembers
+//! it. What was remembered never stops a file: where the way that worked is refused, the other one is tried.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -111,9 +111,15 @@ impl DirectoryVisit<'_> {
         Staging::ALL.into_iter().find(|staging| *staging as u8 >= tried).unwrap_or(Staging::Renamed)
     }
 
-    /// Remembers that the ways before this one are refused here, and that this one works.
+    /// Remembers that the ways before this one are refused here.
     fn remember(&self, works: Staging) {
         self.store.staging.fetch_max(works as u8, Ordering::Relaxed);
+    }
+
+    /// Remembers that files can be linked here after all.
+    fn remember_links(&self) {
+        let (from, to) = (Staging::Renamed as u8, Staging::Named as u8);
+        let _ = self.store.staging.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed);
     }
 }
 
@@ -152,8 +158,16 @@ impl Visit for DirectoryVisit<'_> {
     }
 
     fn tidy(&self) -> Result<(), Error> {
-        temporary::remove_stray(&self.dir, self.owner())?;
-        self.progress.tick();
+        let mut stray = Vec::new();
+        self.list(&mut |name| {
+            if temporary::is_stray(name, self.owner()) {
+                stray.push(name.to_owned());
+            }
+        })?;
+        for name in stray {
+            let _ = self.dir.unlink(&name);
+            self.progress.tick();
+        }
         Ok(())
     }
 

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use crate::encoding::codec::Codec;
@@ -70,6 +71,28 @@ impl Read for PastCache {
         part_mut(buf, ..n).copy_from_slice(part(ready, ..n));
         self.taken += n;
         Ok(n)
+    }
+}
+
+/// A reader with an offset of its own: descriptors of one open file share theirs. They share direct I/O
+/// too, which [`PastCache`] may have left on.
+struct ThroughCache {
+    file: File,
+    offset: u64,
+}
+
+impl Read for ThroughCache {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let got = match self.file.read_at(buf, self.offset) {
+            Err(e)
+                if e.raw_os_error() == Some(libc::EINVAL) && sys::set_direct(&self.file, false) =>
+            {
+                self.file.read_at(buf, self.offset)?
+            }
+            other => other?,
+        };
+        self.offset += got as u64;
+        Ok(got)
     }
 }
 
@@ -142,7 +165,11 @@ impl Found for Archived {
 
     fn read(&self, past_cache: bool) -> io::Result<Box<dyn Read>> {
         let file = self.file.try_clone()?;
-        Ok(if past_cache { Box::new(PastCache::new(file)) } else { Box::new(file) })
+        Ok(if past_cache {
+            Box::new(PastCache::new(file))
+        } else {
+            Box::new(ThroughCache { file, offset: 0 })
+        })
     }
 }
 

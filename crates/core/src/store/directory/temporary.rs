@@ -120,7 +120,7 @@ pub fn is_temporary(name: &str) -> bool {
 /// that made it is dead, or has our own process id and the name is not in use. In the second case, the file
 /// was made by an earlier process with the same number (containers reuse them), or this process could not
 /// remove it, or it did and the disk has lost power since.
-fn is_stray(name: &str, us: &Owner) -> bool {
+pub(super) fn is_stray(name: &str, us: &Owner) -> bool {
     parse(name).is_some_and(|(owner, number)| {
         owner.host == us.host
             && if owner.pid == us.pid {

@@ -16,6 +16,7 @@ fn a_directory_keeps_every_promise_with_every_way_of_staging() {
 #[cfg(feature = "fault-injection")]
 mod refusals {
     use super::*;
+    use crate::error::ErrorKind;
     use crate::store::{FinalName, Progress, Publication, Seal, Store};
     use crate::sys::buffer::Buffer;
     use crate::sys::fault::{Effect, Fault, Op, Plan};
@@ -58,5 +59,39 @@ mod refusals {
         assert_eq!(publish(&store, "b", &refused, Op::Link), 0);
         assert_eq!(publish(&store, "c", &refused, Op::Rename), 1);
         assert_eq!(std::fs::read_dir(temp.path()).unwrap().count(), 3, "nothing else is left");
+    }
+
+    /// Another file system may come to the path. What the first one refused was refused to it for as long as
+    /// the archiver ran: every file failed with "cannot publish without replacing".
+    #[test]
+    fn a_file_system_that_comes_later_and_refuses_to_rename_is_linked_into() {
+        let temp = tempfile::tempdir_in(".").unwrap();
+        let store = Directory::new(temp.path(), Owner::this_process(), Staging::Unnamed);
+        assert_eq!(publish(&store, "a", &[Op::LinkUnnamed, Op::Link], Op::Rename), 1);
+        assert_eq!(publish(&store, "b", &[Op::LinkUnnamed, Op::Rename], Op::Link), 1);
+        assert_eq!(std::fs::read_dir(temp.path()).unwrap().count(), 2, "nothing else is left");
+    }
+
+    /// The second copy stood beside the first, and where there was no room for both, each try was the same.
+    #[test]
+    fn a_refusal_to_link_is_remembered_also_if_there_is_no_room_for_a_second_copy() {
+        let temp = tempfile::tempdir_in(".").unwrap();
+        let store = Directory::new(temp.path(), Owner::this_process(), Staging::Unnamed);
+        let fault =
+            |op, errno, skip| Fault { op, skip, times: usize::MAX, effect: Effect::Fail(errno) };
+        let plan = Plan::new(vec![
+            fault(Op::LinkUnnamed, libc::EPERM, 0),
+            fault(Op::Write, libc::ENOSPC, 1),
+        ]);
+        let progress = Progress::default();
+        let visit = store.visit(&progress).unwrap();
+        let mut draft = visit.stage(FinalName::Probe("a".to_owned())).unwrap();
+        draft.put(Buffer::new().unwrap().fill(b"contents")).unwrap();
+        let seal = Seal { digests: None, mode: 0o640, flush: true, verify: false };
+        let error = draft.seal(&seal).unwrap().publish().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::OutOfSpace);
+        drop(plan);
+        assert_eq!(std::fs::read_dir(temp.path()).unwrap().count(), 0, "nothing is left");
+        assert_eq!(publish(&store, "a", &[Op::LinkUnnamed], Op::CreateUnnamed), 0);
     }
 }
