@@ -303,7 +303,7 @@ fn server_order(name: &FileName) -> (bool, &FileName) {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
     use proptest::prelude::*;
 
