@@ -229,6 +229,8 @@ fn every_step_is_counted_as_progress(store: &dyn Store) {
     moved("a flush");
     visit.list(&mut |_| ()).unwrap();
     moved("a listing");
+    visit.find(&name(2)).unwrap();
+    moved("a look for a file");
 }
 
 /// A long look for what dead processes left was reported as a hang of the storage.

@@ -130,6 +130,7 @@ impl Visit for DirectoryVisit<'_> {
 
     fn find(&self, name: &FinalName) -> Result<Option<Box<dyn Found + '_>>, Error> {
         let found = Archived::open(&self.dir, name)?;
+        self.progress.tick();
         Ok(found.map(|found| Box::new(found) as _))
     }
 
