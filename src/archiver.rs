@@ -264,7 +264,7 @@ fn plan(settings: &Settings) -> Plan {
         check_wal: settings.check_wal,
         verify: settings.verify,
         cluster: Cluster { system_identifier, segment_size: settings::segment_size() },
-        memory: KnownDestinations::of(settings::data_directory()),
+        known: KnownDestinations::of(settings::data_directory()),
         owner: Owner::this_process(),
         staging: Staging::Unnamed,
     }

@@ -37,7 +37,7 @@ fn an_empty_directory_becomes_this_clusters_archive() {
         }
         world.run(&world.segment(1, 1)).unwrap();
         assert_eq!(identity(&world), Some(OURS));
-        assert!(world.plan.memory.contains(&world.archive).unwrap());
+        assert!(world.plan.known.contains(&world.archive).unwrap());
         let text = fs::read_to_string(world.archive.join(FILE_NAME)).unwrap();
         for key in ["format = 1", "system_identifier = 7300000000000000001", "created = 20"] {
             assert!(text.lines().any(|line| line.starts_with(key)), "{text}");
@@ -181,7 +181,7 @@ fn compressed_segments_show_whose_an_archive_is() {
         fs::remove_file(world.archive.join(FILE_NAME)).unwrap();
         let other = World::new();
         let mut plan = world.plan.clone();
-        plan.memory = other.plan.memory.clone();
+        plan.known = other.plan.known.clone();
         plan.cluster.system_identifier = THEIRS;
         let mut content = segment(1, 3, 3);
         content[..40].copy_from_slice(&header(THEIRS, 1, 3));
@@ -215,7 +215,7 @@ fn init_writes_an_identity_once_and_never_over_another() {
     other.cluster.system_identifier = THEIRS;
     assert_eq!(kind_of(init(&other)), ErrorKind::OtherCluster);
     assert_eq!(still(&world.archive.join(FILE_NAME)), before);
-    assert!(!plan.memory.contains(&world.archive).unwrap(), "that is the archiver's to write");
+    assert!(!plan.known.contains(&world.archive).unwrap(), "that is the archiver's to write");
     let gone = world.root.path().join("gone");
     let mut lost = plan.clone();
     lost.destination = Destination::new(gone.to_str().unwrap(), &world.pg_wal).unwrap();
@@ -267,8 +267,8 @@ fn of_clusters_that_begin_one_archive_at_once_exactly_one_gets_it() {
         }
         let names = world.names();
         assert_eq!(names, [&segment_name(1, 1), FILE_NAME], "round {round}");
-        assert!(datas[winner].0.memory.contains(&world.archive).unwrap());
-        assert!(!datas[1 - winner].0.memory.contains(&world.archive).unwrap());
+        assert!(datas[winner].0.known.contains(&world.archive).unwrap());
+        assert!(!datas[1 - winner].0.known.contains(&world.archive).unwrap());
     }
     eprintln!("{rounds} races for an empty directory, 6 threads each");
 }
@@ -279,18 +279,18 @@ fn of_clusters_that_begin_one_archive_at_once_exactly_one_gets_it() {
 fn threads_that_remember_destinations_at_once_lose_none() {
     for _ in 0..dose::dose(10, 40) {
         let data = scratch();
-        let memory = KnownDestinations::of(data.path());
-        let (memory, barrier) = (&memory, &Barrier::new(8));
+        let known = KnownDestinations::of(data.path());
+        let (known, barrier) = (&known, &Barrier::new(8));
         std::thread::scope(|scope| {
             for i in 0..8 {
                 scope.spawn(move || {
                     barrier.wait();
-                    memory.add(format!("/mnt/{}", i / 2).as_ref()).unwrap();
+                    known.add(format!("/mnt/{}", i / 2).as_ref()).unwrap();
                 });
             }
         });
         for i in 0..4 {
-            assert!(memory.contains(format!("/mnt/{i}").as_ref()).unwrap(), "/mnt/{i}");
+            assert!(known.contains(format!("/mnt/{i}").as_ref()).unwrap(), "/mnt/{i}");
         }
     }
 }

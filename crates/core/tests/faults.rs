@@ -379,7 +379,7 @@ fn no_fault_while_an_archive_is_begun_counts_before_identity_and_list_are_durabl
                 }
                 if names.iter().any(|name| name == "00000002.history") {
                     assert!(names.iter().any(|name| name == "walsafe_archive.id"), "{what}");
-                    assert!(world.plan.memory.is_durable(&world.archive), "{what}");
+                    assert!(world.plan.known.is_durable(&world.archive), "{what}");
                 }
                 failed += usize::from(result.is_err());
                 cases += 1;
@@ -393,7 +393,7 @@ fn no_fault_while_an_archive_is_begun_counts_before_identity_and_list_are_durabl
                     let wanted = if skip == 3 { 1 } else { 3 };
                     assert!(flushes >= wanted, "{what}: {again:?}");
                 }
-                assert!(world.plan.memory.contains(&world.archive).unwrap());
+                assert!(world.plan.known.contains(&world.archive).unwrap());
             }
         }
     }

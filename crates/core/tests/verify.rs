@@ -146,7 +146,7 @@ fn an_identity_that_is_right_only_in_the_page_cache_is_not_taken_as_durable() {
     let data = scratch();
     let plan = plan(&world.archive, data.path(), OURS);
     assert_eq!(run(&plan, &job).unwrap_err().kind(), ErrorKind::BadIdentity);
-    assert!(!plan.memory.contains(&world.archive).unwrap());
+    assert!(!plan.known.contains(&world.archive).unwrap());
     mend();
     assert!(run(&plan, &job).unwrap().already_present());
 }

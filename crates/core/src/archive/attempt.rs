@@ -35,7 +35,7 @@ pub fn archive_file(
     check_segment(plan, job, &source)?;
     source.spare_page_cache();
     let visit = store.visit(progress)?;
-    admission::admit(&*visit, &plan.cluster, &plan.memory, plan.file_mode.bits())?;
+    admission::admit(&*visit, &plan.cluster, &plan.known, plan.file_mode.bits())?;
     Attempt { plan, job, source: &source, visit: &*visit, progress }.run(buffer)
 }
 

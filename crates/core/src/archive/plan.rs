@@ -32,7 +32,7 @@ pub struct Plan {
     /// The cluster whose files they are.
     pub cluster: Cluster,
     /// The data directory's list of initialised destinations.
-    pub memory: KnownDestinations,
+    pub known: KnownDestinations,
     /// Who makes temporary files.
     pub owner: Owner,
     /// How files are kept out of sight.

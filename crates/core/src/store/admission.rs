@@ -25,14 +25,14 @@ const SAMPLE: usize = 16;
 pub fn admit(
     visit: &dyn Visit,
     cluster: &Cluster,
-    memory: &KnownDestinations,
+    destinations: &KnownDestinations,
     mode: u32,
 ) -> Result<(), Error> {
     let path = visit.location();
-    if visit.is_within(memory)? {
+    if visit.is_within(destinations)? {
         return Err(Error::InsideData { path: path.to_owned() });
     }
-    let known = memory.contains(path)?;
+    let known = destinations.contains(path)?;
     let identity = match Identity::at(visit)? {
         Some(identity) => identity,
         None if known => return Err(Error::IdentityLost { file: path.join(identity::FILE_NAME) }),
@@ -51,7 +51,7 @@ pub fn admit(
     if identity.system_identifier != cluster.system_identifier {
         return Err(other_cluster(visit, &identity, cluster));
     }
-    if !known || !memory.is_durable(path) {
+    if !known || !destinations.is_durable(path) {
         // Whoever wrote the identity file, or the list, may have died before its flush; and what was
         // read above may be in the page cache only, after a flush that failed.
         let stored = Identity::settle(visit)?;
@@ -60,7 +60,7 @@ pub fn admit(
                 "storage holds an identity other than the one that was read before".to_owned();
             return Err(Error::ReadBackDiffers { path: path.join(identity::FILE_NAME), reason });
         }
-        memory.add(path)?;
+        destinations.add(path)?;
     }
     Ok(())
 }

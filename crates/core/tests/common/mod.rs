@@ -125,7 +125,7 @@ pub fn plan(archive: &Path, data: &Path, system_identifier: u64) -> Plan {
             system_identifier,
             segment_size: SegmentSize::new(SEGMENT as u64).unwrap(),
         },
-        memory: KnownDestinations::of(data),
+        known: KnownDestinations::of(data),
         owner: Owner::this_process(),
         staging: Staging::Unnamed,
     }

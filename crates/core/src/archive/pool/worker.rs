@@ -90,7 +90,7 @@ impl Shared {
             let plan = &self.plan;
             let tidy = || {
                 let visit = self.store.visit(progress)?;
-                admission::admit(&*visit, &plan.cluster, &plan.memory, plan.file_mode.bits())?;
+                admission::admit(&*visit, &plan.cluster, &plan.known, plan.file_mode.bits())?;
                 visit.tidy()
             };
             *tidied = tidy().is_ok();
