@@ -8,7 +8,6 @@ use crate::encoding::digest::Digest;
 use crate::error::Error;
 use crate::server::settings::{CheckWal, FsyncPolicy};
 use crate::server::source::Source;
-use crate::store::admission;
 use crate::store::{Progress, Publication, Seal, Store, StoredName, Visit};
 use crate::sys::buffer::Buffer;
 use crate::sys::slice::part;
@@ -34,8 +33,7 @@ pub fn archive_file(
     let source = Source::open(&job.source)?;
     check_segment(plan, job, &source)?;
     source.spare_page_cache();
-    let visit = store.visit(progress)?;
-    admission::admit(&*visit, &plan.cluster, &plan.known, plan.file_mode.bits())?;
+    let visit = plan.visit(store, progress)?;
     Attempt { plan, job, source: &source, visit: &*visit, progress }.run(buffer)
 }
 

@@ -4,11 +4,12 @@ use std::path::PathBuf;
 
 use crate::encoding::codec::Compression;
 use crate::encoding::digest::Digest;
+use crate::error::Error;
 use crate::server::known::KnownDestinations;
 use crate::server::settings::{CheckWal, Destination, FileMode, FsyncPolicy};
-use crate::store::StoredName;
 use crate::store::directory::temporary::Owner;
 use crate::store::directory::{Directory, Staging};
+use crate::store::{Progress, Store, StoredName, Visit, admission};
 use crate::sys::Space;
 use crate::wal::SegmentReport;
 use crate::wal::name::FileName;
@@ -45,6 +46,20 @@ impl Plan {
     #[must_use]
     pub fn store(&self) -> Directory {
         Directory::new(self.destination.path(), self.owner.clone(), self.staging)
+    }
+
+    /// Goes to the archive, and makes sure that it is this cluster's.
+    ///
+    /// # Errors
+    /// It cannot be reached, or is not this cluster's.
+    pub(super) fn visit<'s>(
+        &self,
+        store: &'s dyn Store,
+        progress: &'s Progress,
+    ) -> Result<Box<dyn Visit + 's>, Error> {
+        let visit = store.visit(progress)?;
+        admission::admit(&*visit, &self.cluster, &self.known, self.file_mode.bits())?;
+        Ok(visit)
     }
 
     /// Returns the name that a file gets in the archive.

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fs::Metadata;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -14,6 +13,7 @@ use crate::store::directory::Directory;
 use crate::store::identity::Identity;
 use crate::store::listing::{self, Listing};
 use crate::store::{Progress, Store, Visit};
+use crate::sys;
 use crate::wal::SegmentSize;
 use crate::wal::name::FileKind;
 use crate::wal::timeline::{Run, Stretch, Stretches};
@@ -118,7 +118,7 @@ impl Overview {
 impl Timeline {
     fn add_metadata(&mut self, metadata: &Metadata) -> io::Result<()> {
         self.bytes += metadata.len();
-        self.allocated += metadata.blocks() * 512;
+        self.allocated += sys::allocated(metadata);
         let at = metadata.modified()?;
         let (first, last) = self.times.unwrap_or((at, at));
         self.times = Some((first.min(at), last.max(at)));

@@ -44,7 +44,7 @@ impl Source {
     /// Returns whether an entry of the archive is this very file: a hard link, not a copy.
     #[must_use]
     pub fn is(&self, entry: &Entry) -> bool {
-        (self.entry.device, self.entry.inode) == (entry.device, entry.inode)
+        self.entry.is_same_file(entry)
     }
 
     /// Returns the file's path.

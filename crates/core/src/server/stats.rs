@@ -78,28 +78,35 @@ pub struct Stats {
 }
 
 impl Stats {
-    fn numbers(&self) -> [u64; NUMBERS] {
+    /// The numbers in the order of the record.
+    fn numbers_mut(&mut self) -> [&mut u64; NUMBERS] {
         [
-            self.since,
-            self.archived,
-            self.already_present,
-            self.failed,
-            self.wal_bytes,
-            self.stored_bytes,
-            self.busy_us,
-            self.last_us,
-            self.damaged,
-            self.archived_at,
-            self.failed_at,
-            self.failing,
-            self.free_bytes,
-            self.free_known,
-            self.reset_at,
+            &mut self.since,
+            &mut self.archived,
+            &mut self.already_present,
+            &mut self.failed,
+            &mut self.wal_bytes,
+            &mut self.stored_bytes,
+            &mut self.busy_us,
+            &mut self.last_us,
+            &mut self.damaged,
+            &mut self.archived_at,
+            &mut self.failed_at,
+            &mut self.failing,
+            &mut self.free_bytes,
+            &mut self.free_known,
+            &mut self.reset_at,
         ]
     }
 
-    fn texts(&self) -> [&str; ROOM.len()] {
-        [&self.destination, &self.last_archived, &self.last_failed, &self.last_error]
+    /// The texts in the order of the record.
+    fn texts_mut(&mut self) -> [&mut String; ROOM.len()] {
+        [
+            &mut self.destination,
+            &mut self.last_archived,
+            &mut self.last_failed,
+            &mut self.last_error,
+        ]
     }
 
     /// Writes the record's bytes.
@@ -107,10 +114,12 @@ impl Stats {
     pub fn encode(&self) -> Vec<u8> {
         let mut record = Vec::with_capacity(RECORD_LEN);
         record.extend(MAGIC);
-        for number in self.numbers() {
+        // Of a copy, so that one list of the fields serves writing and reading.
+        let mut stats = self.clone();
+        for number in stats.numbers_mut() {
             record.extend(number.to_le_bytes());
         }
-        for (text, room) in self.texts().into_iter().zip(ROOM) {
+        for (text, room) in stats.texts_mut().into_iter().zip(ROOM) {
             let fits = |end: &usize| text.is_char_boundary(*end);
             let cut = (0..=room.min(text.len())).rev().find(fits).unwrap_or(0);
             let (text, _) = text.split_at(cut);
@@ -131,59 +140,20 @@ impl Stats {
             return None;
         }
         let mut rest = body.strip_prefix(MAGIC)?;
-        let mut numbers = [0; NUMBERS];
-        for number in &mut numbers {
+        let mut stats = Self::default();
+        for number in stats.numbers_mut() {
             let (bytes, after) = rest.split_first_chunk::<8>()?;
             *number = u64::from_le_bytes(*bytes);
             rest = after;
         }
-        let mut texts = <[String; ROOM.len()]>::default();
-        for (text, room) in texts.iter_mut().zip(ROOM) {
+        for (text, room) in stats.texts_mut().into_iter().zip(ROOM) {
             let (len, after) = rest.split_first_chunk::<2>()?;
             let (field, after) = after.split_at_checked(room)?;
             let field = field.get(..usize::from(u16::from_le_bytes(*len)))?;
             *text = String::from_utf8(field.to_vec()).ok()?;
             rest = after;
         }
-        let [
-            since,
-            archived,
-            already_present,
-            failed,
-            wal_bytes,
-            stored_bytes,
-            busy_us,
-            last_us,
-            damaged,
-            archived_at,
-            failed_at,
-            failing,
-            free_bytes,
-            free_known,
-            reset_at,
-        ] = numbers;
-        let [destination, last_archived, last_failed, last_error] = texts;
-        Some(Self {
-            since,
-            archived,
-            already_present,
-            failed,
-            wal_bytes,
-            stored_bytes,
-            busy_us,
-            last_us,
-            damaged,
-            archived_at,
-            failed_at,
-            failing,
-            free_bytes,
-            free_known,
-            reset_at,
-            destination,
-            last_archived,
-            last_failed,
-            last_error,
-        })
+        Some(stats)
     }
 
     /// Returns what has been counted since a reset. A reset of another series of counts has no effect.
@@ -312,6 +282,21 @@ mod tests {
             last_error: "é".repeat(2000),
             ..Stats::default()
         }
+    }
+
+    #[test]
+    fn every_number_and_text_has_a_place_of_its_own_in_the_record() {
+        let mut stats = Stats::default();
+        for (value, number) in (1..).zip(stats.numbers_mut()) {
+            *number = value;
+        }
+        for (value, text) in (1..).zip(stats.texts_mut()) {
+            *text = format!("text {value}");
+        }
+        let record = stats.encode();
+        assert_eq!(record[8..16], 1_u64.to_le_bytes());
+        assert_eq!(record[8 * NUMBERS..8 * NUMBERS + 8], (NUMBERS as u64).to_le_bytes());
+        assert_eq!(Stats::decode(&record), Some(stats));
     }
 
     #[test]

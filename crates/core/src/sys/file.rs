@@ -101,6 +101,12 @@ pub fn entry(file: &File) -> io::Result<Entry> {
     Ok(entry_from(&file.metadata()?))
 }
 
+/// Returns what a file takes on disk, in bytes, as [`Entry::allocated`] has it.
+#[must_use]
+pub fn allocated(metadata: &std::fs::Metadata) -> u64 {
+    metadata.blocks() * BLOCK_UNIT
+}
+
 fn entry_from(metadata: &std::fs::Metadata) -> Entry {
     Entry {
         device: metadata.dev(),
@@ -108,7 +114,7 @@ fn entry_from(metadata: &std::fs::Metadata) -> Entry {
         mode: metadata.mode(),
         links: metadata.nlink(),
         len: metadata.len(),
-        allocated: metadata.blocks() * BLOCK_UNIT,
+        allocated: allocated(metadata),
     }
 }
 

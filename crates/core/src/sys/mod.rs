@@ -23,8 +23,8 @@ pub use self::attributes::{attribute, set_attribute};
 pub use self::cache::{cached_bytes, drop_cached, set_direct};
 pub use self::dir::{Dir, Space};
 pub use self::file::{
-    Entry, entry, flush, open_source, read_full, read_full_at, set_len, set_mode, set_owner,
-    source_entry, write_all_at,
+    Entry, allocated, entry, flush, open_source, read_full, read_full_at, set_len, set_mode,
+    set_owner, source_entry, write_all_at,
 };
 pub use self::memory::{DIRECT_ALIGNMENT, HUGE_PAGE, give_memory_back, prefer_huge_pages, zeroed};
 pub use self::process::{host_name, process_runs, start_thread, with_signals_blocked};

@@ -8,7 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use super::state::State;
 use crate::archive::{Job, Plan, archive_file};
 use crate::error::{Action, Error};
-use crate::store::{Progress, Store, admission};
+use crate::store::{Progress, Store};
 use crate::sys;
 use crate::sys::buffer::Buffer;
 
@@ -87,13 +87,8 @@ impl Shared {
     fn tidy(&self, progress: &Progress) {
         let mut tidied = self.tidied.lock().unwrap_or_else(PoisonError::into_inner);
         if !*tidied {
-            let plan = &self.plan;
-            let tidy = || {
-                let visit = self.store.visit(progress)?;
-                admission::admit(&*visit, &plan.cluster, &plan.known, plan.file_mode.bits())?;
-                visit.tidy()
-            };
-            *tidied = tidy().is_ok();
+            let visit = self.plan.visit(&*self.store, progress);
+            *tidied = visit.and_then(|visit| visit.tidy()).is_ok();
         }
     }
 }

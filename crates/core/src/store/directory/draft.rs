@@ -144,13 +144,12 @@ impl Sealed for DirectorySealed<'_> {
         self.stored_bytes
     }
 
-    fn publish(self: Box<Self>) -> Result<Publication, Error> {
+    fn publish(mut self: Box<Self>) -> Result<Publication, Error> {
+        if let Some(temporary) = self.temporary.take() {
+            return self.publish_named(temporary);
+        }
         let visit = self.visit;
-        let published = match self.temporary {
-            Some(_) => return self.publish_named(),
-            None => visit.dir.link_unnamed(&self.file, &self.final_name.to_string()),
-        };
-        match published {
+        match visit.dir.link_unnamed(&self.file, &self.final_name.to_string()) {
             Ok(()) => Ok(Publication::Published),
             Err(e) if exists(&e) => Ok(Publication::NameTaken),
             // ENOENT: there is no /proc here. Or the directory is gone; creating a name then says so.
@@ -158,7 +157,7 @@ impl Sealed for DirectorySealed<'_> {
                 // Before the second copy, which stands beside the first: where there is no room for
                 // both, the next try needs only one.
                 visit.remember(Staging::Named);
-                self.with_a_name()?.publish_named()
+                Box::new(self.with_a_name()?).publish()
             }
             Err(e) => Err(failed(visit, &self.final_name, Action::Publish, e)),
         }
@@ -168,28 +167,29 @@ impl Sealed for DirectorySealed<'_> {
 impl<'v> DirectorySealed<'v> {
     /// Publishes a file that has a temporary name: in the way that worked last, and where that is
     /// refused, in the other one. Another file system may have come to the path.
-    fn publish_named(mut self) -> Result<Publication, Error> {
-        let visit = self.visit;
-        let renamed = visit.staging() == Staging::Renamed;
-        let ways = if renamed { [Self::rename, Self::link] } else { [Self::link, Self::rename] };
-        let mut refused = None;
-        for way in ways {
-            match way(&mut self) {
-                Err(e) if cannot_link(&e) => refused = Some(e),
-                other => {
-                    return other.map_err(|e| failed(visit, &self.final_name, Action::Publish, e));
-                }
-            }
+    fn publish_named(self, mut temporary: Named<'v>) -> Result<Publication, Error> {
+        // Closed on the way out, before the temporary name is removed: parameters are dropped last.
+        let sealed = self;
+        let visit = sealed.visit;
+        let mut by = |rename: bool| {
+            if rename { sealed.rename(&mut temporary) } else { sealed.link(&temporary) }
+        };
+        let rename = visit.staging() == Staging::Renamed;
+        let mut published = by(rename);
+        if published.as_ref().is_err_and(cannot_link) {
+            published = by(!rename);
         }
-        let source = refused.unwrap_or_else(|| io::ErrorKind::Unsupported.into());
-        Err(Error::NoReplaceUnsupported { path: visit.dir.path().to_owned(), source })
+        published.map_err(|source| {
+            if cannot_link(&source) {
+                Error::NoReplaceUnsupported { path: visit.dir.path().to_owned(), source }
+            } else {
+                failed(visit, &sealed.final_name, Action::Publish, source)
+            }
+        })
     }
 
     /// Links the temporary name to the final one.
-    fn link(&mut self) -> io::Result<Publication> {
-        let Some(temporary) = &self.temporary else {
-            return Err(io::ErrorKind::InvalidInput.into());
-        };
+    fn link(&self, temporary: &Named<'v>) -> io::Result<Publication> {
         let (dir, final_name) = (&self.visit.dir, self.final_name.to_string());
         match dir.link(&temporary.name, &final_name) {
             Ok(()) => {
@@ -209,10 +209,7 @@ impl<'v> DirectorySealed<'v> {
     }
 
     /// Renames the temporary name to the final one, which never replaces another file.
-    fn rename(&mut self) -> io::Result<Publication> {
-        let Some(temporary) = &mut self.temporary else {
-            return Err(io::ErrorKind::InvalidInput.into());
-        };
+    fn rename(&self, temporary: &mut Named<'v>) -> io::Result<Publication> {
         match self.visit.dir.rename_noreplace(&temporary.name, &self.final_name.to_string()) {
             Ok(()) => {
                 temporary.gone = true;

@@ -159,17 +159,8 @@ impl Visit for DirectoryVisit<'_> {
     }
 
     fn tidy(&self) -> Result<(), Error> {
-        let mut stray = Vec::new();
-        self.list(&mut |name| {
-            if temporary::is_stray(name, self.owner()) {
-                stray.push(name.to_owned());
-            }
-        })?;
-        for name in stray {
-            let _ = self.dir.unlink(&name);
-            self.progress.tick();
-        }
-        Ok(())
+        let step = || self.progress.tick();
+        temporary::remove_where(&self.dir, self.owner(), |_| true, step).map(drop)
     }
 
     fn space(&self) -> Option<Space> {

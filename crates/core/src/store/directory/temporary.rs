@@ -120,7 +120,7 @@ pub fn is_temporary(name: &str) -> bool {
 /// that made it is dead, or has our own process id and the name is not in use. In the second case, the file
 /// was made by an earlier process with the same number (containers reuse them), or this process could not
 /// remove it, or it did and the disk has lost power since.
-pub(super) fn is_stray(name: &str, us: &Owner) -> bool {
+fn is_stray(name: &str, us: &Owner) -> bool {
     parse(name).is_some_and(|(owner, number)| {
         owner.host == us.host
             && if owner.pid == us.pid {
@@ -138,7 +138,7 @@ pub(super) fn is_stray(name: &str, us: &Owner) -> bool {
 /// # Errors
 /// The directory could not be listed.
 pub fn remove_stray(dir: &Dir, us: &Owner) -> Result<usize, Error> {
-    remove_where(dir, us, |_| true)
+    remove_where(dir, us, |_| true, || ())
 }
 
 /// The same, but only those of one file.
@@ -147,18 +147,30 @@ pub fn remove_stray(dir: &Dir, us: &Owner) -> Result<usize, Error> {
 /// The directory could not be listed.
 pub fn remove_stray_of(dir: &Dir, us: &Owner, name: &str) -> Result<usize, Error> {
     let begin = format!("{PREFIX}{name}.");
-    remove_where(dir, us, |name| name.starts_with(&begin))
+    remove_where(dir, us, |name| name.starts_with(&begin), || ())
 }
 
-fn remove_where(dir: &Dir, us: &Owner, of: impl Fn(&str) -> bool) -> Result<usize, Error> {
+/// The same, but only those that `of` chooses. `step` is called for each name that is looked at, and for each
+/// that is removed.
+pub(super) fn remove_where(
+    dir: &Dir,
+    us: &Owner,
+    of: impl Fn(&str) -> bool,
+    step: impl Fn(),
+) -> Result<usize, Error> {
     let mut stray = Vec::new();
     dir.for_each_name(|name| {
+        step();
         if of(name) && is_stray(name, us) {
             stray.push(name.to_owned());
         }
     })
     .map_err(|e| Error::io(Action::ListDestination, dir.path(), e))?;
-    Ok(stray.iter().filter(|name| dir.unlink(name).is_ok()).count())
+    let removed = |name: &&String| {
+        step();
+        dir.unlink(name).is_ok()
+    };
+    Ok(stray.iter().filter(removed).count())
 }
 
 /// Returns whether a name in an archive is one that this project gives to its own files, so that it is
