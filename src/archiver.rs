@@ -99,6 +99,7 @@ impl Archiver {
         let result = caught(|| self.archive_with(&settings, name, path));
         let damaged = match &result {
             Ok(outcome) => {
+                outcome.notices.iter().for_each(report::notice);
                 self.warn_of_space(&settings, outcome);
                 outcome.records.as_ref().map_or(0, |records| self.damage.look(name, records))
             }

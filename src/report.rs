@@ -4,6 +4,7 @@ use std::ffi::{CStr, CString};
 
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::{PgLogLevel, PgSqlErrorCode, pg_sys};
+use walsafe_core::archive::{Level, Notice};
 use walsafe_core::error::{Activity, Error};
 
 /// What a report says.
@@ -26,6 +27,11 @@ impl Report {
         unreachable!("an ERROR does not return")
     }
 
+    /// Writes one line to the log, of an event that is no trouble.
+    pub(crate) fn log(self) {
+        self.at(PgLogLevel::LOG);
+    }
+
     fn at(self, level: PgLogLevel) {
         let report = ErrorReport::new(self.code, self.message, "walsafe_archive");
         let report = if self.detail.is_empty() { report } else { report.set_detail(self.detail) };
@@ -44,6 +50,18 @@ pub(crate) fn failure(file: &str, error: &Error) {
         hint: kind.hint(Activity::Archiving).to_owned(),
     }
     .warn();
+}
+
+/// Reports what was noticed while a file was archived.
+pub(crate) fn notice(notice: &Notice) {
+    let Notice { level, sqlstate, message, detail, hint } = notice.clone();
+    match level {
+        Level::Warning => Report { code: code(sqlstate), message, detail, hint }.warn(),
+        Level::Log => {
+            let code = PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION;
+            Report { code, message, detail, hint }.log();
+        }
+    }
 }
 
 /// Raises an error of the core in a session.
@@ -67,6 +85,7 @@ pub(crate) fn raise(code: PgSqlErrorCode, message: &'static str, detail: &str) -
 /// Translates the SQLSTATEs of the core's table.
 fn code(sqlstate: &str) -> PgSqlErrorCode {
     match sqlstate {
+        "01000" => PgSqlErrorCode::ERRCODE_WARNING,
         "0A000" => PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
         "22023" => PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
         "25006" => PgSqlErrorCode::ERRCODE_READ_ONLY_SQL_TRANSACTION,

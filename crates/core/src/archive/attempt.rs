@@ -165,6 +165,14 @@ impl Attempt<'_> {
         records: Option<Box<SegmentReport>>,
     ) -> Receipt {
         let wal_bytes = self.source.len();
-        Receipt { outcome, wal_bytes, stored_bytes, content, space: self.visit.space(), records }
+        Receipt {
+            outcome,
+            wal_bytes,
+            stored_bytes,
+            content,
+            space: self.visit.space(),
+            records,
+            notices: Vec::new(),
+        }
     }
 }

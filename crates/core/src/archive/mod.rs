@@ -7,8 +7,10 @@
 mod attempt;
 mod compare;
 mod copy;
+mod notice;
 mod plan;
 pub mod pool;
 
 pub use attempt::archive_file;
+pub use notice::{Level, Notice};
 pub use plan::{Job, Outcome, Plan, Receipt};

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::notice::Notice;
 use crate::encoding::codec::Compression;
 use crate::encoding::digest::Digest;
 use crate::error::Error;
@@ -102,6 +103,8 @@ pub struct Receipt {
     pub space: Option<Space>,
     /// What the check of its records has shown, under [`CheckWal::Records`].
     pub records: Option<Box<SegmentReport>>,
+    /// What was noticed on the way, to be reported once.
+    pub notices: Vec<Notice>,
 }
 
 impl Receipt {

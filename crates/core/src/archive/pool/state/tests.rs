@@ -51,6 +51,7 @@ fn receipt() -> Receipt {
         content: Digest::of(b""),
         space: None,
         records: None,
+        notices: Vec::new(),
     }
 }
 
