@@ -8,9 +8,13 @@ mod attempt;
 mod compare;
 mod copy;
 mod notice;
+mod pair;
+mod place;
 mod plan;
 pub mod pool;
+mod seam;
 
 pub use attempt::archive_file;
 pub use notice::{Level, Notice};
 pub use plan::{Job, Outcome, Plan, Receipt};
+pub use seam::Seam;

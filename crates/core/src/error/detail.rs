@@ -36,7 +36,9 @@ impl fmt::Display for Detail<'_> {
                 "\"{}\" carries the system identifier {theirs}, and this cluster's is {ours}.",
                 path.display()
             ),
-            Error::BadIdentity { path, reason } => write!(f, "\"{}\": {reason}.", path.display()),
+            Error::BadIdentity { path, reason } | Error::NotContinued { path, reason } => {
+                write!(f, "\"{}\": {reason}.", path.display())
+            }
             Error::IdentityLost { file } => write!(
                 f,
                 "\"{}\" was used by this cluster before, and \"{}\" is no longer there.",

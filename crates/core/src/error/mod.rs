@@ -121,12 +121,20 @@ pub enum Error {
         path: PathBuf,
     },
     /// The archive holds different contents under the name.
-    #[error("the archive holds a different file of that name")]
+    #[error("{}", difference.headline())]
     Conflict {
         /// The archived file.
         path: PathBuf,
         /// How the two differ.
         difference: Box<Difference>,
+    },
+    /// The archived segment before this one is another history's.
+    #[error("the segment does not continue the archived one before it")]
+    NotContinued {
+        /// The archived segment.
+        path: PathBuf,
+        /// What does not fit.
+        reason: String,
     },
     /// A file was there when it was last looked for, and no longer is.
     #[error("the file has vanished from the archive")]
@@ -213,6 +221,7 @@ impl Error {
             Self::NotAdoptable { .. } => ErrorKind::NotAdoptable,
             Self::InsideData { .. } => ErrorKind::InsideData,
             Self::Conflict { difference, .. } => difference.kind(),
+            Self::NotContinued { .. } => ErrorKind::NotContinued,
             Self::Vanished { .. } => ErrorKind::Vanished,
             Self::NotAFile { .. } => ErrorKind::NotAFile,
             Self::NoReplaceUnsupported { .. } => ErrorKind::Unsupported,

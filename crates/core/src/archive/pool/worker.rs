@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::state::State;
-use crate::archive::{Job, Plan, archive_file};
+use crate::archive::{Job, Plan, Seam, archive_file};
 use crate::error::{Action, Error};
 use crate::store::{Progress, Store};
 use crate::sys;
@@ -16,6 +16,7 @@ use crate::sys::buffer::Buffer;
 pub(super) struct Shared {
     plan: Plan,
     store: Box<dyn Store>,
+    seam: Seam,
     state: Mutex<State>,
     /// There may be something to start, or the end has come.
     work: Condvar,
@@ -29,7 +30,15 @@ impl Shared {
     pub(super) fn new(plan: Plan, wake: UnixStream) -> Self {
         let store = Box::new(plan.store());
         let state = Mutex::new(State::new());
-        Self { plan, store, state, work: Condvar::new(), wake, tidied: Mutex::default() }
+        Self {
+            plan,
+            store,
+            seam: Seam::default(),
+            state,
+            work: Condvar::new(),
+            wake,
+            tidied: Mutex::default(),
+        }
     }
 
     pub(super) fn plan(&self) -> &Plan {
@@ -52,7 +61,8 @@ impl Shared {
         while let Some((job, progress)) = self.next_job() {
             let archive = || {
                 self.tidy(&progress);
-                archive_file(&self.plan, &*self.store, &job, kept(&mut buffer, &job)?, &progress)
+                let buffer = kept(&mut buffer, &job)?;
+                archive_file(&self.plan, &*self.store, &self.seam, &job, buffer, &progress)
             };
             let result = catch_unwind(AssertUnwindSafe(archive))
                 .unwrap_or_else(|panic| Err(Error::Panicked { message: panic_message(&*panic) }));
