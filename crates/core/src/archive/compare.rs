@@ -140,7 +140,9 @@ fn explain(
     let segment = match context.name.kind() {
         FileKind::History { timeline } => return Ok(Nature::History { timeline }),
         FileKind::Segment(segment) | FileKind::Partial(segment) => segment,
-        FileKind::BackupHistory(_) | FileKind::Other => return Ok(Nature::Other),
+        FileKind::BackupHistory(_) | FileKind::Tail(_) | FileKind::Other => {
+            return Ok(Nature::Other);
+        }
     };
     let Some(start) = segment.start(context.segment_size) else { return Ok(Nature::Other) };
     let end = start.advanced(context.segment_size.bytes().into());
@@ -171,7 +173,7 @@ fn explain(
 
 /// Reads both versions of a segment once more, record by record. Returns where they part, and where the WAL
 /// of ours ends, if it has any and ends cleanly.
-fn part(
+pub(super) fn part(
     source: &Source,
     archived: &dyn Found,
     spec: SegmentSpec,

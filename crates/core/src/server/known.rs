@@ -68,6 +68,12 @@ impl KnownDestinations {
         Ok((there.dev(), there.ino()) == (ours.dev(), ours.ino()))
     }
 
+    /// Returns the data directory.
+    #[must_use]
+    pub fn data_directory(&self) -> &Path {
+        &self.data_directory
+    }
+
     fn pg_wal(&self) -> PathBuf {
         self.data_directory.join("pg_wal")
     }

@@ -2,6 +2,7 @@
 
 pub mod control;
 pub mod known;
+pub mod lineage;
 pub mod permission;
 pub mod ready;
 pub mod settings;
