@@ -4,6 +4,7 @@ use super::compare::{Comparison, Context, compare};
 use super::copy::{Copied, Reader};
 use super::plan::{Job, Outcome, Plan, Receipt};
 use super::seam::{Newcomer, Seam};
+use super::tail::{self, Tail};
 use crate::encoding::codec::Codec;
 use crate::encoding::digest::Digest;
 use crate::error::Error;
@@ -37,7 +38,17 @@ pub fn archive_file(
     check_segment(plan, job, &source)?;
     source.spare_page_cache();
     let visit = plan.visit(store, progress)?;
-    Attempt { plan, seam, job, source: &source, visit: &*visit, progress }.run(buffer)
+    let attempt = Attempt { plan, seam, job, source: &source, visit: &*visit, progress };
+    match attempt.run(buffer) {
+        Err(conflict @ Error::Conflict { .. }) => {
+            let Tail { job, notice } =
+                tail::of_conflict(conflict, plan, job, &source, &*visit, progress)?;
+            let mut receipt = Attempt { job: &job, ..attempt }.run(buffer)?;
+            receipt.notices.push(notice);
+            Ok(receipt)
+        }
+        result => result,
+    }
 }
 
 /// Refuses a segment that is not what its name says, or another cluster's (guarantee G6).

@@ -4,6 +4,7 @@
 //! believes and what the next try does, if the machine dies after each of its steps. [`pool`] has the
 //! threads that run it, for the file that the server asks for and for the next ones.
 
+mod arrival;
 mod attempt;
 mod compare;
 mod copy;
@@ -13,6 +14,7 @@ mod place;
 mod plan;
 pub mod pool;
 mod seam;
+mod tail;
 
 pub use attempt::archive_file;
 pub use notice::{Level, Notice};

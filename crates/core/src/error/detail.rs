@@ -49,7 +49,8 @@ impl fmt::Display for Detail<'_> {
             Error::InsideData { path } => {
                 write!(f, "\"{}\" leads into the data directory or its \"pg_wal\".", path.display())
             }
-            Error::Conflict { path, difference } => {
+            Error::Conflict { path, difference }
+            | Error::HistoryConflict { path, difference, .. } => {
                 write!(f, "\"{}\": {difference}", path.display())
             }
             Error::NoReplaceUnsupported { path, source } => {

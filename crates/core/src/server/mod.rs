@@ -3,6 +3,7 @@
 pub mod control;
 pub mod known;
 pub mod last;
+pub mod lineage;
 pub mod permission;
 pub mod ready;
 pub mod settings;

@@ -16,6 +16,7 @@ use crate::server::source::Source;
 use crate::sys::Space;
 
 pub mod admission;
+pub mod beyond;
 #[cfg(test)]
 mod conformance;
 pub mod directory;
