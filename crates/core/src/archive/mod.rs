@@ -8,8 +8,10 @@ mod attempt;
 mod compare;
 mod copy;
 mod notice;
+mod parent;
 mod plan;
 pub mod pool;
+pub mod push;
 
 pub use attempt::archive_file;
 pub use notice::{Level, Notice};

@@ -20,6 +20,7 @@ pub mod admission;
 mod conformance;
 pub mod directory;
 pub mod identity;
+pub mod lag;
 pub mod listing;
 mod names;
 mod progress;
