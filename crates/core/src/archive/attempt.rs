@@ -2,6 +2,7 @@
 
 use super::compare::{Comparison, Context, compare};
 use super::copy::{Copied, Reader};
+use super::parent;
 use super::plan::{Job, Outcome, Plan, Receipt};
 use super::seam::{Newcomer, Seam};
 use super::tail::{self, Tail};
@@ -18,7 +19,8 @@ use crate::wal::segment::{self, HEADER_LEN};
 
 /// Archives one file. `store` is what [`Plan::store`] returns. The file is copied through `buffer`,
 /// preferably a [`Buffer::large`]. `seam` knows the segment that was archived last. All three can be used
-/// for many files.
+/// for many files. Before a history file, what the archive lacks of the timeline before is archived, as far
+/// as `pg_wal` has it ([`parent::bring`]).
 ///
 /// On return, under [`FsyncPolicy::Full`], the file's bytes and its name survive a power cut, and
 /// nothing that stood under a final name was changed. If the machine dies half-way, the archive holds
@@ -27,6 +29,24 @@ use crate::wal::segment::{self, HEADER_LEN};
 /// # Errors The file is not in the archive, or not durably, or the archive holds other contents under its
 /// name. Nothing under a final name was changed; a temporary file was removed where that was possible.
 pub fn archive_file(
+    plan: &Plan,
+    store: &dyn Store,
+    seam: &Seam,
+    job: &Job,
+    buffer: &mut Buffer,
+    progress: &Progress,
+) -> Result<Receipt, Error> {
+    let mut before = |job: &Job| archive_alone(plan, store, seam, job, buffer, progress);
+    let notices = parent::bring(plan, store, job, progress, &mut before);
+    let mut receipt = archive_alone(plan, store, seam, job, buffer, progress)?;
+    receipt.notices.splice(0..0, notices);
+    Ok(receipt)
+}
+
+/// The same, and nothing beside it: for `walsafe push`, which brings the rest itself.
+///
+/// # Errors As [`archive_file`].
+pub(super) fn archive_alone(
     plan: &Plan,
     store: &dyn Store,
     seam: &Seam,

@@ -10,9 +10,11 @@ mod compare;
 mod copy;
 mod notice;
 mod pair;
+mod parent;
 mod place;
 mod plan;
 pub mod pool;
+pub mod push;
 mod seam;
 mod tail;
 

@@ -21,6 +21,7 @@ pub mod beyond;
 mod conformance;
 pub mod directory;
 pub mod identity;
+pub mod lag;
 pub mod listing;
 mod names;
 mod progress;

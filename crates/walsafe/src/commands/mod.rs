@@ -15,6 +15,7 @@ mod generate;
 mod init;
 mod list;
 mod manifest;
+mod push;
 mod restore;
 mod verify;
 
@@ -42,6 +43,7 @@ pub(crate) fn run(arguments: &[OsString]) -> u8 {
             Command::List(arguments) => list::run(&arguments),
             Command::Check(arguments) => check::run(&arguments),
             Command::Manifest(arguments) => manifest::run(&arguments),
+            Command::Push(arguments) => push::run(&arguments),
             Command::Completions(arguments) => generate::completions(&arguments),
             Command::Man(arguments) => generate::man(&arguments),
         },
