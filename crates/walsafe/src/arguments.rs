@@ -1,6 +1,7 @@
 //! The command line. Help, manual pages and completions are all made from this file.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -35,6 +36,21 @@ pub(crate) enum Command {
     Man(Man),
 }
 
+/// What the commands that use an archive have in common.
+#[derive(Debug, Args)]
+pub(crate) struct Watch {
+    /// Give up when nothing has moved in the archive for so long; 0: never
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    stall_timeout: u32,
+}
+
+impl Watch {
+    /// Returns for how long nothing may move, `None` for as long as it takes.
+    pub(crate) fn timeout(&self) -> Option<Duration> {
+        (self.stall_timeout > 0).then(|| Duration::from_secs(self.stall_timeout.into()))
+    }
+}
+
 /// Gives one file back to a server, as its `restore_command`.
 #[derive(Debug, Args)]
 #[command(
@@ -47,8 +63,11 @@ Exit status:
   1    the archive is there and does not have the file, and should not: recovery goes on without
        the file
   126  anything else (damage; an archive that is unreadable, missing or another cluster's; a
-       hole; bad usage): recovery stops. In a standby (standby.signal), trouble with the archive
-       is 1 instead, so that the standby tries again or streams; --on-error changes that.
+       hole; bad usage; storage in which nothing moves for --stall-timeout): recovery stops. In a
+       standby (standby.signal), trouble with the archive is 1 instead, so that the standby tries
+       again or streams; --on-error changes that.
+
+Never put timeout(1) before it: its status 124 means \"no more WAL\" to the server.
 
 Examples:
   restore_command = 'walsafe restore --from /mnt/archive %f \"%p\"'
@@ -65,6 +84,8 @@ pub(crate) struct Restore {
     /// Accept an archive without an identity file, such as one made by cp
     #[arg(long)]
     pub(crate) allow_unmarked: bool,
+    #[command(flatten)]
+    pub(crate) watch: Watch,
     /// Write the line on standard error as JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -106,6 +127,8 @@ pub(crate) struct Init {
     /// Permission of the identity file: 0600, 0640, 0400 or 0440
     #[arg(long, value_name = "MODE", default_value = "0600")]
     pub(crate) file_mode: String,
+    #[command(flatten)]
+    pub(crate) watch: Watch,
     /// Write the result as JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -143,6 +166,8 @@ pub(crate) struct Verify {
     /// How many files to read at a time [default: one for each processor, at most 8]
     #[arg(long, short, value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..=64))]
     pub(crate) jobs: Option<u16>,
+    #[command(flatten)]
+    pub(crate) watch: Watch,
     /// Write the report as JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -165,6 +190,8 @@ Examples:
   walsafe list /mnt/archive
   walsafe list --json /mnt/archive")]
 pub(crate) struct List {
+    #[command(flatten)]
+    pub(crate) watch: Watch,
     /// Write the list as JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -196,6 +223,8 @@ pub(crate) struct Check {
     /// Write nothing
     #[arg(long)]
     pub(crate) read_only: bool,
+    #[command(flatten)]
+    pub(crate) watch: Watch,
     /// Write the checks as JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -261,6 +290,8 @@ pub(crate) struct Manifest {
     /// Read every file, even those that carry a digest
     #[arg(long)]
     pub(crate) read: bool,
+    #[command(flatten)]
+    pub(crate) watch: Watch,
     /// Write the digests as JSON
     #[arg(long)]
     pub(crate) json: bool,

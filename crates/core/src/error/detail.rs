@@ -74,6 +74,13 @@ impl fmt::Display for Detail<'_> {
                 "The copy into \"{}\" has made no progress for {seconds} seconds.",
                 path.display()
             ),
+            Error::StorageHangs { path, seconds, left } => {
+                let path = path.display();
+                write!(f, "Nothing has moved at \"{path}\" for {seconds} seconds.")?;
+                left.map_or(Ok(()), |id| {
+                    write!(f, " Process {id} stays until the kernel ends its call.")
+                })
+            }
             Error::Panicked { message } => write!(f, "{}.", capital(message)),
         }
     }

@@ -201,6 +201,16 @@ pub enum Error {
         /// Seconds since the copy last made progress.
         seconds: u64,
     },
+    /// A process that reads or prepares an archive makes no progress.
+    #[error("the archive directory does not respond")]
+    StorageHangs {
+        /// The archive directory.
+        path: PathBuf,
+        /// Seconds for which nothing has moved.
+        seconds: u64,
+        /// The number of the process that was given up, if the kernel does not let it be killed.
+        left: Option<i32>,
+    },
     /// A bug: a thread of the archiver panicked.
     #[error("internal error while the file was copied")]
     Panicked {
@@ -241,7 +251,7 @@ impl Error {
             Self::ReadBackDiffers { .. } => ErrorKind::StorageLied,
             Self::SourceChanged { .. } => ErrorKind::SourceChanged,
             Self::SourceMoved { .. } => ErrorKind::SourceMoved,
-            Self::Stalled { .. } => ErrorKind::Stalled,
+            Self::Stalled { .. } | Self::StorageHangs { .. } => ErrorKind::Stalled,
             Self::Panicked { .. } => ErrorKind::Internal,
         }
     }
