@@ -3,20 +3,23 @@
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-use super::state::State;
-use crate::archive::{Job, Plan, archive_file};
+use super::state::{Batch, State, Work};
+use crate::archive::attempt::prepare;
+use crate::archive::publish::{Prepared, Publishing};
+use crate::archive::{Job, Plan, Receipt};
 use crate::error::{Action, Error};
 use crate::store::{Progress, Store};
 use crate::sys;
 use crate::sys::buffer::Buffer;
+use crate::wal::name::FileName;
 
 /// What the threads and their caller share.
 pub(super) struct Shared {
     plan: Plan,
     store: Box<dyn Store>,
-    state: Mutex<State>,
+    state: Mutex<State<Prepared>>,
     /// There may be something to start, or the end has come.
     work: Condvar,
     /// Wakes the caller.
@@ -38,7 +41,7 @@ impl Shared {
 
     /// Locks the state. A thread that panicked while it held the lock left the state as it was:
     /// every change under the lock is a plain assignment.
-    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State<Prepared>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -49,37 +52,106 @@ impl Shared {
     pub(super) fn work_until_retired(&self) {
         self.lock().starting -= 1;
         let mut buffer = None;
-        while let Some((job, progress)) = self.next_job() {
-            let archive = || {
-                self.tidy(&progress);
-                archive_file(&self.plan, &*self.store, &job, kept(&mut buffer, &job)?, &progress)
+        while let Some(work) = self.next_work() {
+            let news = match work {
+                Work::Discard(files) => {
+                    drop(files);
+                    false
+                }
+                Work::Prepare(job, progress) => {
+                    let prepared = or_panic(|| {
+                        self.tidy(&progress);
+                        prepare(&self.plan, &*self.store, &job, kept(&mut buffer, &job)?, &progress)
+                    });
+                    let failed = prepared.is_err();
+                    let mut state = self.lock();
+                    state.finish_prepare(&job.name, prepared);
+                    failed || state.is_retired()
+                }
+                Work::Publish(batch) => {
+                    let results = self.publish(batch);
+                    self.lock().finish_batch(results);
+                    true
+                }
             };
-            let result = catch_unwind(AssertUnwindSafe(archive))
-                .unwrap_or_else(|panic| Err(Error::Panicked { message: panic_message(&*panic) }));
-            self.lock().finish(job.name, result);
-            // The file may have to be tried once more.
+            // There may be something to publish, or to try once more.
             self.wake_workers();
-            // A full socket means that the caller has much to read already.
-            let _ = (&self.wake).write(&[1]);
+            if news {
+                // A full socket means that the caller has much to read already.
+                let _ = (&self.wake).write(&[1]);
+            }
         }
         drop(buffer);
         sys::give_memory_back();
     }
 
-    fn next_job(&self) -> Option<(Job, Arc<Progress>)> {
+    fn next_work(&self) -> Option<Work<Prepared>> {
         let mut state = self.lock();
         loop {
+            if let Some(work) = state.start_next() {
+                return Some(work);
+            }
             if state.is_retired() {
                 state.threads -= 1;
                 return None;
-            }
-            if let Some(started) = state.start_next() {
-                return Some(started);
             }
             state.idle += 1;
             state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
             state.idle -= 1;
         }
+    }
+
+    /// Publishes a batch: one name after the other, until one is refused, then one flush for all. Returns a
+    /// result for each file; `None` if it counts for nothing, without being the one to blame.
+    ///
+    /// Nothing of a batch counts if the flush fails. Each of its files falls under guarantee G8: it is tried
+    /// once more when it is asked for, and then found, flushed, and read back on a new visit.
+    fn publish(&self, batch: Batch<Prepared>) -> Vec<(FileName, Option<Result<Receipt, Error>>)> {
+        let Batch { files, progress, epoch } = batch;
+        let mut results: Vec<_> = files.iter().map(|(name, _)| (name.clone(), None)).collect();
+        let files = files.into_iter().map(|(_, prepared)| prepared);
+        match or_panic(|| self.publish_in_order(files, epoch, &progress)) {
+            Ok((receipts, refused)) => {
+                let came = receipts.into_iter().map(Ok).chain(refused.map(Err));
+                for ((_, result), outcome) in results.iter_mut().zip(came) {
+                    *result = Some(outcome);
+                }
+            }
+            Err(error) => {
+                if let Some((_, first)) = results.first_mut() {
+                    *first = Some(Err(error));
+                }
+            }
+        }
+        results
+    }
+
+    /// Returns the receipts of the files up to the first that is refused, and why that one is. Stops, with
+    /// nothing, when a hang was reported meanwhile or the pool was retired.
+    fn publish_in_order(
+        &self,
+        files: impl IntoIterator<Item = Prepared>,
+        epoch: u64,
+        progress: &Progress,
+    ) -> Result<(Vec<Receipt>, Option<Error>), Error> {
+        let mut files = files.into_iter().peekable();
+        let Some(first) = files.peek() else { return Ok((Vec::new(), None)) };
+        let publishing = Publishing::begin(&self.plan, first, progress);
+        let (mut named, mut refused) = (Vec::new(), None);
+        for prepared in files {
+            if !self.lock().may_publish(epoch) {
+                return Ok((Vec::new(), None));
+            }
+            match publishing.publish(prepared) {
+                Ok(name) => named.push(name),
+                Err(error) => {
+                    refused = Some(error);
+                    break;
+                }
+            }
+        }
+        let receipts = if named.is_empty() { Vec::new() } else { publishing.settle(named)? };
+        Ok((receipts, refused))
     }
 
     /// Removes stray temporary files, before this pool makes any of its own. If that cannot be done,
@@ -101,6 +173,12 @@ fn kept<'b>(buffer: &'b mut Option<Buffer>, job: &Job) -> Result<&'b mut Buffer,
         None => Buffer::large().map_err(|e| Error::io(Action::ReserveMemory, &job.source, e))?,
     };
     Ok(buffer.insert(kept))
+}
+
+/// Turns a panic into an error like any other.
+fn or_panic<T>(work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+    catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|panic| Err(Error::Panicked { message: panic_message(&*panic) }))
 }
 
 fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
