@@ -22,6 +22,7 @@ mod races;
 mod recovery;
 mod repeated;
 mod restore;
+mod server_order;
 mod settings;
 mod soak;
 mod sql;

@@ -214,7 +214,7 @@ fn publish(visit: &DirectoryVisit<'_>) -> Check {
     let target = Owner::this_process().temporary_name(PROBE);
     let attempt = || -> Result<Publication, Error> {
         let seal = Seal { digests: None, mode: 0o600, flush: false, verify: false };
-        visit.stage(FinalName::Probe(target.to_string()))?.seal(&seal)?.publish()
+        visit.stage(FinalName::Probe(target.to_string()))?.seal(&seal)?.publish(visit.progress())
     };
     let (first, second) = (attempt(), attempt());
     let _ = visit.dir().unlink(&target);

@@ -135,7 +135,7 @@ impl Identity {
         let mut draft = visit.stage(FinalName::Identity)?;
         draft.put(buffer.fill(text.as_bytes()))?;
         let seal = Seal { digests: None, mode, flush: true, verify: false };
-        match draft.seal(&seal)?.publish()? {
+        match draft.seal(&seal)?.publish(visit.progress())? {
             Publication::Published => {}
             Publication::NameTaken => return Ok(false),
         }
