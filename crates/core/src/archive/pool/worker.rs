@@ -66,6 +66,9 @@ impl Shared {
             };
             let result = catch_unwind(AssertUnwindSafe(archive))
                 .unwrap_or_else(|panic| Err(Error::Panicked { message: panic_message(&*panic) }));
+            if result.is_err() {
+                self.seam.forget();
+            }
             self.lock().finish(job.name, result);
             // The file may have to be tried once more.
             self.wake_workers();
