@@ -24,14 +24,18 @@ fn unmatched(cluster: &Cluster, mark: Mark) -> Vec<String> {
     lines.map(str::to_owned).collect()
 }
 
-/// Ends a segment in such a way that a record crosses into the next one, with text of one letter.
+/// Fills the rest of a segment with messages of one letter, the last of which crosses into the next one.
+/// Returns the segment's name.
 fn cross(cluster: &Cluster, letter: char) -> String {
     let segment = cluster.current_segment();
-    let emit = format!("SELECT pg_logical_emit_message(false, 'test', repeat('{letter}', 3000))");
-    cluster.wait_until("the next segment", || {
-        cluster.sql(&emit);
-        (cluster.current_segment() != segment).then_some(())
-    });
+    cluster.sql(&format!(
+        "SELECT count(pg_logical_emit_message(false, 'test', repeat('{letter}', 3000)))
+         FROM generate_series(1, (
+             SELECT (size - (pg_current_wal_insert_lsn() - '0/0') % size)::int / 3000 + 1
+             FROM (SELECT setting::numeric FROM pg_settings
+                   WHERE name = 'wal_segment_size') s (size)))"
+    ));
+    assert_ne!(cluster.current_segment(), segment);
     segment
 }
 
