@@ -2,8 +2,10 @@
 
 use super::compare::{Comparison, Context, compare};
 use super::copy::{Copied, Reader};
+use super::parent;
 use super::plan::{Job, Outcome, Plan, Receipt};
 use super::seam::{Newcomer, Seam};
+use super::tail::{self, Tail};
 use crate::encoding::codec::Codec;
 use crate::encoding::digest::Digest;
 use crate::error::Error;
@@ -17,7 +19,8 @@ use crate::wal::segment::{self, HEADER_LEN};
 
 /// Archives one file. `store` is what [`Plan::store`] returns. The file is copied through `buffer`,
 /// preferably a [`Buffer::large`]. `seam` knows the segment that was archived last. All three can be used
-/// for many files.
+/// for many files. Before a history file, what the archive lacks of the timeline before is archived, as far
+/// as `pg_wal` has it ([`parent::bring`]).
 ///
 /// On return, under [`FsyncPolicy::Full`], the file's bytes and its name survive a power cut, and
 /// nothing that stood under a final name was changed. If the machine dies half-way, the archive holds
@@ -33,11 +36,39 @@ pub fn archive_file(
     buffer: &mut Buffer,
     progress: &Progress,
 ) -> Result<Receipt, Error> {
+    let mut before = |job: &Job| archive_alone(plan, store, seam, job, buffer, progress);
+    let notices = parent::bring(plan, store, job, progress, &mut before);
+    let mut receipt = archive_alone(plan, store, seam, job, buffer, progress)?;
+    receipt.notices.splice(0..0, notices);
+    Ok(receipt)
+}
+
+/// The same, and nothing beside it: for `walsafe push`, which brings the rest itself.
+///
+/// # Errors As [`archive_file`].
+pub(super) fn archive_alone(
+    plan: &Plan,
+    store: &dyn Store,
+    seam: &Seam,
+    job: &Job,
+    buffer: &mut Buffer,
+    progress: &Progress,
+) -> Result<Receipt, Error> {
     let source = Source::open(&job.source)?;
     check_segment(plan, job, &source)?;
     source.spare_page_cache();
     let visit = plan.visit(store, progress)?;
-    Attempt { plan, seam, job, source: &source, visit: &*visit, progress }.run(buffer)
+    let attempt = Attempt { plan, seam, job, source: &source, visit: &*visit, progress };
+    match attempt.run(buffer) {
+        Err(conflict @ Error::Conflict { .. }) => {
+            let Tail { job, notice } =
+                tail::of_conflict(conflict, plan, job, &source, &*visit, progress)?;
+            let mut receipt = Attempt { job: &job, ..attempt }.run(buffer)?;
+            receipt.notices.push(notice);
+            Ok(receipt)
+        }
+        result => result,
+    }
 }
 
 /// Refuses a segment that is not what its name says, or another cluster's (guarantee G6).

@@ -124,7 +124,9 @@ fn explain(
     let segment = match context.name.kind() {
         FileKind::History { timeline } => return Ok(Nature::History { timeline }),
         FileKind::Segment(segment) | FileKind::Partial(segment) => segment,
-        FileKind::BackupHistory(_) | FileKind::Other => return Ok(Nature::Other),
+        FileKind::BackupHistory(_) | FileKind::Tail(_) | FileKind::Other => {
+            return Ok(Nature::Other);
+        }
     };
     let size = context.segment_size;
     let Some(start) = segment.start(size) else { return Ok(Nature::Other) };
@@ -176,7 +178,7 @@ fn explain(
 }
 
 /// Returns where the WAL of a segment ends, if it has any and ends cleanly.
-fn end_of(report: &SegmentReport) -> Option<Lsn> {
+pub(super) fn end_of(report: &SegmentReport) -> Option<Lsn> {
     let end = match report.end {
         End::SwitchAt(lsn) | End::EndsAt { lsn, .. } if report.is_sound() => Some(lsn),
         _ => None,

@@ -237,7 +237,9 @@ impl ErrorKind {
             ),
             Self::Stalled => Advice::new("58030").archiving(
                 "Check the storage of the archive and the network to it. Nothing more is started there until the call that hangs returns; archiving then resumes by itself. A call that the kernel cannot interrupt holds up a shutdown of the server until it returns.",
-            ),
+            )
+            .restoring("Check the storage of the archive and the network to it, then start recovery again. If it is only slow, raise --stall-timeout.")
+            .checking("Check the storage of the archive and the network to it. If it is only slow, raise --stall-timeout."),
             Self::Unmarked => Advice::new("55000").restoring(
                 "Is the archive's file system mounted? For an archive that cp made, run \"walsafe init\" once, or use --allow-unmarked.",
             ),

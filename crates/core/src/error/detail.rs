@@ -49,7 +49,8 @@ impl fmt::Display for Detail<'_> {
             Error::InsideData { path } => {
                 write!(f, "\"{}\" leads into the data directory or its \"pg_wal\".", path.display())
             }
-            Error::Conflict { path, difference } => {
+            Error::Conflict { path, difference }
+            | Error::HistoryConflict { path, difference, .. } => {
                 write!(f, "\"{}\": {difference}", path.display())
             }
             Error::NoReplaceUnsupported { path, source } => {
@@ -73,6 +74,13 @@ impl fmt::Display for Detail<'_> {
                 "The copy into \"{}\" has made no progress for {seconds} seconds.",
                 path.display()
             ),
+            Error::StorageHangs { path, seconds, left } => {
+                let path = path.display();
+                write!(f, "Nothing has moved at \"{path}\" for {seconds} seconds.")?;
+                left.map_or(Ok(()), |id| {
+                    write!(f, " Process {id} stays until the kernel ends its call.")
+                })
+            }
             Error::Panicked { message } => write!(f, "{}.", capital(message)),
         }
     }

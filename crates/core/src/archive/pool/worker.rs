@@ -6,6 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::state::State;
+use crate::archive::arrival::Arrival;
 use crate::archive::{Job, Plan, Seam, archive_file};
 use crate::error::{Action, Error};
 use crate::store::{Progress, Store};
@@ -24,6 +25,8 @@ pub(super) struct Shared {
     wake: UnixStream,
     /// What dead processes left in the destination has been removed.
     tidied: Mutex<bool>,
+    /// What has been looked at in the destination.
+    pub(super) arrival: Arrival,
 }
 
 impl Shared {
@@ -38,6 +41,7 @@ impl Shared {
             work: Condvar::new(),
             wake,
             tidied: Mutex::default(),
+            arrival: Arrival::default(),
         }
     }
 
@@ -62,12 +66,14 @@ impl Shared {
             let archive = || {
                 self.tidy(&progress);
                 let buffer = kept(&mut buffer, &job)?;
+                self.arrival.prepare(&self.plan, &*self.store, &job, buffer, &progress)?;
                 archive_file(&self.plan, &*self.store, &self.seam, &job, buffer, &progress)
             };
             let result = catch_unwind(AssertUnwindSafe(archive))
                 .unwrap_or_else(|panic| Err(Error::Panicked { message: panic_message(&*panic) }));
             if result.is_err() {
                 self.seam.forget();
+                self.arrival.look_again();
             }
             self.lock().finish(job.name, result);
             // The file may have to be tried once more.
