@@ -6,6 +6,7 @@
 
 mod administration;
 mod archiving;
+mod clones;
 mod conflicts;
 mod harness_works;
 mod hung_storage;
@@ -13,7 +14,6 @@ mod identity;
 mod kills;
 mod monitoring;
 mod moving_over;
-mod one_history;
 mod operations;
 mod pg_test;
 mod power_cuts;

@@ -4,14 +4,13 @@
 //! Every change is made under the lock of `Shared`, and is a plain assignment.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{AHEAD_PER_WORKER, READY_FILES};
+pub(super) use self::file::{Batch, Work};
+use self::file::{Done, File, Running, Stage, Turn};
 use crate::archive::{Job, Receipt};
 use crate::error::Error;
-use crate::store::Progress;
-use crate::wal::name::{FileKind, FileName};
+use crate::wal::name::FileName;
 
 /// What may be started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,16 +24,6 @@ enum Phase {
     Held { still: usize },
     /// Nothing any more: threads end.
     Retired,
-}
-
-/// A file's place in the order in which the server asks: history files first, then by name.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Turn(bool, FileName);
-
-impl Turn {
-    fn of(name: &FileName) -> Self {
-        Self(!matches!(name.kind(), FileKind::History { .. }), name.clone())
-    }
 }
 
 /// What is known, beside the threads themselves. `P` is a file that is ready to be published.
@@ -63,87 +52,6 @@ pub(super) struct State<P> {
     pub(super) starting: usize,
     /// Threads that wait for a file.
     pub(super) idle: usize,
-}
-
-struct File<P> {
-    job: Job,
-    /// The last look has named it, and nothing has failed since.
-    listed: bool,
-    stage: Stage<P>,
-}
-
-enum Stage<P> {
-    Waiting,
-    /// A thread makes it ready, or publishes it.
-    Running(Running),
-    /// It waits for its turn. `ahead`: it was begun before the server asked for it.
-    Ready {
-        file: P,
-        ahead: bool,
-    },
-    Done(Done),
-}
-
-struct Running {
-    progress: Arc<Progress>,
-    /// The step count at the moment when the pool was held, if the file stood still then.
-    held_at: Option<u64>,
-    ahead: bool,
-    /// The generation and the epoch in which it was started.
-    generation: u64,
-    epoch: u64,
-}
-
-impl Running {
-    fn still_since(&self) -> Instant {
-        self.progress.last_step()
-    }
-
-    /// Returns whether it stood still when the pool was held, and has not moved since.
-    fn is_stuck(&self) -> bool {
-        self.held_at == Some(self.progress.steps())
-    }
-}
-
-struct Done {
-    result: Result<Receipt, Error>,
-    /// It was done before the server asked for it. Then it is a success, from after the last failure.
-    ahead: bool,
-}
-
-impl<P> File<P> {
-    fn running(&self) -> Option<&Running> {
-        if let Stage::Running(running) = &self.stage { Some(running) } else { None }
-    }
-
-    fn is_waiting(&self) -> bool {
-        matches!(self.stage, Stage::Waiting)
-    }
-
-    fn is_ready(&self) -> bool {
-        matches!(self.stage, Stage::Ready { .. })
-    }
-
-    fn is_archived(&self) -> bool {
-        matches!(&self.stage, Stage::Done(Done { result: Ok(_), .. }))
-    }
-}
-
-/// What a thread is to do.
-pub(super) enum Work<P> {
-    /// Drop these copies.
-    Discard(Vec<P>),
-    /// Make a file ready.
-    Prepare(Job, Arc<Progress>),
-    /// Give files their names, in this order, and flush once for all.
-    Publish(Batch<P>),
-}
-
-/// Files that are published together.
-pub(super) struct Batch<P> {
-    pub(super) files: Vec<(FileName, P)>,
-    pub(super) progress: Arc<Progress>,
-    pub(super) epoch: u64,
 }
 
 impl<P> State<P> {
@@ -363,88 +271,6 @@ impl<P> State<P> {
         Some(Instant::now().saturating_duration_since(since))
     }
 
-    /// Starts the next thing that may be started.
-    pub(super) fn start_next(&mut self) -> Option<Work<P>> {
-        if matches!(self.phase, Phase::Held { .. }) {
-            return None;
-        }
-        if !self.discarded.is_empty() {
-            return Some(Work::Discard(std::mem::take(&mut self.discarded)));
-        }
-        if self.is_retired() {
-            return None;
-        }
-        if let Some(job) = self.asked.take() {
-            return Some(self.start(job, false));
-        }
-        if let Some(batch) = self.start_batch() {
-            return Some(Work::Publish(batch));
-        }
-        let job = self.next_ahead()?;
-        Some(self.start(job, true))
-    }
-
-    fn start(&mut self, job: Job, ahead: bool) -> Work<P> {
-        let progress = Arc::new(Progress::default());
-        self.run(&job.name, &progress, ahead);
-        Work::Prepare(job, progress)
-    }
-
-    fn run(&mut self, name: &FileName, progress: &Arc<Progress>, ahead: bool) {
-        let (generation, epoch) = (self.generation, self.epoch);
-        let progress = Arc::clone(progress);
-        self.set(
-            name,
-            Stage::Running(Running { progress, held_at: None, ahead, generation, epoch }),
-        );
-        self.last_event = Some(Instant::now());
-    }
-
-    fn goes_ahead(&self) -> bool {
-        matches!(self.phase, Phase::Ahead { .. })
-    }
-
-    fn next_ahead(&self) -> Option<Job> {
-        let count = |which: fn(&File<P>) -> bool| self.order.values().filter(|f| which(f)).count();
-        let unclaimed = count(|file| !file.is_waiting());
-        let open = count(|file| file.running().is_some() || file.is_ready());
-        let room = unclaimed < self.threads * AHEAD_PER_WORKER && open < READY_FILES;
-        let next = self.order.values().find(|file| file.listed && file.is_waiting());
-        next.filter(|_| room && self.goes_ahead()).map(|file| file.job.clone())
-    }
-
-    /// Takes the files that may be published now. Nothing passes an earlier file that is not archived: a
-    /// conflict there may mean that another server went on from here (guarantee G13). Only the file that the
-    /// server waits for does: an earlier name may have become ready late.
-    fn start_batch(&mut self) -> Option<Batch<P>> {
-        let wanted = self.wanted.as_ref().map(|job| Turn::of(&job.name));
-        let wanted = wanted.filter(|turn| self.order.get(turn).is_some_and(File::is_ready));
-        let unarchived = self.order.iter().skip_while(|(_, file)| file.is_archived());
-        let run = unarchived.take_while(|(_, file)| file.is_ready()).map(|(turn, _)| turn);
-        let run: Vec<_> = if self.goes_ahead() { run.cloned().collect() } else { Vec::new() };
-        let turns = match wanted {
-            // What stands before it must not hold it back.
-            Some(turn) if run.first() != Some(&turn) => vec![turn],
-            _ => run,
-        };
-        if turns.is_empty() {
-            return None;
-        }
-        let progress = Arc::new(Progress::default());
-        let mut files = Vec::new();
-        for turn in turns {
-            let Some(file) = self.order.get_mut(&turn) else { continue };
-            match std::mem::replace(&mut file.stage, Stage::Waiting) {
-                Stage::Ready { file, ahead } => {
-                    self.run(&turn.1, &progress, ahead);
-                    files.push((turn.1, file));
-                }
-                other => file.stage = other,
-            }
-        }
-        Some(Batch { files, progress, epoch: self.epoch })
-    }
-
     /// Returns whether files of a batch may still get their names.
     pub(super) fn may_publish(&self, epoch: u64) -> bool {
         self.epoch == epoch
@@ -523,5 +349,7 @@ impl<P> State<P> {
     }
 }
 
+mod file;
+mod start;
 #[cfg(test)]
 mod tests;
