@@ -1,289 +1,166 @@
-//! What the archive holds is what one server wrote: clones, data directories that were put back to a
-//! snapshot, and standbys that were promoted by mistake, on one archive.
+//! One history: a server that left the archive's history adds nothing behind the point where it left, and
+//! files get their names in the server's order (G13).
 
-use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
-use harness::command::run;
-use harness::server::as_server_user;
-use harness::{Cluster, Mark, Picture, Scratch, Stop, scratch};
+use harness::{Cluster, ClusterBuilder, Scratch, Stop, archive, command, dose, scratch};
 
-use crate::support::document::Document;
-use crate::support::recovery::restore_command;
+const DESTINATION: &str = "walsafe_archive.destination";
+const WORKERS: &str = "walsafe_archive.workers";
 
-/// The segments in an archive, in order.
-fn segments(archive: &Path) -> Vec<String> {
-    scratch::names(archive).into_iter().filter(|name| name.len() == 24).collect()
+/// A copy of a data directory, as a snapshot of its file system would be.
+fn snapshot(cluster: &Cluster) -> Scratch {
+    let home = Scratch::new("snapshot");
+    command::run(Command::new("cp").arg("-a").arg(cluster.data()).arg(home.path()));
+    home
 }
 
-/// The lines of the archiver that say what could not be matched.
-fn unmatched(cluster: &Cluster, mark: Mark) -> Vec<String> {
-    let log = cluster.log().since(mark);
-    let lines = log.lines().filter(|line| line.contains("could not match WAL file"));
-    lines.map(str::to_owned).collect()
+/// A cluster from a snapshot, which archives nothing before it is told where to.
+fn from(snapshot: Scratch) -> ClusterBuilder {
+    ClusterBuilder::existing(snapshot)
+        .set("archive_mode", "on")
+        .set("archive_library", "walsafe_archive")
+        .set(DESTINATION, "")
+        .set("wal_keep_size", "1GB")
 }
 
-/// Fills the rest of a segment with messages of one letter, the last of which crosses into the next one.
-/// Returns the segment's name.
-fn cross(cluster: &Cluster, letter: char) -> String {
-    let segment = cluster.current_segment();
-    cluster.sql(&format!(
-        "SELECT count(pg_logical_emit_message(false, 'test', repeat('{letter}', 3000)))
-         FROM generate_series(1, (
-             SELECT (size - (pg_current_wal_insert_lsn() - '0/0') % size)::int / 3000 + 1
-             FROM (SELECT setting::numeric FROM pg_settings
-                   WHERE name = 'wal_segment_size') s (size)))"
-    ));
-    assert_ne!(cluster.current_segment(), segment);
-    segment
+/// Waits until a server is refused once more, and its look-ahead had the time to do harm.
+#[track_caller]
+fn is_refused_again(cluster: &Cluster) {
+    let failed = cluster.stat_archiver().failed_count;
+    cluster.wake_archiver();
+    cluster.wait_failures(failed + 1);
+    std::thread::sleep(Duration::from_millis(300));
 }
 
-/// The HINT spoke of another server. Who followed it moved the archive's files away one by one, and ended with
-/// backups that `verify` called good and that did not come up.
+/// Whatever the archive holds is what this server wrote.
+#[track_caller]
+fn assert_all_of(cluster: &Cluster, archive: &Path) {
+    for name in archive::names(archive) {
+        let theirs = archive::contents(archive, &name).expect("it was listed");
+        assert!(theirs == cluster.read_wal(&name), "{name} is not this server's");
+    }
+}
+
+/// Two servers from one data directory, on one archive. The primary was first with segment N. The clone's N
+/// is refused, and its next segments were archived all the same: at the start, after a restart, a reload and
+/// a kill. The primary was then refused for good, and a recovery took the two for one history.
 #[test]
-fn a_data_directory_put_back_to_a_snapshot_is_told_that_the_archive_is_ahead_of_it() {
-    let home = Scratch::new("archive");
-    let archive = home.dir("main");
-    let primary = Cluster::archiving_to(&archive).set("walsafe_archive.workers", "0").start();
-    primary.sql("CREATE TABLE t AS SELECT 1 AS x");
-    primary.fill_whole_segments(2);
+fn a_clone_adds_nothing_behind_the_point_where_it_left() {
+    let archive = Scratch::new("archive");
+    let destination = archive.path().to_str().expect("a path of ours");
+    let keep = |builder: ClusterBuilder| builder.set("wal_keep_size", "1GB");
+    let primary = keep(Cluster::archiving_to(archive.path())).start();
+    primary.wait_archived(&primary.switch_wal());
     primary.stop(Stop::Fast);
-    let last = segments(&archive).pop().expect("segments");
-    let snapshot = primary.clone_stopped();
+    let clone = from(snapshot(&primary)).start();
     primary.start();
-    primary.sql("INSERT INTO t VALUES (2)");
-    primary.fill_whole_segments(3);
-    primary.stop(Stop::Fast);
-    let newest = segments(&archive).pop().expect("segments");
-    assert!(newest > last);
-    let before = Picture::of(&archive);
+    // Messages of one length: only their contents tell the two histories apart.
+    for (cluster, text) in [(&primary, "of the primary"), (&clone, "of the clone  ")] {
+        cluster.sql(&format!("SELECT pg_logical_emit_message(false, 'test', '{text}')"));
+    }
+    let first = primary.switch_wal();
+    primary.wait_archived(&first);
+    assert_eq!(clone.fill_segments(6)[0], first);
+    let there = archive::names(archive.path());
 
-    let back = snapshot.start();
-    let mark = back.mark();
-    back.sql("INSERT INTO t VALUES (3)");
-    let first = back.fill_whole_segments(1).remove(0);
-    let told = |mark| {
-        let report = back.wait_for_report(mark, "58P02");
-        report.assert_explains(&first);
-        assert!(report.message.ends_with(": the archive is ahead of this server"), "{report:?}");
-        for part in [
-            format!("goes on to \"{newest}\" on this server's own timeline"),
-            format!("The last segment that this server has archived is \"{last}\""),
-            "The first WAL record that differs begins at ".to_owned(),
-        ] {
-            assert!(report.detail.contains(&part), "{part}: {report:?}");
-        }
-        for part in ["put back to an earlier state", "Do not move single files", "new base backup"]
-        {
-            assert!(report.hint.contains(part), "{part}: {report:?}");
-        }
-    };
-    told(mark);
-    // Its own later segments, which wait, do not explain the archive's.
-    let mark = back.mark();
-    assert!(back.fill_whole_segments(6).pop() > Some(newest.clone()));
-    back.wake_archiver();
-    told(mark);
-    back.restart();
-    let mark = back.mark();
-    back.switch_wal();
-    told(mark);
-    assert_eq!(Picture::of(&archive), before);
-
-    // What the HINT says, with the commands of the manual.
-    Document::new("operations.md")
-        .with("/mnt/archive/main", &archive)
-        .with("/var/lib/postgresql/15/main", back.data())
-        .run(&back, "ahead");
-    back.wait_until("the new archive", || {
-        back.wake_archiver();
-        back.ready_files().is_empty().then_some(())
-    });
-    let backup = back.base_backup_without_wal();
-    back.sql("INSERT INTO t VALUES (4)");
-    back.switch_wal();
-    back.wait_all_archived();
-    let command = restore_command(&archive);
-    let restored = backup.restore().recovery().set("restore_command", &command).start();
-    restored.wait_recovered();
-    assert_eq!(restored.sql("SELECT string_agg(x::text, ',' ORDER BY x) FROM t"), "1,3,4");
-    assert_eq!(unmatched(&back, Mark::default()), Vec::<String>::new());
-}
-
-/// The clone's segments followed the primary's, although another server had written what was before them.
-/// Where the records of both had the same lengths, `verify` found nothing, and a recovery replayed both as one
-/// history.
-#[test]
-fn a_clone_adds_nothing_behind_a_segment_of_the_primary_whatever_it_was_told_of_its_own() {
-    for (letter, same_lengths) in [('b', true), ('b', false)] {
-        let archive = Scratch::new("archive");
-        let primary =
-            Cluster::archiving_to(archive.path()).set("walsafe_archive.workers", "0").start();
-        primary.fill_segments(1);
-        primary.stop(Stop::Fast);
-        let clone = primary.clone_stopped();
-        primary.start();
-        let parted = cross(&primary, 'a');
-        primary.wait_archived(&parted);
-        let edge = primary.current_lsn();
-        primary.stop(Stop::Immediate);
-
-        let clone = clone.start();
-        if !same_lengths {
-            clone.sql("SELECT pg_logical_emit_message(false, 'test', repeat('b', 1000))");
-        }
-        let mark = clone.mark();
-        assert_eq!(cross(&clone, letter), parted);
-        if same_lengths {
-            assert_eq!(
-                clone.current_lsn(),
-                edge,
-                "the clone was to write records of the same lengths"
-            );
-        }
-        let next = cross(&clone, letter);
-        let report = clone.wait_for_report(mark, "58P02");
-        report.assert_explains(&parted);
-        let before = Picture::of(archive.path());
-
-        // Somebody marks the file as archived, and a checkpoint removes it.
-        let status = clone.pg_wal().join("archive_status");
-        fs::rename(status.join(format!("{parted}.ready")), status.join(format!("{parted}.done")))
-            .expect("the file waits");
-        clone.sql("CHECKPOINT; CHECKPOINT");
-        let is_gone = !clone.pg_wal().join(&parted).exists();
-        assert!(is_gone, "the server keeps {parted}");
-        let refused = |mark| {
-            clone.wake_archiver();
-            let told = || {
-                let reports = clone.log().archiver_reports(mark);
-                reports.into_iter().find(|report| report.message.contains("does not continue"))
-            };
-            let report = clone.wait_until("the refusal", told);
-            report.assert_explains(&next);
-            assert_eq!(report.sqlstate, "58P02");
-            assert!(report.detail.contains(&parted), "{report:?}");
-            let reason =
-                if same_lengths { "incorrect resource manager data checksum" } else { "at " };
-            assert!(report.detail.contains(reason), "{report:?}");
-            assert!(report.hint.contains("Do not move single files"), "{report:?}");
-        };
-        refused(clone.mark());
-        let mark = clone.mark();
+    clone.set_conf(DESTINATION, destination);
+    for workers in dose(&[2, 64][..], &[1, 2, 4, 8, 64]) {
+        clone.set_conf(WORKERS, &workers.to_string());
         clone.restart();
-        refused(mark);
-        // A new pool, which knows of no failure.
-        let mark = clone.mark();
-        clone.reconfigure("walsafe_archive.file_mode", "0640");
-        clone.switch_wal();
-        refused(mark);
-        let mark = clone.mark();
+        is_refused_again(&clone);
+        assert_eq!(archive::names(archive.path()), there, "{workers} workers, at the start");
+        clone.restart();
+        is_refused_again(&clone);
+        assert_eq!(archive::names(archive.path()), there, "{workers} workers, after a restart");
+        for (setting, value) in [("file_mode", "0640"), ("file_mode", "0600")] {
+            clone.reconfigure(&format!("walsafe_archive.{setting}"), value);
+            is_refused_again(&clone);
+            assert_eq!(archive::names(archive.path()), there, "{workers} workers, after a reload");
+        }
         clone.kill_all();
         clone.start();
-        refused(mark);
-        assert_eq!(Picture::of(archive.path()), before);
+        is_refused_again(&clone);
+        assert_eq!(archive::names(archive.path()), there, "{workers} workers, after a kill");
     }
+    let report = clone.wait_for_report(harness::Mark::default(), "58P02");
+    assert!(report.message.contains(&first), "{report:?}");
+
+    let more = primary.fill_segments(8);
+    primary.wait_archived(&more[7]);
+    assert_eq!(primary.stat_archiver().failed_count, 0);
+    assert_all_of(&primary, archive.path());
 }
 
-/// The primary was told to mark its own file as archived: by the archive's history file of the standby that was
-/// promoted by mistake, it was a tail that nobody needs. It was the only whole copy.
+/// A data directory that was put back to an earlier snapshot, with all that was archived since then in the
+/// archive, added to it what it wrote anew.
 #[test]
-fn a_primary_whose_standby_was_promoted_by_mistake_is_told_to_keep_its_own_file() {
+fn a_data_directory_put_back_to_a_snapshot_adds_nothing_to_the_archive() {
     let archive = Scratch::new("archive");
-    let primary = Cluster::archiving_to(archive.path()).start();
-    primary.sql("CREATE TABLE t AS SELECT 1 AS x");
-    let backup = primary.base_backup_without_wal();
-    let heir = primary.streaming_standby().archive_to(archive.path()).start();
-    let conninfo = format!("host={} user=postgres", heir.socket_dir().display());
-    let follower = primary
-        .streaming_standby()
-        .set("primary_conninfo", &conninfo)
-        .archive_to(archive.path())
-        .set("archive_mode", "always")
-        .start();
-    primary.sql("INSERT INTO t VALUES (2)");
-    for standby in [&heir, &follower] {
-        standby.wait_replayed(&primary.current_lsn());
-    }
-    primary.wait_all_archived();
-    let tail = primary.current_segment();
-    heir.promote();
-    // The follower hands over what it has of the old timeline's last segment under its full name.
-    follower.wait_until("the short file", || archive.join(&tail).exists().then_some(()));
-    heir.stop(Stop::Fast);
-    follower.stop(Stop::Fast);
-    let before = Picture::of(archive.path());
+    let builder = Cluster::archiving_to(archive.path()).set("wal_keep_size", "1GB");
+    let before = builder.start();
+    before.wait_archived(&before.switch_wal());
+    before.stop(Stop::Fast);
+    let put_back = from(snapshot(&before)).set(WORKERS, "4").start();
+    before.start();
+    let names = before.fill_segments(3);
+    before.wait_archived(&names[2]);
+    before.stop(Stop::Fast);
+    let there = archive::names(archive.path());
 
-    let mark = primary.mark();
-    primary.sql("INSERT INTO t VALUES (3)");
-    assert_eq!(primary.switch_wal(), tail);
-    let report = primary.wait_for_report(mark, "58P02");
-    report.assert_explains(&tail);
-    assert!(
-        report.detail.contains("There timeline 2 branched off, which this server has not followed"),
-        "{report:?}"
-    );
-    assert!(report.hint.contains("may be the only whole copy: keep it"), "{report:?}");
-    assert!(!report.hint.contains(".done"), "{report:?}");
-    assert_eq!(Picture::of(archive.path()), before);
+    put_back.sql("SELECT pg_logical_emit_message(false, 'test', 'another history')");
+    assert_eq!(put_back.fill_segments(8)[..3], names);
+    put_back.reconfigure(DESTINATION, archive.path().to_str().expect("a path of ours"));
+    is_refused_again(&put_back);
+    put_back.restart();
+    is_refused_again(&put_back);
+    assert_eq!(archive::names(archive.path()), there);
+    before.start();
+    assert_all_of(&before, archive.path());
+}
 
-    // What the HINT says: the promotion was a mistake.
-    let aside = Scratch::new("aside");
-    for name in archive.names() {
-        if name.starts_with("00000002") || name.starts_with(&tail) {
-            fs::rename(archive.join(&name), aside.join(&name)).expect("a file to move");
+/// Files that appear late, with names below those that the server has come to: `.backup` files do. And
+/// `.ready` files without a file, which the server removes without asking for it.
+#[test]
+fn a_backlog_drains_though_lower_names_and_orphans_appear_meanwhile() {
+    for workers in ["1", "4"] {
+        let archive = Scratch::new("archive");
+        let cluster = Cluster::builder()
+            .set("archive_mode", "on")
+            .set("archive_library", "walsafe_archive")
+            .set("wal_keep_size", "1GB")
+            .set("wal_init_zero", "off")
+            .set(WORKERS, workers)
+            .start();
+        let names = cluster.fill_segments(200);
+        let status = cluster.pg_wal().join("archive_status");
+        cluster.reconfigure(DESTINATION, archive.path().to_str().expect("a path of ours"));
+        let backup = format!("{}.00000028.backup", names[0]);
+        let mut orphans = Vec::new();
+        for n in [20, 60, 100] {
+            cluster.wait_until("the backlog to drain", || {
+                archive.join(&names[n]).exists().then_some(())
+            });
+            // Below what the server has come to, and above.
+            for orphan in [
+                format!("{}.{n:08X}.backup", names[1]),
+                format!("{}.{n:08X}.backup", names[n + 40]),
+            ] {
+                scratch::write(&status.join(format!("{orphan}.ready")), "");
+                orphans.push(orphan);
+            }
+            if n == 60 {
+                cluster.put_ready(&backup, "START WAL LOCATION: 0/1000028\n");
+            }
         }
+        cluster.wait_all_archived();
+        for name in names.iter().chain([&backup]) {
+            assert!(archive.read(name) == cluster.read_wal(name), "{name}");
+        }
+        assert!(orphans.iter().all(|orphan| !archive.join(orphan).exists()));
+        let stat = cluster.stat_archiver();
+        assert_eq!(stat.failed_count, 0, "{workers} workers: a file was held back: {stat:?}");
     }
-    primary.switch_wal();
-    primary.wake_archiver();
-    primary.wait_all_archived();
-    let command = restore_command(archive.path());
-    let restored = backup.restore().recovery().set("restore_command", &command).start();
-    restored.wait_recovered();
-    assert_eq!(restored.sql("SELECT string_agg(x::text, ',' ORDER BY x) FROM t"), "1,2,3");
-}
-
-/// Nothing that the server itself does looks like another history: a crash, a recovery that begins a
-/// timeline with a segment of its own, and pg_resetwal, which is the one that cannot be proved.
-#[test]
-fn a_servers_own_history_is_never_refused() {
-    let archive = Scratch::new("archive");
-    let server =
-        |cluster: &Cluster| assert_eq!(cluster.log().archiver_reports(Mark::default()), []);
-    let primary = Cluster::archiving_to(archive.path()).set("walsafe_archive.workers", "0").start();
-    primary.sql("CREATE TABLE t AS SELECT 1 AS x");
-    let backup = primary.base_backup_without_wal();
-    for _ in 0..3 {
-        // In the middle of a segment, and of a record that crosses.
-        cross(&primary, 'a');
-        primary.kill_all();
-        primary.start();
-        primary.fill_whole_segments(1);
-        primary.wait_all_archived();
-    }
-    assert_eq!(unmatched(&primary, Mark::default()), Vec::<String>::new());
-    primary.stop(Stop::Fast);
-    server(&primary);
-
-    let command = restore_command(archive.path());
-    let restored = backup.restore().recovery().set("restore_command", &command);
-    let restored = restored.archive_to(archive.path()).set("walsafe_archive.workers", "0").start();
-    restored.wait_recovered();
-    restored.fill_whole_segments(2);
-    restored.wait_all_archived();
-    server(&restored);
-    assert_eq!(unmatched(&restored, Mark::default()), Vec::<String>::new());
-    restored.stop(Stop::Fast);
-
-    run(as_server_user(&mut Command::new(restored.server().bindir.join("pg_resetwal")))
-        .args(["-f", "-D"])
-        .arg(restored.data()));
-    let mark = restored.mark();
-    restored.start();
-    restored.fill_whole_segments(2);
-    restored.wait_all_archived();
-    let lines = unmatched(&restored, mark);
-    assert_eq!(lines.len(), 1, "{lines:?}");
-    server(&restored);
 }
