@@ -11,6 +11,7 @@ mod harness_works;
 mod hung_storage;
 mod identity;
 mod kills;
+mod lineage;
 mod monitoring;
 mod moving_over;
 mod operations;
