@@ -3,9 +3,13 @@
 
 use std::fs;
 
-use harness::{Cluster, Mark, Report, Scratch, Stop, scratch};
+use harness::{
+    Cluster, ClusterBuilder, Fs, Mark, Mount, Report, Scratch, Stop, TIMEOUT, privileged, require,
+    scratch,
+};
 use walsafe_core::encoding::digest::Digest;
 
+use crate::support::document::Document;
 use crate::support::recovery::{
     Origin, assert_clean, path, restore_command, rows, rows_after_recovery, walsafe,
 };
@@ -249,4 +253,73 @@ fn a_drill_that_archives_into_production_is_named_once_a_timeline() {
     let row = drill.sql("SELECT state, last_error FROM walsafe_archive_status");
     assert!(row.starts_with("ok|WAL after 0/"), "{row}");
     assert_eq!(rows(&drill), "1");
+}
+
+/// A standby was promoted while the archive hung, and the old primary went on until the thaw: what it had
+/// under way arrives afterwards. The promoted server's archiving must go on by itself, and what the old one
+/// has added must be named, with a way to read it and a way to put it aside.
+#[test]
+fn after_a_promotion_beside_a_frozen_archive_the_docs_lead_out() {
+    require!(privileged());
+    let mount = Mount::new(Fs::Ext4, 64);
+    let impatient = |builder: ClusterBuilder| {
+        builder.archive_to(mount.path()).set("walsafe_archive.stall_timeout", "2")
+    };
+    let primary = impatient(Cluster::builder()).start();
+    primary.sql("CREATE TABLE rows (n int)");
+    let backup = primary.base_backup_without_wal();
+    let standby = impatient(primary.streaming_standby()).start();
+    primary.sql("INSERT INTO rows VALUES (1)");
+    primary.switch_wal();
+    primary.wait_all_archived();
+    primary.sql("INSERT INTO rows VALUES (2)");
+    standby.wait_replayed(&primary.current_lsn());
+    let parted = primary.current_segment();
+
+    let marks = [primary.mark(), standby.mark()];
+    let frozen = mount.freeze();
+    standby.promote();
+    standby.sql("INSERT INTO rows VALUES (20)");
+    standby.switch_wal();
+    primary.sql("INSERT INTO rows VALUES (3)");
+    assert_eq!(primary.switch_wal(), parted);
+    let behind = primary.switch_wal();
+    for (server, mark) in [&primary, &standby].into_iter().zip(marks) {
+        let report = server.log().wait_for_archiver_report(mark, "58030", TIMEOUT);
+        assert!(report.message.ends_with("the archive directory does not respond"), "{report:?}");
+    }
+    drop(frozen);
+    for server in [&primary, &standby] {
+        server.wait_all_archived();
+    }
+    let newest = on_timeline(2, &parted);
+    for name in ["00000002.history", &newest, &format!("{parted}.partial"), &parted, &behind] {
+        assert!(mount.join(name).exists(), "{name}");
+    }
+    primary.stop(Stop::Fast);
+
+    let lost = Scratch::new("lost");
+    let document = Document::new("operations.md")
+        .with("/mnt/archive.lost", lost.path())
+        .with("/mnt/archive", mount.path())
+        .with("00000001000000000000002C", &parted)
+        .with("00000001000000000000002D", &behind);
+    let check = document.try_run(&standby, "left-behind-check");
+    assert_eq!(check.code(), Some(1), "{check:?}");
+    document.shows("left-behind-check-shows", &check.stdout);
+    let recover = |more: &[(String, String)]| {
+        let builder = backup.restore_copy().recovery();
+        let builder = builder.set("restore_command", &restore_command(mount.path()));
+        let set = |builder: ClusterBuilder, (name, value): &(String, String)| builder.set(name, value);
+        rows_after_recovery(&more.iter().fold(builder, set).start())
+    };
+    assert_eq!(recover(&[]), "1,2,20");
+    assert_eq!(recover(&document.settings("left-behind-target")), "1,2,3");
+
+    document.run(&standby, "left-behind-aside");
+    let check = document.try_run(&standby, "left-behind-check");
+    assert!(!check.stdout.contains("timelines: WAL after"), "{check:?}");
+    assert_eq!(recover(&[]), "1,2,20");
+    assert_clean(mount.path());
+    assert!(lost.join(&parted).exists());
 }
