@@ -310,7 +310,8 @@ fn after_a_promotion_beside_a_frozen_archive_the_docs_lead_out() {
     let recover = |more: &[(String, String)]| {
         let builder = backup.restore_copy().recovery();
         let builder = builder.set("restore_command", &restore_command(mount.path()));
-        let set = |builder: ClusterBuilder, (name, value): &(String, String)| builder.set(name, value);
+        let set =
+            |builder: ClusterBuilder, (name, value): &(String, String)| builder.set(name, value);
         rows_after_recovery(&more.iter().fold(builder, set).start())
     };
     assert_eq!(recover(&[]), "1,2,20");
