@@ -143,7 +143,7 @@ fn an_archive_that_begins_after_a_promotion_can_be_recovered_from() {
     let second = first.streaming_standby().start();
     first.kill_all();
     second.promote();
-    // Of a timeline above its own, which it was told of and does not follow.
+    // Of a timeline above its own, which it was told of and does not follow. The server cannot even read it.
     fs::copy(second.pg_wal().join("00000003.history"), second.pg_wal().join("00000009.history"))
         .unwrap();
 
