@@ -45,6 +45,7 @@ fn at_once(place: &Place, file: &str) -> Result<Outcome, String> {
         target: &place.target(),
         data_directory: &place.path("data"),
         allow_unmarked: false,
+        steps: &Progress::default(),
         patience: Duration::ZERO,
     };
     restore::restore(&request).map_err(|e| format!("{e}: {}", e.detail()))

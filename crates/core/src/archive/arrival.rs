@@ -16,6 +16,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use super::attempt::archive_file;
 use super::notice::{Level, Notice};
 use super::plan::{Job, Plan};
+use super::seam::Seam;
 use crate::encoding::codec::Codec;
 use crate::error::{Action, Error};
 use crate::server::lineage::{Lineage, history_name};
@@ -161,7 +162,14 @@ impl Round<'_> {
             }
             let source = self.own.path(timeline);
             let history = Job { name, source };
-            match archive_file(self.plan, self.store, &history, buffer, self.progress) {
+            match archive_file(
+                self.plan,
+                self.store,
+                &Seam::default(),
+                &history,
+                buffer,
+                self.progress,
+            ) {
                 Ok(_) => {}
                 Err(Error::Conflict { path, difference }) => {
                     let name = history.name;

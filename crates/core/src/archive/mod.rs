@@ -9,10 +9,16 @@ mod attempt;
 mod compare;
 mod copy;
 mod notice;
+mod pair;
+mod parent;
+mod place;
 mod plan;
 pub mod pool;
+pub mod push;
+mod seam;
 mod tail;
 
 pub use attempt::archive_file;
 pub use notice::{Level, Notice};
 pub use plan::{Job, Outcome, Plan, Receipt};
+pub use seam::Seam;

@@ -8,14 +8,15 @@
 
 use std::io::ErrorKind;
 
-use super::compare::part;
+use super::compare::end_of;
 use super::notice::{Level, Notice};
+use super::pair::Pair;
 use super::plan::{Job, Plan};
 use crate::encoding::codec::Codec;
 use crate::error::{Action, Difference, Error, Nature};
 use crate::server::lineage::{Left, Lineage};
 use crate::server::source::Source;
-use crate::store::{StoredName, Visit};
+use crate::store::{Progress, StoredName, Visit};
 use crate::sys;
 use crate::wal::name::{FileName, SegmentName};
 use crate::wal::{Parting, SegmentSpec, Side};
@@ -45,6 +46,7 @@ pub(super) fn of_conflict(
     job: &Job,
     source: &Source,
     visit: &dyn Visit,
+    progress: &Progress,
 ) -> Result<Tail, Error> {
     let Error::Conflict { path, difference } = &conflict else { return Err(conflict) };
     let (Some(segment), false) = (job.name.segment(), is_broken(difference)) else {
@@ -62,7 +64,7 @@ pub(super) fn of_conflict(
         segment_size: size,
         system_identifier: Some(plan.cluster.system_identifier),
     };
-    if !agrees(&job.name, source, visit, spec)? {
+    if !agrees(&job.name, source, visit, spec, progress)? {
         return Err(conflict);
     }
     let name = FileName::tail(segment, difference.ours);
@@ -121,14 +123,13 @@ fn agrees(
     source: &Source,
     visit: &dyn Visit,
     spec: SegmentSpec,
+    progress: &Progress,
 ) -> Result<bool, Error> {
     for codec in Codec::ALL {
         let stored = StoredName::new(name.clone(), codec);
         let Some(archived) = visit.find(&stored.into())? else { continue };
-        let parting = match part(source, &*archived, spec) {
-            // Without a record of ours, they have nothing in common.
-            Ok((Some(Parting::SameRecords), None)) => return Ok(false),
-            Ok((parting, _)) => parting,
+        let pair = match Pair::read(&*archived, Some(source), spec, progress) {
+            Ok(pair) => pair,
             // It cannot be decoded.
             Err(Error::Io { action: Action::ReadArchived, source, .. })
                 if source.raw_os_error().is_none() && source.kind() != ErrorKind::OutOfMemory =>
@@ -137,7 +138,10 @@ fn agrees(
             }
             Err(e) => return Err(e),
         };
+        let Some((ours, parting)) = pair.ours else { return Ok(false) };
         let agree = match parting {
+            // Without a record of ours, they have nothing in common.
+            Some(Parting::SameRecords) if end_of(&ours).is_none() => false,
             Some(Parting::SameRecords) => true,
             // At the very beginning, they would have nothing in common.
             Some(Parting::AtRecord { lsn, ends: Some(Side::Ours | Side::Theirs) }) => {

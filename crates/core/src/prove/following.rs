@@ -40,7 +40,11 @@ impl Following {
     ///
     /// # Errors
     /// One of them could not be read.
-    pub(super) fn of(visit: &dyn Visit, listing: &Listing) -> Result<Self, Error> {
+    pub(super) fn of(
+        visit: &dyn Visit,
+        listing: &Listing,
+        steps: &Progress,
+    ) -> Result<Self, Error> {
         let mut timelines = Timelines::default();
         let mut there = BTreeSet::new();
         for file in &listing.files {
@@ -69,7 +73,7 @@ impl Following {
                 _ => None,
             });
             let last = match later.max().filter(|last| *last > behind) {
-                None => beyond(visit, timeline, switch, size, &Progress::default())?,
+                None => beyond(visit, timeline, switch, size, steps)?,
                 last => last,
             };
             left.extend(last.map(|last| Left { timeline, switch, last }));

@@ -60,18 +60,18 @@ pub struct Overview {
 }
 
 impl Overview {
-    /// Looks at every name in an archive.
+    /// Looks at every name in an archive, and counts its steps.
     ///
     /// # Errors
     /// The directory or its identity file could not be read.
-    pub fn read(path: &Path) -> Result<Self, Error> {
-        let (store, steps) = (Directory::at(path), Progress::default());
-        let visit = store.visit(&steps)?;
+    pub fn read(path: &Path, steps: &Progress) -> Result<Self, Error> {
+        let store = Directory::at(path);
+        let visit = store.visit(steps)?;
         let listing = Listing::read(&*visit)?;
-        Self::of(&*visit, &listing)
+        Self::of(&*visit, &listing, steps)
     }
 
-    fn of(visit: &dyn Visit, listing: &Listing) -> Result<Self, Error> {
+    fn of(visit: &dyn Visit, listing: &Listing, steps: &Progress) -> Result<Self, Error> {
         let mut overview = Self {
             identity: Identity::at(visit)?,
             segment_size: listing::segment_size(visit, &listing.files),
@@ -83,6 +83,7 @@ impl Overview {
         for file in &listing.files {
             let Some(timeline) = file.name.timeline() else { continue };
             let metadata = std::fs::symlink_metadata(visit.location().join(file.to_string()));
+            steps.tick();
             if metadata.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
                 // It was removed since the names were read.
                 continue;
@@ -145,7 +146,7 @@ mod tests {
         let visit = store.visit(&steps).unwrap();
         let listing = Listing::read(&*visit).unwrap();
         std::fs::remove_file(temp.path().join("000000010000000000000001")).unwrap();
-        let overview = Overview::of(&*visit, &listing).unwrap();
+        let overview = Overview::of(&*visit, &listing, &steps).unwrap();
         assert_eq!(overview.unreadable, []);
         assert_eq!(overview.timelines.iter().map(|t| t.segments).sum::<u64>(), 1);
     }

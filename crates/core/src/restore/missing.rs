@@ -6,7 +6,7 @@ use crate::prove::examine::{self, Expectation};
 use crate::store::StoredName;
 use crate::store::directory::Directory;
 use crate::store::listing::Listing;
-use crate::store::{Progress, Store, Visit};
+use crate::store::{Store, Visit};
 use crate::wal::name::{FileKind, SegmentName};
 
 /// What a missing file means.
@@ -82,8 +82,8 @@ fn judge_history(visit: &dyn Visit, timeline: u32) -> Result<Verdict, RestoreErr
 /// file, with the name of a future segment and old contents, does not count. Neither does one that was only
 /// half received and ends early: the server would take that for the end of the WAL.
 fn lies_beside_target(request: &Request<'_>, expected: &Expectation) -> bool {
-    let (store, steps) = (Directory::at(delivery::parent(request.target)), Progress::default());
-    let Ok(pg_wal) = store.visit(&steps) else { return false };
+    let store = Directory::at(delivery::parent(request.target));
+    let Ok(pg_wal) = store.visit(request.steps) else { return false };
     let name = StoredName::new(request.name.clone(), Codec::None);
     let Ok(Some(found)) = pg_wal.find(&name.into()) else { return false };
     examine::examine(&*found, request.name, expected, &mut |_| Ok(()))

@@ -44,6 +44,8 @@ pub struct Request<'a> {
     pub allow_unmarked: bool,
     /// How long to look again for a file that is missing although later ones are there.
     pub patience: Duration,
+    /// Counts the steps, for whoever watches over storage that hangs.
+    pub steps: &'a Progress,
 }
 
 /// What came of a request.
@@ -68,8 +70,8 @@ pub enum Outcome {
 /// # Errors
 /// The file is not at its target, and nothing shows that this is the end of the WAL.
 pub fn restore(request: &Request<'_>) -> Result<Outcome, RestoreError> {
-    let (store, steps) = (Directory::at(request.archive), Progress::default());
-    let visit = store.open(&steps)?;
+    let store = Directory::at(request.archive);
+    let visit = store.open(request.steps)?;
     let expected = admit(request, &visit)?;
     let owner = Owner::this_process();
     refuse_archive(request, visit.dir())?;

@@ -114,6 +114,14 @@ impl ControlFile {
     /// # Errors
     /// The file could not be read, or is not a sound control file.
     pub fn read(data_directory: &Path) -> Result<Self, Error> {
+        Self::with_contents(data_directory).map(|(control, _)| control)
+    }
+
+    /// The same, and the bytes that were read, for what else is in them.
+    ///
+    /// # Errors
+    /// The file could not be read, or is not a sound control file.
+    pub(super) fn with_contents(data_directory: &Path) -> Result<(Self, Vec<u8>), Error> {
         let path = data_directory.join(PATH);
         let fail = |e| Error::io(Action::ReadControl, &path, e);
         let mut tries = 0;
@@ -123,7 +131,7 @@ impl ControlFile {
             file.take(READ as u64).read_to_end(&mut contents).map_err(fail)?;
             tries += 1;
             match Self::parse(&contents) {
-                Ok(control) => return Ok(control),
+                Ok(control) => return Ok((control, contents)),
                 Err(ControlError::Checksum) if tries < TRIES => {
                     std::thread::sleep(std::time::Duration::from_millis(10));
                 }

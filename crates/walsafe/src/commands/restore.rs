@@ -4,33 +4,37 @@
 use std::path::Path;
 use std::time::Duration;
 
-use walsafe_core::error::Standby;
+use walsafe_core::error::{Activity, Standby};
 use walsafe_core::restore::{self, Outcome, Request};
+use walsafe_core::sys::worker::Streams;
 use walsafe_core::wal::name::FileName;
 
 use super::DONE;
 use crate::arguments::{OnError, Restore};
 use crate::guard::STOP;
 use crate::terminal;
+use crate::watchdog::{self, Lost, Signs};
 
 /// How long to look again for a file that is missing although later ones are there.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What the server is to do.
+/// What the server is to do. The numbers are exit statuses of the process that does the work: none of them
+/// is one that a process may end with by accident.
+#[derive(Clone, Copy)]
 enum Ending {
     /// Go on: the file is there.
-    Delivered,
+    Delivered = 80,
     /// Go on without: the archive does not have the file, and should not.
-    NotArchived,
+    NotArchived = 81,
     /// The archive is in trouble: stop, or in a standby try again.
-    Trouble,
+    Trouble = 82,
     /// The command line is wrong: stop.
-    BadUsage,
+    BadUsage = 83,
 }
 
 /// Runs the command and returns its exit status.
 pub(super) fn run(arguments: &Restore) -> u8 {
-    let ending = attempt(arguments);
+    let ending = watched(arguments);
     let goes_on_without = match ending {
         Ending::Delivered => return DONE,
         Ending::NotArchived => true,
@@ -46,7 +50,35 @@ pub(super) fn run(arguments: &Restore) -> u8 {
     if goes_on_without { 1 } else { STOP }
 }
 
-fn attempt(arguments: &Restore) -> Ending {
+impl Ending {
+    const ALL: [Self; 4] = [Self::Delivered, Self::NotArchived, Self::Trouble, Self::BadUsage];
+}
+
+/// Makes the attempt in a process of its own, so that storage that hangs ends it too.
+fn watched(arguments: &Restore) -> Ending {
+    let (path, timeout) = (&arguments.from, arguments.watch.timeout());
+    let work = |signs: &Signs| attempt(arguments, signs) as u8;
+    let failed = |reason: &str| {
+        tell(arguments, &format!("could not restore \"{}\": {reason}", arguments.file));
+    };
+    match watchdog::watch(path, timeout, Streams::Relayed, work) {
+        Ok(status) => {
+            let ending = Ending::ALL.into_iter().find(|ending| *ending as u8 == status);
+            ending.unwrap_or(Ending::BadUsage)
+        }
+        Err(Lost::Stalled(error)) => {
+            let hint = error.kind().hint(Activity::Restoring);
+            failed(&format!("{error}: {} {hint}", error.detail()));
+            Ending::Trouble
+        }
+        Err(Lost::Died(message)) => {
+            failed(&message);
+            Ending::BadUsage
+        }
+    }
+}
+
+fn attempt(arguments: &Restore, signs: &Signs) -> Ending {
     let name = match FileName::new(&arguments.file) {
         Ok(name) => name,
         Err(e) => {
@@ -67,6 +99,7 @@ fn attempt(arguments: &Restore) -> Ending {
         data_directory: Path::new("."),
         allow_unmarked: arguments.allow_unmarked,
         patience: PATIENCE,
+        steps: &signs.steps,
     };
     match restore::restore(&request) {
         Ok(Outcome::Delivered) => Ending::Delivered,

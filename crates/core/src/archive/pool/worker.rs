@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::state::State;
 use crate::archive::arrival::Arrival;
-use crate::archive::{Job, Plan, archive_file};
+use crate::archive::{Job, Plan, Seam, archive_file};
 use crate::error::{Action, Error};
 use crate::store::{Progress, Store};
 use crate::sys;
@@ -17,6 +17,7 @@ use crate::sys::buffer::Buffer;
 pub(super) struct Shared {
     plan: Plan,
     store: Box<dyn Store>,
+    seam: Seam,
     state: Mutex<State>,
     /// There may be something to start, or the end has come.
     work: Condvar,
@@ -35,6 +36,7 @@ impl Shared {
         Self {
             plan,
             store,
+            seam: Seam::default(),
             state,
             work: Condvar::new(),
             wake,
@@ -65,7 +67,7 @@ impl Shared {
                 self.tidy(&progress);
                 let buffer = kept(&mut buffer, &job)?;
                 self.arrival.prepare(&self.plan, &*self.store, &job, buffer, &progress)?;
-                archive_file(&self.plan, &*self.store, &job, buffer, &progress)
+                archive_file(&self.plan, &*self.store, &self.seam, &job, buffer, &progress)
             };
             let result = catch_unwind(AssertUnwindSafe(archive))
                 .unwrap_or_else(|panic| Err(Error::Panicked { message: panic_message(&*panic) }));

@@ -181,7 +181,7 @@ impl<'a> Reading<'a> {
     /// `found`, and reading continues where that can show more.
     fn run(
         &mut self,
-        raw: &mut Hashed,
+        raw: &mut Hashed<'_>,
         codec: Codec,
         found: &mut Examined,
         each: &mut dyn FnMut(&[u8]) -> io::Result<()>,
