@@ -12,6 +12,7 @@ mod harness_works;
 mod hung_storage;
 mod identity;
 mod kills;
+mod lineage;
 mod monitoring;
 mod moving_over;
 mod one_history;
