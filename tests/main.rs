@@ -7,6 +7,7 @@
 mod administration;
 mod archiving;
 mod conflicts;
+mod failover;
 mod harness_works;
 mod hung_storage;
 mod identity;
