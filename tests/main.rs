@@ -8,6 +8,7 @@ mod administration;
 mod archiving;
 mod clones;
 mod conflicts;
+mod failover;
 mod harness_works;
 mod hung_storage;
 mod identity;

@@ -84,6 +84,8 @@ pub fn check(path: &Path, options: &Options<'_>) -> Vec<Check> {
     };
     let dir = visit.dir();
     let mut checks = vec![directory(dir, options), ownership(dir), identity(&visit, options)];
+    // Of several warnings, monitoring programs show the first.
+    checks.extend(options.data_directory.and_then(|data| unarchived::unarchived(&visit, data)));
     checks.push(space(dir, options));
     if !options.read_only {
         remove_probes(dir);
@@ -91,7 +93,6 @@ pub fn check(path: &Path, options: &Options<'_>) -> Vec<Check> {
     }
     checks.extend(options.data_directory.map(|data| same_file_system(dir, data)));
     checks.extend(names(&visit, options));
-    checks.extend(options.data_directory.and_then(|data| unarchived::unarchived(&visit, data)));
     checks
 }
 
