@@ -8,6 +8,7 @@ mod administration;
 mod archiving;
 mod conflicts;
 mod harness_works;
+mod hung_restores;
 mod hung_storage;
 mod identity;
 mod kills;
