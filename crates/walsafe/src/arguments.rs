@@ -30,6 +30,7 @@ pub(crate) enum Command {
     List(List),
     Check(Check),
     Manifest(Manifest),
+    Push(Push),
     Init(Init),
     Completions(Completions),
     Man(Man),
@@ -206,7 +207,8 @@ Exit status, as Nagios and similar programs expect it: 0 all is well; 1 a warnin
 3 the command could not run.
 
 Writes small probe files with temporary names, and removes them. With --read-only it writes
-nothing: run that on a standby before it is promoted.
+nothing: run that on a standby before it is promoted. Of a standby, or a server that does not run,
+it says which complete segments the archive lacks: \"walsafe push\" brings them.
 
 Examples:
   walsafe check --pgdata /var/lib/postgresql/17/main /mnt/archive
@@ -229,6 +231,48 @@ pub(crate) struct Check {
     /// The archive directory
     #[arg(value_name = "DIR")]
     pub(crate) archive: PathBuf,
+}
+
+/// Brings into an archive what a stopped server or a standby has and the archive lacks.
+#[derive(Debug, Args)]
+#[command(
+    long_about = "Brings into an archive what a server has in pg_wal and the archive lacks: history files, segments that wait to be \
+archived, segments that a standby received and marked as done, backup history files that wait. For failovers and lost servers.\n\n\
+Goes in the server's order, along the server's own history. Checks every record of a segment, and that it continues the archived \
+ones beside it. Never replaces a file: what is there already is compared. Each file is durable before the next one. Leaves out the \
+segment that is still being written, .partial files, files that are not what their name says, and the rest of an old timeline \
+behind the switch. Writes nothing into the data directory.\n\n\
+Run as root, it works as the user that owns the archive's identity file.",
+    after_help = "\
+Exit status: 0 the archive has all that the server has; 1 a file was left out, differs from the
+archive's, or WAL is still missing; 2 the command could not run, or the archive failed. Run it again
+after the trouble is over: it goes on where it stopped.
+
+Examples:
+  # before a standby is promoted, or right after: what the lost primary had not archived
+  walsafe push --pgdata /var/lib/postgresql/17/standby /mnt/archive
+  # the history file that walsafe restore asks for
+  walsafe push --history 2 --pgdata /var/lib/postgresql/17/main /mnt/archive"
+)]
+pub(crate) struct Push {
+    /// The server's data directory
+    #[arg(long, value_name = "DIR")]
+    pub(crate) pgdata: PathBuf,
+    /// Bring the history file of this timeline, and nothing else
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(2..))]
+    pub(crate) history: Option<u32>,
+    /// Compression, as the archive's other files have it: none, lz4, zstd[:LEVEL] or gzip[:LEVEL]
+    #[arg(long, value_name = "CODEC", default_value = "none")]
+    pub(crate) compression: String,
+    /// Write the result as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Show no progress bar, not even on a terminal
+    #[arg(long, short)]
+    pub(crate) quiet: bool,
+    /// The archive directory
+    #[arg(value_name = "DEST")]
+    pub(crate) destination: PathBuf,
 }
 
 /// Prints BLAKE3 digests of the files, for `b3sum --check`.

@@ -18,6 +18,8 @@ use crate::store::listing::Listing;
 use crate::store::{FinalName, PROBE, Progress, Publication, Seal, Visit};
 use crate::sys::{self, Dir};
 
+mod unarchived;
+
 /// How a check came out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Status {
@@ -88,6 +90,7 @@ pub fn check(path: &Path, options: &Options<'_>) -> Vec<Check> {
     }
     checks.extend(options.data_directory.map(|data| same_file_system(dir, data)));
     checks.push(contents(&visit));
+    checks.extend(options.data_directory.and_then(|data| unarchived::unarchived(&visit, data)));
     checks
 }
 

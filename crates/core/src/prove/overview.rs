@@ -8,7 +8,6 @@ use std::time::SystemTime;
 
 use crate::encoding::codec::Codec;
 use crate::error::Error;
-use crate::store::StoredName;
 use crate::store::directory::Directory;
 use crate::store::identity::Identity;
 use crate::store::listing::{self, Listing};
@@ -29,6 +28,8 @@ pub struct Timeline {
     pub segments: u64,
     /// Partial segments.
     pub partials: u64,
+    /// Tails: other versions of its last segment.
+    pub tails: u64,
     /// The history file is there.
     pub history: bool,
     /// Backup history files.
@@ -80,7 +81,7 @@ impl Overview {
         let size = overview.segment_size.unwrap_or(SegmentSize::DEFAULT);
         let mut timelines: BTreeMap<u32, (Timeline, Stretches)> = BTreeMap::new();
         for file in &listing.files {
-            let Some(timeline) = timeline_of(file) else { continue };
+            let Some(timeline) = file.name.timeline() else { continue };
             let metadata = std::fs::symlink_metadata(visit.location().join(file.to_string()));
             steps.tick();
             if metadata.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
@@ -98,6 +99,7 @@ impl Overview {
                     }));
                 }
                 FileKind::Partial(_) => known.partials += 1,
+                FileKind::Tail(_) => known.tails += 1,
                 FileKind::History { .. } => known.history = true,
                 FileKind::BackupHistory(_) => known.backups += 1,
                 FileKind::Other => {}
@@ -124,16 +126,6 @@ impl Timeline {
         let (first, last) = self.times.unwrap_or((at, at));
         self.times = Some((first.min(at), last.max(at)));
         Ok(())
-    }
-}
-
-fn timeline_of(file: &StoredName) -> Option<u32> {
-    match file.name.kind() {
-        FileKind::Segment(s) | FileKind::Partial(s) | FileKind::BackupHistory(s) => {
-            Some(s.timeline)
-        }
-        FileKind::History { timeline } => Some(timeline),
-        FileKind::Other => None,
     }
 }
 

@@ -16,10 +16,12 @@ use crate::server::source::Source;
 use crate::sys::Space;
 
 pub mod admission;
+pub mod beyond;
 #[cfg(test)]
 mod conformance;
 pub mod directory;
 pub mod identity;
+pub mod lag;
 pub mod listing;
 mod names;
 mod progress;

@@ -30,4 +30,6 @@ pub use self::file::{
 pub use self::memory::{
     DIRECT_ALIGNMENT, HUGE_PAGE, give_memory_back, prefer_huge_pages, shared, zeroed,
 };
-pub use self::process::{host_name, process_runs, start_thread, with_signals_blocked};
+pub use self::process::{
+    become_user, host_name, process_runs, start_thread, user, with_signals_blocked,
+};

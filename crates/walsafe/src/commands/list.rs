@@ -58,8 +58,13 @@ fn print(overview: &Overview) -> bool {
     for timeline in &overview.timelines {
         output.line("");
         let history = if timeline.history { ", with history file" } else { "" };
+        let tails = match timeline.tails {
+            0 => String::new(),
+            1 => ", 1 tail".to_owned(),
+            tails => format!(", {tails} tails"),
+        };
         output.line(format_args!(
-            "timeline {}: {} segments, {} partial, {} backups{history}",
+            "timeline {}: {} segments, {} partial{tails}, {} backups{history}",
             timeline.timeline, timeline.segments, timeline.partials, timeline.backups
         ));
         for run in &timeline.runs {
@@ -101,6 +106,7 @@ fn timeline_json(timeline: &Timeline) -> serde_json::Value {
         "ranges": ranges,
         "segments": timeline.segments,
         "partials": timeline.partials,
+        "tails": timeline.tails,
         "backups": timeline.backups,
         "history": timeline.history,
         "bytes": timeline.bytes,

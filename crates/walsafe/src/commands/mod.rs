@@ -17,6 +17,7 @@ mod generate;
 mod init;
 mod list;
 mod manifest;
+mod push;
 mod restore;
 mod verify;
 
@@ -52,6 +53,7 @@ pub(crate) fn run(arguments: &[OsString]) -> u8 {
             Command::Manifest(arguments) => {
                 watched(&arguments.archive, &arguments.watch, |s| manifest::run(&arguments, s))
             }
+            Command::Push(arguments) => push::run(&arguments),
             Command::Completions(arguments) => generate::completions(&arguments),
             Command::Man(arguments) => generate::man(&arguments),
         },

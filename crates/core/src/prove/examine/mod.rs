@@ -163,7 +163,7 @@ impl<'a> Reading<'a> {
         let digest = claims.stored.is_some() || claims.content.is_some();
         Self {
             name,
-            segment: name.segment(),
+            segment: name.wal_of(),
             expected,
             check_records: expected.thorough || !digest,
             plain_len: (archived.codec() == Codec::None).then_some(archived.stored_len()),
@@ -317,8 +317,16 @@ impl<'a> Reading<'a> {
             found.records = Some(report);
         }
         found.problem = first;
-        if self.segment.is_none() {
-            self.check_text(found);
+        match self.name.kind() {
+            FileKind::Tail(segment) => {
+                let named = self.content.map(|content| FileName::tail(segment, content));
+                if named.is_some_and(|named| named != *self.name) {
+                    let reason = "its contents are not those that its name gives the digest of";
+                    found.fail(Problem::new(FindingKind::DigestMismatch, reason));
+                }
+            }
+            _ if self.segment.is_none() => self.check_text(found),
+            _ => {}
         }
     }
 
