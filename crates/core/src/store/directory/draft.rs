@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 
 use super::reading::PastCache;
 use super::sink::Sink;
@@ -67,6 +68,7 @@ impl<'v> DirectoryDraft<'v> {
         if visit.staging() == Staging::Unnamed {
             match visit.dir.create_unnamed() {
                 Ok(file) => {
+                    own(visit, &final_name, &file)?;
                     return Ok(Self { visit, final_name, sink: Sink::new(file), temporary: None });
                 }
                 Err(e) if lacks_unnamed_files(&e) => {
@@ -87,6 +89,7 @@ impl<'v> DirectoryDraft<'v> {
             .create_named(&name)
             .map_err(|e| failed(visit, &final_name, Action::CreateTemporary, e))?;
         let temporary = Some(Named { dir: &visit.dir, name, gone: false });
+        own(visit, &final_name, &file)?;
         Ok(Self { visit, final_name, sink: Sink::new(file), temporary })
     }
 
@@ -256,6 +259,16 @@ impl<'v> DirectorySealed<'v> {
             _ => Ok(()),
         }
     }
+}
+
+/// Gives a new file to whom the store's files belong.
+fn own(visit: &DirectoryVisit<'_>, name: &FinalName, file: &File) -> Result<(), Error> {
+    let Some((user, group)) = visit.store.belonging_to else { return Ok(()) };
+    let there = file.metadata().map_err(|e| failed(visit, name, Action::CreateTemporary, e))?;
+    if (there.uid(), there.gid()) == (user, group) {
+        return Ok(());
+    }
+    sys::set_owner(file, user, group).map_err(|e| failed(visit, name, Action::OwnIdentity, e))
 }
 
 fn exists(error: &io::Error) -> bool {

@@ -49,19 +49,27 @@ pub struct Directory {
     owner: Owner,
     /// The first way of [`Staging::ALL`] that has not been refused here.
     staging: AtomicU8,
+    /// User and group of new files, if they are not to be this process's own.
+    belonging_to: Option<(u32, u32)>,
 }
 
 impl Directory {
     /// Names a directory, and the way of staging to begin with; looks at nothing yet.
     #[must_use]
     pub fn new(path: impl Into<PathBuf>, owner: Owner, staging: Staging) -> Self {
-        Self { path: path.into(), owner, staging: AtomicU8::new(staging as u8) }
+        Self { path: path.into(), owner, staging: AtomicU8::new(staging as u8), belonging_to: None }
     }
 
     /// Names a directory for this process, with every way of staging.
     #[must_use]
     pub fn at(path: impl Into<PathBuf>) -> Self {
         Self::new(path, Owner::this_process(), Staging::Unnamed)
+    }
+
+    /// Gives each new file to this user and group before anybody sees it.
+    #[must_use]
+    pub fn belonging_to(self, user: u32, group: u32) -> Self {
+        Self { belonging_to: Some((user, group)), ..self }
     }
 
     /// Opens the directory.
