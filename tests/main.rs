@@ -10,6 +10,7 @@ mod clones;
 mod conflicts;
 mod failover;
 mod harness_works;
+mod hung_restores;
 mod hung_storage;
 mod identity;
 mod kills;

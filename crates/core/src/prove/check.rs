@@ -83,7 +83,8 @@ pub fn check(path: &Path, options: &Options<'_>) -> Vec<Check> {
         Err(error) => return vec![unusable(&error)],
     };
     let dir = visit.dir();
-    let mut checks = vec![directory(dir, options), ownership(dir), identity(&visit, options)];
+    let mut checks =
+        vec![directory(dir, options), ownership(dir, options), identity(&visit, options)];
     // Of several warnings, monitoring programs show the first.
     checks.extend(options.data_directory.and_then(|data| unarchived::unarchived(&visit, data)));
     checks.push(space(dir, options));
@@ -130,7 +131,39 @@ fn directory(dir: &Dir, options: &Options<'_>) -> Check {
     made(name, Status::Ok, format!("\"{}\" can be opened", real.display()))
 }
 
-fn ownership(dir: &Dir) -> Check {
+/// Returns the user that runs the server, if that is known: root never does.
+fn server_user(options: &Options<'_>) -> Option<u32> {
+    // The server refuses to start with a data directory of somebody else's.
+    let of = |data: &Path| std::fs::metadata(data.join("PG_VERSION")).map(|file| file.uid());
+    let user = options.data_directory.and_then(|data| of(data).ok());
+    user.or_else(|| Some(sys::user()).filter(|user| *user != 0))
+}
+
+/// Returns what is wrong with the owner of the directory or of its identity file. Whoever owns one of them
+/// can put another one there, or lock the server out.
+fn wrong_owner(dir: &Dir, owner: u32, options: &Options<'_>) -> Option<String> {
+    let server = server_user(options)?;
+    let path = dir.path().display();
+    let may = |user: u32| user == server || user == 0;
+    if !may(owner) {
+        return Some(format!(
+            "it belongs to neither the server's user ({server}) nor root. Run \"chown {server} {path}\" as root."
+        ));
+    }
+    // What else is wrong with the file, the check of the identity says.
+    let file = dir.open_file(identity::FILE_NAME).and_then(|file| file.metadata()).ok()?;
+    let (name, owner, mode) = (identity::FILE_NAME, file.uid(), file.mode());
+    let wrong = if !may(owner) {
+        format!("belongs to user {owner}, neither the server's ({server}) nor root")
+    } else if owner != server && mode & 0o044 == 0 {
+        format!("belongs to root, and the server's user ({server}) cannot read it")
+    } else {
+        return None;
+    };
+    Some(format!("\"{name}\" {wrong}. Run \"chown {server} {path}/{name}\" as root."))
+}
+
+fn ownership(dir: &Dir, options: &Options<'_>) -> Check {
     let name = "ownership";
     let metadata = match dir.metadata() {
         Ok(metadata) => metadata,
@@ -138,7 +171,9 @@ fn ownership(dir: &Dir) -> Check {
     };
     let mode = metadata.mode() & 0o7777;
     let found = format!("owner {}, mode {mode:04o}", metadata.uid());
-    if mode & 0o022 != 0 {
+    if let Some(wrong) = wrong_owner(dir, metadata.uid(), options) {
+        made(name, Status::Error, format!("{found}: {wrong}"))
+    } else if mode & 0o022 != 0 {
         let detail =
             format!("{found}: users other than its owner can write into it. Run chmod go-w on it.");
         made(name, Status::Error, detail)

@@ -25,6 +25,7 @@ mod delivery;
 mod error;
 mod evidence;
 mod missing;
+pub mod own;
 
 use self::delivery::Delivery;
 pub use self::error::RestoreError;

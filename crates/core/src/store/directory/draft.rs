@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 use super::reading::PastCache;
@@ -70,6 +71,7 @@ impl<'p> DirectoryDraft<'p> {
         if here.staging() == Staging::Unnamed {
             match here.dir.create_unnamed() {
                 Ok(file) => {
+                    own(here, &final_name, &file)?;
                     let (here, sink) = (here.clone(), Sink::new(file));
                     return Ok(Self { here, progress, final_name, sink, temporary: None });
                 }
@@ -95,6 +97,7 @@ impl<'p> DirectoryDraft<'p> {
             .create_named(&name)
             .map_err(|e| failed(here, &final_name, Action::CreateTemporary, e))?;
         let temporary = Some(Named { dir: Arc::clone(&here.dir), name, gone: false });
+        own(here, &final_name, &file)?;
         let (here, sink) = (here.clone(), Sink::new(file));
         Ok(Self { here, progress, final_name, sink, temporary })
     }
@@ -270,6 +273,16 @@ impl DirectorySealed {
             _ => Ok(()),
         }
     }
+}
+
+/// Gives a new file to whom the store's files belong.
+fn own(here: &Here, name: &FinalName, file: &File) -> Result<(), Error> {
+    let Some((user, group)) = here.ways.belonging_to else { return Ok(()) };
+    let there = file.metadata().map_err(|e| failed(here, name, Action::CreateTemporary, e))?;
+    if (there.uid(), there.gid()) == (user, group) {
+        return Ok(());
+    }
+    sys::set_owner(file, user, group).map_err(|e| failed(here, name, Action::OwnIdentity, e))
 }
 
 fn exists(error: &io::Error) -> bool {

@@ -56,13 +56,15 @@ struct Ways {
     owner: Owner,
     /// The first way of [`Staging::ALL`] that has not been refused here.
     staging: AtomicU8,
+    /// User and group of new files, if they are not to be this process's own.
+    belonging_to: Option<(u32, u32)>,
 }
 
 impl Directory {
     /// Names a directory, and the way of staging to begin with; looks at nothing yet.
     #[must_use]
     pub fn new(path: impl Into<PathBuf>, owner: Owner, staging: Staging) -> Self {
-        let ways = Ways { owner, staging: AtomicU8::new(staging as u8) };
+        let ways = Ways { owner, staging: AtomicU8::new(staging as u8), belonging_to: None };
         Self { path: path.into(), ways: Arc::new(ways) }
     }
 
@@ -70,6 +72,17 @@ impl Directory {
     #[must_use]
     pub fn at(path: impl Into<PathBuf>) -> Self {
         Self::new(path, Owner::this_process(), Staging::Unnamed)
+    }
+
+    /// Gives each new file to this user and group before anybody sees it.
+    #[must_use]
+    pub fn belonging_to(self, user: u32, group: u32) -> Self {
+        let ways = Ways {
+            owner: self.ways.owner.clone(),
+            staging: AtomicU8::new(self.ways.staging.load(Ordering::Relaxed)),
+            belonging_to: Some((user, group)),
+        };
+        Self { ways: Arc::new(ways), ..self }
     }
 
     /// Opens the directory.
