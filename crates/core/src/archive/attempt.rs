@@ -8,7 +8,7 @@ use crate::encoding::digest::Digest;
 use crate::error::Error;
 use crate::server::settings::{CheckWal, FsyncPolicy};
 use crate::server::source::Source;
-use crate::store::{Progress, Publication, Seal, Store, StoredName, Visit};
+use crate::store::{Progress, Publication, Seal, Sealed, Store, StoredName, Visit, unchecked};
 use crate::sys::buffer::Buffer;
 use crate::sys::slice::part;
 use crate::wal::SegmentReport;
@@ -73,6 +73,7 @@ impl Attempt<'_> {
         let Copied { digests, records } = self.reader().copy(&mut *draft, buffer)?;
         let sealed = draft.seal(&Seal {
             digests: Some(digests),
+            checked: self.job.name.segment().map(|_| self.plan.check_wal),
             mode: self.plan.file_mode.bits(),
             flush: self.plan.fsync_policy != FsyncPolicy::None,
             verify: self.plan.verify,
@@ -81,6 +82,7 @@ impl Attempt<'_> {
         // While the copy hung, the settings may have changed, another archive may have taken the file, and
         // the server may have reused it.
         self.source.check_not_moved()?;
+        self.note_unchecked(&*sealed)?;
         match sealed.publish()? {
             Publication::Published => {}
             Publication::NameTaken => {
@@ -99,6 +101,16 @@ impl Attempt<'_> {
             self.compare_with(codec)?;
         }
         Ok(self.receipt(Outcome::Archived, digests.content, stored_bytes, records))
+    }
+
+    /// Makes sure that the archive says of a segment nobody looked into that it was let in so, before it has
+    /// its name: a restore would otherwise take it for damaged.
+    fn note_unchecked(&self, sealed: &dyn Sealed) -> Result<(), Error> {
+        let unchecked = self.plan.check_wal == CheckWal::Off && self.job.name.segment().is_some();
+        if !unchecked || sealed.carries_attributes() {
+            return Ok(());
+        }
+        unchecked::mark(self.visit, self.plan.file_mode.bits())
     }
 
     /// Looks for the file in the archive, in any encoding.

@@ -61,6 +61,8 @@ kinds! {
     NothingThere,
     Damaged,
     Hole,
+    HistoryHole,
+    UnknownWal,
     UnknownName,
     IntoArchive,
     BadTarget,

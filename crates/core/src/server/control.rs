@@ -23,6 +23,9 @@ const READ: usize = 512;
 /// Offset of `xlog_seg_size`, the same in every layout known here.
 const SEGMENT_SIZE_AT: usize = 228;
 
+/// Offset of `checkPointCopy.ThisTimeLineID`, the same in every layout known here.
+const TIMELINE_AT: usize = 48;
+
 /// The server rewrites the file in place, and a reader may see half of a write: so a wrong checksum is
 /// looked at again, this often.
 const TRIES: u32 = 5;
@@ -34,6 +37,9 @@ pub struct ControlFile {
     pub system_identifier: u64,
     /// `pg_control_version`: the layout.
     pub version: u32,
+    /// The timeline of the last checkpoint, on which a recovery begins without a `backup_label`; `None` for a
+    /// layout that this version does not know.
+    pub timeline: Option<u32>,
     /// The size of a WAL segment; `None` for a layout that this version does not know.
     pub segment_size: Option<SegmentSize>,
 }
@@ -83,14 +89,15 @@ impl ControlFile {
         if !agrees {
             return Err(ControlError::Checksum);
         }
-        let segment_size = if known {
-            let bytes = u32::from_ne_bytes(*chunk(contents, SEGMENT_SIZE_AT).ok_or(short)?);
-            let size = SegmentSize::new(bytes.into());
-            Some(size.map_err(|_| ControlError::SegmentSize(bytes))?)
-        } else {
-            None
-        };
-        Ok(Self { system_identifier, version, segment_size })
+        if !known {
+            return Ok(Self { system_identifier, version, timeline: None, segment_size: None });
+        }
+        let bytes = u32::from_ne_bytes(*chunk(contents, SEGMENT_SIZE_AT).ok_or(short)?);
+        let size = SegmentSize::new(bytes.into());
+        let segment_size = Some(size.map_err(|_| ControlError::SegmentSize(bytes))?);
+        let timeline = u32::from_ne_bytes(*chunk(contents, TIMELINE_AT).ok_or(short)?);
+        let timeline = Some(timeline).filter(|timeline| *timeline > 0);
+        Ok(Self { system_identifier, version, timeline, segment_size })
     }
 
     /// Reads the control file of a data directory, also of a running server.
@@ -134,6 +141,7 @@ mod tests {
         bytes[..8].copy_from_slice(&7_123_456_789_012_345_678_u64.to_ne_bytes());
         bytes[8..12].copy_from_slice(&version.to_ne_bytes());
         bytes[SEGMENT_SIZE_AT..SEGMENT_SIZE_AT + 4].copy_from_slice(&(16_u32 << 20).to_ne_bytes());
+        bytes[TIMELINE_AT..TIMELINE_AT + 4].copy_from_slice(&7_u32.to_ne_bytes());
         let crc = crc32c::crc32c(&bytes[..checksum_at]);
         bytes[checksum_at..checksum_at + 4].copy_from_slice(&crc.to_ne_bytes());
         bytes
@@ -145,6 +153,7 @@ mod tests {
             let control = ControlFile::parse(&control(version, checksum_at)).unwrap();
             assert_eq!(control.system_identifier, 7_123_456_789_012_345_678);
             assert_eq!(control.segment_size, Some(SegmentSize::DEFAULT));
+            assert_eq!(control.timeline, Some(7));
         }
     }
 

@@ -7,11 +7,13 @@
 
 use std::io::{self, Read};
 use std::path::Path;
+use std::time::SystemTime;
 
 use crate::encoding::codec::{Codec, Decoder};
 use crate::encoding::digest::Digest;
 use crate::error::Error;
 use crate::server::known::KnownDestinations;
+use crate::server::settings::CheckWal;
 use crate::server::source::Source;
 use crate::sys::Space;
 
@@ -23,6 +25,7 @@ pub mod identity;
 pub mod listing;
 mod names;
 mod progress;
+pub mod unchecked;
 
 pub use names::{FinalName, PROBE, StoredName};
 pub use progress::Progress;
@@ -105,6 +108,9 @@ pub trait Found {
     /// What the file takes in the archive, in bytes.
     fn stored_bytes(&self) -> u64;
 
+    /// Returns when the file was last written, if that is known.
+    fn modified(&self) -> Option<SystemTime>;
+
     /// Returns what the file carries under this name beside its contents, `None` if nothing.
     ///
     /// # Errors
@@ -161,6 +167,10 @@ pub trait Sealed {
     /// What the file takes in the archive, in bytes.
     fn stored_bytes(&self) -> u64;
 
+    /// Returns whether the file carries what [`Seal`] says that it is to carry. Not every file system has
+    /// attributes.
+    fn carries_attributes(&self) -> bool;
+
     /// Gives the file its final name, unless that is taken: the storage decides in one step, not an
     /// earlier look (guarantee G3). [`Visit::settle`] makes the name durable.
     ///
@@ -176,6 +186,8 @@ pub trait Sealed {
 pub struct Seal {
     /// What the file carries, if anything.
     pub digests: Option<Digests>,
+    /// How a segment was checked before it was let in, which it carries too.
+    pub checked: Option<CheckWal>,
     /// Permission bits.
     pub mode: u32,
     /// Make the contents durable.

@@ -54,7 +54,7 @@ mod walk;
 
 pub use check::{SegmentChecker, check_segment, read_segment};
 pub use damage::{Damage, DamageKind};
-pub use edge::{Head, Joined, Tail, join};
+pub use edge::{Head, Joined, Tail, continues, join};
 pub use edges::{Edges, Met};
 pub use header::{
     BlockSize, Expected, HeaderError, LongPageHeader, PageFlags, PageHeader, WalVersion,

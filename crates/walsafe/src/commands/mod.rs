@@ -16,6 +16,7 @@ mod init;
 mod list;
 mod manifest;
 mod restore;
+mod said;
 mod verify;
 
 /// The exit status of success.

@@ -2,19 +2,24 @@
 //! how to go on.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use walsafe_core::error::Standby;
-use walsafe_core::restore::{self, Outcome, Request};
-use walsafe_core::wal::name::FileName;
+use walsafe_core::restore::{self, Outcome, Request, RestoreError};
+use walsafe_core::wal::name::{FileKind, FileName};
 
-use super::DONE;
+use super::{DONE, said};
 use crate::arguments::{OnError, Restore};
 use crate::guard::STOP;
 use crate::terminal;
 
-/// How long to look again for a file that is missing although later ones are there.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a standby looks for a history file in an archive that is in trouble, and how often. What follows
+/// may be a promotion.
+const HISTORY_PATIENCE: Duration = Duration::from_secs(60);
+const HISTORY_PAUSE: Duration = Duration::from_millis(500);
+
+/// The server's working directory.
+const DATA_DIRECTORY: &str = ".";
 
 /// What the server is to do.
 enum Ending {
@@ -22,24 +27,18 @@ enum Ending {
     Delivered,
     /// Go on without: the archive does not have the file, and should not.
     NotArchived,
-    /// The archive is in trouble: stop, or in a standby try again.
-    Trouble,
-    /// The command line is wrong: stop.
-    BadUsage,
+    /// The archive is in trouble, and the server tries again or streams.
+    TriesAgain,
+    /// The archive is in trouble, or the command line is wrong: stop.
+    Stops,
 }
 
 /// Runs the command and returns its exit status.
 pub(super) fn run(arguments: &Restore) -> u8 {
-    let ending = attempt(arguments);
-    let goes_on_without = match ending {
+    let goes_on_without = match attempt(arguments) {
         Ending::Delivered => return DONE,
-        Ending::NotArchived => true,
-        Ending::Trouble => match arguments.on_error {
-            OnError::Auto => is_standby(),
-            OnError::Stop => false,
-            OnError::Retry => true,
-        },
-        Ending::BadUsage => false,
+        Ending::NotArchived | Ending::TriesAgain => true,
+        Ending::Stops => false,
     };
     // The one place where status 1 is made. It ends a recovery: where that is wrong, a server is promoted
     // that has lost data.
@@ -57,39 +56,84 @@ fn attempt(arguments: &Restore) -> Ending {
                     "file name \"{file}\" is not accepted: {e}; restore_command must pass %f and \"%p\", see \"walsafe restore --help\""
                 ),
             );
-            return Ending::BadUsage;
+            return Ending::Stops;
         }
     };
+    let standby = is_standby();
+    if arguments.on_error == OnError::Retry && !standby {
+        tell(
+            arguments,
+            "--on-error=retry is refused without \"standby.signal\": a recovery would take each trouble with the archive for the end of the WAL; to end one before a hole, use --end-at-hole SEGMENT or a recovery target, see \"walsafe restore --help\"",
+        );
+        return Ending::Stops;
+    }
+    let tries_again = standby && arguments.on_error != OnError::Stop;
     let request = Request {
         archive: &arguments.from,
         name: &name,
         target: &arguments.target,
-        data_directory: Path::new("."),
+        data_directory: Path::new(DATA_DIRECTORY),
         allow_unmarked: arguments.allow_unmarked,
-        patience: PATIENCE,
+        allow_unchecked: arguments.allow_unchecked,
+        patience: Duration::from_secs(arguments.patience.into()),
+        end_at_hole: arguments.end_at_hole,
+        prove_absence: !tries_again,
     };
-    match restore::restore(&request) {
-        Ok(Outcome::Delivered) => Ending::Delivered,
+    let waits = tries_again && matches!(name.kind(), FileKind::History { .. });
+    let result = if waits { look_for_history(&request) } else { restore::restore(&request) };
+    // An idle standby asks for the same files every few seconds.
+    let tell_again = |message: &str| {
+        if !tries_again || said::is_new(message, Path::new(DATA_DIRECTORY)) {
+            tell(arguments, message);
+        }
+    };
+    match result {
+        Ok(Outcome::Delivered { remark: None }) => Ending::Delivered,
+        Ok(Outcome::Delivered { remark: Some(remark) }) => {
+            tell_again(&format!("\"{name}\" was restored, but {remark}"));
+            Ending::Delivered
+        }
         Ok(Outcome::NotArchived { reason }) => {
-            tell(arguments, &format!("\"{name}\" was not restored: {reason}"));
+            tell_again(&format!("\"{name}\" was not restored: {reason}"));
             Ending::NotArchived
         }
         Err(e) => {
-            tell(
-                arguments,
-                &format!("could not restore \"{name}\": {e}: {} {}", e.detail(), e.hint()),
-            );
-            match e.standby() {
-                Standby::Stops => Ending::BadUsage,
-                Standby::Retries => Ending::Trouble,
+            let mut message =
+                format!("could not restore \"{name}\": {e}: {} {}", e.detail(), e.hint());
+            if waits && e.standby() == Standby::Retries {
+                message += " A promotion now may take a timeline number that is in use.";
             }
+            match e.standby() {
+                Standby::Retries if tries_again => {
+                    tell_again(&message);
+                    Ending::TriesAgain
+                }
+                Standby::Retries | Standby::Stops => {
+                    tell(arguments, &message);
+                    Ending::Stops
+                }
+            }
+        }
+    }
+}
+
+/// Looks for a history file for a standby until the archive shows whether it has it. If the standby is
+/// promoted after "no", it takes the number of the timeline.
+fn look_for_history(request: &Request<'_>) -> Result<Outcome, RestoreError> {
+    let started = Instant::now();
+    loop {
+        match restore::restore(request) {
+            Err(e) if e.standby() == Standby::Retries && started.elapsed() < HISTORY_PATIENCE => {
+                std::thread::sleep(HISTORY_PAUSE);
+            }
+            result => return result,
         }
     }
 }
 
 /// Returns whether the server that has this working directory is a standby.
 fn is_standby() -> bool {
-    Path::new("standby.signal").exists()
+    Path::new(DATA_DIRECTORY).join("standby.signal").exists()
 }
 
 fn tell(arguments: &Restore, message: &str) {
