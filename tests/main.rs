@@ -7,6 +7,7 @@
 mod administration;
 mod archiving;
 mod conflicts;
+mod evidence;
 mod harness_works;
 mod hung_storage;
 mod identity;

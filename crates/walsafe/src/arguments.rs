@@ -76,6 +76,9 @@ pub(crate) struct Restore {
     /// at all if what shows it is older than ten minutes
     #[arg(long, value_name = "SECONDS", default_value_t = 5)]
     pub(crate) patience: u32,
+    /// How long a standby looks again for a history file while the archive is in trouble
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    pub(crate) stall_timeout: u32,
     /// End the recovery before this segment if it is missing, and accept the loss of all that comes after it
     #[arg(long, value_name = "SEGMENT", value_parser = segment)]
     pub(crate) end_at_hole: Option<SegmentName>,

@@ -532,6 +532,10 @@ fn a_standby_looks_for_a_history_file_until_the_archive_is_out_of_trouble() {
     let (archive, away) = (place.path("archive"), place.path("away"));
     fs::rename(&archive, &away).unwrap();
     let mut child = place.restore_command("00000002.history").spawn().unwrap();
+    // Not for ever.
+    let brief = Run::of(place.restore_command("00000002.history").arg("--stall-timeout=0"));
+    brief.says(1, "could not open");
+    brief.says(1, "A promotion now may take a timeline number that is in use.");
     // A segment is not waited for.
     let started = Instant::now();
     place.restore(TWO).says(1, "could not open");

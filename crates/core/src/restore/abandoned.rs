@@ -7,13 +7,12 @@
 //! timeline's WAL goes on in the first segment of the later one, which begins as a copy of it.
 
 use super::RestoreError;
-use super::evidence::file_name;
 use super::survey::Survey;
 use crate::encoding::codec::Codec;
 use crate::error::{Action, Error};
 use crate::prove::examine::{self, Examined, Expectation};
 use crate::store::{StoredName, Visit};
-use crate::wal::name::SegmentName;
+use crate::wal::name::{FileName, SegmentName};
 use crate::wal::timeline::Timelines;
 use crate::wal::{End, Lsn, Record, SegmentSize, continues};
 
@@ -119,7 +118,7 @@ fn read(
     segment: SegmentName,
     visitor: &mut dyn FnMut(&Record),
 ) -> Result<Option<Examined>, RestoreError> {
-    let Some(name) = file_name(segment) else { return Ok(None) };
+    let Ok(name) = FileName::new(&segment.to_string()) else { return Ok(None) };
     for codec in Codec::ALL {
         let stored = StoredName::new(name.clone(), codec);
         let Some(found) = question.visit.find(&stored.into())? else { continue };

@@ -13,7 +13,7 @@ use crate::store::listing;
 use crate::store::{StoredName, Visit};
 use crate::wal::SegmentSize;
 use crate::wal::history::Ancestor;
-use crate::wal::name::{FileName, SegmentName};
+use crate::wal::name::SegmentName;
 use crate::wal::timeline::Timelines;
 
 /// What shows that a file must exist.
@@ -70,6 +70,7 @@ fn of_later_branch(
     segment: SegmentName,
 ) -> Result<Option<Evidence>, RestoreError> {
     let (mut timelines, mut known) = (Timelines::default(), BTreeSet::new());
+    let mut known_size = None;
     for (timeline, file) in survey.histories_after(segment.timeline) {
         if known.contains(&timeline) {
             continue;
@@ -78,7 +79,10 @@ fn of_later_branch(
         known.extend(ancestors.iter().map(|ancestor| ancestor.timeline));
         timelines.add(timeline, Some(ancestors));
         let Some(switch) = timelines.left(segment.timeline, timeline) else { continue };
-        let size = size(visit, expected, survey, file)?;
+        let size = match known_size {
+            Some(size) => size,
+            None => *known_size.insert(size(visit, expected, survey, file)?),
+        };
         // The switch's own segment is there as a copy under the new timeline's name.
         if segment >= SegmentName::holding(segment.timeline, switch, size) {
             continue;
@@ -161,9 +165,4 @@ fn size(
         let problem = Problem::new(FindingKind::Unreadable, reason);
         RestoreError::Damaged { path: visit.location().join(history.to_string()), problem }
     })
-}
-
-/// Returns the name of a whole segment.
-pub(super) fn file_name(segment: SegmentName) -> Option<FileName> {
-    FileName::new(&segment.to_string()).ok()
 }

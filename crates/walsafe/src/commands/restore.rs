@@ -13,9 +13,7 @@ use crate::arguments::{OnError, Restore};
 use crate::guard::STOP;
 use crate::terminal;
 
-/// How long a standby looks for a history file in an archive that is in trouble, and how often. What follows
-/// may be a promotion.
-const HISTORY_PATIENCE: Duration = Duration::from_secs(60);
+/// How often a standby looks for a history file in an archive that is in trouble.
 const HISTORY_PAUSE: Duration = Duration::from_millis(500);
 
 /// The server's working directory.
@@ -80,7 +78,8 @@ fn attempt(arguments: &Restore) -> Ending {
         prove_absence: !tries_again,
     };
     let waits = tries_again && matches!(name.kind(), FileKind::History { .. });
-    let result = if waits { look_for_history(&request) } else { restore::restore(&request) };
+    let patience = Duration::from_secs(if waits { arguments.stall_timeout.into() } else { 0 });
+    let result = restore_within(&request, patience);
     // An idle standby asks for the same files every few seconds.
     let tell_again = |message: &str| {
         if !tries_again || said::is_new(message, Path::new(DATA_DIRECTORY)) {
@@ -117,13 +116,13 @@ fn attempt(arguments: &Restore) -> Ending {
     }
 }
 
-/// Looks for a history file for a standby until the archive shows whether it has it. If the standby is
-/// promoted after "no", it takes the number of the timeline.
-fn look_for_history(request: &Request<'_>) -> Result<Outcome, RestoreError> {
+/// Restores a file, and tries again for so long while the archive is in trouble. That is for a standby that
+/// asks for a history file: if it is promoted after "no", it takes the number of the timeline.
+fn restore_within(request: &Request<'_>, patience: Duration) -> Result<Outcome, RestoreError> {
     let started = Instant::now();
     loop {
         match restore::restore(request) {
-            Err(e) if e.standby() == Standby::Retries && started.elapsed() < HISTORY_PATIENCE => {
+            Err(e) if e.standby() == Standby::Retries && started.elapsed() < patience => {
                 std::thread::sleep(HISTORY_PAUSE);
             }
             result => return result,
