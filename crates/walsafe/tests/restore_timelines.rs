@@ -107,6 +107,33 @@ fn the_history_of_the_timeline_on_which_a_recovery_begins_is_not_needed() {
     missing("00000002.history").says(1, "begins on timeline 3 does not need it");
 }
 
+/// With `recovery_target_timeline = 3`, a server reads that history, and then asks for those before it. It can
+/// do without, and plain cp brings all rows back.
+#[test]
+fn a_server_that_follows_a_later_timeline_already_does_not_need_the_history() {
+    let place = place(3);
+    let later = history(&[(1, 0x30_0200), (2, 0x30_0400)]);
+    place.put("00000003.history", &later);
+    let missing = || restore(&place, "00000002.history");
+    let (kept, pid) =
+        (place.path("data/pg_wal/00000003.history"), place.path("data/postmaster.pid"));
+    fs::write(&kept, &later).unwrap();
+    missing().says(126, "names that timeline");
+    // Left there by an earlier start, which had a target.
+    let now = std::time::SystemTime::now();
+    let at = |path, seconds| {
+        let file = fs::File::options().append(true).create(true).open(path).unwrap();
+        file.set_modified(now - std::time::Duration::from_secs(seconds)).unwrap();
+    };
+    at(&kept, 10);
+    at(&pid, 5);
+    missing().says(126, "names that timeline");
+    at(&kept, 2);
+    missing().says(1, "the server follows timeline 3 already");
+    fs::write(&kept, history(&[(1, 0x30_0200)])).unwrap();
+    missing().says(126, "names that timeline");
+}
+
 /// `pg_basebackup -X stream` puts it there, and the server reads it.
 #[test]
 fn a_history_file_in_pg_wal_is_as_good_as_one_in_the_archive() {

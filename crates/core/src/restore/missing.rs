@@ -84,6 +84,11 @@ fn judge_history(
             "it is not in the archive, and a recovery that begins on timeline {start} does not need it"
         )));
     }
+    if let Some(followed) = followed_timeline(request, timeline) {
+        return Ok(Verdict::End(format!(
+            "it is not in the archive, and the server follows timeline {followed} already, whose history names it"
+        )));
+    }
     let survey = Survey::read(visit, request.name)?;
     let missing = format!("the history of timeline {timeline} is missing and");
     let segment = survey.newest_of(timeline).map(|(_, newest)| newest.clone());
@@ -126,6 +131,30 @@ fn start_timeline(request: &Request<'_>) -> Option<u32> {
         }
         Err(_) => None,
     }
+}
+
+/// Returns the timeline that the server has chosen already, if its history names this one as an ancestor: with
+/// `recovery_target_timeline` set to a number, the server reads that history first, keeps it in `pg_wal`, and
+/// only then asks for those of its ancestors, which it can do without.
+///
+/// A file that an earlier start has kept does not count: it is older than `postmaster.pid`, which the server
+/// writes before its recovery begins.
+fn followed_timeline(request: &Request<'_>, timeline: u32) -> Option<u32> {
+    let (store, steps) = (Directory::at(delivery::parent(request.target)), Progress::default());
+    let pid_file = std::fs::metadata(request.data_directory.join("postmaster.pid")).ok()?;
+    let started = pid_file.modified().ok()?;
+    let pg_wal = store.visit(&steps).ok()?;
+    let survey = Survey::read(&*pg_wal, request.name).ok()?;
+    survey.histories_after(timeline).find_map(|(later, file)| {
+        let found = pg_wal.find(&file.into()).ok()??;
+        let kept = found.modified().is_some_and(|written| written > started);
+        let names = |found: examine::Examined| {
+            let ancestors = found.history.filter(|_| found.problem.is_none())?;
+            ancestors.iter().any(|there| there.timeline == timeline).then_some(later)
+        };
+        let read = examine::examine(&*found, &file.name, &Expectation::default(), &mut |_| Ok(()));
+        read.ok().filter(|_| kept).and_then(names)
+    })
 }
 
 /// Returns whether the file lies beside the target, in `pg_wal`, where the server looks next. A recycled
