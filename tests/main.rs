@@ -14,6 +14,7 @@ mod identity;
 mod kills;
 mod monitoring;
 mod moving_over;
+mod one_history;
 mod operations;
 mod pg_test;
 mod power_cuts;

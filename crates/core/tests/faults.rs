@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use common::*;
-use walsafe_core::archive::{Job, Receipt, archive_file};
+use walsafe_core::archive::{Job, Receipt, Seam, archive_file};
 use walsafe_core::encoding::codec::Codec;
 use walsafe_core::error::{Error, ErrorKind};
 use walsafe_core::store::Progress;
@@ -115,7 +115,9 @@ impl Trial {
         let plan = Plan::new(faults);
         let (mut buffer, progress) = (Buffer::new().unwrap(), Progress::default());
         let store = &*self.store.borrow();
-        let result = archive_file(&self.world.plan, store, &self.job, &mut buffer, &progress);
+        let seam = Seam::default();
+        let result =
+            archive_file(&self.world.plan, store, &seam, &self.job, &mut buffer, &progress);
         (result, plan.calls(), plan.hits())
     }
 

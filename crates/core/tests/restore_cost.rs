@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use common::*;
 use walsafe_core::restore::{self, Outcome, Request, RestoreError};
+use walsafe_core::store::Progress;
 use walsafe_core::sys::fault::{Op, Plan};
 use walsafe_core::wal::name::FileName;
 
@@ -46,6 +47,7 @@ fn ask(
         patience: Duration::ZERO,
         end_at_hole: None,
         prove_absence: prove,
+        steps: &Progress::default(),
     });
     (result, plan.calls())
 }

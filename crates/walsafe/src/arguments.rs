@@ -1,6 +1,7 @@
 //! The command line. Help, manual pages and completions are all made from this file.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use walsafe_core::wal::name::{FileKind, FileName, SegmentName};
@@ -30,9 +31,25 @@ pub(crate) enum Command {
     List(List),
     Check(Check),
     Manifest(Manifest),
+    Push(Push),
     Init(Init),
     Completions(Completions),
     Man(Man),
+}
+
+/// What the commands that use an archive have in common.
+#[derive(Debug, Args)]
+pub(crate) struct Watch {
+    /// Give up when nothing has moved in the archive for so long; 0: never
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    stall_timeout: u32,
+}
+
+impl Watch {
+    /// Returns for how long nothing may move, `None` for as long as it takes.
+    pub(crate) fn timeout(&self) -> Option<Duration> {
+        (self.stall_timeout > 0).then(|| Duration::from_secs(self.stall_timeout.into()))
+    }
 }
 
 /// Gives one file back to a server, as its `restore_command`.
@@ -47,9 +64,12 @@ Exit status:
   1    the archive is there and does not have the file, and should not: recovery goes on without
        the file
   126  anything else (damage; an archive that is unreadable, missing or another cluster's; a
-       hole; bad usage): recovery stops. In a standby (standby.signal), trouble with the archive
-       is 1 instead, so that the standby tries again or streams; --on-error changes that. A
-       standby prints the same line at most once a minute.
+       hole; bad usage; storage in which nothing moves for --stall-timeout): recovery stops. In a
+       standby (standby.signal), trouble with the archive is 1 instead, so that the standby tries
+       again or streams; --on-error changes that. A standby prints the same line at most once a
+       minute, and waits for a history file up to --stall-timeout while the archive is in trouble.
+
+Never put timeout(1) before it: its status 124 means \"no more WAL\" to the server.
 
 Examples:
   restore_command = 'walsafe restore --from /mnt/archive %f \"%p\"'
@@ -76,12 +96,11 @@ pub(crate) struct Restore {
     /// at all if what shows it is older than ten minutes
     #[arg(long, value_name = "SECONDS", default_value_t = 5)]
     pub(crate) patience: u32,
-    /// How long a standby looks again for a history file while the archive is in trouble
-    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
-    pub(crate) stall_timeout: u32,
     /// End the recovery before this segment if it is missing, and accept the loss of all that comes after it
     #[arg(long, value_name = "SEGMENT", value_parser = segment)]
     pub(crate) end_at_hole: Option<SegmentName>,
+    #[command(flatten)]
+    pub(crate) watch: Watch,
     /// Write the line on standard error as JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -130,6 +149,8 @@ pub(crate) struct Init {
     /// Permission of the identity file: 0600, 0640, 0400 or 0440
     #[arg(long, value_name = "MODE", default_value = "0600")]
     pub(crate) file_mode: String,
+    #[command(flatten)]
+    pub(crate) watch: Watch,
     /// Write the result as JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -167,6 +188,8 @@ pub(crate) struct Verify {
     /// How many files to read at a time [default: one for each processor, at most 8]
     #[arg(long, short, value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..=64))]
     pub(crate) jobs: Option<u16>,
+    #[command(flatten)]
+    pub(crate) watch: Watch,
     /// Write the report as JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -189,6 +212,8 @@ Examples:
   walsafe list /mnt/archive
   walsafe list --json /mnt/archive")]
 pub(crate) struct List {
+    #[command(flatten)]
+    pub(crate) watch: Watch,
     /// Write the list as JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -204,7 +229,8 @@ Exit status, as Nagios and similar programs expect it: 0 all is well; 1 a warnin
 3 the command could not run.
 
 Writes small probe files with temporary names, and removes them. With --read-only it writes
-nothing: run that on a standby before it is promoted.
+nothing: run that on a standby before it is promoted. Of a standby, or a server that does not run,
+it says which complete segments the archive lacks: \"walsafe push\" brings them.
 
 Examples:
   walsafe check --pgdata /var/lib/postgresql/17/main /mnt/archive
@@ -219,12 +245,56 @@ pub(crate) struct Check {
     /// Write nothing
     #[arg(long)]
     pub(crate) read_only: bool,
+    #[command(flatten)]
+    pub(crate) watch: Watch,
     /// Write the checks as JSON
     #[arg(long)]
     pub(crate) json: bool,
     /// The archive directory
     #[arg(value_name = "DIR")]
     pub(crate) archive: PathBuf,
+}
+
+/// Brings into an archive what a stopped server or a standby has and the archive lacks.
+#[derive(Debug, Args)]
+#[command(
+    long_about = "Brings into an archive what a server has in pg_wal and the archive lacks: history files, segments that wait to be \
+archived, segments that a standby received and marked as done, backup history files that wait. For failovers and lost servers.\n\n\
+Goes in the server's order, along the server's own history. Checks every record of a segment, and that it continues the archived \
+ones beside it. Never replaces a file: what is there already is compared. Each file is durable before the next one. Leaves out the \
+segment that is still being written, .partial files, files that are not what their name says, and the rest of an old timeline \
+behind the switch. Writes nothing into the data directory.\n\n\
+Run as root, it works as the user that owns the archive's identity file.",
+    after_help = "\
+Exit status: 0 the archive has all that the server has; 1 a file was left out, differs from the
+archive's, or WAL is still missing; 2 the command could not run, or the archive failed. Run it again
+after the trouble is over: it goes on where it stopped.
+
+Examples:
+  # before a standby is promoted, or right after: what the lost primary had not archived
+  walsafe push --pgdata /var/lib/postgresql/17/standby /mnt/archive
+  # the history file that walsafe restore asks for
+  walsafe push --history 2 --pgdata /var/lib/postgresql/17/main /mnt/archive"
+)]
+pub(crate) struct Push {
+    /// The server's data directory
+    #[arg(long, value_name = "DIR")]
+    pub(crate) pgdata: PathBuf,
+    /// Bring the history file of this timeline, and nothing else
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(2..))]
+    pub(crate) history: Option<u32>,
+    /// Compression, as the archive's other files have it: none, lz4, zstd[:LEVEL] or gzip[:LEVEL]
+    #[arg(long, value_name = "CODEC", default_value = "none")]
+    pub(crate) compression: String,
+    /// Write the result as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Show no progress bar, not even on a terminal
+    #[arg(long, short)]
+    pub(crate) quiet: bool,
+    /// The archive directory
+    #[arg(value_name = "DEST")]
+    pub(crate) destination: PathBuf,
 }
 
 /// Prints BLAKE3 digests of the files, for `b3sum --check`.
@@ -242,6 +312,8 @@ pub(crate) struct Manifest {
     /// Read every file, even those that carry a digest
     #[arg(long)]
     pub(crate) read: bool,
+    #[command(flatten)]
+    pub(crate) watch: Watch,
     /// Write the digests as JSON
     #[arg(long)]
     pub(crate) json: bool,

@@ -46,6 +46,7 @@ fn at_once(place: &Place, file: &str) -> Result<Outcome, String> {
         data_directory: &place.path("data"),
         allow_unmarked: false,
         allow_unchecked: false,
+        steps: &Progress::default(),
         patience: Duration::ZERO,
         end_at_hole: None,
         prove_absence: true,

@@ -2,7 +2,10 @@
 
 use super::compare::{Comparison, Context, compare};
 use super::copy::{Copied, Reader};
+use super::parent;
 use super::plan::{Job, Outcome, Plan, Receipt};
+use super::seam::{Newcomer, Seam};
+use super::tail::{self, Tail};
 use crate::encoding::codec::Codec;
 use crate::encoding::digest::Digest;
 use crate::error::Error;
@@ -15,7 +18,9 @@ use crate::wal::SegmentReport;
 use crate::wal::segment::{self, HEADER_LEN};
 
 /// Archives one file. `store` is what [`Plan::store`] returns. The file is copied through `buffer`,
-/// preferably a [`Buffer::large`]. Both can be used for many files.
+/// preferably a [`Buffer::large`]. `seam` knows the segment that was archived last. All three can be used
+/// for many files. Before a history file, what the archive lacks of the timeline before is archived, as far
+/// as `pg_wal` has it ([`parent::bring`]).
 ///
 /// On return, under [`FsyncPolicy::Full`], the file's bytes and its name survive a power cut, and
 /// nothing that stood under a final name was changed. If the machine dies half-way, the archive holds
@@ -26,6 +31,25 @@ use crate::wal::segment::{self, HEADER_LEN};
 pub fn archive_file(
     plan: &Plan,
     store: &dyn Store,
+    seam: &Seam,
+    job: &Job,
+    buffer: &mut Buffer,
+    progress: &Progress,
+) -> Result<Receipt, Error> {
+    let mut before = |job: &Job| archive_alone(plan, store, seam, job, buffer, progress);
+    let notices = parent::bring(plan, store, job, progress, &mut before);
+    let mut receipt = archive_alone(plan, store, seam, job, buffer, progress)?;
+    receipt.notices.splice(0..0, notices);
+    Ok(receipt)
+}
+
+/// The same, and nothing beside it: for `walsafe push`, which brings the rest itself.
+///
+/// # Errors As [`archive_file`].
+pub(super) fn archive_alone(
+    plan: &Plan,
+    store: &dyn Store,
+    seam: &Seam,
     job: &Job,
     buffer: &mut Buffer,
     progress: &Progress,
@@ -34,7 +58,17 @@ pub fn archive_file(
     check_segment(plan, job, &source)?;
     source.spare_page_cache();
     let visit = plan.visit(store, progress)?;
-    Attempt { plan, job, source: &source, visit: &*visit, progress }.run(buffer)
+    let attempt = Attempt { plan, seam, job, source: &source, visit: &*visit, progress };
+    match attempt.run(buffer) {
+        Err(conflict @ Error::Conflict { .. }) => {
+            let Tail { job, notice } =
+                tail::of_conflict(conflict, plan, job, &source, &*visit, progress)?;
+            let mut receipt = Attempt { job: &job, ..attempt }.run(buffer)?;
+            receipt.notices.push(notice);
+            Ok(receipt)
+        }
+        result => result,
+    }
 }
 
 /// Refuses a segment that is not what its name says, or another cluster's (guarantee G6).
@@ -51,6 +85,7 @@ fn check_segment(plan: &Plan, job: &Job, source: &Source) -> Result<(), Error> {
 /// A file that was checked, on its way into an archive that is this cluster's.
 struct Attempt<'a> {
     plan: &'a Plan,
+    seam: &'a Seam,
     job: &'a Job,
     source: &'a Source,
     visit: &'a dyn Visit,
@@ -82,6 +117,7 @@ impl Attempt<'_> {
         // While the copy hung, the settings may have changed, another archive may have taken the file, and
         // the server may have reused it.
         self.source.check_not_moved()?;
+        let notice = self.seam.check(self.newcomer())?;
         self.note_unchecked(&*sealed)?;
         match sealed.publish()? {
             Publication::Published => {}
@@ -100,7 +136,8 @@ impl Attempt<'_> {
         for codec in Codec::ALL.into_iter().filter(|codec| *codec != name.codec) {
             self.compare_with(codec)?;
         }
-        Ok(self.receipt(Outcome::Archived, digests.content, stored_bytes, records))
+        let receipt = self.receipt(Outcome::Archived, digests.content, stored_bytes, records);
+        Ok(Receipt { notices: notice.into_iter().collect(), ..receipt })
     }
 
     /// Makes sure that the archive says of a segment nobody looked into that it was let in so, before it has
@@ -136,6 +173,7 @@ impl Attempt<'_> {
             name: &self.job.name,
             segment_size: self.plan.cluster.segment_size,
             archive: self.visit,
+            known: &self.plan.known,
         };
         match compare(self.source, &*found, context, self.progress)? {
             Comparison::Same { content } => {
@@ -169,6 +207,11 @@ impl Attempt<'_> {
         Reader { plan: self.plan, job: self.job, source: self.source, progress: self.progress }
     }
 
+    fn newcomer(&self) -> Newcomer<'_> {
+        let Self { plan, job, source, visit, progress, .. } = *self;
+        Newcomer { plan, job, source, visit, progress }
+    }
+
     fn receipt(
         &self,
         outcome: Outcome,
@@ -177,6 +220,7 @@ impl Attempt<'_> {
         records: Option<Box<SegmentReport>>,
     ) -> Receipt {
         let wal_bytes = self.source.len();
+        self.seam.confirm(&self.job.name);
         Receipt {
             outcome,
             wal_bytes,

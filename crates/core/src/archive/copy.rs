@@ -93,7 +93,7 @@ impl Reader<'_> {
 
     /// Returns a checker for the segment's records, where they are to be checked.
     fn record_checker(&self) -> Option<SegmentChecker> {
-        let segment = self.job.name.segment();
+        let segment = self.job.name.wal_of();
         let segment = segment.filter(|_| self.plan.check_wal == CheckWal::Records)?;
         let segment_size = self.plan.cluster.segment_size;
         let spec = SegmentSpec {

@@ -4,13 +4,21 @@
 //! believes and what the next try does, if the machine dies after each of its steps. [`pool`] has the
 //! threads that run it, for the file that the server asks for and for the next ones.
 
+mod arrival;
 mod attempt;
 mod compare;
 mod copy;
 mod notice;
+mod pair;
+mod parent;
+mod place;
 mod plan;
 pub mod pool;
+pub mod push;
+mod seam;
+mod tail;
 
 pub use attempt::archive_file;
 pub use notice::{Level, Notice};
 pub use plan::{Job, Outcome, Plan, Receipt};
+pub use seam::Seam;

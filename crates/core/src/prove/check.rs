@@ -18,6 +18,8 @@ use crate::store::listing::Listing;
 use crate::store::{FinalName, PROBE, Progress, Publication, Seal, Visit};
 use crate::sys::{self, Dir};
 
+mod unarchived;
+
 /// How a check came out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Status {
@@ -61,6 +63,8 @@ pub struct Options<'a> {
     pub min_free: u64,
     /// Write nothing: for an archive that is mounted read-only.
     pub read_only: bool,
+    /// Counts the steps, for whoever watches over storage that hangs.
+    pub steps: Option<&'a Progress>,
 }
 
 /// A flush that takes longer than this slows archiving down noticeably.
@@ -71,20 +75,22 @@ const FREE_PART: u64 = 20;
 /// Runs every check. If the directory cannot be opened, that is the only result.
 #[must_use]
 pub fn check(path: &Path, options: &Options<'_>) -> Vec<Check> {
-    let (store, progress) = (Directory::at(path), Progress::default());
-    let visit = match store.open(&progress) {
+    let (store, unwatched) = (Directory::at(path), Progress::default());
+    let steps = options.steps.unwrap_or(&unwatched);
+    let visit = match store.open(steps) {
         Ok(visit) => visit,
-        Err(error) => return vec![failed("directory", &error)],
+        Err(error) => return vec![unusable(&error)],
     };
     let dir = visit.dir();
     let mut checks = vec![directory(dir, options), ownership(dir), identity(&visit, options)];
     checks.push(space(dir, options));
     if !options.read_only {
         remove_probes(dir);
-        checks.extend([publish(&visit), unnamed(dir), attributes(dir), flush(dir)]);
+        checks.extend([publish(&visit), unnamed(dir), attributes(dir), flush(dir, steps)]);
     }
     checks.extend(options.data_directory.map(|data| same_file_system(dir, data)));
     checks.push(contents(&visit));
+    checks.extend(options.data_directory.and_then(|data| unarchived::unarchived(&visit, data)));
     checks
 }
 
@@ -93,6 +99,12 @@ pub fn check(path: &Path, options: &Options<'_>) -> Vec<Check> {
 /// checks report what cannot be removed.
 fn remove_probes(dir: &Dir) {
     let _ = temporary::remove_stray_of(dir, &Owner::this_process(), PROBE);
+}
+
+/// Makes the only result for a directory that cannot be looked at.
+#[must_use]
+pub fn unusable(error: &Error) -> Check {
+    failed("directory", error)
 }
 
 fn made(name: &'static str, status: Status, detail: impl Into<String>) -> Check {
@@ -264,13 +276,15 @@ fn with_probe<T>(
     result.and_then(|value| removed.map(|()| value))
 }
 
-fn flush(dir: &Dir) -> Check {
+fn flush(dir: &Dir, steps: &Progress) -> Check {
     let name = "flush latency";
     let probe = |file: &File| {
         sys::write_all_at(file, &[1; 8192], 0).map_err(|e| (Action::WriteProbe, e))?;
         let started = Instant::now();
         sys::flush(file).map_err(|e| (Action::FlushProbe, e))?;
+        steps.tick();
         dir.flush().map_err(|e| (Action::FlushDirectory, e))?;
+        steps.tick();
         Ok(started.elapsed())
     };
     let mut slowest = Duration::ZERO;

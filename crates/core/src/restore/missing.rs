@@ -8,7 +8,7 @@ use crate::prove::examine::{self, Expectation};
 use crate::prove::verify::Start;
 use crate::server::control::ControlFile;
 use crate::store::directory::Directory;
-use crate::store::{Progress, Store, StoredName, Visit};
+use crate::store::{Store, StoredName, Visit};
 use crate::wal::history::Ancestor;
 use crate::wal::name::{FileKind, SegmentName};
 
@@ -44,9 +44,11 @@ pub(super) fn judge(
         // The first timeline has no ancestors, so it has no history file.
         FileKind::History { timeline: 1 } => Ok(end("")),
         FileKind::History { timeline } => judge_history(request, visit, timeline),
-        // If these are missing, no WAL is missing: a backup history file is for people, and recovery asks
-        // for whole segments only.
-        FileKind::Partial(_) | FileKind::BackupHistory(_) | FileKind::Other => Ok(end("")),
+        // If these are missing, no WAL is missing: backup history files and tails are for people, and
+        // recovery asks for whole segments only.
+        FileKind::Partial(_) | FileKind::BackupHistory(_) | FileKind::Tail(_) | FileKind::Other => {
+            Ok(end(""))
+        }
     }
 }
 
@@ -140,10 +142,10 @@ fn start_timeline(request: &Request<'_>) -> Option<u32> {
 /// A file that an earlier start has kept does not count: it is older than `postmaster.pid`, which the server
 /// writes before its recovery begins.
 fn followed_timeline(request: &Request<'_>, timeline: u32) -> Option<u32> {
-    let (store, steps) = (Directory::at(delivery::parent(request.target)), Progress::default());
+    let store = Directory::at(delivery::parent(request.target));
     let pid_file = std::fs::metadata(request.data_directory.join("postmaster.pid")).ok()?;
     let started = pid_file.modified().ok()?;
-    let pg_wal = store.visit(&steps).ok()?;
+    let pg_wal = store.visit(request.steps).ok()?;
     let survey = Survey::read(&*pg_wal, request.name).ok()?;
     survey.histories_after(timeline).find_map(|(later, file)| {
         let found = pg_wal.find(&file.into()).ok()??;
@@ -161,8 +163,8 @@ fn followed_timeline(request: &Request<'_>, timeline: u32) -> Option<u32> {
 /// segment, with the name of a future one and old contents, does not count. Neither does one that was only
 /// half received and ends early: the server would take that for the end of the WAL.
 fn lies_beside_target(request: &Request<'_>, expected: &Expectation) -> bool {
-    let (store, steps) = (Directory::at(delivery::parent(request.target)), Progress::default());
-    let Ok(pg_wal) = store.visit(&steps) else { return false };
+    let store = Directory::at(delivery::parent(request.target));
+    let Ok(pg_wal) = store.visit(request.steps) else { return false };
     let name = StoredName::new(request.name.clone(), Codec::None);
     let Ok(Some(found)) = pg_wal.find(&name.into()) else { return false };
     examine::examine(&*found, request.name, expected, &mut |_| Ok(())).is_ok_and(|found| {

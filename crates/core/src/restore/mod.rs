@@ -57,6 +57,8 @@ pub struct Request<'a> {
     /// Find out whether a file that is not there should be. A standby does not need to know: it asks again
     /// whatever the reason, and often.
     pub prove_absence: bool,
+    /// Counts the steps, for whoever watches over storage that hangs.
+    pub steps: &'a Progress,
 }
 
 /// What came of a request.
@@ -85,8 +87,8 @@ pub enum Outcome {
 /// # Errors
 /// The file is not at its target, and nothing shows that this is the end of the WAL.
 pub fn restore(request: &Request<'_>) -> Result<Outcome, RestoreError> {
-    let (store, steps) = (Directory::at(request.archive), Progress::default());
-    let visit = store.open(&steps)?;
+    let store = Directory::at(request.archive);
+    let visit = store.open(request.steps)?;
     let expected = admit(request, &visit)?;
     let owner = Owner::this_process();
     refuse_archive(request, visit.dir())?;

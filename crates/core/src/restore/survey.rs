@@ -51,7 +51,7 @@ impl Survey {
                     survey.histories.entry(timeline).or_insert(stored);
                     return;
                 }
-                FileKind::Other => return,
+                FileKind::Tail(_) | FileKind::Other => return,
                 FileKind::Segment(there)
                 | FileKind::Partial(there)
                 | FileKind::BackupHistory(there) => there,

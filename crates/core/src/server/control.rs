@@ -24,7 +24,10 @@ const READ: usize = 512;
 const SEGMENT_SIZE_AT: usize = 228;
 
 /// Offset of `checkPointCopy.ThisTimeLineID`, the same in every layout known here.
-const TIMELINE_AT: usize = 48;
+const CHECKPOINT_TIMELINE_AT: usize = 48;
+
+/// Offset of `minRecoveryPointTLI`, the same in every layout known here.
+const RECOVERY_TIMELINE_AT: usize = 144;
 
 /// The server rewrites the file in place, and a reader may see half of a write: so a wrong checksum is
 /// looked at again, this often.
@@ -37,11 +40,12 @@ pub struct ControlFile {
     pub system_identifier: u64,
     /// `pg_control_version`: the layout.
     pub version: u32,
-    /// The timeline of the last checkpoint, on which a recovery begins without a `backup_label`; `None` for a
-    /// layout that this version does not know.
-    pub timeline: Option<u32>,
     /// The size of a WAL segment; `None` for a layout that this version does not know.
     pub segment_size: Option<SegmentSize>,
+    /// The newest timeline that the server has written or replayed, as far as it noted that: the one of its
+    /// last checkpoint, or the one that it reached in recovery. A promotion notes the new timeline before the
+    /// server is in production. `None` for a layout that this version does not know.
+    pub timeline: Option<u32>,
 }
 
 /// Why the contents of a control file are refused.
@@ -90,14 +94,19 @@ impl ControlFile {
             return Err(ControlError::Checksum);
         }
         if !known {
-            return Ok(Self { system_identifier, version, timeline: None, segment_size: None });
+            return Ok(Self { system_identifier, version, segment_size: None, timeline: None });
         }
-        let bytes = u32::from_ne_bytes(*chunk(contents, SEGMENT_SIZE_AT).ok_or(short)?);
-        let size = SegmentSize::new(bytes.into());
-        let segment_size = Some(size.map_err(|_| ControlError::SegmentSize(bytes))?);
-        let timeline = u32::from_ne_bytes(*chunk(contents, TIMELINE_AT).ok_or(short)?);
-        let timeline = Some(timeline).filter(|timeline| *timeline > 0);
-        Ok(Self { system_identifier, version, timeline, segment_size })
+        let number = |at| chunk(contents, at).copied().map(u32::from_ne_bytes).ok_or(short);
+        let bytes = number(SEGMENT_SIZE_AT)?;
+        let segment_size =
+            SegmentSize::new(bytes.into()).map_err(|_| ControlError::SegmentSize(bytes))?;
+        let timeline = number(CHECKPOINT_TIMELINE_AT)?.max(number(RECOVERY_TIMELINE_AT)?);
+        Ok(Self {
+            system_identifier,
+            version,
+            segment_size: Some(segment_size),
+            timeline: Some(timeline).filter(|timeline| *timeline > 0),
+        })
     }
 
     /// Reads the control file of a data directory, also of a running server.
@@ -105,6 +114,14 @@ impl ControlFile {
     /// # Errors
     /// The file could not be read, or is not a sound control file.
     pub fn read(data_directory: &Path) -> Result<Self, Error> {
+        Self::with_contents(data_directory).map(|(control, _)| control)
+    }
+
+    /// The same, and the bytes that were read, for what else is in them.
+    ///
+    /// # Errors
+    /// The file could not be read, or is not a sound control file.
+    pub(super) fn with_contents(data_directory: &Path) -> Result<(Self, Vec<u8>), Error> {
         let path = data_directory.join(PATH);
         let fail = |e| Error::io(Action::ReadControl, &path, e);
         let mut tries = 0;
@@ -114,7 +131,7 @@ impl ControlFile {
             file.take(READ as u64).read_to_end(&mut contents).map_err(fail)?;
             tries += 1;
             match Self::parse(&contents) {
-                Ok(control) => return Ok(control),
+                Ok(control) => return Ok((control, contents)),
                 Err(ControlError::Checksum) if tries < TRIES => {
                     std::thread::sleep(std::time::Duration::from_millis(10));
                 }
@@ -141,7 +158,8 @@ mod tests {
         bytes[..8].copy_from_slice(&7_123_456_789_012_345_678_u64.to_ne_bytes());
         bytes[8..12].copy_from_slice(&version.to_ne_bytes());
         bytes[SEGMENT_SIZE_AT..SEGMENT_SIZE_AT + 4].copy_from_slice(&(16_u32 << 20).to_ne_bytes());
-        bytes[TIMELINE_AT..TIMELINE_AT + 4].copy_from_slice(&7_u32.to_ne_bytes());
+        bytes[CHECKPOINT_TIMELINE_AT..][..4].copy_from_slice(&2_u32.to_ne_bytes());
+        bytes[RECOVERY_TIMELINE_AT..][..4].copy_from_slice(&3_u32.to_ne_bytes());
         let crc = crc32c::crc32c(&bytes[..checksum_at]);
         bytes[checksum_at..checksum_at + 4].copy_from_slice(&crc.to_ne_bytes());
         bytes
@@ -153,7 +171,7 @@ mod tests {
             let control = ControlFile::parse(&control(version, checksum_at)).unwrap();
             assert_eq!(control.system_identifier, 7_123_456_789_012_345_678);
             assert_eq!(control.segment_size, Some(SegmentSize::DEFAULT));
-            assert_eq!(control.timeline, Some(7));
+            assert_eq!(control.timeline, Some(3));
         }
     }
 
@@ -161,7 +179,7 @@ mod tests {
     fn a_later_layout_gives_the_identifier_and_no_segment_size() {
         let control = ControlFile::parse(&control(2100, 320)).unwrap();
         assert_eq!(control.system_identifier, 7_123_456_789_012_345_678);
-        assert_eq!(control.segment_size, None);
+        assert_eq!((control.segment_size, control.timeline), (None, None));
     }
 
     #[test]

@@ -18,10 +18,12 @@ use crate::server::source::Source;
 use crate::sys::Space;
 
 pub mod admission;
+pub mod beyond;
 #[cfg(test)]
 mod conformance;
 pub mod directory;
 pub mod identity;
+pub mod lag;
 pub mod listing;
 mod names;
 mod progress;
@@ -126,18 +128,18 @@ pub trait Found {
     /// past the cache does.
     fn flush(&self) -> Result<(), Error>;
 
-    /// Reads the stored bytes from their start: from storage, past every cache, or through the caches. One
+    /// Reads the stored bytes from their start, and counts each piece as a step of the visit: from storage, past every cache, or through the caches. One
     /// reader is used at a time.
     ///
     /// # Errors
     /// The reader could not be made.
-    fn read(&self, past_cache: bool) -> io::Result<Box<dyn Read>>;
+    fn read(&self, past_cache: bool) -> io::Result<Box<dyn Read + '_>>;
 
     /// Reads the WAL file's own bytes from storage, past every cache.
     ///
     /// # Errors
     /// The reader or the decoder could not be made.
-    fn decode(&self) -> io::Result<Decoder<Box<dyn Read>>> {
+    fn decode(&self) -> io::Result<Decoder<Box<dyn Read + '_>>> {
         Decoder::new(self.codec(), self.read(true)?)
     }
 }

@@ -6,7 +6,7 @@
 //! - [`check`]: a segment read from its first page to its last, in one piece or in many.
 //! - [`report`], [`damage`]: what came out.
 //! - [`edge`]: the records that cross from one segment to the next; [`edges`]: the same for segments that
-//!   come in any order.
+//!   come in any order; [`fit`]: whether one segment continues another, as far as they prove it.
 //! - [`parting`]: where two versions of one segment begin to differ.
 //! - [`history`]: what a timeline history file says; [`timeline`]: which timeline branched off which,
 //!   what a recovery needs of each, and what is missing.
@@ -41,6 +41,7 @@ pub mod check;
 pub mod damage;
 pub mod edge;
 pub mod edges;
+pub mod fit;
 pub mod header;
 pub mod history;
 pub mod lsn;
@@ -56,6 +57,7 @@ pub use check::{SegmentChecker, check_segment, read_segment};
 pub use damage::{Damage, DamageKind};
 pub use edge::{Head, Joined, Tail, continues, join};
 pub use edges::{Edges, Met};
+pub use fit::{Doubt, Fit};
 pub use header::{
     BlockSize, Expected, HeaderError, LongPageHeader, PageFlags, PageHeader, WalVersion,
 };

@@ -64,6 +64,20 @@ impl Route {
     pub fn needs_of_last(&self, timeline: u32, start: Lsn) -> bool {
         timeline == self.timeline && start >= self.from
     }
+
+    /// Returns whether a segment is on the way.
+    #[must_use]
+    pub fn needs(&self, timeline: u32, start: Lsn) -> bool {
+        self.needs_of_ancestor(timeline, start) || self.needs_of_last(timeline, start)
+    }
+
+    /// Returns under which timeline's name a segment is read; `None` before the way begins.
+    #[must_use]
+    pub fn timeline_at(&self, start: Lsn) -> Option<u32> {
+        let leg = self.legs.iter().find(|leg| leg.stretch.contains(start));
+        let last = (start >= self.from).then_some(self.timeline);
+        leg.map(|leg| leg.timeline).or(last)
+    }
 }
 
 /// The timelines whose history files are known.

@@ -5,7 +5,6 @@ use std::os::unix::fs::MetadataExt;
 use walsafe_core::error::{Action, Error};
 use walsafe_core::server::control::ControlFile;
 use walsafe_core::server::settings::FileMode;
-use walsafe_core::store::Progress;
 use walsafe_core::store::admission;
 use walsafe_core::store::directory::{Directory, DirectoryVisit};
 use walsafe_core::store::identity::Identity;
@@ -15,10 +14,10 @@ use walsafe_core::wal::segment::Cluster;
 use super::{DONE, FAILED, sentence};
 use crate::arguments::Init;
 use crate::terminal::{self, Output};
+use crate::watchdog::Signs;
 
 /// Runs the command and returns its exit status.
-pub(super) fn run(arguments: &Init) -> u8 {
-    let destination = arguments.destination.display();
+pub(super) fn run(arguments: &Init, signs: &Signs) -> u8 {
     let mode: FileMode = match arguments.file_mode.parse() {
         Ok(mode) => mode,
         Err(e) => {
@@ -38,8 +37,8 @@ pub(super) fn run(arguments: &Init) -> u8 {
         // Unknown for a newer server version; the identity does not depend on it.
         segment_size: control.segment_size.unwrap_or(SegmentSize::DEFAULT),
     };
-    let (store, progress) = (Directory::at(&arguments.destination), Progress::default());
-    let created = store.open(&progress).and_then(|visit| {
+    let store = Directory::at(&arguments.destination);
+    let created = store.open(&signs.steps).and_then(|visit| {
         let created = admission::init(&visit, &cluster, mode.bits())?;
         give_to_server(arguments, &visit)?;
         Ok(created)
@@ -51,7 +50,11 @@ pub(super) fn run(arguments: &Init) -> u8 {
             return FAILED;
         }
     };
-    let mut output = Output::new();
+    signs.elsewhere(|| print(arguments, &cluster, created))
+}
+
+fn print(arguments: &Init, cluster: &Cluster, created: bool) -> u8 {
+    let (mut output, destination) = (Output::new(), arguments.destination.display());
     let identifier = cluster.system_identifier;
     if arguments.json {
         output.line(serde_json::json!({

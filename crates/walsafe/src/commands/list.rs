@@ -7,21 +7,26 @@ use super::{DONE, FAILED, FOUND, megabytes, print_json, sentence};
 use crate::arguments::List;
 use crate::terminal::{self, Output};
 use crate::time::rfc3339;
+use crate::watchdog::Signs;
 
 /// Runs the command and returns its exit status.
-pub(super) fn run(arguments: &List) -> u8 {
-    let overview = match Overview::read(&arguments.archive) {
+pub(super) fn run(arguments: &List, signs: &Signs) -> u8 {
+    let overview = match Overview::read(&arguments.archive, &signs.steps) {
         Ok(overview) => overview,
         Err(e) => {
             terminal::complain(&sentence(&e));
             return FAILED;
         }
     };
+    signs.elsewhere(|| report(arguments, &overview))
+}
+
+fn report(arguments: &List, overview: &Overview) -> u8 {
     for (name, error) in &overview.unreadable {
         terminal::complain(&format!("could not look up \"{}\": {error}", name.escape_default()));
     }
     let written =
-        if arguments.json { print_json(&json(arguments, &overview)) } else { print(&overview) };
+        if arguments.json { print_json(&json(arguments, overview)) } else { print(overview) };
     match (written, overview.unreadable.is_empty()) {
         (false, _) => FAILED,
         (true, true) => DONE,
@@ -53,8 +58,13 @@ fn print(overview: &Overview) -> bool {
     for timeline in &overview.timelines {
         output.line("");
         let history = if timeline.history { ", with history file" } else { "" };
+        let tails = match timeline.tails {
+            0 => String::new(),
+            1 => ", 1 tail".to_owned(),
+            tails => format!(", {tails} tails"),
+        };
         output.line(format_args!(
-            "timeline {}: {} segments, {} partial, {} backups{history}",
+            "timeline {}: {} segments, {} partial{tails}, {} backups{history}",
             timeline.timeline, timeline.segments, timeline.partials, timeline.backups
         ));
         for run in &timeline.runs {
@@ -96,6 +106,7 @@ fn timeline_json(timeline: &Timeline) -> serde_json::Value {
         "ranges": ranges,
         "segments": timeline.segments,
         "partials": timeline.partials,
+        "tails": timeline.tails,
         "backups": timeline.backups,
         "history": timeline.history,
         "bytes": timeline.bytes,

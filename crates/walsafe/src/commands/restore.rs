@@ -4,14 +4,16 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use walsafe_core::error::Standby;
+use walsafe_core::error::{Activity, Standby};
 use walsafe_core::restore::{self, Outcome, Request, RestoreError};
+use walsafe_core::sys::worker::Streams;
 use walsafe_core::wal::name::{FileKind, FileName};
 
 use super::{DONE, said};
 use crate::arguments::{OnError, Restore};
 use crate::guard::STOP;
 use crate::terminal;
+use crate::watchdog::{self, Lost, Signs};
 
 /// How often a standby looks for a history file in an archive that is in trouble.
 const HISTORY_PAUSE: Duration = Duration::from_millis(500);
@@ -19,21 +21,24 @@ const HISTORY_PAUSE: Duration = Duration::from_millis(500);
 /// The server's working directory.
 const DATA_DIRECTORY: &str = ".";
 
-/// What the server is to do.
+/// What the server is to do. The numbers are exit statuses of the process that does the work: none of them
+/// is one that a process may end with by accident.
+#[derive(Clone, Copy)]
 enum Ending {
     /// Go on: the file is there.
-    Delivered,
+    Delivered = 80,
     /// Go on without: the archive does not have the file, and should not.
-    NotArchived,
+    NotArchived = 81,
     /// The archive is in trouble, and the server tries again or streams.
-    TriesAgain,
+    TriesAgain = 82,
     /// The archive is in trouble, or the command line is wrong: stop.
-    Stops,
+    Stops = 83,
 }
 
 /// Runs the command and returns its exit status.
 pub(super) fn run(arguments: &Restore) -> u8 {
-    let goes_on_without = match attempt(arguments) {
+    let standby = Path::new(DATA_DIRECTORY).join("standby.signal").exists();
+    let goes_on_without = match (Call { arguments, standby }).watched() {
         Ending::Delivered => return DONE,
         Ending::NotArchived | Ending::TriesAgain => true,
         Ending::Stops => false,
@@ -43,75 +48,126 @@ pub(super) fn run(arguments: &Restore) -> u8 {
     if goes_on_without { 1 } else { STOP }
 }
 
-fn attempt(arguments: &Restore) -> Ending {
-    let name = match FileName::new(&arguments.file) {
-        Ok(name) => name,
-        Err(e) => {
-            let file = arguments.file.escape_default();
-            tell(
-                arguments,
-                &format!(
+impl Ending {
+    const ALL: [Self; 4] = [Self::Delivered, Self::NotArchived, Self::TriesAgain, Self::Stops];
+}
+
+/// What the server asks for, and which kind of server it is.
+struct Call<'a> {
+    arguments: &'a Restore,
+    standby: bool,
+}
+
+impl Call<'_> {
+    /// Returns whether the server tries again, or streams, when the archive is in trouble.
+    fn tries_again(&self) -> bool {
+        self.standby && self.arguments.on_error != OnError::Stop
+    }
+
+    /// Makes the attempt in a process of its own, so that storage that hangs ends it too.
+    fn watched(&self) -> Ending {
+        let Restore { from, file, watch, .. } = self.arguments;
+        let work = |signs: &Signs| self.attempt(signs) as u8;
+        match watchdog::watch(from, watch.timeout(), Streams::Relayed, work) {
+            Ok(status) => {
+                let ending = Ending::ALL.into_iter().find(|ending| *ending as u8 == status);
+                ending.unwrap_or(Ending::Stops)
+            }
+            Err(Lost::Stalled(error)) => {
+                let hint = error.kind().hint(Activity::Restoring);
+                let is_history = file.ends_with(".history");
+                self.trouble(&format!("{error}: {} {hint}", error.detail()), is_history)
+            }
+            Err(Lost::Died(message)) => {
+                self.tell(&format!("could not restore \"{file}\": {message}"));
+                Ending::Stops
+            }
+        }
+    }
+
+    fn attempt(&self, signs: &Signs) -> Ending {
+        let arguments = self.arguments;
+        let name = match FileName::new(&arguments.file) {
+            Ok(name) => name,
+            Err(e) => {
+                let file = arguments.file.escape_default();
+                self.tell(&format!(
                     "file name \"{file}\" is not accepted: {e}; restore_command must pass %f and \"%p\", see \"walsafe restore --help\""
-                ),
-            );
+                ));
+                return Ending::Stops;
+            }
+        };
+        if arguments.on_error == OnError::Retry && !self.standby {
+            self.tell("--on-error=retry is refused without \"standby.signal\": a recovery would take each trouble with the archive for the end of the WAL; to end one before a hole, use --end-at-hole SEGMENT or a recovery target, see \"walsafe restore --help\"");
             return Ending::Stops;
         }
-    };
-    let standby = is_standby();
-    if arguments.on_error == OnError::Retry && !standby {
-        tell(
-            arguments,
-            "--on-error=retry is refused without \"standby.signal\": a recovery would take each trouble with the archive for the end of the WAL; to end one before a hole, use --end-at-hole SEGMENT or a recovery target, see \"walsafe restore --help\"",
-        );
-        return Ending::Stops;
+        let request = Request {
+            archive: &arguments.from,
+            name: &name,
+            target: &arguments.target,
+            data_directory: Path::new(DATA_DIRECTORY),
+            allow_unmarked: arguments.allow_unmarked,
+            allow_unchecked: arguments.allow_unchecked,
+            patience: Duration::from_secs(arguments.patience.into()),
+            end_at_hole: arguments.end_at_hole,
+            prove_absence: !self.tries_again(),
+            steps: &signs.steps,
+        };
+        let is_history = matches!(name.kind(), FileKind::History { .. });
+        let waits = self.tries_again() && is_history;
+        let patience = arguments.watch.timeout().filter(|_| waits).unwrap_or_default();
+        match restore_within(&request, patience) {
+            Ok(Outcome::Delivered { remark }) => {
+                if let Some(remark) = remark {
+                    self.tell_once(&format!("\"{name}\" was restored, but {remark}"));
+                }
+                Ending::Delivered
+            }
+            Ok(Outcome::NotArchived { reason }) => {
+                self.tell_once(&format!("\"{name}\" was not restored: {reason}"));
+                Ending::NotArchived
+            }
+            Err(e) => {
+                let reason = format!("{e}: {} {}", e.detail(), e.hint());
+                match e.standby() {
+                    Standby::Retries => self.trouble(&reason, is_history),
+                    Standby::Stops => {
+                        self.tell(&format!("could not restore \"{name}\": {reason}"));
+                        Ending::Stops
+                    }
+                }
+            }
+        }
     }
-    let tries_again = standby && arguments.on_error != OnError::Stop;
-    let request = Request {
-        archive: &arguments.from,
-        name: &name,
-        target: &arguments.target,
-        data_directory: Path::new(DATA_DIRECTORY),
-        allow_unmarked: arguments.allow_unmarked,
-        allow_unchecked: arguments.allow_unchecked,
-        patience: Duration::from_secs(arguments.patience.into()),
-        end_at_hole: arguments.end_at_hole,
-        prove_absence: !tries_again,
-    };
-    let waits = tries_again && matches!(name.kind(), FileKind::History { .. });
-    let patience = Duration::from_secs(if waits { arguments.stall_timeout.into() } else { 0 });
-    let result = restore_within(&request, patience);
-    // An idle standby asks for the same files every few seconds.
-    let tell_again = |message: &str| {
-        if !tries_again || said::is_new(message, Path::new(DATA_DIRECTORY)) {
-            tell(arguments, message);
+
+    /// Says that the archive is in trouble, and returns what the server does then.
+    fn trouble(&self, reason: &str, is_history: bool) -> Ending {
+        let mut message = format!("could not restore \"{}\": {reason}", self.arguments.file);
+        if !self.tries_again() {
+            self.tell(&message);
+            return Ending::Stops;
         }
-    };
-    match result {
-        Ok(Outcome::Delivered { remark: None }) => Ending::Delivered,
-        Ok(Outcome::Delivered { remark: Some(remark) }) => {
-            tell_again(&format!("\"{name}\" was restored, but {remark}"));
-            Ending::Delivered
+        if is_history {
+            message += " A promotion now may take a timeline number that is in use.";
         }
-        Ok(Outcome::NotArchived { reason }) => {
-            tell_again(&format!("\"{name}\" was not restored: {reason}"));
-            Ending::NotArchived
+        self.tell_once(&message);
+        Ending::TriesAgain
+    }
+
+    /// Writes a line, for a standby the same one at most once a minute: an idle one asks for the same files
+    /// every few seconds.
+    fn tell_once(&self, message: &str) {
+        if !self.tries_again() || said::is_new(message, Path::new(DATA_DIRECTORY)) {
+            self.tell(message);
         }
-        Err(e) => {
-            let mut message =
-                format!("could not restore \"{name}\": {e}: {} {}", e.detail(), e.hint());
-            if waits && e.standby() == Standby::Retries {
-                message += " A promotion now may take a timeline number that is in use.";
-            }
-            match e.standby() {
-                Standby::Retries if tries_again => {
-                    tell_again(&message);
-                    Ending::TriesAgain
-                }
-                Standby::Retries | Standby::Stops => {
-                    tell(arguments, &message);
-                    Ending::Stops
-                }
-            }
+    }
+
+    fn tell(&self, message: &str) {
+        let Restore { json, file, .. } = self.arguments;
+        if *json {
+            terminal::complain_json(&serde_json::json!({ "file": file, "message": message }));
+        } else {
+            terminal::complain(message);
         }
     }
 }
@@ -123,25 +179,11 @@ fn restore_within(request: &Request<'_>, patience: Duration) -> Result<Outcome, 
     loop {
         match restore::restore(request) {
             Err(e) if e.standby() == Standby::Retries && started.elapsed() < patience => {
+                // An answer, though not a good one: the storage does not hang.
+                request.steps.tick();
                 std::thread::sleep(HISTORY_PAUSE);
             }
             result => return result,
         }
-    }
-}
-
-/// Returns whether the server that has this working directory is a standby.
-fn is_standby() -> bool {
-    Path::new(DATA_DIRECTORY).join("standby.signal").exists()
-}
-
-fn tell(arguments: &Restore, message: &str) {
-    if arguments.json {
-        terminal::complain_json(&serde_json::json!({
-            "file": arguments.file,
-            "message": message,
-        }));
-    } else {
-        terminal::complain(message);
     }
 }

@@ -11,12 +11,13 @@ use walsafe_core::prove::verify::{self, Options, Progress, Report, Start, Verify
 use super::{DONE, FAILED, FOUND, megabytes, print_json, sentence};
 use crate::arguments::Verify;
 use crate::terminal::{self, Output};
+use crate::watchdog::Signs;
 
 /// No disk is faster with more files than this at a time.
 const MOST_JOBS: usize = 8;
 
 /// Runs the command and returns its exit status.
-pub(super) fn run(arguments: &Verify) -> u8 {
+pub(super) fn run(arguments: &Verify, signs: &Signs) -> u8 {
     let from = match arguments.from.as_deref().map(|from| start(from, arguments.timeline)) {
         None => None,
         Some(Ok(start)) => Some(start),
@@ -29,7 +30,7 @@ pub(super) fn run(arguments: &Verify) -> u8 {
         || std::thread::available_parallelism().map_or(1, usize::from).min(MOST_JOBS),
         usize::from,
     );
-    let options = Options { threads: jobs, from };
+    let options = Options { threads: jobs, from, steps: Some(&signs.steps) };
     let bar = progress_bar(arguments);
     let result = verify::verify(&arguments.archive, &options, &mut |progress| {
         if let Some(bar) = &bar {
@@ -47,8 +48,9 @@ pub(super) fn run(arguments: &Verify) -> u8 {
             return FAILED;
         }
     };
-    let written =
-        if arguments.json { print_json(&json(arguments, &report)) } else { print(&report) };
+    let written = signs.elsewhere(|| {
+        if arguments.json { print_json(&json(arguments, &report)) } else { print(&report) }
+    });
     match (written, report.findings.is_empty()) {
         (false, _) => FAILED,
         (true, true) => DONE,

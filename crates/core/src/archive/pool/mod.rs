@@ -94,8 +94,13 @@ impl Pool {
     /// Takes the result of the file that was asked for, once there is one; the pool then forgets it.
     #[must_use]
     pub fn take(&self, job: &Job) -> Option<Result<Receipt, Error>> {
-        let result = self.shared.lock().take_result(&job.name)?;
+        let mut result = self.shared.lock().take_result(&job.name)?;
         self.shared.wake_workers();
+        if let Ok(receipt) = &mut result {
+            receipt
+                .notices
+                .extend(self.shared.arrival.take_notices(self.plan().destination.path()));
+        }
         Some(result)
     }
 
@@ -115,6 +120,7 @@ impl Pool {
     /// Starts nothing more until a call that has not moved for `still_for` returns or moves, so that
     /// threads do not pile up. The file that was asked for is no longer waited for.
     pub fn hold(&self, still_for: Duration) {
+        self.shared.arrival.look_again();
         self.shared.lock().hold(still_for);
     }
 

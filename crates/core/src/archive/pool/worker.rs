@@ -6,7 +6,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::state::State;
-use crate::archive::{Job, Plan, archive_file};
+use crate::archive::arrival::Arrival;
+use crate::archive::{Job, Plan, Seam, archive_file};
 use crate::error::{Action, Error};
 use crate::store::{Progress, Store};
 use crate::sys;
@@ -16,6 +17,7 @@ use crate::sys::buffer::Buffer;
 pub(super) struct Shared {
     plan: Plan,
     store: Box<dyn Store>,
+    seam: Seam,
     state: Mutex<State>,
     /// There may be something to start, or the end has come.
     work: Condvar,
@@ -23,13 +25,24 @@ pub(super) struct Shared {
     wake: UnixStream,
     /// What dead processes left in the destination has been removed.
     tidied: Mutex<bool>,
+    /// What has been looked at in the destination.
+    pub(super) arrival: Arrival,
 }
 
 impl Shared {
     pub(super) fn new(plan: Plan, wake: UnixStream) -> Self {
         let store = Box::new(plan.store());
         let state = Mutex::new(State::new());
-        Self { plan, store, state, work: Condvar::new(), wake, tidied: Mutex::default() }
+        Self {
+            plan,
+            store,
+            seam: Seam::default(),
+            state,
+            work: Condvar::new(),
+            wake,
+            tidied: Mutex::default(),
+            arrival: Arrival::default(),
+        }
     }
 
     pub(super) fn plan(&self) -> &Plan {
@@ -52,10 +65,15 @@ impl Shared {
         while let Some((job, progress)) = self.next_job() {
             let archive = || {
                 self.tidy(&progress);
-                archive_file(&self.plan, &*self.store, &job, kept(&mut buffer, &job)?, &progress)
+                let buffer = kept(&mut buffer, &job)?;
+                self.arrival.prepare(&self.plan, &*self.store, &job, buffer, &progress)?;
+                archive_file(&self.plan, &*self.store, &self.seam, &job, buffer, &progress)
             };
             let result = catch_unwind(AssertUnwindSafe(archive))
                 .unwrap_or_else(|panic| Err(Error::Panicked { message: panic_message(&*panic) }));
+            if result.is_err() {
+                self.arrival.look_again();
+            }
             self.lock().finish(job.name, result);
             // The file may have to be tried once more.
             self.wake_workers();

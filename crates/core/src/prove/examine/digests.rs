@@ -55,14 +55,14 @@ impl Claims {
 }
 
 /// A stream of stored bytes that is hashed as it is read, if that is asked for.
-pub(super) struct Hashed {
-    pub(super) inner: Box<dyn Read>,
+pub(super) struct Hashed<'a> {
+    pub(super) inner: Box<dyn Read + 'a>,
     pub(super) hasher: Option<Hasher>,
     /// More was asked for than there is.
     pub(super) at_end: bool,
 }
 
-impl Read for Hashed {
+impl Read for Hashed<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let got = self.inner.read(buf)?;
         self.at_end |= got == 0 && !buf.is_empty();

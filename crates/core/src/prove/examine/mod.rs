@@ -195,7 +195,7 @@ impl<'a> Reading<'a> {
     fn new(name: &'a FileName, expected: &'a Expectation, archived: &dyn Found) -> Self {
         Self {
             name,
-            segment: name.segment(),
+            segment: name.wal_of(),
             expected,
             plain_len: (archived.codec() == Codec::None).then_some(archived.stored_len()),
             len: 0,
@@ -213,7 +213,7 @@ impl<'a> Reading<'a> {
     /// `found`, and reading continues where that can show more.
     fn run<V: Visit>(
         &mut self,
-        raw: &mut Hashed,
+        raw: &mut Hashed<'_>,
         codec: Codec,
         found: &mut Examined,
         each: &mut dyn FnMut(&[u8]) -> io::Result<()>,
@@ -382,8 +382,16 @@ impl<'a> Reading<'a> {
             problem.reason += &format!("; the digest agrees, so {origin}");
         }
         found.problem = bytes.or(contents);
-        if self.segment.is_none() {
-            self.check_text(found);
+        match self.name.kind() {
+            FileKind::Tail(segment) => {
+                let named = self.content.map(|content| FileName::tail(segment, content));
+                if named.is_some_and(|named| named != *self.name) {
+                    let reason = "its contents are not those that its name gives the digest of";
+                    found.fail(Problem::new(FindingKind::DigestMismatch, reason));
+                }
+            }
+            _ if self.segment.is_none() => self.check_text(found),
+            _ => {}
         }
     }
 

@@ -32,11 +32,13 @@ pub use start::{Start, StartError};
 
 /// What is to be verified.
 #[derive(Debug, Clone, Default)]
-pub struct Options {
+pub struct Options<'a> {
     /// Files read at a time; 0 stands for one.
     pub threads: usize,
     /// Read and prove only what a recovery from here needs.
     pub from: Option<Start>,
+    /// Counts the steps, for whoever watches over storage that hangs.
+    pub steps: Option<&'a store::Progress>,
 }
 
 /// How far a run has come.
@@ -112,11 +114,11 @@ pub enum VerifyError {
 /// An entry that could not be read is a finding.
 pub fn verify(
     path: &Path,
-    options: &Options,
+    options: &Options<'_>,
     watch: &mut dyn FnMut(&Progress) -> bool,
 ) -> Result<Report, VerifyError> {
-    let (store, steps) = (Directory::at(path), store::Progress::default());
-    let visit = store.open(&steps)?;
+    let (store, unwatched) = (Directory::at(path), store::Progress::default());
+    let visit = store.open(options.steps.unwrap_or(&unwatched))?;
     let mut listing = Listing::read(&visit)?;
     let mut report = Report { marked: listing.marked, ..Report::default() };
     match Identity::at(&visit) {

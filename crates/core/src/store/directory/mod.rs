@@ -129,7 +129,7 @@ impl Visit for DirectoryVisit<'_> {
     }
 
     fn find(&self, name: &FinalName) -> Result<Option<Box<dyn Found + '_>>, Error> {
-        let found = Archived::open(&self.dir, name)?;
+        let found = Archived::open(&self.dir, name, self.progress)?;
         self.progress.tick();
         Ok(found.map(|found| Box::new(found) as _))
     }
