@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use walsafe_core::wal::name::{FileKind, FileName, SegmentName};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -57,8 +58,8 @@ impl Watch {
 #[derive(Debug, Args)]
 #[command(
     long_about = "Gives one file back to a server in recovery, as its restore_command.\n\n\
-Finds the file in any compression. Checks its digest (or, if it has none, every page header and record in it), and that it \
-belongs to this cluster. Puts it in place in one step. Prints nothing on success, and one line otherwise.",
+Finds the file in any compression. Checks its digest, every page header and every record in it, and that it belongs to this \
+cluster. Puts it in place in one step. Prints nothing on success, and one line otherwise.",
     after_help = "\
 Exit status:
   0    delivered
@@ -67,14 +68,17 @@ Exit status:
   126  anything else (damage; an archive that is unreadable, missing or another cluster's; a
        hole; bad usage; storage in which nothing moves for --stall-timeout): recovery stops. In a
        standby (standby.signal), trouble with the archive is 1 instead, so that the standby tries
-       again or streams; --on-error changes that.
+       again or streams; --on-error changes that. A standby prints the same line at most once a
+       minute, and waits for a history file up to --stall-timeout while the archive is in trouble.
 
 Never put timeout(1) before it: its status 124 means \"no more WAL\" to the server.
 
 Examples:
   restore_command = 'walsafe restore --from /mnt/archive %f \"%p\"'
   # a standby that has only the archive, and no server to stream from
-  restore_command = 'walsafe restore --from /mnt/archive --on-error=stop %f \"%p\"'"
+  restore_command = 'walsafe restore --from /mnt/archive --on-error=stop %f \"%p\"'
+  # give up what comes after a hole that nothing can fill
+  restore_command = 'walsafe restore --from /mnt/archive --end-at-hole 000000010000000000000062 %f \"%p\"'"
 )]
 pub(crate) struct Restore {
     /// The archive directory
@@ -86,6 +90,17 @@ pub(crate) struct Restore {
     /// Accept an archive without an identity file, such as one made by cp
     #[arg(long)]
     pub(crate) allow_unmarked: bool,
+    /// Accept WAL of an unknown kind, such as encrypted WAL, although the archive does not say that it was
+    /// let in so
+    #[arg(long)]
+    pub(crate) allow_unchecked: bool,
+    /// How long to look again for a file that is missing although something shows that it must exist; not
+    /// at all if what shows it is older than ten minutes
+    #[arg(long, value_name = "SECONDS", default_value_t = 5)]
+    pub(crate) patience: u32,
+    /// End the recovery before this segment if it is missing, and accept the loss of all that comes after it
+    #[arg(long, value_name = "SEGMENT", value_parser = segment)]
+    pub(crate) end_at_hole: Option<SegmentName>,
     #[command(flatten)]
     pub(crate) watch: Watch,
     /// Write the line on standard error as JSON
@@ -106,8 +121,15 @@ pub(crate) enum OnError {
     Auto,
     /// Recovery stops (exit status 126)
     Stop,
-    /// The server takes the file for missing (exit status 1)
+    /// The standby tries again, or streams (exit status 1); refused without standby.signal
     Retry,
+}
+
+fn segment(text: &str) -> Result<SegmentName, String> {
+    match FileName::new(text).map(|name| name.kind()) {
+        Ok(FileKind::Segment(segment)) => Ok(segment),
+        _ => Err("not the name of a WAL segment, 24 digits from 0-9 and A-F".to_owned()),
+    }
 }
 
 /// Marks a directory as the archive of a cluster.

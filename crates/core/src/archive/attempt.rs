@@ -14,7 +14,7 @@ use super::tail::{self, Tail};
 use crate::error::Error;
 use crate::server::settings::{CheckWal, FsyncPolicy};
 use crate::server::source::Source;
-use crate::store::{Progress, Seal, Store, Visit};
+use crate::store::{Progress, Seal, Sealed, Store, Visit, unchecked};
 use crate::sys::buffer::Buffer;
 use crate::sys::slice::part;
 use crate::wal::segment::{self, HEADER_LEN};
@@ -145,10 +145,12 @@ impl Attempt<'_> {
         let Copied { digests, records } = self.reader().copy(&mut *draft, buffer)?;
         let sealed = draft.seal(&Seal {
             digests: Some(digests),
+            checked: self.job.name.segment().map(|_| self.plan.check_wal),
             mode: self.plan.file_mode.bits(),
             flush: self.plan.fsync_policy != FsyncPolicy::None,
             verify: self.plan.verify,
         })?;
+        self.note_unchecked(&*sealed)?;
         let receipt = Receipt {
             outcome: Outcome::Archived,
             wal_bytes: self.source.len(),
@@ -159,6 +161,16 @@ impl Attempt<'_> {
             notices: Vec::new(),
         };
         self.prepared(Copy::Sealed(sealed), receipt)
+    }
+
+    /// Makes sure that the archive says of a segment nobody looked into that it was let in so, before it has
+    /// its name: a restore would otherwise take it for damaged.
+    fn note_unchecked(&self, sealed: &dyn Sealed) -> Result<(), Error> {
+        let unchecked = self.plan.check_wal == CheckWal::Off && self.job.name.segment().is_some();
+        if !unchecked || sealed.carries_attributes() {
+            return Ok(());
+        }
+        unchecked::mark(self.visit, self.plan.file_mode.bits())
     }
 
     /// Accepts what the archive holds.

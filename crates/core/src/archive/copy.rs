@@ -183,7 +183,7 @@ mod tests {
             }
             let digest = gather.finish().unwrap();
             prop_assert_eq!(digest, Digest::of(&content));
-            let seal = Seal { digests: None, mode: 0o600, flush: false, verify: false };
+            let seal = Seal { digests: None, checked: None, mode: 0o600, flush: false, verify: false };
             draft.seal(&seal).unwrap().publish(&progress).unwrap();
             let written = std::fs::read(temp.path().join(FinalName::Identity.to_string())).unwrap();
             prop_assert!(written == content);

@@ -65,6 +65,8 @@ kinds! {
     NothingThere,
     Damaged,
     Hole,
+    HistoryHole,
+    UnknownWal,
     UnknownName,
     IntoArchive,
     BadTarget,

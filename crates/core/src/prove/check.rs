@@ -250,7 +250,7 @@ fn publish(visit: &DirectoryVisit<'_>) -> Check {
     let name = "no-replace publish";
     let target = Owner::this_process().temporary_name(PROBE);
     let attempt = || -> Result<Publication, Error> {
-        let seal = Seal { digests: None, mode: 0o600, flush: false, verify: false };
+        let seal = Seal { digests: None, checked: None, mode: 0o600, flush: false, verify: false };
         visit.stage(FinalName::Probe(target.to_string()))?.seal(&seal)?.publish(visit.progress())
     };
     let (first, second) = (attempt(), attempt());

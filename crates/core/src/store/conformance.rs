@@ -46,7 +46,7 @@ fn name(n: u32) -> FinalName {
 fn seal(content: &[u8], verify: bool) -> Seal {
     let digest = Digest::of(content);
     let digests = Some(Digests { stored: digest, content: digest });
-    Seal { digests, mode: 0o600, flush: true, verify }
+    Seal { digests, checked: None, mode: 0o600, flush: true, verify }
 }
 
 fn sealed(visit: &dyn Visit, name: FinalName, content: &[u8]) -> Box<dyn Sealed> {

@@ -7,11 +7,13 @@
 
 use std::io::{self, Read};
 use std::path::Path;
+use std::time::SystemTime;
 
 use crate::encoding::codec::{Codec, Decoder};
 use crate::encoding::digest::Digest;
 use crate::error::Error;
 use crate::server::known::KnownDestinations;
+use crate::server::settings::CheckWal;
 use crate::server::source::Source;
 use crate::sys::Space;
 
@@ -25,6 +27,7 @@ pub mod lag;
 pub mod listing;
 mod names;
 mod progress;
+pub mod unchecked;
 
 pub use names::{FinalName, PROBE, StoredName};
 pub use progress::Progress;
@@ -138,6 +141,9 @@ pub trait Found {
     /// What the file takes in the archive, in bytes.
     fn stored_bytes(&self) -> u64;
 
+    /// Returns when the file was last written, if that is known.
+    fn modified(&self) -> Option<SystemTime>;
+
     /// Returns what the file carries under this name beside its contents, `None` if nothing.
     ///
     /// # Errors
@@ -195,6 +201,10 @@ pub trait Sealed: Send {
     /// What the file takes in the archive, in bytes.
     fn stored_bytes(&self) -> u64;
 
+    /// Returns whether the file carries what [`Seal`] says that it is to carry. Not every file system has
+    /// attributes.
+    fn carries_attributes(&self) -> bool;
+
     /// Gives the file its final name, unless that is taken: the storage decides in one step, not an
     /// earlier look (guarantee G3). A [`Visit::settle`] of the same place makes the name durable. Steps are
     /// counted in `progress`.
@@ -211,6 +221,8 @@ pub trait Sealed: Send {
 pub struct Seal {
     /// What the file carries, if anything.
     pub digests: Option<Digests>,
+    /// How a segment was checked before it was let in, which it carries too.
+    pub checked: Option<CheckWal>,
     /// Permission bits.
     pub mode: u32,
     /// Make the contents durable.

@@ -55,7 +55,7 @@ mod walk;
 
 pub use check::{SegmentChecker, check_segment, read_segment};
 pub use damage::{Damage, DamageKind};
-pub use edge::{Head, Joined, Tail, join};
+pub use edge::{Head, Joined, Tail, continues, join};
 pub use edges::{Edges, Met};
 pub use fit::{Doubt, Fit};
 pub use header::{

@@ -19,6 +19,7 @@ mod list;
 mod manifest;
 mod push;
 mod restore;
+mod said;
 mod verify;
 
 /// The exit status of success.

@@ -6,7 +6,9 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use walsafe_core::encoding::digest::{CONTENT_ATTRIBUTE, Digest, STORED_ATTRIBUTE};
+use walsafe_core::encoding::digest::{
+    CHECKED_ATTRIBUTE, CONTENT_ATTRIBUTE, Digest, STORED_ATTRIBUTE,
+};
 use walsafe_core::store::identity::Identity;
 use walsafe_core::sys;
 
@@ -15,6 +17,7 @@ pub const MB: usize = 1 << 20;
 const PAGE: usize = 8192;
 
 /// Writes WAL of segments of 1 MB: records of random lengths that cross pages and segments.
+#[derive(Clone)]
 pub struct Wal {
     pub system_identifier: u64,
     pub timeline: u32,
@@ -135,6 +138,14 @@ impl Wal {
         self.bytes.resize(self.bytes.len().next_multiple_of(MB), 0);
     }
 
+    /// Goes on under another timeline without a copy, as at the end of a segment. Returns the address.
+    pub fn begin(&mut self, timeline: u32) -> u64 {
+        self.timeline = timeline;
+        let switch = self.bytes.len() as u64;
+        self.end_of_recovery();
+        switch
+    }
+
     /// What a server writes first on a new timeline: `XLOG_END_OF_RECOVERY`.
     fn end_of_recovery(&mut self) {
         self.write_record(0x90, 32);
@@ -152,9 +163,15 @@ pub fn segment_name(timeline: u32, number: u32) -> String {
 
 /// Returns the contents of a control file.
 pub fn control(system_identifier: u64) -> Vec<u8> {
+    control_on(system_identifier, 1)
+}
+
+/// Returns the contents of a control file whose last checkpoint is on a timeline.
+pub fn control_on(system_identifier: u64, timeline: u32) -> Vec<u8> {
     let mut bytes = vec![0; 8192];
     bytes[..8].copy_from_slice(&system_identifier.to_ne_bytes());
     bytes[8..12].copy_from_slice(&1300_u32.to_ne_bytes());
+    bytes[48..52].copy_from_slice(&timeline.to_ne_bytes());
     bytes[228..232].copy_from_slice(&(MB as u32).to_ne_bytes());
     let crc = crc32c::crc32c(&bytes[..288]);
     bytes[288..292].copy_from_slice(&crc.to_ne_bytes());
@@ -170,7 +187,7 @@ impl Place {
     /// An archive of cluster [`OURS`] with an identity file, and that cluster's data directory.
     pub fn new() -> Self {
         let place = Self { root: tempfile::tempdir().unwrap() };
-        for dir in ["archive", "data/global", "data/pg_wal"] {
+        for dir in ["archive", "data/global", "data/pg_wal", "data/pg_stat_tmp"] {
             fs::create_dir_all(place.path(dir)).unwrap();
         }
         fs::write(place.path("data/global/pg_control"), control(OURS)).unwrap();
@@ -241,6 +258,11 @@ pub fn set_digests(path: &Path, stored: &[u8], content: &[u8]) {
     let set = |name, bytes| sys::set_attribute(&file, name, &Digest::of(bytes).to_string());
     assert!(set(STORED_ATTRIBUTE, stored).unwrap(), "the tests need extended attributes");
     assert!(set(CONTENT_ATTRIBUTE, content).unwrap());
+}
+
+/// Says how a file was checked before it was let in.
+pub fn set_checked(path: &Path, how: &str) {
+    assert!(sys::set_attribute(&File::open(path).unwrap(), CHECKED_ATTRIBUTE, how).unwrap());
 }
 
 pub fn walsafe() -> Command {

@@ -12,7 +12,7 @@ use super::reading::PastCache;
 use super::sink::Sink;
 use super::temporary::TemporaryName;
 use super::{Here, Staging};
-use crate::encoding::digest::{CONTENT_ATTRIBUTE, Hasher, STORED_ATTRIBUTE};
+use crate::encoding::digest::{CHECKED_ATTRIBUTE, CONTENT_ATTRIBUTE, Hasher, STORED_ATTRIBUTE};
 use crate::error::{Action, Error};
 use crate::store::{Digests, Draft, FinalName, Progress, Publication, Seal, Sealed};
 use crate::sys::buffer::Buffer;
@@ -41,6 +41,7 @@ struct DirectorySealed {
     temporary: Option<Named>,
     seal: Seal,
     stored_bytes: u64,
+    carries_attributes: bool,
 }
 
 /// A temporary name, which goes when this is dropped.
@@ -110,13 +111,18 @@ impl<'p> DirectoryDraft<'p> {
     fn sealed(self, seal: &Seal) -> Result<DirectorySealed, Error> {
         self.sink.finish().map_err(|e| self.failed(Action::WriteCopy, e))?;
         let file = self.sink.file();
+        let mut attributes = Vec::new();
         if let Some(Digests { stored, content }) = seal.digests {
-            for (attribute, digest) in [(STORED_ATTRIBUTE, stored), (CONTENT_ATTRIBUTE, content)] {
-                let set = sys::set_attribute(file, attribute, &digest.to_string())
-                    .map_err(|e| self.failed(Action::SealCopy, e))?;
-                if !set {
-                    break;
-                }
+            attributes.push((STORED_ATTRIBUTE, stored.to_string()));
+            attributes.push((CONTENT_ATTRIBUTE, content.to_string()));
+        }
+        attributes.extend(seal.checked.map(|how| (CHECKED_ATTRIBUTE, how.as_str().to_owned())));
+        let mut carries_attributes = true;
+        for (attribute, value) in attributes {
+            carries_attributes = sys::set_attribute(file, attribute, &value)
+                .map_err(|e| self.failed(Action::SealCopy, e))?;
+            if !carries_attributes {
+                break;
             }
         }
         sys::set_mode(file, seal.mode).map_err(|e| self.failed(Action::SealCopy, e))?;
@@ -130,8 +136,16 @@ impl<'p> DirectoryDraft<'p> {
             sys::entry(file).map_err(|e| self.failed(Action::SealCopy, e))?.allocated;
         let Self { here, progress, final_name, sink, temporary } = self;
         let file = sink.into_file();
-        let sealed =
-            DirectorySealed { here, final_name, file, temporary, seal: *seal, stored_bytes };
+        let seal = *seal;
+        let sealed = DirectorySealed {
+            here,
+            final_name,
+            file,
+            temporary,
+            seal,
+            stored_bytes,
+            carries_attributes,
+        };
         if seal.verify {
             sealed.read_back(progress, &mut |_| Ok(()))?;
         }
@@ -154,6 +168,10 @@ impl Draft for DirectoryDraft<'_> {
 impl Sealed for DirectorySealed {
     fn stored_bytes(&self) -> u64 {
         self.stored_bytes
+    }
+
+    fn carries_attributes(&self) -> bool {
+        self.carries_attributes
     }
 
     fn publish(mut self: Box<Self>, progress: &Progress) -> Result<Publication, Error> {
