@@ -28,7 +28,7 @@ fn a_watcher_that_says_no_ends_the_run() {
     }
     let began = std::time::Instant::now();
     let mut calls = 0;
-    let result = verify::verify(dir.path(), &Options { threads: 2, from: None }, &mut |_| {
+    let result = verify::verify(dir.path(), &Options { threads: 2, ..Options::default() }, &mut |_| {
         calls += 1;
         calls < 3
     });

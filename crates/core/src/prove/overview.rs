@@ -15,6 +15,7 @@ use crate::store::listing::{self, Listing};
 use crate::store::{Progress, Store, Visit};
 use crate::sys;
 use crate::wal::SegmentSize;
+use super::times::{self, Times};
 use crate::wal::name::FileKind;
 use crate::wal::timeline::{Run, Stretch, Stretches};
 
@@ -39,6 +40,8 @@ pub struct Timeline {
     pub allocated: u64,
     /// When the first and the last of its files were archived, by their modification time.
     pub times: Option<(SystemTime, SystemTime)>,
+    /// The first and the last commit in its WAL, if they were asked for.
+    pub commits: Times,
 }
 
 /// What an archive holds.
@@ -68,6 +71,25 @@ impl Overview {
         let visit = store.visit(&steps)?;
         let listing = Listing::read(&*visit)?;
         Self::of(&*visit, &listing)
+    }
+
+    /// The same, and reads the segments at both ends of each timeline for the first and the last commit there.
+    /// A segment that cannot be read is told of and passed over.
+    ///
+    /// # Errors
+    /// The directory or its identity file could not be read.
+    pub fn read_with_commits(path: &Path) -> Result<Self, Error> {
+        let (store, steps) = (Directory::at(path), Progress::default());
+        let visit = store.visit(&steps)?;
+        let listing = Listing::read(&*visit)?;
+        let mut overview = Self::of(&*visit, &listing)?;
+        let size = overview.segment_size.unwrap_or(SegmentSize::DEFAULT);
+        for timeline in &mut overview.timelines {
+            let number = timeline.timeline;
+            let found = times::of(&*visit, &listing.files, number, size, &mut overview.unreadable);
+            timeline.commits = found;
+        }
+        Ok(overview)
     }
 
     fn of(visit: &dyn Visit, listing: &Listing) -> Result<Self, Error> {

@@ -101,6 +101,19 @@ pub struct Record {
 pub trait Visit {
     /// A record ended.
     fn record(&mut self, record: &Record);
+
+    /// A record begins here with these bytes, its header first: all of it, or what its page has of it. Only if
+    /// [`Visit::record`] follows is it a record.
+    #[inline]
+    fn begins(&mut self, _lsn: Lsn, _bytes: &[u8]) {}
+
+    /// The record that began last goes on with these bytes.
+    #[inline]
+    fn goes_on(&mut self, _bytes: &[u8]) {}
+
+    /// The segment begins with these bytes of a record that began in an earlier one, which is not known.
+    #[inline]
+    fn rest(&mut self, _bytes: &[u8]) {}
 }
 
 /// For callers that need no records.
