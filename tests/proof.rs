@@ -22,7 +22,8 @@ impl Proof {
     }
 
     fn of_label(archive: &Path, label: &Path, more: &[&str]) -> Self {
-        let arguments = [&["verify", "--json", "--from", path(label)], more, &[path(archive)]].concat();
+        let arguments =
+            [&["verify", "--json", "--from", path(label)], more, &[path(archive)]].concat();
         let run = walsafe(&arguments);
         let report: serde_json::Value =
             serde_json::from_str(&run.out).unwrap_or_else(|e| panic!("{e}: {run:?}"));
@@ -49,10 +50,12 @@ impl Proof {
         let switch = switch.split('\t').nth(1).expect("an address");
         assert_eq!(self.report["from"]["end"], switch, "{:#}", self.report);
         let log = fs::read_to_string(recovered.log().path()).expect("a log");
-        let (_, last) = log.rsplit_once("last completed transaction was at log time ").expect("the time");
+        let (_, last) =
+            log.rsplit_once("last completed transaction was at log time ").expect("the time");
         let last = last.lines().next().expect("the time");
         assert_eq!(self.report["from"]["last_commit"]["time"], last, "{:#}", self.report);
-        let (_, consistent) = log.rsplit_once("consistent recovery state reached at ").expect("consistent");
+        let (_, consistent) =
+            log.rsplit_once("consistent recovery state reached at ").expect("consistent");
         let consistent = consistent.lines().next().expect("an address");
         assert_eq!(self.report["from"]["consistent_at"], consistent);
     }
@@ -107,7 +110,8 @@ fn a_backup_that_the_newest_timeline_does_not_descend_from_is_a_finding_that_say
     for target in ["current", "1"] {
         let proof = Proof::of(archive, &later, &["--target-timeline", target]);
         proof.finds(&[]);
-        let cluster = recovery(&origin.archive, &later).set("recovery_target_timeline", target).start();
+        let cluster =
+            recovery(&origin.archive, &later).set("recovery_target_timeline", target).start();
         assert_eq!(rows_after_recovery(&cluster), "1,2,3");
         proof.agrees_with(&cluster, 3);
     }
@@ -176,7 +180,8 @@ fn a_label_without_its_checkpoint_record_is_a_finding() {
     origin.row(1);
     origin.lose();
     let label = fs::read_to_string(origin.backup.data().join("backup_label")).expect("a label");
-    let line = label.lines().find(|line| line.starts_with("CHECKPOINT LOCATION")).expect("the line");
+    let line =
+        label.lines().find(|line| line.starts_with("CHECKPOINT LOCATION")).expect("the line");
     let redo = label.split(' ').nth(3).expect("the start");
     let changed = label.replace(line, &format!("CHECKPOINT LOCATION: {redo}"));
     let cluster = recovery(&origin.archive, &origin.backup).create();
@@ -331,7 +336,11 @@ fn a_recovery_stops_at_its_target_where_the_proof_says() {
         assert_eq!(rows_after_recovery(&cluster), expected, "{setting}");
         let log = fs::read_to_string(cluster.log().path()).expect("a log");
         let from = &proof.report["from"];
-        let side = if from["stops_after"] == true { "recovery stopping a" } else { "recovery stopping before" };
+        let side = if from["stops_after"] == true {
+            "recovery stopping a"
+        } else {
+            "recovery stopping before"
+        };
         assert!(log.contains(side), "{setting}: {from:#}");
         let time = from["last_commit"]["time"].as_str().expect("a time");
         assert!(log.contains(&format!("was at log time {time}\n")), "{setting}: {from:#}");
@@ -376,7 +385,8 @@ fn list_tells_the_first_and_the_last_commit_as_pg_waldump_does() {
     assert!(commits.len() > 200, "{}", commits.len());
     let list = walsafe(&["list", "--times", "--json", path(archive)]);
     let list: serde_json::Value = serde_json::from_str(&list.out).expect("JSON");
-    for (what, line) in [("first_commit", commits[0]), ("last_commit", commits[commits.len() - 1])] {
+    for (what, line) in [("first_commit", commits[0]), ("last_commit", commits[commits.len() - 1])]
+    {
         let ours = list["timelines"][0][what]["time"].as_str().expect("a time");
         // 2026-11-29 00:00:00.120000 UTC
         let theirs = line.split_once(" UTC").expect("a time").0.trim_end_matches('0');
@@ -386,4 +396,26 @@ fn list_tells_the_first_and_the_last_commit_as_pg_waldump_does() {
     verified.finds(&[]);
     let last = &verified.report["from"]["last_commit"];
     assert_eq!(*last, list["timelines"][0]["last_commit"]);
+}
+
+/// The backup of a standby has no end record: it is consistent where its control file says.
+#[test]
+fn a_backup_of_a_standby_is_consistent_where_its_control_file_says() {
+    let origin = Origin::new();
+    origin.row(1);
+    origin.primary.sql("CHECKPOINT");
+    origin.row(2);
+    origin.primary.switch_wal();
+    let standby = origin.standby().start();
+    standby.wait_until("the rows", || (rows(&standby) == "1,2").then_some(()));
+    let backup = standby.base_backup_without_wal();
+    origin.row(3);
+    origin.lose();
+    let proof = Proof::of(origin.archive.path(), &backup, &[]);
+    proof.finds(&[]);
+    let cluster = recovery(&origin.archive, &backup).create();
+    let _ = fs::remove_file(cluster.data().join("standby.signal"));
+    cluster.start();
+    assert_eq!(rows_after_recovery(&cluster), "1,2,3");
+    proof.agrees_with(&cluster, 2);
 }

@@ -79,7 +79,8 @@ impl Backup {
     /// The backup history file, which the server archives.
     fn archive(&self, place: &Place, timeline: u32) {
         let number = u32::try_from(self.redo / MB as u64).unwrap();
-        let name = format!("{}.{:08X}.backup", segment_name(timeline, number), self.redo % MB as u64);
+        let name =
+            format!("{}.{:08X}.backup", segment_name(timeline, number), self.redo % MB as u64);
         let stop = format!("STOP WAL LOCATION: 0/{:X} (file x)\n", self.end);
         place.put(&name, format!("{}{stop}", self.text(timeline)).as_bytes());
     }
@@ -133,12 +134,18 @@ fn the_record_at_the_labels_checkpoint_location_has_to_be_a_checkpoint() {
         let label = Backup { checkpoint, ..backup }.label(&place, 1);
         let proved = from(&place, &label, &[]);
         proved.finds(&["000000010000000000000002: unrecoverable"]);
-        assert!(reason(&proved).starts_with("could not locate required checkpoint record"), "{proved:?}");
+        assert!(
+            reason(&proved).starts_with("could not locate required checkpoint record"),
+            "{proved:?}"
+        );
         assert!(reason(&proved).contains(said), "{proved:?}");
     }
     let label = Backup { redo: backup.redo + 8, ..backup }.label(&place, 1);
     let proved = from(&place, &label, &[]);
-    assert!(reason(&proved).contains("START WAL LOCATION") || proved.findings().len() > 1, "{proved:?}");
+    assert!(
+        reason(&proved).contains("START WAL LOCATION") || proved.findings().len() > 1,
+        "{proved:?}"
+    );
 }
 
 /// A commit, a restore point and an address were all one: the end of the WAL.
@@ -184,7 +191,10 @@ fn a_target_is_reached_where_the_server_stops_and_the_last_commit_before_it_is_t
     for until in ["703", "2000-01-01 00:00:03+00", "name:elsewhere", "0/900000"] {
         let proved = from(&place, &label, &["--until", until]);
         proved.finds(&["000000010000000000000005: unrecoverable"]);
-        assert!(reason(&proved).contains("before configured recovery target was reached"), "{proved:?}");
+        assert!(
+            reason(&proved).contains("before configured recovery target was reached"),
+            "{proved:?}"
+        );
         assert!(reason(&proved).contains("2000-01-01 00:00:03+00"), "{proved:?}");
     }
     let proved = from(&place, &label, &["--until", &at(backup.checkpoint)]);
@@ -198,7 +208,10 @@ fn a_target_is_reached_where_the_server_stops_and_the_last_commit_before_it_is_t
     assert_eq!(list["timelines"][0]["first_commit"]["lsn"], at(first));
     assert_eq!(list["timelines"][0]["last_commit"]["lsn"], at(third));
     let list = Run::of(walsafe().args(["list", "--times"]).arg(place.path("archive")));
-    assert!(list.out.contains("commits from 2000-01-01 00:00:01+00 to 2000-01-01 00:00:03+00"), "{list:?}");
+    assert!(
+        list.out.contains("commits from 2000-01-01 00:00:01+00 to 2000-01-01 00:00:03+00"),
+        "{list:?}"
+    );
 }
 
 #[test]
@@ -212,7 +225,8 @@ fn a_commit_that_crosses_from_one_segment_to_the_next_is_the_first_and_the_last(
         proved.finds(&[]);
         let expected = format!("0/{commit:X}");
         assert_eq!(proved.report["from"]["last_commit"]["lsn"], expected, "{room}");
-        let list = Run::of(walsafe().args(["list", "--times", "--json"]).arg(place.path("archive")));
+        let list =
+            Run::of(walsafe().args(["list", "--times", "--json"]).arg(place.path("archive")));
         let list: serde_json::Value = serde_json::from_str(&list.out).unwrap();
         assert_eq!(list["timelines"][0]["first_commit"]["lsn"], expected, "{room}");
         assert_eq!(list["timelines"][0]["last_commit"]["lsn"], expected, "{room}");
@@ -232,7 +246,10 @@ fn a_recovery_ends_where_a_file_is_damaged_and_never_reaches_a_partial_segment()
     let proved = from(&place, &label, &[]);
     proved.finds(&[]);
     assert_eq!(proved.report["from"]["end"], end, "a partial segment was counted as reached");
-    assert!(proved.report["from"]["notes"][0].as_str().unwrap().starts_with(&partial), "{proved:?}");
+    assert!(
+        proved.report["from"]["notes"][0].as_str().unwrap().starts_with(&partial),
+        "{proved:?}"
+    );
     let path = place.path("archive").join(segment_name(1, 4));
     let mut bytes = fs::read(&path).unwrap();
     bytes[70_000] ^= 1;
@@ -349,7 +366,9 @@ fn a_timeline_that_left_before_the_backup_cannot_be_reached() {
     let label = backup.label(&place, 1);
     let proved = from(&place, &label, &[]);
     proved.finds(&["00000002.history: unrecoverable"]);
-    assert!(reason(&proved).starts_with("requested timeline 2 is not a child of this server's history"));
+    assert!(
+        reason(&proved).starts_with("requested timeline 2 is not a child of this server's history")
+    );
     let advice = proved.report["findings"][0]["advice"].as_str().unwrap();
     assert!(advice.contains("Set recovery_target_timeline = '1'"), "{advice}");
     for target in ["current", "1"] {
@@ -374,7 +393,9 @@ fn a_gap_is_accepted_if_a_backup_behind_it_can_be_recovered() {
     put(&place, &mut wal, 1, 5..=7);
     remove(&place, &segment_name(1, 3));
     let accepting = || {
-        Verified::of(walsafe().args(["verify", "--json", "--accept-gaps"]).arg(place.path("archive")))
+        Verified::of(
+            walsafe().args(["verify", "--json", "--accept-gaps"]).arg(place.path("archive")),
+        )
     };
     let gap = ["000000010000000000000003: gap"];
     accepting().finds(&gap);

@@ -6,6 +6,7 @@ use std::io;
 use std::path::Path;
 use std::time::SystemTime;
 
+use super::times::{self, Times};
 use crate::encoding::codec::Codec;
 use crate::error::Error;
 use crate::store::StoredName;
@@ -15,7 +16,6 @@ use crate::store::listing::{self, Listing};
 use crate::store::{Progress, Store, Visit};
 use crate::sys;
 use crate::wal::SegmentSize;
-use super::times::{self, Times};
 use crate::wal::name::FileKind;
 use crate::wal::timeline::{Run, Stretch, Stretches};
 

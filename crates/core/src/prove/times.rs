@@ -42,9 +42,8 @@ pub(super) fn of(
     let mut reader = Reader { visit, ask: &ask, unreadable };
     let first = reader.find(files.iter().filter(own), false, |notes| notes.first_commit);
     // If there is none from the beginning to the end, there is none the other way either.
-    let last = first.and_then(|_| {
-        reader.find(files.iter().rev().filter(own), true, |notes| notes.last_commit)
-    });
+    let last = first
+        .and_then(|_| reader.find(files.iter().rev().filter(own), true, |notes| notes.last_commit));
     Times { first, last }
 }
 

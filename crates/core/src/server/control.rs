@@ -12,7 +12,7 @@ use thiserror::Error as ThisError;
 
 use crate::error::{Action, Error};
 use crate::sys;
-use crate::wal::SegmentSize;
+use crate::wal::{Lsn, SegmentSize};
 
 /// Where the control file lies in a data directory.
 pub const PATH: &str = "global/pg_control";
@@ -22,6 +22,9 @@ const READ: usize = 512;
 
 /// Offset of `xlog_seg_size`, the same in every layout known here.
 const SEGMENT_SIZE_AT: usize = 228;
+
+/// Offset of `minRecoveryPoint`, the same in every layout known here.
+const MINIMUM_AT: usize = 136;
 
 /// The server rewrites the file in place, and a reader may see half of a write: so a wrong checksum is
 /// looked at again, this often.
@@ -36,6 +39,9 @@ pub struct ControlFile {
     pub version: u32,
     /// The size of a WAL segment; `None` for a layout that this version does not know.
     pub segment_size: Option<SegmentSize>,
+    /// `minRecoveryPoint`: a recovery is consistent from there on. `None` if it is not set, as in a backup of a
+    /// primary, or for a layout that this version does not know.
+    pub minimum: Option<Lsn>,
 }
 
 /// Why the contents of a control file are refused.
@@ -83,14 +89,15 @@ impl ControlFile {
         if !agrees {
             return Err(ControlError::Checksum);
         }
-        let segment_size = if known {
+        let (mut segment_size, mut minimum) = (None, None);
+        if known {
             let bytes = u32::from_ne_bytes(*chunk(contents, SEGMENT_SIZE_AT).ok_or(short)?);
             let size = SegmentSize::new(bytes.into());
-            Some(size.map_err(|_| ControlError::SegmentSize(bytes))?)
-        } else {
-            None
-        };
-        Ok(Self { system_identifier, version, segment_size })
+            segment_size = Some(size.map_err(|_| ControlError::SegmentSize(bytes))?);
+            let lsn = Lsn(u64::from_ne_bytes(*chunk(contents, MINIMUM_AT).ok_or(short)?));
+            minimum = Some(lsn).filter(|lsn| !lsn.is_invalid());
+        }
+        Ok(Self { system_identifier, version, segment_size, minimum })
     }
 
     /// Reads the control file of a data directory, also of a running server.
@@ -134,6 +141,7 @@ mod tests {
         bytes[..8].copy_from_slice(&7_123_456_789_012_345_678_u64.to_ne_bytes());
         bytes[8..12].copy_from_slice(&version.to_ne_bytes());
         bytes[SEGMENT_SIZE_AT..SEGMENT_SIZE_AT + 4].copy_from_slice(&(16_u32 << 20).to_ne_bytes());
+        bytes[MINIMUM_AT..MINIMUM_AT + 8].copy_from_slice(&0x300_0028_u64.to_ne_bytes());
         let crc = crc32c::crc32c(&bytes[..checksum_at]);
         bytes[checksum_at..checksum_at + 4].copy_from_slice(&crc.to_ne_bytes());
         bytes
@@ -145,6 +153,7 @@ mod tests {
             let control = ControlFile::parse(&control(version, checksum_at)).unwrap();
             assert_eq!(control.system_identifier, 7_123_456_789_012_345_678);
             assert_eq!(control.segment_size, Some(SegmentSize::DEFAULT));
+            assert_eq!(control.minimum, Some(Lsn(0x300_0028)));
         }
     }
 

@@ -159,11 +159,7 @@ fn of_transaction(header: &RecordHeader, mut data: &[u8], version: Option<u8>) -
     };
     let time = timestamp(&mut data)?;
     let has_info = header.info & 0x80 != 0;
-    let xid = if prepared {
-        number_of_prepared(data, has_info, version)
-    } else {
-        Some(header.xid)
-    };
+    let xid = if prepared { number_of_prepared(data, has_info, version) } else { Some(header.xid) };
     Some(Kind::TransactionEnd { xid, time, commit })
 }
 
@@ -233,7 +229,9 @@ mod tests {
             assert_eq!(read, Some(expected), "{version}");
         }
         // Of a long one, only the beginning is at hand.
-        let data = short(&[&5_i64.to_ne_bytes()[..], &0x12_u32.to_ne_bytes(), &900_u32.to_ne_bytes()].concat());
+        let data = short(
+            &[&5_i64.to_ne_bytes()[..], &0x12_u32.to_ne_bytes(), &900_u32.to_ne_bytes()].concat(),
+        );
         let read = Kind::read(&header(1, 0xC0), &data, Some(15));
         let expected = Kind::TransactionEnd { xid: None, time: Timestamp(5), commit: false };
         assert_eq!(read, Some(expected));

@@ -153,7 +153,10 @@ impl Timelines {
     /// (`findNewestTimeLine`): the server asks for one number after another until a history file is missing.
     #[must_use]
     pub fn heads_for(&self, start: u32) -> u32 {
-        (start.saturating_add(1)..).take_while(|next| self.has_history(*next)).last().unwrap_or(start)
+        (start.saturating_add(1)..)
+            .take_while(|next| self.has_history(*next))
+            .last()
+            .unwrap_or(start)
     }
 
     /// Returns the timelines with a history file, by number.

@@ -174,7 +174,11 @@ mod tests {
             ("2000-01-01 00:00:00+00", 0, "2000-01-01 00:00:00+00"),
             ("2026-11-29T07:30:00.5+01:00", 849_249_000_500_000, "2026-11-29 06:30:00.5+00"),
             ("2026-11-29 06:30Z", 849_249_000_000_000, "2026-11-29 06:30:00+00"),
-            ("2024-02-29 23:59:59.123456-0330", 762_578_999_123_456, "2024-03-01 03:29:59.123456+00"),
+            (
+                "2024-02-29 23:59:59.123456-0330",
+                762_578_999_123_456,
+                "2024-03-01 03:29:59.123456+00",
+            ),
             ("1999-12-31 23:59:59 UTC", -1_000_000, "1999-12-31 23:59:59+00"),
         ] {
             let time: Timestamp = text.parse().unwrap();
@@ -182,13 +186,24 @@ mod tests {
             assert_eq!(shown.parse(), Ok(time), "{text}");
             assert_eq!(time, Timestamp(micros), "{text}");
         }
-        assert_eq!(Timestamp(0).system_time().unwrap(), UNIX_EPOCH + Duration::from_secs(946_684_800));
+        assert_eq!(
+            Timestamp(0).system_time().unwrap(),
+            UNIX_EPOCH + Duration::from_secs(946_684_800)
+        );
     }
 
     #[test]
     fn a_time_without_its_offset_and_what_is_not_a_time_are_refused() {
         assert_eq!("2026-11-29 06:30:00".parse::<Timestamp>(), Err(TimestampError::Zone));
-        for text in ["", "2026-11-29", "2026-02-30 06:30Z", "2026-13-01 06:30Z", "2026-11-29 24:00Z", "2026-11-29 06:30X", "yesterday"] {
+        for text in [
+            "",
+            "2026-11-29",
+            "2026-02-30 06:30Z",
+            "2026-13-01 06:30Z",
+            "2026-11-29 24:00Z",
+            "2026-11-29 06:30X",
+            "yesterday",
+        ] {
             assert_eq!(text.parse::<Timestamp>(), Err(TimestampError::Form), "{text}");
         }
     }

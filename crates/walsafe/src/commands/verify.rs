@@ -1,6 +1,7 @@
 //! `walsafe verify`: proves that an archive is whole.
 
 use std::io::IsTerminal;
+use std::path::Path;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -9,6 +10,7 @@ use walsafe_core::prove::finding::Finding;
 use walsafe_core::prove::verify::{
     self, Accepted, Chain, Heading, Options, Progress, Report, Start, VerifyError,
 };
+use walsafe_core::server::control::ControlFile;
 
 use super::{DONE, FAILED, FOUND, commit_json, megabytes, print_json, sentence};
 use crate::arguments::Verify;
@@ -75,7 +77,10 @@ fn start(text: &str, timeline: Option<u32>) -> Result<Start, String> {
     })?;
     let start = Start::from_label(&String::from_utf8_lossy(&contents))
         .map_err(|e| format!("\"{text}\" is not a backup_label: {e}"))?;
-    Ok(Start { timeline: timeline.or(start.timeline), ..start })
+    // The backup of a standby is consistent where its control file says, if that lies beside the label.
+    let minimum = || ControlFile::read(Path::new(text).parent()?).ok()?.minimum;
+    let stop = start.stop.or_else(|| if start.end_record { None } else { minimum() });
+    Ok(Start { timeline: timeline.or(start.timeline), stop, ..start })
 }
 
 fn complain(arguments: &Verify, error: &VerifyError) {
@@ -195,7 +200,9 @@ fn print_chain(output: &mut Output, chain: &Chain) {
     ));
     match chain.consistent {
         Some(at) => output.line(format_args!("the backup is consistent at {at}")),
-        None => output.line("it is not known where the backup is consistent, or that is not reached"),
+        None => {
+            output.line("it is not known where the backup is consistent, or that is not reached")
+        }
     };
     if let (Some(until), Some(stop)) = (&chain.until, chain.stop) {
         let side = if stop.after { "after" } else { "before" };

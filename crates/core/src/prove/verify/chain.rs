@@ -20,8 +20,8 @@ pub(crate) mod notes;
 mod pipeline;
 mod plan;
 
-pub use notes::{Commit, Stop};
 use notes::{Ask, Event, Notes, Part, append, kind_of};
+pub use notes::{Commit, Stop};
 use pipeline::{File, Then};
 use plan::{Plan, Step, finding, history_name};
 
@@ -83,6 +83,7 @@ pub(super) fn prove(
             Step::Read(segment) => shelf.stored(&segment.to_string()),
             Step::Hole(..) => &[],
         })
+        .copied()
         .collect();
     let expected = Expectation {
         system_identifier: task.system_identifier,
@@ -118,7 +119,7 @@ fn completed(start: &Start, shelf: &Shelf<'_>) -> Start {
         found.decode().ok()?.take(MAX_LEN).read_to_end(&mut text).ok()?;
         Start::from_label(&String::from_utf8_lossy(&text)).ok()
     };
-    match shelf.files.iter().find(of_start).and_then(read) {
+    match shelf.files.iter().copied().find(of_start).and_then(read) {
         Some(history) => Start {
             timeline: start.timeline.or(history.timeline),
             checkpoint: start.checkpoint.or(history.checkpoint),
@@ -227,7 +228,9 @@ impl<'a> Walk<'a> {
         {
             // Another encoding of the same name.
             let found = file.examined.problem.or_else(|| {
-                let differs = content.is_some() && file.examined.content.is_some() && *content != file.examined.content;
+                let differs = content.is_some()
+                    && file.examined.content.is_some()
+                    && *content != file.examined.content;
                 let reason = format!("its contents differ from those of {stored}");
                 differs.then(|| Problem::new(FindingKind::Duplicate, reason))
             });
@@ -258,7 +261,8 @@ impl<'a> Walk<'a> {
             && found != expected
             && examined.problem.is_none()
         {
-            let reason = format!("system identifier is {found}, that of the first segment {expected}");
+            let reason =
+                format!("system identifier is {found}, that of the first segment {expected}");
             examined.problem = Some(Problem::new(FindingKind::WrongCluster, reason));
         }
         if let Some(problem) = examined.problem {
@@ -362,7 +366,8 @@ impl<'a> Walk<'a> {
             Event::Timeline { timeline, .. } if timeline == self.replayed => {}
             Event::Timeline { lsn, timeline, previous } => {
                 let target = self.plan.target;
-                let known = timeline == target || self.shelf.timelines.is_ancestor(timeline, target);
+                let known =
+                    timeline == target || self.shelf.timelines.is_ancestor(timeline, target);
                 if previous == self.replayed && known {
                     self.replayed = timeline;
                     return;
@@ -408,7 +413,9 @@ impl<'a> Walk<'a> {
                 "{name}.partial is there, but no recovery asks for a file of that name: its WAL is not reached"
             ));
         }
-        if let (Some(Until::Xid(_)), None, Some(lsn)) = (&task.until, self.total.stop, self.total.unknown_xid) {
+        if let (Some(Until::Xid(_)), None, Some(lsn)) =
+            (&task.until, self.total.stop, self.total.unknown_xid)
+        {
             notes.push(format!(
                 "a prepared transaction ended at {lsn} whose number could not be read: it may be the target"
             ));
@@ -446,7 +453,8 @@ impl<'a> Walk<'a> {
             };
             let reason = format!("could not locate required checkpoint record: {found}, {at}");
             let file = self.name(own, at);
-            self.findings.push(finding(file, FindingKind::Unrecoverable, reason).with_advice(LABEL));
+            self.findings
+                .push(finding(file, FindingKind::Unrecoverable, reason).with_advice(LABEL));
         }
         if self.start.checkpoint.is_some() && !self.total.begins {
             let at = self.start.lsn;
@@ -454,7 +462,8 @@ impl<'a> Walk<'a> {
                 "could not find redo location referenced by checkpoint record: no record begins at the backup's START WAL LOCATION, {at}"
             );
             let file = self.name(own, at);
-            self.findings.push(finding(file, FindingKind::Unrecoverable, reason).with_advice(LABEL));
+            self.findings
+                .push(finding(file, FindingKind::Unrecoverable, reason).with_advice(LABEL));
         }
     }
 
@@ -462,7 +471,8 @@ impl<'a> Walk<'a> {
     fn judge_end(&mut self, task: &Task<'_>) {
         let end = self.end.unwrap_or(self.start.lsn);
         let at = end.max(self.start.stop.unwrap_or_default());
-        let stop = self.start.stop.map_or_else(String::new, |stop| format!(", which ended at {stop}"));
+        let stop =
+            self.start.stop.map_or_else(String::new, |stop| format!(", which ended at {stop}"));
         let needs = self.start.end_record || self.start.stop.is_some();
         let file = self.name(self.plan.target, at);
         if needs && self.consistent.is_none() {
@@ -472,12 +482,15 @@ impl<'a> Walk<'a> {
                 );
                 (FindingKind::Unrecoverable, reason)
             } else {
-                let reason = format!("WAL ends before end of online backup: it ends at {end}, and the backup's end{stop} is not reached");
+                let reason = format!(
+                    "WAL ends before end of online backup: it ends at {end}, and the backup's end{stop} is not reached"
+                );
                 (FindingKind::Gap, reason)
             };
             let mut found = finding(file.clone(), kind, reason);
             if kind == FindingKind::Unrecoverable {
-                found = found.with_advice("Choose a later target, or recover from an earlier backup.");
+                found =
+                    found.with_advice("Choose a later target, or recover from an earlier backup.");
             }
             self.findings.push(found);
         }
@@ -490,7 +503,8 @@ impl<'a> Walk<'a> {
                 self.plan.target
             );
             let advice = "Choose an earlier target, or another timeline (--target-timeline); or archive the WAL that is missing at the end, from the server's or a standby's pg_wal.";
-            self.findings.push(finding(file, FindingKind::Unrecoverable, reason).with_advice(advice));
+            self.findings
+                .push(finding(file, FindingKind::Unrecoverable, reason).with_advice(advice));
         }
     }
 
@@ -501,7 +515,8 @@ impl<'a> Walk<'a> {
         let own = self.plan.start_timeline;
         let beyond = timelines.with_history().filter(|t| *t > self.plan.target);
         if let Some(newest) = beyond.filter(|t| timelines.owner(at, *t) == Some(own)).max()
-            && let Some(missing) = (self.plan.target + 1..newest).find(|t| !timelines.has_history(*t))
+            && let Some(missing) =
+                (self.plan.target + 1..newest).find(|t| !timelines.has_history(*t))
         {
             notes.push(format!(
                 "timeline {newest} is not found, because the search for the latest timeline ends where {} is missing: to recover it, set recovery_target_timeline = '{newest}'",

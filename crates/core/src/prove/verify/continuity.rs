@@ -49,7 +49,7 @@ pub fn gaps(
     let of = |files: &[StoredName]| {
         let mut coverage = Coverage::new(size, timelines.clone());
         files.iter().for_each(|file| coverage.add(file.name.kind(), size));
-        coverage.gaps(&Shelf::new(&visit, &timelines, size, files))
+        coverage.gaps(&Shelf::new(&visit, &timelines, size, files.iter()))
     };
     let gaps = of(&listing.files);
     if gaps.is_empty() {

@@ -21,7 +21,7 @@ pub(super) struct Shelf<'a> {
     pub(super) timelines: &'a Timelines,
     pub(super) size: SegmentSize,
     /// Sorted by name.
-    pub(super) files: &'a [StoredName],
+    pub(super) files: Vec<&'a StoredName>,
     whole: BTreeMap<u32, Stretches>,
     /// Where partial segments begin; a recovery never asks for one.
     partial: BTreeMap<u32, Lsn>,
@@ -47,10 +47,12 @@ impl<'a> Shelf<'a> {
         visit: &'a dyn Visit,
         timelines: &'a Timelines,
         size: SegmentSize,
-        files: &'a [StoredName],
+        files: impl Iterator<Item = &'a StoredName>,
     ) -> Self {
+        let mut files: Vec<_> = files.collect();
+        files.sort();
         let (mut whole, mut partial) = (BTreeMap::<u32, Stretches>::new(), BTreeMap::new());
-        for file in files {
+        for file in &files {
             match file.name.kind() {
                 FileKind::Segment(segment) => {
                     if let Some(from) = segment.start(size) {
@@ -116,7 +118,7 @@ impl<'a> Shelf<'a> {
     }
 
     /// Returns the encodings of a segment that there are.
-    pub(super) fn stored(&self, name: &str) -> &'a [StoredName] {
+    pub(super) fn stored(&self, name: &str) -> &[&'a StoredName] {
         let from = self.files.partition_point(|file| file.name.as_str() < name);
         let rest = self.files.get(from..).unwrap_or_default();
         let count = rest.partition_point(|file| file.name.as_str() <= name);
@@ -126,7 +128,7 @@ impl<'a> Shelf<'a> {
     /// Returns the timeline of the first page of a segment, if its header can be read.
     fn first_page(&self, name: &str) -> Option<u32> {
         self.stored(name).iter().find_map(|file| {
-            let found = self.visit.find(&file.into()).ok()??;
+            let found = self.visit.find(&(*file).into()).ok()??;
             let mut header = [0; HEADER_LEN];
             let got = read_full(&mut found.decode().ok()?, &mut header).ok()?;
             let header = LongPageHeader::parse(header.get(..got)?).ok()?;
@@ -144,7 +146,8 @@ impl<'a> Shelf<'a> {
     pub(super) fn towards(&self, from: u32, timeline: u32) -> Heading {
         let parent = self.timelines.parent(timeline).filter(|_| timeline != from);
         let end = parent.and_then(|parent| self.of(parent.timeline).end());
-        let behind = |switch: Lsn| switch.segment_start(self.size).advanced(self.size.bytes().into());
+        let behind =
+            |switch: Lsn| switch.segment_start(self.size).advanced(self.size.bytes().into());
         Heading {
             from,
             timeline,
@@ -163,7 +166,8 @@ impl<'a> Shelf<'a> {
     /// Returns the finding of a history file for which a default recovery heads although no WAL of its timeline
     /// is there; `None` if the timeline is not such a one, or has just begun.
     pub(super) fn orphan(&self, timeline: u32) -> Option<Finding> {
-        let written = |timeline| self.whole.contains_key(&timeline) || self.partial.contains_key(&timeline);
+        let written =
+            |timeline| self.whole.contains_key(&timeline) || self.partial.contains_key(&timeline);
         let descends = |branch: crate::wal::timeline::Branch| written(branch.timeline);
         if !self.timelines.has_history(timeline)
             || written(timeline)
@@ -207,7 +211,10 @@ impl<'a> Shelf<'a> {
                         "the history of timeline {timeline} names timeline {}, and a recovery from an older timeline ends its search for timelines where a history file is missing",
                         ancestor.timeline
                     );
-                    findings.push(Finding { file: name, problem: Problem::new(FindingKind::Gap, reason) });
+                    findings.push(Finding {
+                        file: name,
+                        problem: Problem::new(FindingKind::Gap, reason),
+                    });
                 }
             }
         }
@@ -221,7 +228,8 @@ impl<'a> Shelf<'a> {
         for timeline in self.timelines.with_history().filter(|t| !self.whole.contains_key(t)) {
             let route = self.timelines.route(timeline, Lsn::default(), self.size);
             // What was cleaned up before the oldest segment is not missing.
-            let oldest = route.legs.iter().filter_map(|leg| self.of(leg.timeline).first_in(leg.stretch));
+            let oldest =
+                route.legs.iter().filter_map(|leg| self.of(leg.timeline).first_in(leg.stretch));
             let Some(reach) = oldest.min() else { continue };
             for leg in route.legs {
                 let needed = Stretch { from: reach.max(leg.stretch.from), ..leg.stretch };

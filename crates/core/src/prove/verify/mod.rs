@@ -12,9 +12,9 @@ use crate::error::Error;
 use crate::prove::examine::Examined;
 use crate::prove::finding::{Finding, FindingKind, Problem};
 use crate::store;
+use crate::store::Visit;
 use crate::store::directory::Directory;
 use crate::store::identity::{self, Identity};
-use crate::store::Visit;
 use crate::store::listing::{self, Listing};
 use crate::wal::{End, SegmentSize};
 
@@ -33,8 +33,8 @@ use histories::Shelf;
 use reading::{Read, keep_present, read_all, take_histories, timelines_of};
 
 pub use accepted::Accepted;
-pub use chain::{Chain, Commit, Stop};
 pub(crate) use chain::notes;
+pub use chain::{Chain, Commit, Stop};
 pub use continuity::gaps;
 pub use histories::Heading;
 pub use start::{Start, StartError};
@@ -155,7 +155,7 @@ pub fn verify(
         let read = read_all(&visit, histories, report.system_identifier, options.threads, watch)?;
         let timelines = timelines_of(&read);
         let size = listing::segment_size(&visit, &listing.files).unwrap_or(SegmentSize::DEFAULT);
-        let shelf = Shelf::new(&visit, &timelines, size, &listing.files);
+        let shelf = Shelf::new(&visit, &timelines, size, listing.files.iter());
         for file in &read {
             report.checked.count(file);
             report.findings.extend(file.finding());
@@ -211,8 +211,8 @@ impl Report {
         self.findings.extend(read.iter().filter_map(Read::finding));
         let coverage = Coverage::of(&read, SegmentSize::DEFAULT);
         let timelines = timelines_of(&read);
-        let files: Vec<_> = read.iter().map(|file| file.listed.clone()).collect();
-        let shelf = Shelf::new(visit, &timelines, coverage.size, &files);
+        let files = read.iter().map(|file| &file.listed);
+        let shelf = Shelf::new(visit, &timelines, coverage.size, files);
         self.findings.extend(coverage.gaps(&shelf));
         self.heading = shelf.written().next().map(|oldest| shelf.heading(oldest));
         self.sort();

@@ -38,7 +38,8 @@ impl FromStr for Until {
     /// Reads what `--until` takes. The prefixes `time:`, `lsn:`, `name:` and `xid:` decide; without one, a whole
     /// number is a transaction, an address is an address, and what begins like a date is a time.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let time = |text: &str| text.parse().map(Self::Time).map_err(|e| format!("\"{text}\": {e}"));
+        let time =
+            |text: &str| text.parse().map(Self::Time).map_err(|e| format!("\"{text}\": {e}"));
         let bad = |what: &str| format!("\"{text}\" is not {what}");
         match text.split_once(':') {
             Some(("time", text)) => return time(text),
@@ -46,7 +47,10 @@ impl FromStr for Until {
                 return lsn.parse().map(Self::Lsn).map_err(|_| bad("an LSN such as lsn:0/3000028"));
             }
             Some(("xid", xid)) => {
-                return xid.parse().map(Self::Xid).map_err(|_| bad("a transaction such as xid:738"));
+                return xid
+                    .parse()
+                    .map(Self::Xid)
+                    .map_err(|_| bad("a transaction such as xid:738"));
             }
             Some(("name", name)) if !name.is_empty() => return Ok(Self::Name(name.to_owned())),
             _ => {}
@@ -64,7 +68,8 @@ impl FromStr for Until {
             4 | 7 => byte == b'-',
             _ => byte.is_ascii_digit(),
         };
-        let begins_like_a_date = text.len() >= 10 && text.bytes().take(10).enumerate().all(|(at, byte)| date(at, byte));
+        let begins_like_a_date =
+            text.len() >= 10 && text.bytes().take(10).enumerate().all(|(at, byte)| date(at, byte));
         if begins_like_a_date { time(text) } else { Ok(Self::Name(text.to_owned())) }
     }
 }

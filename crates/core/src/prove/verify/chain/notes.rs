@@ -4,8 +4,8 @@ use crate::prove::verify::Until;
 use crate::wal::kinds::{Kind, WANTED};
 use crate::wal::name::SegmentName;
 use crate::wal::{
-    LongPageHeader, Lsn, Record, RecordHeader, SegmentChecker, SegmentReport, SegmentSize, SegmentSpec,
-    Visit, WalVersion, join,
+    LongPageHeader, Lsn, Record, RecordHeader, SegmentChecker, SegmentReport, SegmentSize,
+    SegmentSpec, Visit, WalVersion, join,
 };
 
 /// More of them than a server writes into a segment; what goes beyond is not kept.
