@@ -341,6 +341,24 @@ fn wal_of_a_timeline_that_was_never_written_is_not_missed() {
     place.verify().finds(&["000000010000000000000005: gap"]);
     from(&place, &label, &[]).finds(&["000000010000000000000005: gap"]);
 
+    // The next timeline begins with a segment of its own: its first record names the last one before it.
+    let (place, mut wal, backup) = with_backup(5);
+    let label = backup.label(&place, 1);
+    wal.record(1000);
+    wal.switch();
+    put(&place, &mut wal, 1, 6..=6);
+    let three = wal.branch_at_segment(3);
+    put(&place, &mut wal, 3, 7..=9);
+    history(&place, 2, &[(1, 0x40_0100)]);
+    history(&place, 3, &[(1, 0x40_0100), (2, three)]);
+    place.verify().finds(&[]);
+    from(&place, &label, &[]).finds(&[]);
+    // Another history's segment of that name does not stand in for it.
+    let mut other = Wal::new(OURS, 1);
+    place.put(&segment_name(1, 6), &other.segments(6)[5]);
+    let found = place.verify().findings();
+    assert!(found.contains(&"000000020000000000000004: gap".to_owned()), "{found:?}");
+
     // This one was written: its pages say so.
     let (place, mut wal, backup) = with_backup(3);
     let label = backup.label(&place, 1);

@@ -49,6 +49,13 @@ impl RecordHeader {
     /// Bytes of a record header, `SizeOfXLogRecord`.
     pub const SIZE: usize = 24;
 
+    /// Reads the header that `bytes` begin with, without judging it; `None` when there are fewer than
+    /// [`Self::SIZE`].
+    #[must_use]
+    pub fn read(bytes: &[u8]) -> Option<Self> {
+        Self::parse(bytes.first_chunk()?)
+    }
+
     #[inline]
     pub(super) fn parse(bytes: &[u8; Self::SIZE]) -> Option<Self> {
         let mut rest: &[u8] = bytes;

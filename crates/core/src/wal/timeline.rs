@@ -153,7 +153,7 @@ impl Timelines {
     /// (`findNewestTimeLine`): the server asks for one number after another until a history file is missing.
     #[must_use]
     pub fn heads_for(&self, start: u32) -> u32 {
-        (start.saturating_add(1)..)
+        (start.saturating_add(1)..=u32::MAX)
             .take_while(|next| self.has_history(*next))
             .last()
             .unwrap_or(start)

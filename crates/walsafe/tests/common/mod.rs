@@ -135,6 +135,16 @@ impl Wal {
         if self.bytes.len().is_multiple_of(PAGE) {
             self.record(100);
         }
+        self.begin_timeline(timeline, parent)
+    }
+
+    /// The same where a segment has just ended, with `switch` for example.
+    pub fn branch_at_segment(&mut self, timeline: u32) -> u64 {
+        assert!(self.bytes.len().is_multiple_of(MB));
+        self.begin_timeline(timeline, self.timeline)
+    }
+
+    fn begin_timeline(&mut self, timeline: u32, parent: u32) -> u64 {
         self.timeline = timeline;
         let switch = self.bytes.len() as u64;
         // What a server writes first on a new timeline: `XLOG_END_OF_RECOVERY`.

@@ -1,15 +1,17 @@
 //! What history files show: which timeline a recovery heads for, and what must exist because they name it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
 
 use crate::prove::finding::{Finding, FindingKind, Problem};
 use crate::store::{StoredName, Visit};
 use crate::sys::read_full;
-use crate::wal::name::FileKind;
+use crate::wal::name::{FileKind, SegmentName};
 use crate::wal::segment::HEADER_LEN;
 use crate::wal::timeline::{Stretch, Stretches, Timelines};
-use crate::wal::{LongPageHeader, Lsn, SegmentSize};
+use crate::wal::{
+    LongPageHeader, Lsn, Record, RecordHeader, SegmentChecker, SegmentSize, SegmentSpec,
+};
 
 /// A history file whose timeline has no segment is no finding until it is so old: the first segment may be on
 /// its way.
@@ -25,6 +27,14 @@ pub(super) struct Shelf<'a> {
     whole: BTreeMap<u32, Stretches>,
     /// Where partial segments begin; a recovery never asks for one.
     partial: BTreeMap<u32, Lsn>,
+}
+
+/// How a segment begins.
+struct Beginning {
+    /// Of its first page.
+    page_timeline: u32,
+    /// What its first record names as the record before, if it begins with one.
+    prev: Option<Lsn>,
 }
 
 /// Where a default recovery goes.
@@ -77,6 +87,12 @@ impl<'a> Shelf<'a> {
         self.whole.keys().copied()
     }
 
+    /// Returns the timelines that have segments or are named by a history file.
+    pub(super) fn mentioned(&self) -> BTreeSet<u32> {
+        let ancestors = self.timelines.with_history().flat_map(|t| self.timelines.ancestors(t));
+        self.written().chain(ancestors.map(|ancestor| ancestor.timeline)).collect()
+    }
+
     /// Returns the timeline of the last partial segment that begins here.
     pub(super) fn partial_at(&self, at: Lsn) -> Option<u32> {
         self.partial.iter().find(|(_, start)| **start == at).map(|(timeline, _)| *timeline)
@@ -125,14 +141,46 @@ impl<'a> Shelf<'a> {
         rest.get(..count).unwrap_or_default()
     }
 
-    /// Returns the timeline of the first page of a segment, if its header can be read.
-    fn first_page(&self, name: &str) -> Option<u32> {
+    fn name(&self, timeline: u32, at: Lsn) -> String {
+        SegmentName::holding(timeline, at, self.size).to_string()
+    }
+
+    /// Returns how a segment begins, if that can be read.
+    fn beginning(&self, name: &str) -> Option<Beginning> {
         self.stored(name).iter().find_map(|file| {
             let found = self.visit.find(&(*file).into()).ok()??;
-            let mut header = [0; HEADER_LEN];
-            let got = read_full(&mut found.decode().ok()?, &mut header).ok()?;
-            let header = LongPageHeader::parse(header.get(..got)?).ok()?;
-            Some(header.page.timeline)
+            let mut bytes = [0; HEADER_LEN + RecordHeader::SIZE];
+            let got = read_full(&mut found.decode().ok()?, &mut bytes).ok()?;
+            let page = LongPageHeader::parse(bytes.get(..got)?).ok()?.page;
+            let first = RecordHeader::read(bytes.get(HEADER_LEN..got)?);
+            let prev = first.filter(|_| !page.info.is_contrecord()).map(|record| record.prev);
+            Some(Beginning { page_timeline: page.timeline, prev })
+        })
+    }
+
+    /// Returns where the last record begins that ends in a segment.
+    fn last_record(&self, name: &str) -> Option<Lsn> {
+        self.stored(name).iter().find_map(|file| {
+            let found = self.visit.find(&(*file).into()).ok()??;
+            let spec = SegmentSpec {
+                timeline: file.name.segment()?.timeline,
+                start: file.name.segment()?.start(self.size)?,
+                segment_size: self.size,
+                system_identifier: None,
+            };
+            let mut last = None;
+            let mut checker =
+                SegmentChecker::with_visitor(spec, None, |record: &Record| last = Some(record.lsn));
+            let (mut decoder, mut buffer) = (found.decode().ok()?, vec![0; 256 << 10]);
+            loop {
+                let got = read_full(&mut decoder, &mut buffer).ok()?;
+                if got == 0 {
+                    break;
+                }
+                checker.feed(buffer.get(..got)?);
+            }
+            drop(checker);
+            last
         })
     }
 
@@ -145,7 +193,9 @@ impl<'a> Shelf<'a> {
     /// Returns where a recovery to a timeline comes from.
     pub(super) fn towards(&self, from: u32, timeline: u32) -> Heading {
         let parent = self.timelines.parent(timeline).filter(|_| timeline != from);
-        let end = parent.and_then(|parent| self.of(parent.timeline).end());
+        // Towards a timeline of which nothing was written, the parent's WAL is replayed to its end.
+        let own = self.whole.contains_key(&timeline);
+        let end = parent.filter(|_| own).and_then(|parent| self.of(parent.timeline).end());
         let behind =
             |switch: Lsn| switch.segment_start(self.size).advanced(self.size.bytes().into());
         Heading {
@@ -245,7 +295,8 @@ impl<'a> Shelf<'a> {
 /// behind its history file, and the next recovery went on with the WAL of the timeline before.
 ///
 /// The records decide, not the names: the first segment of the timeline that came next begins with a page of an
-/// older one, although the timeline in question is said to have begun before it.
+/// older one, although the timeline in question is said to have begun before it. If it begins with a segment of
+/// its own, its first record names the last one of the older timeline.
 pub(super) fn is_unwritten(shelf: &Shelf<'_>, timeline: u32, target: u32) -> bool {
     if shelf.whole.contains_key(&timeline) {
         return false;
@@ -256,6 +307,17 @@ pub(super) fn is_unwritten(shelf: &Shelf<'_>, timeline: u32, target: u32) -> boo
     };
     let (Some(own), next) = (ancestors.get(at), ancestors.get(at + 1)) else { return false };
     let next = next.map_or(target, |next| next.timeline);
-    let name = crate::wal::name::SegmentName::holding(next, own.switch, shelf.size).to_string();
-    shelf.first_page(&name).is_some_and(|page| page < timeline)
+    let Some(beginning) = shelf.beginning(&shelf.name(next, own.switch)) else { return false };
+    if beginning.page_timeline < timeline {
+        return true;
+    }
+    let before = Lsn(own.switch.0.saturating_sub(1));
+    let older = ancestors.get(..at).unwrap_or_default().iter().rev();
+    let mut written =
+        older.filter(|older| shelf.has(older.timeline, before.segment_start(shelf.size)));
+    own.switch == own.switch.segment_start(shelf.size)
+        && beginning.prev.is_some()
+        && written.next().is_some_and(|older| {
+            shelf.last_record(&shelf.name(older.timeline, before)) == beginning.prev
+        })
 }

@@ -61,10 +61,10 @@ impl Plan {
                 if exists { number } else { start_timeline }
             }
         };
-        // The server asks for each of these, and for one more.
-        for number in start_timeline.max(2)..=target {
+        // The server asks for each number on the way, and for one more.
+        let asked_for = start_timeline.max(2)..=target;
+        for number in shelf.mentioned().into_iter().filter(|number| asked_for.contains(number)) {
             if !timelines.has_history(number)
-                && !findings.iter().any(|finding| finding.file == history_name(number))
                 && let Some(evidence) = shelf.needs_history(number, start_timeline)
             {
                 let reason = format!("a recovery asks for it, and {evidence}");
@@ -89,7 +89,7 @@ fn latest(start: u32, shelf: &Shelf<'_>) -> u32 {
     let goes_on = |number: &u32| {
         shelf.timelines.has_history(*number) || shelf.needs_history(*number, start).is_some()
     };
-    (start.saturating_add(1)..).take_while(goes_on).last().unwrap_or(start)
+    (start.saturating_add(1)..=u32::MAX).take_while(goes_on).last().unwrap_or(start)
 }
 
 /// What the server says of a timeline that the backup is not part of, and the one that it can go to.
