@@ -23,6 +23,7 @@ mod operations;
 mod pg_test;
 mod power_cuts;
 mod promotion;
+mod proof;
 mod races;
 mod recovery;
 mod repeated;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use walsafe_core::prove::verify::{TargetTimeline, Until};
 use walsafe_core::wal::name::{FileKind, FileName, SegmentName};
 
 const EXAMPLES: &str = "\
@@ -166,19 +167,30 @@ pub(crate) struct Init {
 #[command(
     long_about = "Proves that an archive is whole: reads every file; checks digests, compression, page headers, every record, names and \
 cluster; and checks that no segment is missing on any timeline. Writes nothing. Reads past the page cache.\n\n\
-With --from it proves what a recovery from a base backup needs: every record from the backup's start to the newest one, across \
-timeline switches.",
+With --from it proves what a recovery from a base backup needs, as the server will do it: for which timeline it heads, the history \
+files that the server asks for, every record from the backup's start on, across timeline switches, the end of the backup, and with \
+--until whether the recovery target is reached.",
     after_help = "\
 Exit status: 0 no findings; 1 findings; 2 the command could not run.
 
 Findings: corrupt, digest-mismatch, truncated, wrong-name, wrong-cluster, gap, duplicate,
-stray-temporary, unreadable, unknown. Each says what to do.
+stray-temporary, unreadable, unknown, orphan-history; with --from also unrecoverable. Each says
+what to do.
+
+A target of --until is one of the server's recovery targets: a whole number is a transaction, an
+address an LSN, what begins like a date a time with its offset from UTC, and anything else the
+name of a restore point. The prefixes time:, lsn:, name: and xid: decide where that is not so.
 
 Examples:
   walsafe verify /mnt/archive
   # can this base backup be recovered, up to the newest WAL?
   walsafe verify --from /backup/base/backup_label /mnt/archive
-  walsafe verify --from 16/B374D848 --json /mnt/archive"
+  walsafe verify --from 16/B374D848 --json /mnt/archive
+  # does a recovery get that far, on the backup's own timeline?
+  walsafe verify --from /backup/base/backup_label --until '2026-11-29 07:30:00+01' \\
+                 --target-timeline current /mnt/archive
+  # every week, with a gap in the past and a new base backup behind it
+  walsafe verify --accept-gaps /mnt/archive"
 )]
 pub(crate) struct Verify {
     /// Prove only what a recovery from here needs: a backup_label file, a .backup file or an LSN
@@ -187,6 +199,15 @@ pub(crate) struct Verify {
     /// The timeline of the LSN of --from [default: from the history of the newest timeline]
     #[arg(long, value_name = "NUMBER", requires = "from")]
     pub(crate) timeline: Option<u32>,
+    /// Where the recovery is to end: TIME, LSN, NAME or XID [default: at the end of the WAL]
+    #[arg(long, value_name = "TARGET", requires = "from")]
+    pub(crate) until: Option<Until>,
+    /// The recovery's recovery_target_timeline: latest, current or a number
+    #[arg(long, value_name = "TIMELINE", requires = "from", default_value = "latest")]
+    pub(crate) target_timeline: TargetTimeline,
+    /// Accept a gap if a base backup behind it can be recovered, to the end of the WAL
+    #[arg(long, conflicts_with = "from")]
+    pub(crate) accept_gaps: bool,
     /// How many files to read at a time [default: one for each processor, at most 8]
     #[arg(long, short, value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..=64))]
     pub(crate) jobs: Option<u16>,
@@ -207,6 +228,7 @@ pub(crate) struct Verify {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Reads names, lengths and times, but not the contents: use verify to find out whether the files are good.
+With --times it also reads segments at both ends of each timeline until it finds a commit.
 
 Exit status: 0 listed; 1 some entries could not be looked up; 2 the command could not run.
 
@@ -216,6 +238,9 @@ Examples:
 pub(crate) struct List {
     #[command(flatten)]
     pub(crate) watch: Watch,
+    /// Show when the first and the last transaction of each timeline were committed
+    #[arg(long)]
+    pub(crate) times: bool,
     /// Write the list as JSON
     #[arg(long)]
     pub(crate) json: bool,

@@ -6,4 +6,5 @@ pub mod finding;
 mod following;
 pub mod manifest;
 pub mod overview;
+pub mod times;
 pub mod verify;

@@ -65,15 +65,44 @@ impl Wal {
     }
 
     fn write_record(&mut self, info: u8, len: usize) {
+        let data: Vec<u8> = (0..len).map(|_| self.random() as u8).collect();
+        self.write(0, info, 0, &data);
+    }
+
+    /// Appends a record of these main data. Returns where it begins.
+    pub fn record_of(&mut self, rmgr: u8, info: u8, xid: u32, data: &[u8]) -> u64 {
+        let data = [&[255, u8::try_from(data.len()).unwrap()], data].concat();
+        self.write(rmgr, info, xid, &data)
+    }
+
+    /// Appends a checkpoint that replays from there. Returns where it begins.
+    pub fn checkpoint(&mut self, redo: u64) -> u64 {
+        let mut data = redo.to_ne_bytes().to_vec();
+        data.extend(self.timeline.to_ne_bytes());
+        data.extend(self.timeline.to_ne_bytes());
+        data.resize(88, 0);
+        self.record_of(0, 0x10, 0, &data)
+    }
+
+    /// Appends the end of the backup that began there.
+    pub fn backup_end(&mut self, start: u64) -> u64 {
+        self.record_of(0, 0x50, 0, &start.to_ne_bytes())
+    }
+
+    /// Appends a commit, so many microseconds after the year 2000 began.
+    pub fn commit(&mut self, xid: u32, time: i64) -> u64 {
+        self.record_of(1, 0, xid, &time.to_ne_bytes())
+    }
+
+    fn write(&mut self, rmgr: u8, info: u8, xid: u32, data: &[u8]) -> u64 {
         self.page(0);
         let at = self.bytes.len() as u64;
-        let data: Vec<u8> = (0..len).map(|_| self.random() as u8).collect();
         let mut header = Vec::new();
-        header.extend((24 + len as u32).to_ne_bytes());
-        header.extend(0_u32.to_ne_bytes());
+        header.extend((24 + data.len() as u32).to_ne_bytes());
+        header.extend(xid.to_ne_bytes());
         header.extend(self.prev.to_ne_bytes());
-        header.extend([info, 0, 0, 0]);
-        let crc = crc32c::crc32c_append(crc32c::crc32c(&data), &header);
+        header.extend([info, rmgr, 0, 0]);
+        let crc = crc32c::crc32c_append(crc32c::crc32c(data), &header);
         header.extend(crc.to_ne_bytes());
         header.extend(data);
         let mut rest = &header[..];
@@ -86,6 +115,7 @@ impl Wal {
         }
         self.prev = at;
         self.bytes.resize(self.bytes.len().next_multiple_of(8), 0);
+        at
     }
 
     /// Fills whole segments until `count` of them are complete, and returns them: 1, 2, and so on.
@@ -102,14 +132,29 @@ impl Wal {
     /// Ends the timeline where its WAL is now, and begins another: the first segment of the new
     /// one is a copy of the old one's up to there. Returns the address of the switch.
     pub fn branch(&mut self, timeline: u32) -> u64 {
+        let parent = self.timeline;
         self.bytes.resize(self.bytes.len().next_multiple_of(8), 0);
         // A page header does not stand alone at the end.
         if self.bytes.len().is_multiple_of(PAGE) {
             self.record(100);
         }
+        self.begin_timeline(timeline, parent)
+    }
+
+    /// The same where a segment has just ended, with `switch` for example.
+    pub fn branch_at_segment(&mut self, timeline: u32) -> u64 {
+        assert!(self.bytes.len().is_multiple_of(MB));
+        self.begin_timeline(timeline, self.timeline)
+    }
+
+    fn begin_timeline(&mut self, timeline: u32, parent: u32) -> u64 {
         self.timeline = timeline;
         let switch = self.bytes.len() as u64;
-        self.end_of_recovery();
+        // What a server writes first on a new timeline: `XLOG_END_OF_RECOVERY`.
+        let mut data = vec![0; 8];
+        data.extend(timeline.to_ne_bytes());
+        data.extend(parent.to_ne_bytes());
+        self.record_of(0, 0x90, 0, &data);
         switch
     }
 
