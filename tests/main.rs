@@ -6,11 +6,15 @@
 
 mod administration;
 mod archiving;
+mod clones;
 mod conflicts;
+mod failover;
 mod harness_works;
+mod hung_restores;
 mod hung_storage;
 mod identity;
 mod kills;
+mod lineage;
 mod monitoring;
 mod moving_over;
 mod one_history;

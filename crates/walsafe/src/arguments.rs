@@ -12,7 +12,9 @@ Examples:
   # is the archive whole?
   walsafe verify /mnt/archive
   # what is in it?
-  walsafe list /mnt/archive";
+  walsafe list /mnt/archive
+  # bring what a standby, or a lost server, has and the archive lacks
+  walsafe push --pgdata /var/lib/postgresql/17/standby /mnt/archive";
 
 /// Restores files from a PostgreSQL WAL archive, and proves that the archive is whole.
 #[derive(Debug, Parser)]

@@ -5,7 +5,7 @@
 //! process ends in time, whatever becomes of the copy: the server waits for this process alone. Should the
 //! copy come round later, it has been killed by then, and nothing that it was to do is done.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -13,7 +13,7 @@ use std::time::Duration;
 use walsafe_core::error::Error;
 use walsafe_core::store::Progress;
 use walsafe_core::sys;
-use walsafe_core::sys::worker::{End, Streams, Worker};
+use walsafe_core::sys::worker::{End, Stream, Worker};
 
 use crate::guard;
 
@@ -57,19 +57,17 @@ pub(crate) enum Lost {
 pub(crate) fn watch(
     path: &Path,
     timeout: Option<Duration>,
-    streams: Streams,
     work: impl FnOnce(&Signs) -> u8,
 ) -> Result<u8, Lost> {
     let Some(timeout) = timeout else { return Ok(work(&Signs::default())) };
-    let died = |what: &str, e: std::io::Error| Lost::Died(format!("could not {what}: {e}"));
+    let died = |what: &str, e: io::Error| Lost::Died(format!("could not {what}: {e}"));
     let signs = sys::shared(Signs::default()).map_err(|e| died("reserve memory", e))?;
-    let mut worker = Worker::start(streams, || guard::run(PANICKED, || work(signs)))
+    let mut worker = Worker::start(|| guard::run(PANICKED, || work(signs)))
         .map_err(|e| died("start a process", e))?;
     // Only time in which this process runs counts: both may be stopped, from a terminal for example.
     let (mut seen, mut still) = (signs.steps.steps(), Duration::ZERO);
     loop {
-        let relay = &mut |bytes: &[u8]| drop(std::io::stderr().lock().write_all(bytes));
-        match worker.wait(LOOK_EVERY, relay) {
+        match worker.wait(LOOK_EVERY, &mut hand_on) {
             Ok(Some(End::Exited(PANICKED))) => {
                 return Err(Lost::Died("the process that did the work has failed".to_owned()));
             }
@@ -95,5 +93,15 @@ pub(crate) fn watch(
             let (path, seconds) = (path.to_owned(), timeout.as_secs());
             return Err(Lost::Stalled(Error::StorageHangs { path, seconds, left }));
         }
+    }
+}
+
+/// Writes what the work has written where it belongs. Returns `false` if nobody reads that any more: the work
+/// then finds its pipe closed, as it would without us.
+fn hand_on(stream: Stream, bytes: &[u8]) -> bool {
+    let write = |out: &mut dyn Write| out.write_all(bytes).and_then(|()| out.flush()).is_ok();
+    match stream {
+        Stream::Output => write(&mut io::stdout().lock()),
+        Stream::Error => write(&mut io::stderr().lock()),
     }
 }

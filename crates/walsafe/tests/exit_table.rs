@@ -104,7 +104,7 @@ fn the_history_of_a_timeline_without_segments_need_not_be_there() {
     let place = place();
     place.restore("00000002.history").says(1, "neither is any segment of timeline 2");
     // The first timeline has segments but no history file.
-    place.restore("00000001.history").says(1, "not in the archive");
+    place.restore("00000001.history").says(1, "the first timeline has no history");
 }
 
 #[test]

@@ -240,3 +240,15 @@ fn nothing_is_restored_into_an_archive_and_a_standby_stops_too() {
     fs::write(place.path("data/global/pg_control"), control(OURS)).unwrap();
     into(&place.target()).delivers();
 }
+
+/// A tail is the end of a timeline as a server had it that went another way. Given to a recovery, it would be
+/// that server's WAL.
+#[test]
+fn a_tail_is_never_given() {
+    let place = place(&[]);
+    let tail = format!("{TWO}.tail.0123456789abcdef");
+    place.put(&tail, b"whatever it holds");
+    place.restore(&tail).says(1, "a tail is not part of any recovery");
+    place.restore(TWO).says(1, "it is not in the archive");
+    assert_eq!(place.pg_wal(), Vec::<String>::new());
+}

@@ -149,6 +149,9 @@ impl ErrorKind {
                 .archiving("Something removes files from the archive while the server archives into it: find out what. The file is tried again.")
                 .restoring("Something removes files from the archive: find out what, and put the file back before recovery is started again.")
                 .checking("Something removes files from the archive: find out what, then try again."),
+            Self::Replaced => Advice::new("55000").archiving(
+                "Another file system was mounted or unmounted there, or the directory was moved. The file is archived anew where the path leads now.",
+            ),
             Self::SourceUnreadable => Advice::new("58030").archiving(
                 "Check the storage of \"pg_wal\" and the kernel's log. The file stays there until it is archived.",
             ),

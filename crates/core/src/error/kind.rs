@@ -31,6 +31,7 @@ kinds! {
     NoSocket,
     IoError,
     Vanished,
+    Replaced,
     SourceUnreadable,
     SourceMissing,
     SourceNotAFile,

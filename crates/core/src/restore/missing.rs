@@ -26,9 +26,10 @@ pub(super) fn judge(
     match request.name.kind() {
         FileKind::Segment(segment) => judge_segment(request, visit, expected, segment),
         FileKind::History { timeline } => judge_history(visit, timeline),
-        // If these are missing, no WAL is missing: backup history files and tails are for people, and
-        // recovery asks for whole segments only.
-        FileKind::Partial(_) | FileKind::BackupHistory(_) | FileKind::Tail(_) | FileKind::Other => {
+        FileKind::Tail(_) => Ok(Verdict::End("a tail is not part of any recovery".to_owned())),
+        // If these are missing, no WAL is missing: a backup history file is for people, and recovery asks
+        // for whole segments only.
+        FileKind::Partial(_) | FileKind::BackupHistory(_) | FileKind::Other => {
             Ok(Verdict::End("it is not in the archive".to_owned()))
         }
     }

@@ -1,7 +1,6 @@
 //! `walsafe check`: can a directory be archived to, and recovered from?
 
 use walsafe_core::prove::check::{self, Options, Status};
-use walsafe_core::sys::worker::Streams;
 
 use super::print_json;
 use crate::arguments::Check;
@@ -14,7 +13,7 @@ pub(crate) const UNKNOWN: u8 = 3;
 /// Runs the command and returns its exit status, as Nagios and similar programs expect it.
 pub(super) fn run(arguments: &Check) -> u8 {
     let (archive, timeout) = (&arguments.archive, arguments.watch.timeout());
-    let result = watchdog::watch(archive, timeout, Streams::Inherited, |signs| {
+    let result = watchdog::watch(archive, timeout, |signs| {
         let options = Options {
             data_directory: arguments.pgdata.as_deref(),
             min_free: u64::from(arguments.min_free) << 20,

@@ -6,7 +6,7 @@ use walsafe_core::error::{Action, Error};
 use walsafe_core::server::control::ControlFile;
 use walsafe_core::server::settings::FileMode;
 use walsafe_core::store::admission;
-use walsafe_core::store::directory::{Directory, DirectoryVisit};
+use walsafe_core::store::directory::Directory;
 use walsafe_core::store::identity::Identity;
 use walsafe_core::wal::SegmentSize;
 use walsafe_core::wal::segment::Cluster;
@@ -37,13 +37,7 @@ pub(super) fn run(arguments: &Init, signs: &Signs) -> u8 {
         // Unknown for a newer server version; the identity does not depend on it.
         segment_size: control.segment_size.unwrap_or(SegmentSize::DEFAULT),
     };
-    let store = Directory::at(&arguments.destination);
-    let created = store.open(&signs.steps).and_then(|visit| {
-        let created = admission::init(&visit, &cluster, mode.bits())?;
-        give_to_server(arguments, &visit)?;
-        Ok(created)
-    });
-    let created = match created {
+    let created = match mark(arguments, &cluster, mode, signs) {
         Ok(created) => created,
         Err(e) => {
             terminal::complain(&sentence(&e));
@@ -75,10 +69,17 @@ fn print(arguments: &Init, cluster: &Cluster, created: bool) -> u8 {
     if output.finish() { DONE } else { FAILED }
 }
 
-/// Gives the identity file to the data directory's owner. If root runs the command, the file belongs to
-/// root, and the server could not read it.
-fn give_to_server(arguments: &Init, visit: &DirectoryVisit<'_>) -> Result<(), Error> {
+/// Writes the identity file, if it is not there yet. It belongs to the data directory's owner before anybody
+/// sees it: if root runs the command, the server could not read the file otherwise.
+fn mark(arguments: &Init, cluster: &Cluster, mode: FileMode, signs: &Signs) -> Result<bool, Error> {
     let data = std::fs::metadata(&arguments.pgdata)
         .map_err(|e| Error::io(Action::LookUpData, &arguments.pgdata, e))?;
-    Identity::give_to(visit, data.uid(), data.gid())
+    let (user, group) = (data.uid(), data.gid());
+    let store = Directory::at(&arguments.destination).belonging_to(user, group);
+    let visit = store.open(&signs.steps)?;
+    let created = admission::init(&visit, cluster, mode.bits())?;
+    if !created {
+        Identity::give_to(&visit, user, group)?;
+    }
+    Ok(created)
 }

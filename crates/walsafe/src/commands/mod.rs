@@ -6,7 +6,6 @@ use std::path::Path;
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use walsafe_core::error::{Activity, Error};
-use walsafe_core::sys::worker::Streams;
 
 use crate::arguments::{Command, Program, Watch};
 use crate::guard::STOP;
@@ -64,7 +63,7 @@ pub(crate) fn run(arguments: &[OsString]) -> u8 {
 
 /// Runs a command that uses an archive, and gives up when nothing moves there any more.
 fn watched(archive: &Path, watch: &Watch, command: impl FnOnce(&Signs) -> u8) -> u8 {
-    match watchdog::watch(archive, watch.timeout(), Streams::Inherited, command) {
+    match watchdog::watch(archive, watch.timeout(), command) {
         Ok(status) => status,
         Err(lost) => {
             terminal::complain(&match lost {

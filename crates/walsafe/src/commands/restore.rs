@@ -5,8 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use walsafe_core::error::{Activity, Standby};
-use walsafe_core::restore::{self, Outcome, Request};
-use walsafe_core::sys::worker::Streams;
+use walsafe_core::restore::{self, Outcome, Request, own};
 use walsafe_core::wal::name::FileName;
 
 use super::DONE;
@@ -34,7 +33,7 @@ enum Ending {
 
 /// Runs the command and returns its exit status.
 pub(super) fn run(arguments: &Restore) -> u8 {
-    let ending = watched(arguments);
+    let ending = outcome(arguments);
     let goes_on_without = match ending {
         Ending::Delivered => return DONE,
         Ending::NotArchived => true,
@@ -54,6 +53,24 @@ impl Ending {
     const ALL: [Self; 4] = [Self::Delivered, Self::NotArchived, Self::Trouble, Self::BadUsage];
 }
 
+/// Makes the attempt. A history file that the server has itself does not depend on the archive.
+fn outcome(arguments: &Restore) -> Ending {
+    let not_restored = |reason: &str| {
+        tell(arguments, &format!("\"{}\" was not restored: {reason}", arguments.file));
+        Ending::NotArchived
+    };
+    let name = FileName::new(&arguments.file).ok();
+    if name.as_ref().is_some_and(own::cannot_exist) {
+        return not_restored("the first timeline has no history");
+    }
+    match watched(arguments) {
+        Ending::Trouble if name.is_some_and(|name| own::has_history(&name, &arguments.target)) => {
+            not_restored("but it is in pg_wal")
+        }
+        ending => ending,
+    }
+}
+
 /// Makes the attempt in a process of its own, so that storage that hangs ends it too.
 fn watched(arguments: &Restore) -> Ending {
     let (path, timeout) = (&arguments.from, arguments.watch.timeout());
@@ -61,7 +78,7 @@ fn watched(arguments: &Restore) -> Ending {
     let failed = |reason: &str| {
         tell(arguments, &format!("could not restore \"{}\": {reason}", arguments.file));
     };
-    match watchdog::watch(path, timeout, Streams::Relayed, work) {
+    match watchdog::watch(path, timeout, work) {
         Ok(status) => {
             let ending = Ending::ALL.into_iter().find(|ending| *ending as u8 == status);
             ending.unwrap_or(Ending::BadUsage)

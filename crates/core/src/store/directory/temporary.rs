@@ -241,7 +241,7 @@ mod tests {
         let seal = Seal { digests: None, mode: 0o600, flush: true, verify: false };
         let sealed = draft.seal(&seal).unwrap();
         assert_eq!(removed(), 0);
-        assert_eq!(sealed.publish().unwrap(), Publication::Published);
+        assert_eq!(sealed.publish(&progress).unwrap(), Publication::Published);
         assert!(temp.path().join(FinalName::Identity.to_string()).exists());
     }
 
