@@ -45,7 +45,7 @@ fn cross(cluster: &Cluster, letter: char) -> String {
 fn a_data_directory_put_back_to_a_snapshot_is_told_that_the_archive_is_ahead_of_it() {
     let home = Scratch::new("archive");
     let archive = home.dir("main");
-    let primary = Cluster::archiving_to(&archive).set("walsafe_archive.workers", "0").start();
+    let primary = Cluster::archiving_to(&archive).start();
     primary.sql("CREATE TABLE t AS SELECT 1 AS x");
     primary.fill_whole_segments(2);
     primary.stop(Stop::Fast);
@@ -118,8 +118,7 @@ fn a_data_directory_put_back_to_a_snapshot_is_told_that_the_archive_is_ahead_of_
 fn a_clone_adds_nothing_behind_a_segment_of_the_primary_whatever_it_was_told_of_its_own() {
     for same_lengths in [true, false] {
         let archive = Scratch::new("archive");
-        let primary =
-            Cluster::archiving_to(archive.path()).set("walsafe_archive.workers", "0").start();
+        let primary = Cluster::archiving_to(archive.path()).start();
         primary.fill_segments(1);
         primary.stop(Stop::Fast);
         let clone = primary.clone_stopped();
@@ -255,7 +254,7 @@ fn a_servers_own_history_is_never_refused() {
     let archive = Scratch::new("archive");
     let server =
         |cluster: &Cluster| assert_eq!(cluster.log().archiver_reports(Mark::default()), []);
-    let primary = Cluster::archiving_to(archive.path()).set("walsafe_archive.workers", "0").start();
+    let primary = Cluster::archiving_to(archive.path()).start();
     primary.sql("CREATE TABLE t AS SELECT 1 AS x");
     let backup = primary.base_backup_without_wal();
     for _ in 0..3 {
@@ -272,7 +271,7 @@ fn a_servers_own_history_is_never_refused() {
 
     let command = restore_command(archive.path());
     let restored = backup.restore().recovery().set("restore_command", &command);
-    let restored = restored.archive_to(archive.path()).set("walsafe_archive.workers", "0").start();
+    let restored = restored.archive_to(archive.path()).start();
     restored.wait_recovered();
     restored.fill_whole_segments(2);
     restored.wait_all_archived();
