@@ -20,7 +20,6 @@ use walsafe_core::prove::check::{self, Status};
 use walsafe_core::prove::overview::Overview;
 use walsafe_core::prove::verify::{self, verify};
 use walsafe_core::server::control::ControlFile;
-use walsafe_core::store::Progress;
 
 #[path = "common/pools.rs"]
 mod pools;
@@ -200,7 +199,8 @@ fn a_tail_is_verified_and_counts_for_no_range() {
         (report.checked.files, report.checked.segments, report.checked.by_records),
         (1, 0, 1)
     );
-    let overview = Overview::read(&world.archive, &Progress::default()).unwrap();
+    let overview =
+        Overview::read(&world.archive, &walsafe_core::store::Progress::default()).unwrap();
     let [timeline] = &overview.timelines[..] else { panic!("{overview:?}") };
     assert_eq!((timeline.segments, timeline.partials, timeline.tails), (0, 0, 1));
     assert_eq!((timeline.runs.len(), overview.others), (0, 0));
