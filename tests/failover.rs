@@ -225,7 +225,7 @@ fn the_documented_failover() {
     lagging.standby.wait_all_archived();
     let proved = document.run(&lagging.standby, "prove-failover");
     assert!(proved.starts_with("ok|\n") && proved.ends_with("no findings\n"), "{proved}");
-    let proved = document.run(&lagging.standby, "new-backup");
+    let proved = document.run(&lagging.standby, "backup-after-failover");
     assert!(proved.ends_with("no findings\n"), "{proved}");
     lagging.recovers("1,2,3,4,5");
 }
