@@ -8,7 +8,6 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::encoding::codec::Codec;
 use crate::error::{Action, Error};
 use crate::prove::examine::{self, Examined, Expectation};
 use crate::prove::finding::{FindingKind, Problem};
@@ -158,15 +157,14 @@ fn deliver(
     owner: &Owner,
 ) -> Result<Option<Outcome>, RestoreError> {
     let mut candidates = Vec::new();
-    for codec in Codec::ALL {
-        candidates.extend(visit.find(&StoredName::new(request.name.clone(), codec).into())?);
+    for stored in StoredName::all(request.name) {
+        candidates.extend(visit.find(&(&stored).into())?.map(|found| (stored.name, found)));
     }
     let (mut sound, mut failure) = (None, None);
-    for archived in &candidates {
+    for (name, archived) in &candidates {
         let delivery =
             Delivery::begin(request.target, request.name, owner, request.data_directory)?;
-        let result =
-            delivery.copy(|each| examine::examine(&**archived, request.name, expected, each))?;
+        let result = delivery.copy(|each| examine::examine(&**archived, name, expected, each))?;
         let path = || archived.path().to_owned();
         let problem = match &result.examined.problem {
             None => lost_tail(request, visit, expected, &result.examined)?,
