@@ -20,6 +20,7 @@ mod pg_test;
 mod power_cuts;
 mod promotion;
 mod races;
+mod receivewal;
 mod recovery;
 mod repeated;
 mod restore;
