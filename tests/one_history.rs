@@ -2,17 +2,19 @@
 //! snapshot, and standbys that were promoted by mistake, on one archive.
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use harness::command::run;
 use harness::server::as_server_user;
-use harness::{Cluster, Mark, Picture, Scratch, Stop};
+use harness::{Cluster, Mark, Picture, Scratch, Stop, scratch};
 
+use crate::support::document::Document;
 use crate::support::recovery::restore_command;
 
 /// The segments in an archive, in order.
-fn segments(archive: &Scratch) -> Vec<String> {
-    archive.names().into_iter().filter(|name| name.len() == 24).collect()
+fn segments(archive: &Path) -> Vec<String> {
+    scratch::names(archive).into_iter().filter(|name| name.len() == 24).collect()
 }
 
 /// The lines of the archiver that say what could not be matched.
@@ -22,14 +24,18 @@ fn unmatched(cluster: &Cluster, mark: Mark) -> Vec<String> {
     lines.map(str::to_owned).collect()
 }
 
-/// Ends a segment in such a way that a record crosses into the next one, with text of one letter.
+/// Fills the rest of a segment with messages of one letter, the last of which crosses into the next one.
+/// Returns the segment's name.
 fn cross(cluster: &Cluster, letter: char) -> String {
     let segment = cluster.current_segment();
-    let emit = format!("SELECT pg_logical_emit_message(false, 'test', repeat('{letter}', 3000))");
-    cluster.wait_until("the next segment", || {
-        cluster.sql(&emit);
-        (cluster.current_segment() != segment).then_some(())
-    });
+    cluster.sql(&format!(
+        "SELECT count(pg_logical_emit_message(false, 'test', repeat('{letter}', 3000)))
+         FROM generate_series(1, (
+             SELECT (size - (pg_current_wal_insert_lsn() - '0/0') % size)::int / 3000 + 1
+             FROM (SELECT setting::numeric FROM pg_settings
+                   WHERE name = 'wal_segment_size') s (size)))"
+    ));
+    assert_ne!(cluster.current_segment(), segment);
     segment
 }
 
@@ -37,8 +43,9 @@ fn cross(cluster: &Cluster, letter: char) -> String {
 /// backups that `verify` called good and that did not come up.
 #[test]
 fn a_data_directory_put_back_to_a_snapshot_is_told_that_the_archive_is_ahead_of_it() {
-    let archive = Scratch::new("archive");
-    let primary = Cluster::archiving_to(archive.path()).set("walsafe_archive.workers", "0").start();
+    let home = Scratch::new("archive");
+    let archive = home.dir("main");
+    let primary = Cluster::archiving_to(&archive).set("walsafe_archive.workers", "0").start();
     primary.sql("CREATE TABLE t AS SELECT 1 AS x");
     primary.fill_whole_segments(2);
     primary.stop(Stop::Fast);
@@ -50,7 +57,7 @@ fn a_data_directory_put_back_to_a_snapshot_is_told_that_the_archive_is_ahead_of_
     primary.stop(Stop::Fast);
     let newest = segments(&archive).pop().expect("segments");
     assert!(newest > last);
-    let before = Picture::of(archive.path());
+    let before = Picture::of(&archive);
 
     let back = snapshot.start();
     let mark = back.mark();
@@ -82,13 +89,14 @@ fn a_data_directory_put_back_to_a_snapshot_is_told_that_the_archive_is_ahead_of_
     let mark = back.mark();
     back.switch_wal();
     told(mark);
-    assert_eq!(Picture::of(archive.path()), before);
+    assert_eq!(Picture::of(&archive), before);
 
-    // What the HINT says.
-    let own = Scratch::new("own");
-    back.reconfigure("walsafe_archive.destination", own.path().to_str().expect("a path of ours"));
-    back.wake_archiver();
-    back.wait_until("its own archive", || {
+    // What the HINT says, with the commands of the manual.
+    Document::new("operations.md")
+        .with("/mnt/archive/main", &archive)
+        .with("/var/lib/postgresql/15/main", back.data())
+        .run(&back, "ahead");
+    back.wait_until("the new archive", || {
         back.wake_archiver();
         back.ready_files().is_empty().then_some(())
     });
@@ -96,7 +104,7 @@ fn a_data_directory_put_back_to_a_snapshot_is_told_that_the_archive_is_ahead_of_
     back.sql("INSERT INTO t VALUES (4)");
     back.switch_wal();
     back.wait_all_archived();
-    let command = restore_command(own.path());
+    let command = restore_command(&archive);
     let restored = backup.restore().recovery().set("restore_command", &command).start();
     restored.wait_recovered();
     assert_eq!(restored.sql("SELECT string_agg(x::text, ',' ORDER BY x) FROM t"), "1,3,4");

@@ -245,8 +245,9 @@ fn look_back(
                 parent.switch, parent.timeline
             ),
             detail: format!(
-                "Timeline {timeline} branched off there, and the archive \"{}\" holds \"{segment}\". From now on a recovery with default settings from this archive, and every standby that reads it, follows timeline {timeline}.",
-                visit.location().display()
+                "Timeline {timeline} branched off there, and the archive \"{}\" holds \"{segment}\" of timeline {}. From now on a recovery with default settings from this archive, and every standby that reads it, follows timeline {timeline}.",
+                visit.location().display(),
+                parent.timeline
             ),
             hint: DRILL_HINT.to_owned(),
         }),

@@ -119,15 +119,16 @@ impl Leading<'_> {
 
 /// Tells what was brought.
 fn told(timeline: u32, brought: &[HeldSegment]) -> Option<Notice> {
-    let (first, last) = (brought.first()?, brought.last()?);
+    let (first, last) = (brought.first()?.name, brought.last()?.name);
+    let what = match brought.len() {
+        1 => first.to_string(),
+        count => format!("{count} segments, {first} to {last}"),
+    };
     Some(Notice {
         level: Level::Log,
         sqlstate: "00000",
         message: format!(
-            "archived WAL from before timeline {timeline} branched off, which the archive lacked: {} segments, {} to {}",
-            brought.len(),
-            first.name,
-            last.name
+            "archived WAL from before timeline {timeline} branched off, which the archive lacked: {what}"
         ),
         detail: String::new(),
         hint: String::new(),

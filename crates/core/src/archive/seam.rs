@@ -75,6 +75,11 @@ impl Seam {
         }
     }
 
+    /// A file failed, or a call hung: the path may lead to another archive from here on.
+    pub(super) fn forget(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
     /// The archive holds this file with the server's contents: what comes behind it needs no look.
     pub(super) fn confirm(&self, name: &FileName) {
         if let FileKind::Segment(segment) = name.kind() {

@@ -149,6 +149,9 @@ impl ErrorKind {
                 .archiving("Something removes files from the archive while the server archives into it: find out what. The file is tried again.")
                 .restoring("Something removes files from the archive: find out what, and put the file back before recovery is started again.")
                 .checking("Something removes files from the archive: find out what, then try again."),
+            Self::Replaced => Advice::new("55000").archiving(
+                "Another file system was mounted or unmounted there, or the directory was moved. The file is archived anew where the path leads now.",
+            ),
             Self::SourceUnreadable => Advice::new("58030").archiving(
                 "Check the storage of \"pg_wal\" and the kernel's log. The file stays there until it is archived.",
             ),
@@ -250,7 +253,13 @@ impl ErrorKind {
                 "Put a good copy there, from a second archive or a standby's pg_wal, and start recovery again. \"walsafe verify\" shows what else is wrong.",
             ),
             Self::Hole => Advice::new("58P01").restoring(
-                "Put the missing file there, from a second archive or a server's pg_wal, and start recovery again. \"walsafe verify\" shows what else is missing. To end recovery before the hole, set a recovery target.",
+                "Put the missing file there, from a second archive or a server's pg_wal, and start recovery again. \"walsafe verify\" shows what else is missing. To end recovery before the hole, set a recovery target, or add \"--end-at-hole SEGMENT\" with the name of the missing segment to restore_command.",
+            ),
+            Self::HistoryHole => Advice::new("58P01").restoring(
+                "Put the file there: \"walsafe push --pgdata DATA_DIRECTORY --history N ARCHIVE_DIRECTORY\" takes that of timeline N from a server that has it. Then start recovery again. To stay on the timeline of the base backup, set recovery_target_timeline to 'current'.",
+            ),
+            Self::UnknownWal => Advice::new("XX001").restoring(
+                "If a newer server wrote this WAL or another tool encrypts it, use a newer walsafe, or add --allow-unchecked to restore_command. Otherwise the file is damaged: put a good copy there, from a second archive or a standby's pg_wal.",
             ),
             Self::UnknownName => Advice::new("22023").restoring(PASS_F_AND_P),
             Self::IntoArchive => Advice::new("55000")

@@ -29,6 +29,11 @@ impl fmt::Display for Detail<'_> {
             Error::Vanished { path } => {
                 write!(f, "\"{}\" was there a moment ago, and no longer is.", path.display())
             }
+            Error::Replaced { path } => write!(
+                f,
+                "\"{}\" leads to another directory than at the start of the copy.",
+                path.display()
+            ),
             Error::Name { source, .. } => write!(f, "{}.", capital(&source.to_string())),
             Error::Segment { path, source } => write!(f, "\"{}\": {source}.", path.display()),
             Error::OtherCluster { path, ours, theirs } => write!(

@@ -153,6 +153,12 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
+    /// The path of the archive leads to another directory than the one that the file was archived into.
+    #[error("the archive directory was replaced while the file was archived")]
+    Replaced {
+        /// The archive directory.
+        path: PathBuf,
+    },
     /// Something that is not a regular file stands in the archive under the name.
     #[error("the name is taken in the archive by {found}")]
     NotAFile {
@@ -246,6 +252,7 @@ impl Error {
             }
             Self::NotContinued { .. } => ErrorKind::NotContinued,
             Self::Vanished { .. } => ErrorKind::Vanished,
+            Self::Replaced { .. } => ErrorKind::Replaced,
             Self::NotAFile { .. } => ErrorKind::NotAFile,
             Self::NoReplaceUnsupported { .. } => ErrorKind::Unsupported,
             Self::ReadBackDiffers { .. } => ErrorKind::StorageLied,

@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use super::following::Following;
 use crate::error::{Action, Activity, Error};
 use crate::server::control::ControlFile;
 use crate::server::known::KnownDestinations;
@@ -84,14 +85,15 @@ pub fn check(path: &Path, options: &Options<'_>) -> Vec<Check> {
     let dir = visit.dir();
     let mut checks =
         vec![directory(dir, options), ownership(dir, options), identity(&visit, options)];
+    // Of several warnings, monitoring programs show the first.
+    checks.extend(options.data_directory.and_then(|data| unarchived::unarchived(&visit, data)));
     checks.push(space(dir, options));
     if !options.read_only {
         remove_probes(dir);
         checks.extend([publish(&visit), unnamed(dir), attributes(dir), flush(dir, steps)]);
     }
     checks.extend(options.data_directory.map(|data| same_file_system(dir, data)));
-    checks.push(contents(&visit));
-    checks.extend(options.data_directory.and_then(|data| unarchived::unarchived(&visit, data)));
+    checks.extend(names(&visit, options));
     checks
 }
 
@@ -248,8 +250,8 @@ fn publish(visit: &DirectoryVisit<'_>) -> Check {
     let name = "no-replace publish";
     let target = Owner::this_process().temporary_name(PROBE);
     let attempt = || -> Result<Publication, Error> {
-        let seal = Seal { digests: None, mode: 0o600, flush: false, verify: false };
-        visit.stage(FinalName::Probe(target.to_string()))?.seal(&seal)?.publish()
+        let seal = Seal { digests: None, checked: None, mode: 0o600, flush: false, verify: false };
+        visit.stage(FinalName::Probe(target.to_string()))?.seal(&seal)?.publish(visit.progress())
     };
     let (first, second) = (attempt(), attempt());
     let _ = visit.dir().unlink(&target);
@@ -351,27 +353,61 @@ fn same_file_system(dir: &Dir, data: &Path) -> Check {
     }
 }
 
-fn contents(visit: &dyn Visit) -> Check {
-    let name = "contents";
+/// Reads the names once, for what lies there and for what a recovery follows.
+fn names(visit: &dyn Visit, options: &Options<'_>) -> Vec<Check> {
     match Listing::read(visit) {
-        Err(e) => failed(name, &e),
+        Err(e) => vec![failed("contents", &e)],
         Ok(mut listing) => {
             listing.claim_archived(visit);
-            let segments = listing.files.iter().filter(|file| file.name.segment().is_some());
-            let newest = segments.clone().map(|file| file.name.as_str()).max();
-            let newest = newest.map_or_else(String::new, |name| format!(", the newest {name}"));
-            let found = format!("{} segments{newest}", segments.count());
-            match listing.unknown.first() {
-                None => made(name, Status::Ok, found),
-                Some(first) => {
-                    let others = listing.unknown.len();
-                    let detail = format!(
-                        "{found}; {others} files that are not WAL, such as \"{}\". Find out who put them there.",
-                        first.escape_default()
-                    );
-                    made(name, Status::Warning, detail)
-                }
-            }
+            vec![contents(&listing), timelines(visit, &listing, options)]
         }
     }
+}
+
+fn contents(listing: &Listing) -> Check {
+    let name = "contents";
+    let segments = listing.files.iter().filter(|file| file.name.segment().is_some());
+    let newest = segments.clone().map(|file| file.name.as_str()).max();
+    let newest = newest.map_or_else(String::new, |name| format!(", the newest {name}"));
+    let found = format!("{} segments{newest}", segments.count());
+    match listing.unknown.first() {
+        None => made(name, Status::Ok, found),
+        Some(first) => {
+            let others = listing.unknown.len();
+            let detail = format!(
+                "{found}; {others} files that are not WAL, such as \"{}\". Find out who put them there.",
+                first.escape_default()
+            );
+            made(name, Status::Warning, detail)
+        }
+    }
+}
+
+/// Says which timeline a recovery with default settings follows. It is a warning if that leaves WAL behind:
+/// a drill that archived here takes every later recovery along.
+fn timelines(visit: &dyn Visit, listing: &Listing, options: &Options<'_>) -> Check {
+    let name = "timelines";
+    let unwatched = Progress::default();
+    let following = match Following::of(visit, listing, options.steps.unwrap_or(&unwatched)) {
+        Ok(following) => following,
+        Err(e) => return failed(name, &e),
+    };
+    let Some(newest) = following.timeline else {
+        return made(name, Status::Ok, "there are none yet");
+    };
+    let own = options.data_directory.and_then(|data| ControlFile::read(data).ok()?.timeline);
+    let server = match own {
+        Some(own) if own != newest => format!(" This server is on timeline {own}."),
+        _ => String::new(),
+    };
+    if following.left.is_empty() {
+        let found = format!("a recovery with default settings follows timeline {newest}.{server}");
+        return made(name, Status::Ok, found.trim_end_matches('.'));
+    }
+    let left: Vec<_> = following.left.iter().map(ToString::to_string).collect();
+    let detail = format!(
+        "{} is not part of timeline {newest}, which a recovery with default settings follows: a drill archived here, or a failover lost it.{server} Move the files of the drill out of the archive, or those of the lost WAL once nobody needs them.",
+        left.join(" and ")
+    );
+    made(name, Status::Warning, detail)
 }

@@ -6,6 +6,7 @@ use std::io;
 use std::path::Path;
 use std::time::SystemTime;
 
+use super::times::{self, Times};
 use crate::encoding::codec::Codec;
 use crate::error::Error;
 use crate::store::directory::Directory;
@@ -40,6 +41,8 @@ pub struct Timeline {
     pub allocated: u64,
     /// When the first and the last of its files were archived, by their modification time.
     pub times: Option<(SystemTime, SystemTime)>,
+    /// The first and the last commit in its WAL, if they were asked for.
+    pub commits: Times,
 }
 
 /// What an archive holds.
@@ -69,6 +72,25 @@ impl Overview {
         let visit = store.visit(steps)?;
         let listing = Listing::read(&*visit)?;
         Self::of(&*visit, &listing, steps)
+    }
+
+    /// The same, and reads the segments at both ends of each timeline for the first and the last commit there.
+    /// A segment that cannot be read is told of and passed over.
+    ///
+    /// # Errors
+    /// The directory or its identity file could not be read.
+    pub fn read_with_commits(path: &Path, steps: &Progress) -> Result<Self, Error> {
+        let store = Directory::at(path);
+        let visit = store.visit(steps)?;
+        let listing = Listing::read(&*visit)?;
+        let mut overview = Self::of(&*visit, &listing, steps)?;
+        let size = overview.segment_size.unwrap_or(SegmentSize::DEFAULT);
+        for timeline in &mut overview.timelines {
+            let number = timeline.timeline;
+            let found = times::of(&*visit, &listing.files, number, size, &mut overview.unreadable);
+            timeline.commits = found;
+        }
+        Ok(overview)
     }
 
     fn of(visit: &dyn Visit, listing: &Listing, steps: &Progress) -> Result<Self, Error> {

@@ -33,7 +33,8 @@ impl Lineage {
     /// Reads the control file and every history file of a data directory, also of a running server.
     ///
     /// # Errors
-    /// One of them could not be read. A data directory without a control file, or without `pg_wal`, is not an
+    /// The control file or the names in `pg_wal` could not be read. A history file that cannot be read is one
+    /// that cannot be understood. A data directory without a control file, or without `pg_wal`, is not an
     /// error: nothing is known of its history.
     pub fn of(data_directory: &Path) -> Result<Self, Error> {
         let timeline = match ControlFile::read(data_directory) {
@@ -57,8 +58,9 @@ impl Lineage {
         .map_err(|e| Error::io(Action::ReadSource, dir.path(), e))?;
         own.histories.sort_unstable();
         for &timeline in &own.histories {
-            let text = own.read(timeline)?;
-            own.timelines.add(timeline, history::parse(timeline, &text).ok());
+            // Only those up to the own timeline matter, and whoever needs one of them reads it once more.
+            let text = own.read(timeline).ok();
+            own.timelines.add(timeline, text.and_then(|t| history::parse(timeline, &t).ok()));
         }
         Ok(own)
     }

@@ -134,8 +134,8 @@ impl Identity {
             .map_err(|e| Error::io(Action::ReserveMemory, visit.location().join(FILE_NAME), e))?;
         let mut draft = visit.stage(FinalName::Identity)?;
         draft.put(buffer.fill(text.as_bytes()))?;
-        let seal = Seal { digests: None, mode, flush: true, verify: false };
-        match draft.seal(&seal)?.publish()? {
+        let seal = Seal { digests: None, checked: None, mode, flush: true, verify: false };
+        match draft.seal(&seal)?.publish(visit.progress())? {
             Publication::Published => {}
             Publication::NameTaken => return Ok(false),
         }

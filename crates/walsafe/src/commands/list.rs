@@ -3,7 +3,7 @@
 use walsafe_core::encoding::codec::Codec;
 use walsafe_core::prove::overview::{Overview, Timeline};
 
-use super::{DONE, FAILED, FOUND, megabytes, print_json, sentence};
+use super::{DONE, FAILED, FOUND, commit_json, megabytes, print_json, sentence};
 use crate::arguments::List;
 use crate::terminal::{self, Output};
 use crate::time::rfc3339;
@@ -11,7 +11,8 @@ use crate::watchdog::Signs;
 
 /// Runs the command and returns its exit status.
 pub(super) fn run(arguments: &List, signs: &Signs) -> u8 {
-    let overview = match Overview::read(&arguments.archive, &signs.steps) {
+    let read = if arguments.times { Overview::read_with_commits } else { Overview::read };
+    let overview = match read(&arguments.archive, &signs.steps) {
         Ok(overview) => overview,
         Err(e) => {
             terminal::complain(&sentence(&e));
@@ -25,8 +26,11 @@ fn report(arguments: &List, overview: &Overview) -> u8 {
     for (name, error) in &overview.unreadable {
         terminal::complain(&format!("could not look up \"{}\": {error}", name.escape_default()));
     }
-    let written =
-        if arguments.json { print_json(&json(arguments, overview)) } else { print(overview) };
+    let written = if arguments.json {
+        print_json(&json(arguments, overview))
+    } else {
+        print(overview, arguments.times)
+    };
     match (written, overview.unreadable.is_empty()) {
         (false, _) => FAILED,
         (true, true) => DONE,
@@ -43,7 +47,7 @@ const fn encoding(codec: Codec) -> &'static str {
     }
 }
 
-fn print(overview: &Overview) -> bool {
+fn print(overview: &Overview, times: bool) -> bool {
     let mut output = Output::new();
     match &overview.identity {
         Some(identity) => output.line(format_args!(
@@ -77,6 +81,15 @@ fn print(overview: &Overview) -> bool {
         ));
         if let Some((first, last)) = timeline.times {
             output.line(format_args!("  archived from {} to {}", rfc3339(first), rfc3339(last)));
+        }
+        match (times, timeline.commits.first, timeline.commits.last) {
+            (true, Some(first), Some(last)) => {
+                output.line(format_args!("  commits from {} to {}", first.time, last.time));
+            }
+            (true, ..) => {
+                output.line("  no commits");
+            }
+            (false, ..) => {}
         }
     }
     output.line("");
@@ -113,6 +126,8 @@ fn timeline_json(timeline: &Timeline) -> serde_json::Value {
         "allocated_bytes": timeline.allocated,
         "first_archived": timeline.times.map(|(first, _)| rfc3339(first)),
         "last_archived": timeline.times.map(|(_, last)| rfc3339(last)),
+        "first_commit": timeline.commits.first.as_ref().map(commit_json),
+        "last_commit": timeline.commits.last.as_ref().map(commit_json),
     })
 }
 

@@ -6,6 +6,7 @@ use std::path::Path;
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use walsafe_core::error::{Activity, Error};
+use walsafe_core::prove::verify::Commit;
 
 use crate::arguments::{Command, Program, Watch};
 use crate::guard::STOP;
@@ -19,6 +20,7 @@ mod list;
 mod manifest;
 mod push;
 mod restore;
+mod said;
 mod verify;
 
 /// The exit status of success.
@@ -131,6 +133,15 @@ fn refuse(arguments: &[OsString], error: &clap::Error) -> u8 {
 /// Words an error of the core as one line, with what to do about it.
 fn sentence(error: &Error) -> String {
     format!("{error}: {} {}", error.detail(), error.kind().hint(Activity::Checking))
+}
+
+/// Describes a commit.
+fn commit_json(commit: &Commit) -> serde_json::Value {
+    serde_json::json!({
+        "time": commit.time.to_string(),
+        "lsn": commit.lsn.to_string(),
+        "xid": commit.xid,
+    })
 }
 
 /// Writes one JSON document.

@@ -62,7 +62,8 @@ fn compare(visit: &dyn Visit, data_directory: &Path) -> Result<Check, Error> {
         let data = data_directory.display();
         let archive = visit.location().display();
         sentences.push(format!(
-            "\"pg_wal\" holds what the archive lacks, {count} complete segments: {}. Run \"walsafe push --pgdata {data} {archive}\", before a promotion or a checkpoint removes it",
+            "\"pg_wal\" holds what the archive lacks, {count} complete segment{}: {}. Run \"walsafe push --pgdata {data} {archive}\", before a promotion or a checkpoint removes it",
+            if count == 1 { "" } else { "s" },
             names.join(", ")
         ));
     }

@@ -4,14 +4,17 @@ use std::io::{self, Read};
 
 use super::Examined;
 use super::problems::unreadable;
-use crate::encoding::digest::{CONTENT_ATTRIBUTE, Digest, Hasher, STORED_ATTRIBUTE};
+use crate::encoding::digest::{
+    CHECKED_ATTRIBUTE, CONTENT_ATTRIBUTE, Digest, Hasher, STORED_ATTRIBUTE,
+};
 use crate::prove::finding::{FindingKind, Problem};
 use crate::store::Found;
 
-/// The digests that a file carries.
+/// What a file carries about itself: its digests, and how it was checked before it was let in.
 pub(super) struct Claims {
     pub(super) stored: Option<Digest>,
     pub(super) content: Option<Digest>,
+    pub(super) checked: Option<String>,
 }
 
 impl Claims {
@@ -24,7 +27,13 @@ impl Claims {
             }),
             Err(e) => Err(unreadable(&e)),
         };
-        Ok(Self { stored: one(STORED_ATTRIBUTE)?, content: one(CONTENT_ATTRIBUTE)? })
+        let checked = archived.attribute(CHECKED_ATTRIBUTE).map_err(|e| unreadable(&e))?;
+        Ok(Self { stored: one(STORED_ATTRIBUTE)?, content: one(CONTENT_ATTRIBUTE)?, checked })
+    }
+
+    /// Returns whether the file carries a digest.
+    pub(super) fn has_digest(&self) -> bool {
+        self.stored.is_some() || self.content.is_some()
     }
 
     /// Compares the claims with what was computed.

@@ -9,7 +9,7 @@ use super::{Progress, VerifyError};
 use crate::encoding::digest::Digest;
 use crate::error::Error;
 use crate::prove::examine::{self, Examined, Expectation};
-use crate::prove::finding::{FindingKind, Problem};
+use crate::prove::finding::{Finding, FindingKind, Problem};
 use crate::store::{StoredName, Visit};
 use crate::sys;
 use crate::wal::history::Ancestor;
@@ -37,6 +37,14 @@ pub(super) struct Read {
     pub(super) history: Option<Vec<Ancestor>>,
     /// It was removed while the archive was verified.
     pub(super) vanished: bool,
+}
+
+impl Read {
+    /// Returns the finding of a file that has a problem.
+    pub(super) fn finding(&self) -> Option<Finding> {
+        let problem = self.problem.clone()?;
+        Some(Finding { file: self.listed.to_string(), problem })
+    }
 }
 
 /// Collects what the history files among those read say.

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use crate::encoding::codec::Codec;
 use crate::error::{Action, Error};
@@ -168,6 +169,10 @@ impl Found for Archived<'_> {
 
     fn stored_bytes(&self) -> u64 {
         self.entry.allocated
+    }
+
+    fn modified(&self) -> Option<SystemTime> {
+        self.file.metadata().ok()?.modified().ok()
     }
 
     fn attribute(&self, name: &str) -> io::Result<Option<String>> {
