@@ -54,10 +54,11 @@ impl Place {
             let Ok(stored) = StoredName::parse(stored) else { return };
             match stored.name.kind() {
                 FileKind::History { timeline } => histories.push((timeline, stored)),
-                FileKind::Segment(segment) if segment.timeline == timeline => {
-                    if newest.as_ref().is_none_or(|(there, _)| *there < segment) {
-                        newest = Some((segment, stored));
-                    }
+                FileKind::Segment(segment)
+                    if segment.timeline == timeline
+                        && newest.as_ref().is_none_or(|(there, _)| *there < segment) =>
+                {
+                    newest = Some((segment, stored));
                 }
                 _ => {}
             }

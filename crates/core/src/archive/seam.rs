@@ -57,8 +57,7 @@ impl Seam {
             return Ok(None);
         };
         match newcomer.compare(name, before)? {
-            Verdict::Continues => Ok(None),
-            Verdict::Nothing => Ok(None),
+            Verdict::Continues | Verdict::Nothing => Ok(None),
             Verdict::Unknown(reason) => Ok(Some(Notice {
                 level: Level::Log,
                 sqlstate: "00000",
