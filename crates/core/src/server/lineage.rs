@@ -1,9 +1,10 @@
 //! A server's own history: which timeline it is on, and which history files are in its `pg_wal`.
 //!
-//! The control file says the timeline. The server keeps its own history file and those that it fetched on the
+//! The control file says the timeline, in a standby `pg_wal` does. The server keeps its own history file and those that it fetched on the
 //! way (`restoreTimeLineHistoryFiles`, `WalRcvFetchTimeLineHistoryFiles`); nothing removes them. A history
 //! file may be there that is not the server's own, such as that of a timeline it was once told to follow.
 
+use std::collections::BTreeSet;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
@@ -13,6 +14,9 @@ use crate::sys::{self, Dir};
 use crate::wal::name::{FileKind, FileName};
 use crate::wal::timeline::Timelines;
 use crate::wal::{Lsn, SegmentSize, history};
+
+/// Makes a server a standby (`STANDBY_SIGNAL_FILE` in `access/xlog.h`); gone after its promotion.
+const STANDBY: &str = "standby.signal";
 
 /// No history file is longer than this.
 const MAX_LEN: u64 = 1 << 20;
@@ -48,12 +52,13 @@ impl Lineage {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(own),
             Err(e) => return Err(Error::io(Action::ReadSource, &own.pg_wal, e)),
         };
-        dir.for_each_name(|name| {
-            if let Some(FileKind::History { timeline }) =
-                FileName::new(name).ok().map(|name| name.kind())
-            {
-                own.histories.push(timeline);
+        let mut with_segments = BTreeSet::new();
+        dir.for_each_name(|name| match FileName::new(name).map(|name| name.kind()) {
+            Ok(FileKind::History { timeline }) => own.histories.push(timeline),
+            Ok(FileKind::Segment(segment)) => {
+                with_segments.insert(segment.timeline);
             }
+            _ => {}
         })
         .map_err(|e| Error::io(Action::ReadSource, dir.path(), e))?;
         own.histories.sort_unstable();
@@ -61,6 +66,14 @@ impl Lineage {
             // Only those up to the own timeline matter, and whoever needs one of them reads it once more.
             let text = own.read(timeline).ok();
             own.timelines.add(timeline, text.and_then(|t| history::parse(timeline, &t).ok()));
+        }
+        // A standby notes the timeline that it follows at its next restartpoint only. Until then, the segments
+        // that it receives or restores show it: it asks for those of the timeline that it follows alone.
+        if let Some(noted) = own.timeline
+            && data_directory.join(STANDBY).exists()
+        {
+            let followed = |timeline: &&u32| own.timelines.is_ancestor(noted, **timeline);
+            own.timeline = with_segments.iter().rev().find(followed).copied().or(Some(noted));
         }
         Ok(own)
     }
