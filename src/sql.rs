@@ -199,8 +199,8 @@ fn rows(result: Result<Vec<Finding>, VerifyError>) -> std::vec::IntoIter<Row> {
     let rows: Vec<Row> = findings
         .into_iter()
         .map(|Finding { file, problem }| {
-            let kind = problem.kind;
-            (file, kind.name().to_owned(), problem.reason, kind.advice().to_owned())
+            let advice = problem.advice().to_owned();
+            (file, problem.kind.name().to_owned(), problem.reason, advice)
         })
         .collect();
     rows.into_iter()

@@ -57,6 +57,8 @@ fn a_cluster_is_configured_watched_and_verified_as_documented() {
 
     document.psql(&cluster, "counts");
     document.psql(&cluster, "waiting");
+    // The manual shows a commit behind the backup.
+    cluster.sql("CREATE TABLE orders (n int)");
     document.psql(&cluster, "switch");
     cluster.wait_all_archived();
     document.shows("view-shows", &document.psql(&cluster, "view"));
@@ -93,6 +95,7 @@ fn the_program(cluster: &Cluster, archive: &Path, place: &Scratch) {
     document.run(cluster, "init-once");
     assert!(document.run(cluster, "verify-week").ends_with("no findings\n"));
     assert!(document.run(cluster, "verify-backup").ends_with("no findings\n"));
+    assert!(document.run(cluster, "verify-accept").ends_with("no findings\n"));
     let checked = document.try_run(cluster, "check-before-promotion");
     assert!(matches!(checked.code(), Some(0 | 1)), "{checked:?}");
     // What cron runs; and docs/install.md.

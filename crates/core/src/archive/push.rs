@@ -12,6 +12,7 @@ use thiserror::Error as ThisError;
 
 use super::attempt::archive_alone;
 use super::plan::{Job, Outcome, Plan, Receipt};
+use super::seam::Seam;
 use crate::encoding::codec::Compression;
 use crate::error::{Action, Error, ErrorKind};
 use crate::server::held::{self, Held, HeldSegment};
@@ -181,6 +182,7 @@ pub fn push(plan: &Plan, held: &Held, each: &mut dyn FnMut(Step)) -> Result<Push
         plan,
         held,
         store: &store,
+        seam: Seam::default(),
         progress: &progress,
         buffer: Buffer::large().map_err(reserve)?,
         pushed: Pushed::default(),
@@ -226,7 +228,7 @@ pub fn push_history(plan: &Plan, pg_wal: &Path, timeline: u32) -> Result<Pushed,
     let reserve = |e| Error::io(Action::ReserveMemory, plan.destination.path(), e);
     let mut buffer = Buffer::new().map_err(reserve)?;
     let job = Job { name, source: path };
-    let result = archive_alone(plan, &store, &job, &mut buffer, &progress);
+    let result = archive_alone(plan, &store, &Seam::default(), &job, &mut buffer, &progress);
     let mut pushed = Pushed::default();
     pushed.note(job.name, result);
     Ok(pushed)
@@ -275,6 +277,7 @@ struct Running<'a> {
     plan: &'a Plan,
     held: &'a Held,
     store: &'a dyn Store,
+    seam: Seam,
     progress: &'a Progress,
     buffer: Buffer,
     pushed: Pushed,
@@ -289,7 +292,8 @@ impl Running<'_> {
             return false;
         }
         let job = Job { name: name.clone(), source: self.held.pg_wal.join(name.as_str()) };
-        let result = archive_alone(self.plan, self.store, &job, &mut self.buffer, self.progress);
+        let result =
+            archive_alone(self.plan, self.store, &self.seam, &job, &mut self.buffer, self.progress);
         let done = self.pushed.note(job.name, result);
         self.pushed.stopped = !done;
         self.tell();

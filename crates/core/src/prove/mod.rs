@@ -5,4 +5,5 @@ pub mod examine;
 pub mod finding;
 pub mod manifest;
 pub mod overview;
+pub mod times;
 pub mod verify;

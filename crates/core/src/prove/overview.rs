@@ -6,9 +6,9 @@ use std::io;
 use std::path::Path;
 use std::time::SystemTime;
 
+use super::times::{self, Times};
 use crate::encoding::codec::Codec;
 use crate::error::Error;
-use crate::store::StoredName;
 use crate::store::directory::Directory;
 use crate::store::identity::Identity;
 use crate::store::listing::{self, Listing};
@@ -29,6 +29,8 @@ pub struct Timeline {
     pub segments: u64,
     /// Partial segments.
     pub partials: u64,
+    /// Tails: other versions of its last segment.
+    pub tails: u64,
     /// The history file is there.
     pub history: bool,
     /// Backup history files.
@@ -39,6 +41,8 @@ pub struct Timeline {
     pub allocated: u64,
     /// When the first and the last of its files were archived, by their modification time.
     pub times: Option<(SystemTime, SystemTime)>,
+    /// The first and the last commit in its WAL, if they were asked for.
+    pub commits: Times,
 }
 
 /// What an archive holds.
@@ -59,18 +63,37 @@ pub struct Overview {
 }
 
 impl Overview {
-    /// Looks at every name in an archive.
+    /// Looks at every name in an archive, and counts its steps.
     ///
     /// # Errors
     /// The directory or its identity file could not be read.
-    pub fn read(path: &Path) -> Result<Self, Error> {
-        let (store, steps) = (Directory::at(path), Progress::default());
-        let visit = store.visit(&steps)?;
+    pub fn read(path: &Path, steps: &Progress) -> Result<Self, Error> {
+        let store = Directory::at(path);
+        let visit = store.visit(steps)?;
         let listing = Listing::read(&*visit)?;
-        Self::of(&*visit, &listing)
+        Self::of(&*visit, &listing, steps)
     }
 
-    fn of(visit: &dyn Visit, listing: &Listing) -> Result<Self, Error> {
+    /// The same, and reads the segments at both ends of each timeline for the first and the last commit there.
+    /// A segment that cannot be read is told of and passed over.
+    ///
+    /// # Errors
+    /// The directory or its identity file could not be read.
+    pub fn read_with_commits(path: &Path, steps: &Progress) -> Result<Self, Error> {
+        let store = Directory::at(path);
+        let visit = store.visit(steps)?;
+        let listing = Listing::read(&*visit)?;
+        let mut overview = Self::of(&*visit, &listing, steps)?;
+        let size = overview.segment_size.unwrap_or(SegmentSize::DEFAULT);
+        for timeline in &mut overview.timelines {
+            let number = timeline.timeline;
+            let found = times::of(&*visit, &listing.files, number, size, &mut overview.unreadable);
+            timeline.commits = found;
+        }
+        Ok(overview)
+    }
+
+    fn of(visit: &dyn Visit, listing: &Listing, steps: &Progress) -> Result<Self, Error> {
         let mut overview = Self {
             identity: Identity::at(visit)?,
             segment_size: listing::segment_size(visit, &listing.files),
@@ -80,8 +103,9 @@ impl Overview {
         let size = overview.segment_size.unwrap_or(SegmentSize::DEFAULT);
         let mut timelines: BTreeMap<u32, (Timeline, Stretches)> = BTreeMap::new();
         for file in &listing.files {
-            let Some(timeline) = timeline_of(file) else { continue };
+            let Some(timeline) = file.name.timeline() else { continue };
             let metadata = std::fs::symlink_metadata(visit.location().join(file.to_string()));
+            steps.tick();
             if metadata.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
                 // It was removed since the names were read.
                 continue;
@@ -97,6 +121,7 @@ impl Overview {
                     }));
                 }
                 FileKind::Partial(_) => known.partials += 1,
+                FileKind::Tail(_) => known.tails += 1,
                 FileKind::History { .. } => known.history = true,
                 FileKind::BackupHistory(_) => known.backups += 1,
                 FileKind::Other => {}
@@ -126,16 +151,6 @@ impl Timeline {
     }
 }
 
-fn timeline_of(file: &StoredName) -> Option<u32> {
-    match file.name.kind() {
-        FileKind::Segment(s) | FileKind::Partial(s) | FileKind::BackupHistory(s) => {
-            Some(s.timeline)
-        }
-        FileKind::History { timeline } => Some(timeline),
-        FileKind::Other => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -153,7 +168,7 @@ mod tests {
         let visit = store.visit(&steps).unwrap();
         let listing = Listing::read(&*visit).unwrap();
         std::fs::remove_file(temp.path().join("000000010000000000000001")).unwrap();
-        let overview = Overview::of(&*visit, &listing).unwrap();
+        let overview = Overview::of(&*visit, &listing, &steps).unwrap();
         assert_eq!(overview.unreadable, []);
         assert_eq!(overview.timelines.iter().map(|t| t.segments).sum::<u64>(), 1);
     }

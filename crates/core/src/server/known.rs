@@ -51,6 +51,12 @@ impl KnownDestinations {
         Self { data_directory: data_directory.into(), kept: false }
     }
 
+    /// Returns the data directory.
+    #[must_use]
+    pub fn data_directory(&self) -> &Path {
+        &self.data_directory
+    }
+
     /// Returns whether a path without symbolic links lies in the data directory, or in a `pg_wal` that
     /// is elsewhere (`initdb --waldir`).
     #[must_use]

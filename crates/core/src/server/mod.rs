@@ -3,6 +3,8 @@
 pub mod control;
 pub mod held;
 pub mod known;
+pub mod last;
+pub mod lineage;
 pub mod permission;
 pub mod position;
 pub mod ready;

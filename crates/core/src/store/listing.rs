@@ -3,7 +3,7 @@
 use crate::encoding::digest::{CONTENT_ATTRIBUTE, STORED_ATTRIBUTE};
 use crate::error::Error;
 use crate::store::directory::temporary::Owner;
-use crate::store::{StoredName, Visit, identity};
+use crate::store::{StoredName, Visit, identity, unchecked};
 use crate::sys::read_full;
 use crate::wal::name::{FileKind, FileName};
 use crate::wal::segment::HEADER_LEN;
@@ -43,7 +43,7 @@ impl Listing {
             self.temporaries.push((stored.to_owned(), Some(owner)));
         } else if is_basic_archive_temporary(stored) {
             self.temporaries.push((stored.to_owned(), None));
-        } else if stored != "lost+found" {
+        } else if stored != "lost+found" && stored != unchecked::FILE_NAME {
             match StoredName::parse(stored) {
                 Ok(file) if file.name.kind() != FileKind::Other => self.files.push(file),
                 _ => self.unknown.push(stored.to_owned()),

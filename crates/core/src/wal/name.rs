@@ -10,6 +10,7 @@ use std::fmt;
 use thiserror::Error;
 
 use crate::encoding::codec::Codec;
+use crate::encoding::digest::Digest;
 use crate::wal::{Lsn, SegmentSize};
 
 /// The longest file name that is accepted, in bytes. The server itself hands out at most 40.
@@ -17,6 +18,9 @@ pub const MAX_NAME_LEN: usize = 64;
 
 /// Digits of a segment's name: timeline, log and segment number, eight each.
 const SEGMENT_DIGITS: usize = 24;
+
+/// Digits of a digest in the name of a tail.
+const TAIL_DIGITS: usize = 16;
 
 /// Why a string is not the name of a WAL file.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -51,7 +55,9 @@ pub struct FileName(String);
 pub enum FileKind {
     /// A WAL segment, 24 upper-case hexadecimal digits.
     Segment(SegmentName),
-    /// The last, unfinished segment of a timeline, kept when a standby was promoted.
+    /// The last, unfinished segment of a timeline, kept when a standby was promoted, or received by
+    /// `pg_receivewal` so far. With compression the latter is `<segment>.gz.partial` or
+    /// `<segment>.lz4.partial` ([`FileName::received`]).
     Partial(SegmentName),
     /// A timeline history file, `TTTTTTTT.history`.
     History {
@@ -60,6 +66,10 @@ pub enum FileKind {
     },
     /// A backup history file, `<segment>.OOOOOOOO.backup`.
     BackupHistory(SegmentName),
+    /// The end of a timeline as one of several servers has it, `<segment>.tail.XXXXXXXXXXXXXXXX`: 16
+    /// lower-case hexadecimal digits of its BLAKE3. Only this project gives such names, and only in an
+    /// archive ([`FileName::tail`]).
+    Tail(SegmentName),
     /// Anything else that the rules for names allow; a later server version may invent one.
     Other,
 }
@@ -107,6 +117,12 @@ impl fmt::Display for SegmentName {
     }
 }
 
+impl From<SegmentName> for FileName {
+    fn from(segment: SegmentName) -> Self {
+        Self(segment.to_string())
+    }
+}
+
 impl FileName {
     /// Accepts a name that the server may hand to an archiver.
     ///
@@ -151,7 +167,9 @@ impl FileName {
             return FileKind::Other;
         };
         match extension {
-            "partial" => SegmentName::parse(stem).map_or(FileKind::Other, FileKind::Partial),
+            "partial" => SegmentName::parse(stem)
+                .or_else(|| self.received().map(|(segment, _)| segment))
+                .map_or(FileKind::Other, FileKind::Partial),
             "history" => match hex8(stem) {
                 Some(timeline) => FileKind::History { timeline },
                 None => FileKind::Other,
@@ -161,11 +179,40 @@ impl FileName {
                 .filter(|(_, offset)| hex8(offset).is_some())
                 .and_then(|(segment, _)| SegmentName::parse(segment))
                 .map_or(FileKind::Other, FileKind::BackupHistory),
+            digest if is_tail_digest(digest) => stem
+                .strip_suffix(".tail")
+                .and_then(SegmentName::parse)
+                .map_or(FileKind::Other, FileKind::Tail),
             _ => FileKind::Other,
         }
     }
 
-    /// Returns which segment a whole or partial segment file holds.
+    /// Returns which segment `pg_receivewal` writes under this name, and in which encoding: it puts the
+    /// encoding's extension before `.partial` (`get_walfile_name` in its `receivelog.c`). Such a file has no
+    /// other name in an archive.
+    #[must_use]
+    pub fn received(&self) -> Option<(SegmentName, Codec)> {
+        let (segment, extension) = self.0.strip_suffix(".partial")?.rsplit_once('.')?;
+        let codec = Codec::RECEIVED.into_iter().find(|codec| codec.extension() == extension)?;
+        Some((SegmentName::parse(segment)?, codec))
+    }
+
+    /// Makes the name under which `pg_receivewal` writes a segment in an encoding.
+    #[must_use]
+    pub fn receiving(segment: SegmentName, codec: Codec) -> Self {
+        Self(format!("{segment}.{}.partial", codec.extension()))
+    }
+
+    /// Makes the name under which an archive holds a server's own version of a segment that is already
+    /// there in another version: [`FileKind::Tail`].
+    #[must_use]
+    pub fn tail(segment: SegmentName, content: Digest) -> Self {
+        let digest = content.to_string();
+        Self(format!("{segment}.tail.{}", digest.get(..TAIL_DIGITS).unwrap_or(&digest)))
+    }
+
+    /// Returns which segment a whole or partial segment file holds. A tail does not count: no recovery reads
+    /// it.
     #[must_use]
     pub fn segment(&self) -> Option<SegmentName> {
         match self.kind() {
@@ -174,11 +221,36 @@ impl FileName {
         }
     }
 
+    /// Returns of which segment the file holds WAL: a segment, a partial one, or a tail.
+    #[must_use]
+    pub fn wal_of(&self) -> Option<SegmentName> {
+        match self.kind() {
+            FileKind::Segment(segment) | FileKind::Partial(segment) | FileKind::Tail(segment) => {
+                Some(segment)
+            }
+            _ => None,
+        }
+    }
+
+    /// Returns the timeline that the name gives, if it gives one.
+    #[must_use]
+    pub fn timeline(&self) -> Option<u32> {
+        match self.kind() {
+            FileKind::Segment(segment)
+            | FileKind::Partial(segment)
+            | FileKind::BackupHistory(segment)
+            | FileKind::Tail(segment) => Some(segment.timeline),
+            FileKind::History { timeline } => Some(timeline),
+            FileKind::Other => None,
+        }
+    }
+
     /// Returns the name under which the file lies in an archive in the given encoding.
     #[must_use]
     pub fn stored(&self, codec: Codec) -> String {
         match codec {
             Codec::None => self.0.clone(),
+            _ if self.received().is_some() => self.0.clone(),
             encoded => format!("{}.{}", self.0, encoded.extension()),
         }
     }
@@ -191,11 +263,23 @@ impl FileName {
         for codec in Codec::ENCODED {
             let stem = stored.strip_suffix(codec.extension()).and_then(|s| s.strip_suffix('.'));
             if let Some(stem) = stem {
-                return Ok((Self::new(stem)?, codec));
+                let name = Self::new(stem)?;
+                return match name.received() {
+                    None => Ok((name, codec)),
+                    Some((_, inner)) => Err(NameError::Encoded(inner.extension())),
+                };
             }
         }
-        Ok((Self::new(stored)?, Codec::None))
+        let name = Self::new(stored)?;
+        let codec = name.received().map_or(Codec::None, |(_, codec)| codec);
+        Ok((name, codec))
     }
+}
+
+/// Returns whether a text has the form of a digest in the name of a tail.
+fn is_tail_digest(text: &str) -> bool {
+    text.len() == TAIL_DIGITS
+        && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 
 /// Reads eight upper-case hexadecimal digits.

@@ -56,6 +56,53 @@ fn a_name_that_looks_encoded_is_refused_and_read_back_from_an_archive() {
     assert!(FileName::from_stored("a.gz.zst").is_err());
 }
 
+/// They were files that nobody knows: `verify` found `unknown`, and `init` did not see whose they are.
+#[test]
+fn what_pg_receivewal_writes_is_a_partial_segment_in_an_encoding() {
+    for (stored, codec) in [
+        ("000000010000000000000003.gz.partial", Codec::Gzip),
+        ("000000010000000000000003.lz4.partial", Codec::Lz4),
+    ] {
+        let (name, found) = FileName::from_stored(stored).unwrap();
+        assert_eq!((name.kind(), found), (FileKind::Partial(THREE), codec));
+        assert_eq!(name, FileName::receiving(THREE, codec));
+        assert_eq!(name.stored(codec), stored);
+        assert_eq!(name.received(), Some((THREE, codec)));
+        assert!(FileName::from_stored(&format!("{stored}.zst")).is_err());
+    }
+    // A server's own, compressed by an archiver.
+    let (name, codec) = FileName::from_stored("000000010000000000000003.partial.gz").unwrap();
+    assert_eq!((name.received(), codec), (None, Codec::Gzip));
+    for other in ["000000010000000000000003.zst.partial", "x.gz.partial"] {
+        assert_eq!(kind(other), FileKind::Other, "{other}");
+    }
+}
+
+#[test]
+fn a_tail_is_named_after_its_segment_and_its_contents_and_is_no_segment() {
+    let tail = FileName::tail(THREE, Digest::of(b"x"));
+    let digest = Digest::of(b"x").to_string();
+    assert_eq!(tail.as_str(), format!("000000010000000000000003.tail.{}", &digest[..16]));
+    assert_eq!(tail.kind(), FileKind::Tail(THREE));
+    assert_eq!((tail.segment(), tail.wal_of(), tail.timeline()), (None, Some(THREE), Some(1)));
+    assert!(FileName::new(tail.as_str()).is_ok());
+    for codec in Codec::ALL {
+        let stored = tail.stored(codec);
+        assert!(stored.len() <= MAX_NAME_LEN, "{stored}");
+        assert_eq!(FileName::from_stored(&stored).unwrap(), (tail.clone(), codec));
+    }
+    for other in [
+        "000000010000000000000003.tail.0123456789ABCDEF",
+        "000000010000000000000003.tail.0123456789abcde",
+        "000000010000000000000003.tail.0123456789abcdefa",
+        "000000010000000000000003.tale.0123456789abcdef",
+        "00000001000000000000003.tail.0123456789abcdef",
+        "000000010000000000000003.0123456789abcdef",
+    ] {
+        assert_eq!(kind(other), FileKind::Other, "{other}");
+    }
+}
+
 #[test]
 fn a_segments_address_follows_from_its_name_and_the_segment_size() {
     let size = SegmentSize::DEFAULT;

@@ -147,6 +147,44 @@ impl Timelines {
         own == timeline || self.left(own, timeline).is_some_and(|switch| switch > at)
     }
 
+    /// Returns the timeline that the address is part of in the history of `timeline`
+    /// (`tliOfPointInHistory`); `None` if the history has a hole there.
+    #[must_use]
+    pub fn owner(&self, at: Lsn, timeline: u32) -> Option<u32> {
+        let mut begin = Lsn::INVALID;
+        let mut owner = None;
+        for ancestor in self.ancestors(timeline) {
+            if begin <= at && at < ancestor.switch {
+                // Of two, the newer one, as the server goes through them from the newest on.
+                owner = Some(ancestor.timeline);
+            }
+            begin = ancestor.switch;
+        }
+        if begin <= at { Some(timeline) } else { owner }
+    }
+
+    /// Returns the timeline for which a recovery from a backup on `start` heads by default
+    /// (`findNewestTimeLine`): the server asks for one number after another until a history file is missing.
+    #[must_use]
+    pub fn heads_for(&self, start: u32) -> u32 {
+        (start.saturating_add(1)..=u32::MAX)
+            .take_while(|next| self.has_history(*next))
+            .last()
+            .unwrap_or(start)
+    }
+
+    /// Returns the timelines with a history file, by number.
+    pub fn with_history(&self) -> impl Iterator<Item = u32> {
+        self.histories.keys().copied()
+    }
+
+    /// Returns the timelines whose histories name this one as an ancestor, by number.
+    pub fn descendants_of(&self, timeline: u32) -> impl Iterator<Item = Branch> {
+        self.histories.keys().filter_map(move |branch| {
+            Some(Branch { timeline: *branch, switch: self.left(timeline, *branch)? })
+        })
+    }
+
     /// Returns the newest timeline to which a recovery from `at` can go, of those whose history is
     /// known and of `others`, such as those with segments. With `own` unknown every timeline counts.
     #[must_use]

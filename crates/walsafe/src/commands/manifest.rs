@@ -3,18 +3,19 @@
 use walsafe_core::prove::manifest::{self, Origin};
 use walsafe_core::store::directory::Directory;
 use walsafe_core::store::listing::Listing;
-use walsafe_core::store::{FinalName, Progress, Store};
+use walsafe_core::store::{FinalName, Store};
 
 use super::{DONE, FAILED, FOUND, print_json, sentence};
 use crate::arguments::Manifest;
 use crate::terminal::{self, Output};
+use crate::watchdog::Signs;
 
 /// Runs the command and returns its exit status.
-pub(super) fn run(arguments: &Manifest) -> u8 {
+pub(super) fn run(arguments: &Manifest, signs: &Signs) -> u8 {
     let path = &arguments.archive;
-    let (store, steps) = (Directory::at(path), Progress::default());
+    let store = Directory::at(path);
     let listed = store
-        .visit(&steps)
+        .visit(&signs.steps)
         .and_then(|visit| Listing::read(&*visit).map(|listing| (visit, listing)));
     let (visit, mut listing) = match listed {
         Ok(listed) => listed,
@@ -38,7 +39,7 @@ pub(super) fn run(arguments: &Manifest) -> u8 {
                 }));
             }
             Ok(Some((digest, _))) => {
-                if !output.line(format_args!("{digest}  {name}")) {
+                if !signs.elsewhere(|| output.line(format_args!("{digest}  {name}"))) {
                     break;
                 }
             }
@@ -48,12 +49,15 @@ pub(super) fn run(arguments: &Manifest) -> u8 {
             }
         }
     }
-    let mut written = output.finish();
-    if arguments.json {
-        written &= print_json(&serde_json::json!({
-            "archive": path.display().to_string(), "files": entries,
-        }));
-    }
+    let written = signs.elsewhere(|| {
+        let mut written = output.finish();
+        if arguments.json {
+            written &= print_json(&serde_json::json!({
+                "archive": path.display().to_string(), "files": entries,
+            }));
+        }
+        written
+    });
     match (written, complete) {
         (false, _) => FAILED,
         (true, true) => DONE,

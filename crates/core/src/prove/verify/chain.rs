@@ -1,158 +1,133 @@
-//! What a recovery needs from its start to the newest WAL, timeline by timeline.
+//! What a recovery needs and does, from its start to its end, as the server does it.
+//!
+//! [`prove`] finds the way by names and history files ([`plan`]), reads the segments on it in parallel
+//! ([`pipeline`]), and goes through their records in order ([`notes`], [`walk`]) up to the recovery's target;
+//! [`verdict`] says what that comes to. Memory is bounded: of a segment only what [`notes`] keeps outlives its
+//! reading.
 
 use std::io::Read as _;
 
-use super::Start;
-use super::continuity::Coverage;
-use super::reading::{Read, timelines_of};
-use crate::prove::finding::{Finding, FindingKind, Problem};
-use crate::store::listing;
-use crate::store::{StoredName, Visit};
-use crate::wal::name::{FileKind, SegmentName};
-use crate::wal::timeline::{Route, Stretch};
-use crate::wal::{End, Lsn, SegmentSize};
+use super::histories::{Heading, Shelf};
+use super::{Checked, Progress, Start, TargetTimeline, Until, VerifyError};
+use crate::prove::examine::Expectation;
+use crate::prove::finding::Finding;
+use crate::store::StoredName;
+use crate::wal::Lsn;
+use crate::wal::name::FileKind;
 
-/// The way from a start to the newest WAL of the newest timeline that descends from it.
+pub(crate) mod notes;
+mod pipeline;
+mod plan;
+mod verdict;
+mod walk;
+
+use notes::Ask;
+pub use notes::{Commit, Stop};
+use plan::{Plan, Step};
+use walk::Walk;
+
+/// What a recovery from a start does with this archive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Chain {
     /// The first record's address.
     pub start: Lsn,
     /// The timeline it is on.
     pub start_timeline: u32,
-    /// The timeline on which the way ends.
+    /// The timeline for which the recovery heads.
     pub end_timeline: u32,
-    /// The end of the last record without a gap before it.
+    /// How that one was chosen.
+    pub goal: TargetTimeline,
+    /// Which timeline that one left, where and since when.
+    pub heading: Heading,
+    /// The end of the last record that the recovery replays.
     pub end: Option<Lsn>,
-    /// The address that a backup needs to be consistent, if it is known.
-    pub stop: Option<Lsn>,
+    /// Where a backup becomes consistent, if the recovery gets there.
+    pub consistent: Option<Lsn>,
     /// Segments on the way.
     pub segments: usize,
-    pub(super) size: SegmentSize,
-    route: Route,
+    /// The first commit that it replays.
+    pub first_commit: Option<Commit>,
+    /// The last commit that it replays.
+    pub last_commit: Option<Commit>,
+    /// Where it is to end, if that was given.
+    pub until: Option<Until>,
+    /// Where the target is reached.
+    pub stop: Option<Stop>,
+    /// What an administrator should know although nothing is wrong with it.
+    pub notes: Vec<String>,
 }
 
-impl Chain {
-    /// Finds the way, by the history files.
-    pub(super) fn find(
-        start: &Start,
-        files: &[StoredName],
-        histories: &[Read],
-        visit: &dyn Visit,
-    ) -> Self {
-        let size = listing::segment_size(visit, files).unwrap_or(SegmentSize::DEFAULT);
-        let timelines = timelines_of(histories);
-        let there = files.iter().filter_map(|file| file.name.segment()).map(|s| s.timeline);
-        let newest = timelines.newest(there, start.timeline, start.lsn);
-        let end_timeline = newest.or(start.timeline).unwrap_or(1);
-        let route = timelines.route(end_timeline, start.lsn, size);
-        let start_timeline = route.start_timeline();
-        let stop = start.stop.or_else(|| stop_of(start, start_timeline, files, visit, size));
-        Self {
-            start: start.lsn,
-            start_timeline,
-            end_timeline,
-            end: None,
-            stop,
-            segments: 0,
-            size,
-            route,
-        }
-    }
-
-    /// Returns whether a file is on the way.
-    pub(super) fn needs(&self, file: &StoredName) -> bool {
-        let Some(segment) = file.name.segment() else { return false };
-        let Some(start) = segment.start(self.size) else { return false };
-        let whole = matches!(file.name.kind(), FileKind::Segment(_));
-        self.route.needs_of_last(segment.timeline, start)
-            || whole && self.route.needs_of_ancestor(segment.timeline, start)
-    }
-
-    /// Finds where the way ends, and returns the findings of what is missing on it.
-    pub(super) fn complete(&mut self, coverage: &Coverage, read: &[Read]) -> Vec<Finding> {
-        let mut findings = Vec::new();
-        let mut gap = |timeline, within| {
-            let missing = coverage.uncovered(timeline, within);
-            findings.extend(missing.into_iter().map(|part| coverage.missing(timeline, part)));
-        };
-        for leg in &self.route.legs {
-            gap(leg.timeline, leg.stretch);
-        }
-        let from = self.route.from;
-        let last = coverage.end(self.end_timeline).filter(|end| *end > from);
-        match last {
-            Some(to) => gap(self.end_timeline, Stretch { from, to }),
-            // A timeline that has just begun has no segment yet: then its parent's end is the end.
-            None if self.route.legs.iter().all(|leg| leg.stretch.is_empty()) => {
-                gap(self.end_timeline, Stretch { from, to: from.advanced(1) });
-            }
-            None => {}
-        }
-        self.segments = read.iter().filter(|file| file.segment.is_some()).count();
-        self.end = self.reached(coverage, read, last);
-        if let (Some(stop), Some(end)) = (self.stop, self.end)
-            && end < stop
-        {
-            let reason =
-                format!("the backup is consistent only at {stop}, and the WAL here ends at {end}");
-            let file = SegmentName::holding(self.end_timeline, stop, self.size).to_string();
-            findings.push(Finding { file, problem: Problem::new(FindingKind::Gap, reason) });
-        }
-        findings
-    }
-
-    /// Finds the end of the last record without a gap before it.
-    fn reached(&self, coverage: &Coverage, read: &[Read], last: Option<Lsn>) -> Option<Lsn> {
-        let mut at = self.start.segment_start(self.size);
-        for leg in &self.route.legs {
-            if let Some(hole) = coverage.uncovered(leg.timeline, leg.stretch).first() {
-                return Some(hole.from);
-            }
-            at = at.max(leg.stretch.to);
-        }
-        let Some(end) = last else { return Some(at) };
-        let own = Stretch { from: self.route.from, to: end };
-        if let Some(hole) = coverage.uncovered(self.end_timeline, own).first() {
-            return Some(hole.from);
-        }
-        let bytes = u64::from(self.size.bytes());
-        let ends_at = |name: SegmentName, partial: bool| {
-            let of_kind = |file: &&Read| match file.listed.name.kind() {
-                FileKind::Segment(segment) => !partial && segment == name,
-                FileKind::Partial(segment) => partial && segment == name,
-                _ => false,
-            };
-            match read.iter().find(of_kind)?.end.as_ref()? {
-                End::EndsAt { lsn, .. } => Some(*lsn),
-                _ => None,
-            }
-        };
-        if coverage.partial_start(self.end_timeline) == Some(end) {
-            let name = SegmentName::holding(self.end_timeline, end, self.size);
-            if let Some(lsn) = ends_at(name, true) {
-                return Some(lsn);
-            }
-        }
-        let newest = Lsn(end.0.saturating_sub(bytes));
-        let name = SegmentName::holding(self.end_timeline, newest, self.size);
-        Some(ends_at(name, false).unwrap_or(end))
-    }
+/// What is to be proved.
+pub(super) struct Task<'a> {
+    pub(super) start: Start,
+    pub(super) goal: TargetTimeline,
+    pub(super) until: Option<Until>,
+    pub(super) threads: usize,
+    pub(super) system_identifier: Option<u64>,
+    pub(super) shelf: &'a Shelf<'a>,
 }
 
-/// Reads the backup's end from its history file, which the server archives after the backup.
-fn stop_of(
-    start: &Start,
-    timeline: u32,
-    files: &[StoredName],
-    visit: &dyn Visit,
-    size: SegmentSize,
-) -> Option<Lsn> {
+/// Proves what a recovery needs, and returns what it does and the findings.
+pub(super) fn prove(
+    task: &Task<'_>,
+    checked: &mut Checked,
+    watch: &mut dyn FnMut(&Progress) -> bool,
+) -> Result<(Chain, Vec<Finding>), VerifyError> {
+    let shelf = task.shelf;
+    let start = completed(&task.start, shelf);
+    let plan = Plan::find(&start, task.goal, shelf);
+    let ask = Ask { from: start.lsn, checkpoint: start.checkpoint, until: task.until.clone() };
+    let files: Vec<&StoredName> = plan
+        .steps
+        .iter()
+        .flat_map(|step| match step {
+            Step::Read(segment) => shelf.stored(&segment.to_string()),
+            Step::Hole(..) => &[],
+        })
+        .copied()
+        .collect();
+    let expected = Expectation {
+        system_identifier: task.system_identifier,
+        thorough: true,
+        past_cache: true,
+        ..Expectation::default()
+    };
+    let mut walk = Walk::new(&plan, &ask, shelf, &start);
+    pipeline::read(shelf.visit, &files, &expected, (&ask, task.threads), watch, &mut |file| {
+        checked.add(&file.examined, true);
+        walk.file(file)
+    })?;
+    walk.rest_of_steps();
+    Ok(walk.finish(task, plan.findings.clone()))
+}
+
+/// Adds to a start what the backup's own history file says, which the server archives after the backup.
+fn completed(start: &Start, shelf: &Shelf<'_>) -> Start {
     const MAX_LEN: u64 = 64 << 10;
-    let segment = SegmentName::holding(timeline, start.lsn, size);
-    let name = format!("{segment}.{:08X}.backup", start.lsn.segment_offset(size));
-    let file = files.iter().find(|file| file.name.as_str() == name)?;
-    let found = visit.find(&file.into()).ok()??;
-    let mut text = Vec::new();
-    found.decode().ok()?.take(MAX_LEN).read_to_end(&mut text).ok()?;
-    Start::from_label(&String::from_utf8_lossy(&text)).ok()?.stop
+    let at = start.lsn.segment_start(shelf.size);
+    let of_start = |file: &&StoredName| match file.name.kind() {
+        FileKind::BackupHistory(segment) => {
+            let name = format!("{segment}.{:08X}.backup", start.lsn.segment_offset(shelf.size));
+            segment.start(shelf.size) == Some(at)
+                && start.timeline.is_none_or(|timeline| timeline == segment.timeline)
+                && file.name.as_str() == name
+        }
+        _ => false,
+    };
+    let read = |file: &StoredName| {
+        let found = shelf.visit.find(&file.into()).ok()??;
+        let mut text = Vec::new();
+        found.decode().ok()?.take(MAX_LEN).read_to_end(&mut text).ok()?;
+        Start::from_label(&String::from_utf8_lossy(&text)).ok()
+    };
+    match shelf.files.iter().copied().find(of_start).and_then(read) {
+        Some(history) => Start {
+            timeline: start.timeline.or(history.timeline),
+            checkpoint: start.checkpoint.or(history.checkpoint),
+            stop: start.stop.or(history.stop),
+            end_record: start.end_record || history.end_record,
+            ..*start
+        },
+        None => *start,
+    }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use super::histories::{Shelf, is_unwritten};
 use super::reading::{Read, read_all, take_histories, timelines_of};
 use super::{Progress, VerifyError};
 use crate::prove::finding::{Finding, FindingKind, Problem};
@@ -48,7 +49,7 @@ pub fn gaps(
     let of = |files: &[StoredName]| {
         let mut coverage = Coverage::new(size, timelines.clone());
         files.iter().for_each(|file| coverage.add(file.name.kind(), size));
-        coverage.gaps()
+        coverage.gaps(&Shelf::new(&visit, &timelines, size, files.iter()))
     };
     let gaps = of(&listing.files);
     if gaps.is_empty() {
@@ -109,7 +110,7 @@ impl Coverage {
     }
 
     /// Returns the start of the timeline's last partial segment.
-    pub(super) fn partial_start(&self, timeline: u32) -> Option<Lsn> {
+    fn partial_start(&self, timeline: u32) -> Option<Lsn> {
         self.partial.get(&timeline).copied()
     }
 
@@ -119,18 +120,13 @@ impl Coverage {
         self.whole.get(&timeline).unwrap_or(NONE)
     }
 
-    /// Returns the end of the last whole segment.
-    pub(super) fn end(&self, timeline: u32) -> Option<Lsn> {
-        self.whole(timeline).end()
-    }
-
     /// Returns the stretches of `within` that no whole segment of the timeline covers.
-    pub(super) fn uncovered(&self, timeline: u32, within: Stretch) -> Vec<Stretch> {
+    fn uncovered(&self, timeline: u32, within: Stretch) -> Vec<Stretch> {
         self.whole(timeline).uncovered(within)
     }
 
     /// Makes the finding of segments that are missing.
-    pub(super) fn missing(&self, timeline: u32, stretch: Stretch) -> Finding {
+    fn missing(&self, timeline: u32, stretch: Stretch) -> Finding {
         let Run { first, last, count } = stretch.segments(timeline, self.size);
         let reason = match count {
             1 => "the segment is missing".to_owned(),
@@ -140,11 +136,14 @@ impl Coverage {
     }
 
     /// Returns the findings of what is missing: within each timeline, over each switch, and history
-    /// files.
-    pub(super) fn gaps(&self) -> Vec<Finding> {
+    /// files. The shelf holds the same files.
+    pub(super) fn gaps(&self, shelf: &Shelf<'_>) -> Vec<Finding> {
         // Two timelines may need the same stretch of a third.
         let mut missing: BTreeMap<u32, Stretches> = BTreeMap::new();
-        let mut findings = Vec::new();
+        let mut findings = shelf.findings();
+        for (timeline, stretch) in shelf.missing_before_branches() {
+            missing.entry(timeline).or_default().insert(stretch);
+        }
         for (&timeline, whole) in &self.whole {
             let (Some(first), Some(end)) = (whole.first(), whole.end()) else { continue };
             let to = self.partial_start(timeline).map_or(end, |partial| partial.max(end));
@@ -161,9 +160,14 @@ impl Coverage {
             // What was cleaned up before the oldest segment is not missing.
             let oldest = |leg: &Leg| self.whole(leg.timeline).first_in(leg.stretch);
             let Some(reach) = route.legs.iter().filter_map(oldest).min() else { continue };
-            for Leg { timeline, stretch } in route.legs {
+            let mut written = 0;
+            for Leg { timeline: own, stretch } in route.legs {
                 let needed = Stretch { from: reach.max(stretch.from), ..stretch };
-                missing.entry(timeline).or_default().extend(self.uncovered(timeline, needed));
+                // Of one that was never written, the WAL of the timeline before goes on.
+                if written == 0 || !is_unwritten(shelf, own, timeline) {
+                    written = own;
+                }
+                missing.entry(written).or_default().extend(self.uncovered(written, needed));
             }
             missing.entry(timeline).or_default().insert(Stretch { from: route.from, to: first });
         }

@@ -9,34 +9,52 @@ use std::path::{Path, PathBuf};
 use thiserror::Error as ThisError;
 
 use crate::error::Error;
+use crate::prove::examine::Examined;
 use crate::prove::finding::{Finding, FindingKind, Problem};
 use crate::store;
+use crate::store::Visit;
 use crate::store::directory::Directory;
 use crate::store::identity::{self, Identity};
-use crate::store::listing::Listing;
+use crate::store::listing::{self, Listing};
 use crate::wal::{End, SegmentSize};
 
+mod accepted;
 mod chain;
 mod continuity;
+mod histories;
 mod names;
 mod neighbours;
 mod reading;
 mod start;
+mod until;
 
 use continuity::Coverage;
-use reading::{Read, keep_present, read_all, take_histories};
+use histories::Shelf;
+use reading::{Read, keep_present, read_all, take_histories, timelines_of};
 
-pub use chain::Chain;
+pub use accepted::Accepted;
+pub(crate) use chain::notes;
+pub use chain::{Chain, Commit, Stop};
 pub use continuity::gaps;
+pub use histories::Heading;
 pub use start::{Start, StartError};
+pub use until::{TargetTimeline, Until};
 
 /// What is to be verified.
 #[derive(Debug, Clone, Default)]
-pub struct Options {
+pub struct Options<'a> {
     /// Files read at a time; 0 stands for one.
     pub threads: usize,
     /// Read and prove only what a recovery from here needs.
     pub from: Option<Start>,
+    /// Counts the steps, for whoever watches over storage that hangs.
+    pub steps: Option<&'a store::Progress>,
+    /// Where that recovery is to end; without it, it goes on to the end of the WAL.
+    pub until: Option<Until>,
+    /// The timeline for which that recovery heads.
+    pub target: TargetTimeline,
+    /// Without `from`: accept a gap if a backup behind it can be recovered.
+    pub accept_gaps: bool,
 }
 
 /// How far a run has come.
@@ -81,8 +99,12 @@ pub struct Report {
     pub system_identifier: Option<u64>,
     /// The archive has an identity file.
     pub marked: bool,
-    /// What a recovery from the given start has, if one was given.
+    /// What a recovery from the given start does, if one was given.
     pub chain: Option<Chain>,
+    /// Gaps that are no findings any more, because a backup behind them can be recovered.
+    pub accepted: Vec<Accepted>,
+    /// Where a recovery from the oldest timeline's backups goes that sets no target timeline.
+    pub heading: Option<Heading>,
 }
 
 /// Why a run did not come to a report.
@@ -112,11 +134,11 @@ pub enum VerifyError {
 /// An entry that could not be read is a finding.
 pub fn verify(
     path: &Path,
-    options: &Options,
+    options: &Options<'_>,
     watch: &mut dyn FnMut(&Progress) -> bool,
 ) -> Result<Report, VerifyError> {
-    let (store, steps) = (Directory::at(path), store::Progress::default());
-    let visit = store.open(&steps)?;
+    let (store, unwatched) = (Directory::at(path), store::Progress::default());
+    let visit = store.open(options.steps.unwrap_or(&unwatched))?;
     let mut listing = Listing::read(&visit)?;
     let mut report = Report { marked: listing.marked, ..Report::default() };
     match Identity::at(&visit) {
@@ -128,18 +150,30 @@ pub fn verify(
     if listing.files.is_empty() && !listing.marked {
         return Err(VerifyError::Nothing { path: path.to_owned() });
     }
-    if let Some(start) = &options.from {
+    if let Some(start) = options.from {
         // Histories first: they say which segments are needed.
-        let mut files = listing.files;
+        let mut files = listing.files.clone();
         let histories = take_histories(&mut files);
         let read = read_all(&visit, histories, report.system_identifier, options.threads, watch)?;
-        let chain = Chain::find(start, &files, &read, &visit);
-        files.retain(|file| chain.needs(file));
-        let mut segments =
-            read_all(&visit, files, report.system_identifier, options.threads, watch)?;
-        segments.extend(read);
-        keep_present(&visit, &mut segments);
-        report.absorb(segments, Some(chain));
+        let timelines = timelines_of(&read);
+        let size = listing::segment_size(&visit, &listing.files).unwrap_or(SegmentSize::DEFAULT);
+        let shelf = Shelf::new(&visit, &timelines, size, listing.files.iter());
+        for file in &read {
+            report.checked.count(file);
+            report.findings.extend(file.finding());
+        }
+        let task = chain::Task {
+            start,
+            goal: options.target,
+            until: options.until.clone(),
+            threads: options.threads,
+            system_identifier: report.system_identifier,
+            shelf: &shelf,
+        };
+        let (chain, findings) = chain::prove(&task, &mut report.checked, watch)?;
+        report.findings.extend(findings);
+        report.chain = Some(chain);
+        report.sort();
         return Ok(report);
     }
     listing.claim_archived(&visit);
@@ -148,13 +182,16 @@ pub fn verify(
     let mut read =
         read_all(&visit, listing.files, report.system_identifier, options.threads, watch)?;
     keep_present(&visit, &mut read);
-    report.absorb(read, None);
+    report.absorb(read, &visit);
+    if options.accept_gaps {
+        accepted::judge(path, options, &mut report, watch)?;
+    }
     Ok(report)
 }
 
 impl Report {
     /// Sums up what was read, and compares the files.
-    fn absorb(&mut self, mut read: Vec<Read>, chain: Option<Chain>) {
+    fn absorb(&mut self, mut read: Vec<Read>, visit: &dyn Visit) {
         read.sort_by_cached_key(|file| file.listed.to_string());
         if self.system_identifier.is_none() {
             self.system_identifier =
@@ -173,26 +210,35 @@ impl Report {
         }
         neighbours::join_edges(&mut read);
         neighbours::compare_encodings(&mut read);
-        for file in &read {
-            if let Some(problem) = &file.problem {
-                let file = file.listed.to_string();
-                self.findings.push(Finding { file, problem: problem.clone() });
-            }
-        }
-        let size = chain.as_ref().map_or(SegmentSize::DEFAULT, |chain| chain.size);
-        let coverage = Coverage::of(&read, size);
-        match chain {
-            None => self.findings.extend(coverage.gaps()),
-            Some(mut chain) => {
-                self.findings.extend(chain.complete(&coverage, &read));
-                self.chain = Some(chain);
-            }
-        }
+        self.findings.extend(read.iter().filter_map(Read::finding));
+        let coverage = Coverage::of(&read, SegmentSize::DEFAULT);
+        let timelines = timelines_of(&read);
+        let files = read.iter().map(|file| &file.listed);
+        let shelf = Shelf::new(visit, &timelines, coverage.size, files);
+        self.findings.extend(coverage.gaps(&shelf));
+        self.heading = shelf.written().next().map(|oldest| shelf.heading(oldest));
+        self.sort();
+    }
+
+    fn sort(&mut self) {
         self.findings.sort_by(|a, b| (&a.file, a.problem.kind).cmp(&(&b.file, b.problem.kind)));
     }
 }
 
 impl Checked {
+    fn add(&mut self, file: &Examined, is_segment: bool) {
+        self.files += 1;
+        self.bytes += file.len;
+        self.segments += usize::from(is_segment);
+        self.by_digest += usize::from(file.had_digest);
+        self.without_digest += usize::from(!file.had_digest);
+        match file.records.as_ref().map(|records| records.end) {
+            Some(End::UnknownVersion(_)) if !file.had_digest => self.by_header_only += 1,
+            Some(End::UnknownVersion(_)) | None => {}
+            Some(_) => self.by_records += 1,
+        }
+    }
+
     fn count(&mut self, file: &Read) {
         self.files += 1;
         self.bytes += file.len;

@@ -9,7 +9,7 @@ use super::{Progress, VerifyError};
 use crate::encoding::digest::Digest;
 use crate::error::Error;
 use crate::prove::examine::{self, Examined, Expectation};
-use crate::prove::finding::{FindingKind, Problem};
+use crate::prove::finding::{Finding, FindingKind, Problem};
 use crate::store::{StoredName, Visit};
 use crate::sys;
 use crate::wal::history::Ancestor;
@@ -37,6 +37,14 @@ pub(super) struct Read {
     pub(super) history: Option<Vec<Ancestor>>,
     /// It was removed while the archive was verified.
     pub(super) vanished: bool,
+}
+
+impl Read {
+    /// Returns the finding of a file that has a problem.
+    pub(super) fn finding(&self) -> Option<Finding> {
+        let problem = self.problem.clone()?;
+        Some(Finding { file: self.listed.to_string(), problem })
+    }
 }
 
 /// Collects what the history files among those read say.
@@ -116,6 +124,27 @@ pub(super) fn read_all(
     if going { Ok(done) } else { Err(VerifyError::Cancelled) }
 }
 
+/// `pg_receivewal` fills a new file with zeros before it writes WAL there. For so long after the last change
+/// a file without WAL counts as new.
+const BEGINNING: Duration = Duration::from_secs(60);
+
+/// Returns whether a partial segment, of which no header could be read, is one that `pg_receivewal` has begun
+/// and written no WAL to. With compression, WAL stays in its memory for as long as it likes, and the file has
+/// at most the few bytes with which a stream begins.
+fn has_just_begun(visit: &dyn Visit, listed: &StoredName, size: Option<SegmentSize>) -> bool {
+    const STREAM_BEGINS: u64 = 32;
+    if size.is_some() || !matches!(listed.name.kind(), FileKind::Partial(_)) {
+        return false;
+    }
+    let Ok(there) = std::fs::symlink_metadata(visit.location().join(listed.to_string())) else {
+        return false;
+    };
+    if listed.name.received().is_some() {
+        return there.len() <= STREAM_BEGINS;
+    }
+    there.modified().is_ok_and(|at| at.elapsed().is_ok_and(|ago| ago < BEGINNING))
+}
+
 fn read_one(
     visit: &dyn Visit,
     listed: &StoredName,
@@ -150,9 +179,10 @@ fn read_one(
     if let Some(records) = examined.records {
         (head, tail, end) = (records.head, records.tail, Some(records.end));
     }
+    let problem = examined.problem.filter(|_| vanished || !has_just_begun(visit, listed, size));
     Read {
         listed: listed.clone(),
-        problem: examined.problem,
+        problem,
         content: examined.content,
         len: examined.len,
         had_digest: examined.had_digest,

@@ -104,8 +104,11 @@ impl Stretches {
     /// Returns the first address of the set that lies in `within`.
     #[must_use]
     pub fn first_in(&self, within: Stretch) -> Option<Lsn> {
-        let reaches = |stretch: &Stretch| stretch.to > within.from;
-        let first = self.iter().find(reaches)?.from.max(within.from);
+        let mut before = self.ends.range(..=within.from);
+        let first = match before.next_back() {
+            Some((_, to)) if *to > within.from => within.from,
+            _ => *self.ends.range(within.from..).next()?.0,
+        };
         within.contains(first).then_some(first)
     }
 
