@@ -180,17 +180,22 @@ fn a_history_file_without_a_segment_stops_a_recovery_before_its_branch() {
 fn the_last_segment_of_a_server_that_died_is_delivered() {
     let origin = Origin::new();
     origin.row(1);
-    // So that the next segments are recycled files.
-    origin.primary.sql("CHECKPOINT");
     origin.row(2);
     origin.row(3);
     origin.primary.wait_all_archived();
     origin.primary.sql("INSERT INTO rows VALUES (4)");
     let last = origin.primary.current_segment();
+    let end = "SELECT file_offset FROM pg_walfile_name_offset(pg_current_wal_insert_lsn())";
+    let end: usize = origin.primary.sql(end).parse().expect("a number");
     origin.primary.kill_all();
-    let bytes = fs::read(origin.primary.pg_wal().join(&last)).expect("readable");
-    let tail = &bytes[bytes.len() / 2..];
-    assert!(tail.iter().any(|byte| *byte != 0), "the segment is not a recycled file");
+    let mut bytes = fs::read(origin.primary.pg_wal().join(&last)).expect("readable");
+    // As in a recycled file: whole pages of an earlier segment, whose addresses are lower.
+    let names = origin.archive.names().into_iter();
+    let old = names.filter(|name| name.len() == 24).min().expect("a segment");
+    let old = fs::read(origin.stored(&old)).expect("readable");
+    let behind = end.next_multiple_of(8192) + 2 * 8192;
+    assert!(old[behind..].iter().any(|byte| *byte != 0), "nothing at {behind} of the old segment");
+    bytes[behind..].copy_from_slice(&old[behind..]);
     scratch::write(&origin.stored(&last), bytes);
     for recovery in [with_cp(&origin), origin.recovery()] {
         assert_eq!(rows_after_recovery(&recovery.start()), "1,2,3,4");
