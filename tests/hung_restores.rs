@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::support::document::Document;
 use crate::support::recovery::{
     Origin, path, refuses, restore_command_with, rows, rows_after_recovery, walsafe, walsafe_in,
 };
@@ -122,8 +123,15 @@ fn a_standby_starts_streams_and_is_promoted_beside_it() {
     require!(tool("bindfs"));
     let origin = Origin::new();
     let storage = FuseMount::showing_twice(origin.archive.path());
-    let command = restore_command_with(storage.path(), "--stall-timeout=1");
-    let standby = origin.primary.streaming_standby().set("restore_command", &command).create();
+    let program = origin.primary.server().walsafe();
+    let document = Document::new("walsafe.md")
+        .with("walsafe restore", format!("{} restore", program.display()))
+        .with("/mnt/archive", storage.path())
+        .with("--stall-timeout=10", "--stall-timeout=1");
+    let [(_, command)] = &document.settings("stall-timeout")[..] else {
+        panic!("one setting");
+    };
+    let standby = origin.primary.streaming_standby().set("restore_command", command).create();
     let _hang = storage.stall();
     standby.start();
     origin.primary.sql("INSERT INTO rows VALUES (1)");

@@ -2,9 +2,8 @@
 
 use std::process::{Child, Stdio};
 
-use crate::support::recovery::{
-    assert_clean, path, restore_command, rows_after_recovery, walsafe, walsafe_in,
-};
+use crate::support::document::Document;
+use crate::support::recovery::{assert_clean, path, restore_command, rows_after_recovery, walsafe};
 use harness::{Cluster, Scratch};
 
 /// `pg_receivewal`, killed when it is dropped.
@@ -60,10 +59,11 @@ fn its_directory_is_an_archive_up_to_the_last_record_received() {
         // As the manual says: the last file by hand, the others by restore_command.
         let command = restore_command(archive.path());
         let cluster = backup.restore_copy().recovery().set("restore_command", &command).create();
-        let (partial, target) = (format!("{last}.partial"), format!("pg_wal/{last}"));
-        let restore = ["restore", "--from", path(archive.path()), &partial, &target];
-        let run = walsafe_in(cluster.data(), &restore);
-        assert_eq!(run.code, Some(0), "{compress}: {run:?}");
+        Document::new("walsafe.md")
+            .with("/var/lib/postgresql/17/main", cluster.data())
+            .with("/mnt/archive", archive.path())
+            .with("00000001000000000000000B", &last)
+            .run(&cluster, "receivewal-last");
         cluster.start();
         assert_eq!(rows_after_recovery(&cluster), "1,2", "{compress}");
     }

@@ -81,10 +81,9 @@ pub fn shared<T: Sync + 'static>(value: T) -> io::Result<&'static T> {
     if !place.is_aligned() {
         return Err(io::Error::from_raw_os_error(libc::ENOMEM));
     }
-    // SAFETY: the mapping is new, large enough and aligned; nothing else refers to it, and it is never
-    // unmapped. What is shared with other threads is `Sync`.
-    unsafe {
-        place.write(value);
-        Ok(&*place)
-    }
+    // SAFETY: the mapping is new, large enough and aligned, and nothing else refers to it.
+    unsafe { place.write(value) };
+    // SAFETY: the value was written above, and is never moved or unmapped. What is shared with other threads is
+    // `Sync`.
+    Ok(unsafe { &*place })
 }
