@@ -289,7 +289,7 @@ fn a_recovery_ends_where_the_proof_says_before_a_partial_segment_and_before_dama
             fs::remove_file(origin.stored(&name)).expect("removed");
         }
     }
-    let partial = origin.archive.join(&format!("{third}.partial"));
+    let partial = origin.archive.join(format!("{third}.partial"));
     fs::rename(&file, &partial).expect("renamed");
     let proof = Proof::of(archive, &origin.backup, &[]);
     proof.finds(&[]);
