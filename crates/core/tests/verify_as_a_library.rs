@@ -61,7 +61,7 @@ fn gaps_are_found_by_the_names_alone() {
     ]);
     fs::write(dir.path().join("00000002.history"), "1\t0/7000100\tno reason\n").unwrap();
     let gaps = verify::gaps(dir.path(), &mut |_| true).unwrap();
-    let files: Vec<_> = gaps.iter().map(|gap| gap.file.as_str()).collect();
+    let files: Vec<_> = gaps.iter().map(|gap| gap.file).collect();
     assert_eq!(files, ["000000010000000000000003", "000000010000000000000006"]);
     assert!(gaps.iter().all(|gap| gap.problem.kind == FindingKind::Gap));
     fs::remove_file(dir.path().join("00000002.history")).unwrap();
@@ -82,7 +82,8 @@ fn what_is_cleaned_up_while_the_archive_is_verified_is_not_a_gap() {
     let dir = archive(&names);
     let report = verify::verify(dir.path(), &Options::default(), &mut |progress| {
         if progress.files == progress.files_total {
-            fs::remove_file(dir.path().join(names[0])).unwrap();
+            // The others are read twice, as they look like files that are being written.
+            let _ = fs::remove_file(dir.path().join(names[0]));
         }
         true
     });

@@ -14,7 +14,7 @@ use crate::store::directory::lacks_unnamed_files;
 use crate::store::directory::temporary::{self, Owner};
 use crate::store::directory::{Directory, DirectoryVisit};
 use crate::store::identity::{self, Identity};
-use crate::store::listing::Listing;
+use crate::store::listing::{self, Listing, Stranger};
 use crate::store::{FinalName, PROBE, Progress, Publication, Seal, Visit};
 use crate::sys::{self, Dir};
 
@@ -304,21 +304,25 @@ fn same_file_system(dir: &Dir, data: &Path) -> Check {
 
 fn contents(visit: &dyn Visit) -> Check {
     let name = "contents";
-    match Listing::read(visit) {
+    let (mut others, mut first) = (0_u64, None);
+    let listing = Listing::read(visit, &mut |name, what| match what {
+        Stranger::Temporary(_) => {}
+        Stranger::Unknown if listing::archived(visit, name).is_some() => {}
+        Stranger::Unknown => {
+            others += 1;
+            first.get_or_insert_with(|| name.escape_default().to_string());
+        }
+    });
+    match listing {
         Err(e) => failed(name, &e),
-        Ok(mut listing) => {
-            listing.claim_archived(visit);
-            let segments = listing.files.iter().filter(|file| file.name.segment().is_some());
-            let newest = segments.clone().map(|file| file.name.as_str()).max();
-            let newest = newest.map_or_else(String::new, |name| format!(", the newest {name}"));
-            let found = format!("{} segments{newest}", segments.count());
-            match listing.unknown.first() {
+        Ok(listing) => {
+            let newest = listing.newest.map_or_else(String::new, |n| format!(", the newest {n}"));
+            let found = format!("{} segments{newest}", listing.segments);
+            match first {
                 None => made(name, Status::Ok, found),
                 Some(first) => {
-                    let others = listing.unknown.len();
                     let detail = format!(
-                        "{found}; {others} files that are not WAL, such as \"{}\". Find out who put them there.",
-                        first.escape_default()
+                        "{found}; {others} files that are not WAL, such as \"{first}\". Find out who put them there."
                     );
                     made(name, Status::Warning, detail)
                 }

@@ -2,6 +2,10 @@
 
 use std::fmt;
 
+mod many;
+
+pub use many::Findings;
+
 /// The stable names of what can be wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum FindingKind {

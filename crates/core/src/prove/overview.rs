@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::store::StoredName;
 use crate::store::directory::Directory;
 use crate::store::identity::Identity;
-use crate::store::listing::{self, Listing};
+use crate::store::listing::{self, Listing, Walk};
 use crate::store::{Progress, Store, Visit};
 use crate::sys;
 use crate::wal::SegmentSize;
@@ -66,21 +66,25 @@ impl Overview {
     pub fn read(path: &Path) -> Result<Self, Error> {
         let (store, steps) = (Directory::at(path), Progress::default());
         let visit = store.visit(&steps)?;
-        let listing = Listing::read(&*visit)?;
-        Self::of(&*visit, &listing)
+        let mut others = 0;
+        Listing::read(&*visit, &mut |_, _| others += 1)?;
+        Ok(Self { others, ..Self::of(&*visit, Walk::all(&*visit))? })
     }
 
-    fn of(visit: &dyn Visit, listing: &Listing) -> Result<Self, Error> {
+    fn of(
+        visit: &dyn Visit,
+        files: impl Iterator<Item = Result<StoredName, Error>>,
+    ) -> Result<Self, Error> {
         let mut overview = Self {
             identity: Identity::at(visit)?,
-            segment_size: listing::segment_size(visit, &listing.files),
-            others: (listing.temporaries.len() + listing.unknown.len()) as u64,
+            segment_size: listing::segment_size(visit)?,
             ..Self::default()
         };
         let size = overview.segment_size.unwrap_or(SegmentSize::DEFAULT);
         let mut timelines: BTreeMap<u32, (Timeline, Stretches)> = BTreeMap::new();
-        for file in &listing.files {
-            let Some(timeline) = timeline_of(file) else { continue };
+        for file in files {
+            let file = file?;
+            let Some(timeline) = timeline_of(&file) else { continue };
             let metadata = std::fs::symlink_metadata(visit.location().join(file.to_string()));
             if metadata.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
                 // It was removed since the names were read.
@@ -91,10 +95,11 @@ impl Overview {
             match file.name.kind() {
                 FileKind::Segment(segment) => {
                     known.segments += 1;
-                    whole.extend(segment.start(size).map(|from| {
+                    let stretch = segment.start(size).map(|from| {
                         let to = from.advanced(size.bytes().into());
                         Stretch { from, to }
-                    }));
+                    });
+                    whole.extend(stretch).map_err(|_| listing::no_memory(visit))?;
                 }
                 FileKind::Partial(_) => known.partials += 1,
                 FileKind::History { .. } => known.history = true,
@@ -151,9 +156,10 @@ mod tests {
         }
         let (store, steps) = (Directory::at(temp.path()), Progress::default());
         let visit = store.visit(&steps).unwrap();
-        let listing = Listing::read(&*visit).unwrap();
+        let mut files = Walk::all(&*visit);
+        let first = files.next();
         std::fs::remove_file(temp.path().join("000000010000000000000001")).unwrap();
-        let overview = Overview::of(&*visit, &listing).unwrap();
+        let overview = Overview::of(&*visit, first.into_iter().chain(files)).unwrap();
         assert_eq!(overview.unreadable, []);
         assert_eq!(overview.timelines.iter().map(|t| t.segments).sum::<u64>(), 1);
     }

@@ -8,7 +8,7 @@ use crate::prove::examine::{self, Expectation};
 use crate::prove::finding::{FindingKind, Problem};
 use crate::store::StoredName;
 use crate::store::Visit;
-use crate::store::listing::{self, Listing};
+use crate::store::listing::{self, Walk};
 use crate::wal::SegmentSize;
 use crate::wal::history::Ancestor;
 use crate::wal::name::{FileKind, SegmentName};
@@ -19,17 +19,18 @@ use crate::wal::timeline::Timelines;
 pub(super) fn of_later_wal(
     visit: &dyn Visit,
     expected: &Expectation,
-    listing: &Listing,
     segment: SegmentName,
 ) -> Result<Option<String>, RestoreError> {
     let later = |file: &StoredName| {
         let there = file.name.segment()?;
         (there.timeline == segment.timeline && there > segment).then_some(there)
     };
-    match listing.files.iter().find_map(later) {
-        Some(later) => Ok(Some(format!("{later} is there"))),
-        None => of_later_branch(visit, expected, listing, segment),
+    for file in Walk::files(visit) {
+        if let Some(later) = later(&file?) {
+            return Ok(Some(format!("{later} is there")));
+        }
     }
+    of_later_branch(visit, expected, segment)
 }
 
 /// Looks for a timeline that branched off the segment's own timeline after the segment, and of which the
@@ -38,26 +39,27 @@ pub(super) fn of_later_wal(
 fn of_later_branch(
     visit: &dyn Visit,
     expected: &Expectation,
-    listing: &Listing,
     segment: SegmentName,
 ) -> Result<Option<String>, RestoreError> {
-    let mut first_of: BTreeMap<u32, &StoredName> = BTreeMap::new();
-    for file in &listing.files {
+    let mut first_of: BTreeMap<u32, StoredName> = BTreeMap::new();
+    for file in Walk::files(visit) {
+        let file = file?;
         if let FileKind::Segment(there) = file.name.kind() {
             first_of.entry(there.timeline).or_insert(file);
         }
     }
     let mut timelines = Timelines::default();
-    for file in &listing.files {
+    for file in Walk::histories(visit) {
+        let file = file?;
         let FileKind::History { timeline } = file.name.kind() else { continue };
         let Some(first) = first_of.get(&timeline).filter(|_| timeline > segment.timeline) else {
             continue;
         };
-        let Some(ancestors) = read_history(visit, file)? else { continue };
+        let Some(ancestors) = read_history(visit, &file)? else { continue };
         timelines.add(timeline, Some(ancestors));
         let Some(switch) = timelines.left(segment.timeline, timeline) else { continue };
         // The switch's own segment is there as a copy under the new timeline's name.
-        let size = size(visit, expected, listing, first)?;
+        let size = size(visit, expected, first)?;
         if segment < SegmentName::holding(segment.timeline, switch, size) {
             return Ok(Some(format!(
                 "timeline {timeline} branched off after it at {switch}, and {} is there",
@@ -90,10 +92,12 @@ fn read_history(
 fn size(
     visit: &dyn Visit,
     expected: &Expectation,
-    listing: &Listing,
     first: &StoredName,
 ) -> Result<SegmentSize, RestoreError> {
-    let known = expected.segment_size.or_else(|| listing::segment_size(visit, &listing.files));
+    let known = match expected.segment_size {
+        Some(size) => Some(size),
+        None => listing::segment_size(visit)?,
+    };
     known.ok_or_else(|| {
         let reason = "neither its header nor that of another segment shows the segment size";
         let problem = Problem::new(FindingKind::Unreadable, reason);

@@ -5,7 +5,7 @@ use crate::encoding::codec::Codec;
 use crate::prove::examine::{self, Expectation};
 use crate::store::StoredName;
 use crate::store::directory::Directory;
-use crate::store::listing::Listing;
+use crate::store::listing::Walk;
 use crate::store::{Progress, Store, Visit};
 use crate::wal::name::{FileKind, SegmentName};
 
@@ -40,13 +40,16 @@ fn judge_segment(
     expected: &Expectation,
     segment: SegmentName,
 ) -> Result<Verdict, RestoreError> {
-    let listing = Listing::read(visit)?;
     // The name itself: it was published between the look-up and this list.
     let itself = |file: &StoredName| file.name.kind() == FileKind::Segment(segment);
-    let evidence = if listing.files.iter().any(itself) {
+    let listed = Walk::files(visit).find_map(|file| match file {
+        Ok(file) => itself(&file).then_some(Ok(())),
+        Err(e) => Some(Err(e)),
+    });
+    let evidence = if listed.transpose()?.is_some() {
         Some(format!("{segment} is listed but cannot be opened"))
     } else {
-        evidence::of_later_wal(visit, expected, &listing, segment)?
+        evidence::of_later_wal(visit, expected, segment)?
             .map(|later| format!("{segment} is missing and {later}"))
     };
     let Some(evidence) = evidence else {
@@ -62,10 +65,15 @@ fn judge_segment(
 }
 
 fn judge_history(visit: &dyn Visit, timeline: u32) -> Result<Verdict, RestoreError> {
-    let listing = Listing::read(visit)?;
-    let of_timeline =
-        |file: &&StoredName| file.name.segment().is_some_and(|there| there.timeline == timeline);
-    Ok(match listing.files.iter().find(of_timeline) {
+    let mut first = None;
+    for file in Walk::files(visit) {
+        let file = file?;
+        if file.name.segment().is_some_and(|there| there.timeline == timeline) {
+            first = Some(file);
+            break;
+        }
+    }
+    Ok(match first {
         // The first timeline has no ancestors, so it has no history file.
         Some(first) if timeline != 1 => Verdict::Hole(format!(
             "the history of timeline {timeline} is missing and {} is there",

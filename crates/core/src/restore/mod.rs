@@ -140,7 +140,7 @@ fn refuse_archive(request: &Request<'_>, archive: &Dir) -> Result<(), RestoreErr
 /// Makes sure that a directory without an identity file is an archive at all.
 fn refuse_nothing(request: &Request<'_>, visit: &dyn Visit) -> Result<(), RestoreError> {
     let marked = !request.allow_unmarked || Identity::at(visit)?.is_some();
-    if marked || !Listing::read(visit)?.files.is_empty() {
+    if marked || Listing::read(visit, &mut |_, _| ())?.files > 0 {
         return Ok(());
     }
     Err(RestoreError::Nothing { path: request.archive.to_owned() })
@@ -211,7 +211,7 @@ fn lost_tail(
     let (FileKind::Segment(segment), Some(end)) = (request.name.kind(), examined.ends_early) else {
         return Ok(None);
     };
-    let later = evidence::of_later_wal(visit, expected, &Listing::read(visit)?, segment)?;
+    let later = evidence::of_later_wal(visit, expected, segment)?;
     Ok(later.map(|later| {
         let reason = format!("its WAL ends at {end}, before the segment does, and {later}");
         Problem::new(FindingKind::Corrupt, reason)

@@ -106,8 +106,7 @@ fn show(bar: &ProgressBar, progress: &Progress) {
 
 fn print(report: &Report) -> bool {
     let mut output = Output::new();
-    for finding in &report.findings {
-        let Finding { file, problem } = finding;
+    for Finding { file, problem } in report.findings.iter() {
         output.line(format_args!(
             "{}: {}: {}",
             file.escape_default(),

@@ -1,33 +1,42 @@
 //! Proving that an archive is whole.
 //!
-//! [`verify`] reads every file through [`crate::prove::examine`], in parallel, and then compares the
-//! files: continuity of each timeline and over the switches between them, records that cross from
+//! [`verify`] reads every file through [`crate::prove::examine`], in parallel and by address, and compares the
+//! files on the way: continuity of each timeline and over the switches between them, records that cross from
 //! one segment to the next, encodings of one name. It writes nothing.
 
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use thiserror::Error as ThisError;
 
 use crate::error::Error;
-use crate::prove::finding::{Finding, FindingKind, Problem};
+use crate::prove::finding::{Finding, FindingKind, Findings, Problem};
 use crate::store;
 use crate::store::directory::Directory;
 use crate::store::identity::{self, Identity};
-use crate::store::listing::Listing;
-use crate::wal::{End, SegmentSize};
+use crate::store::listing::{self, Listing, Walk};
+use crate::store::{StoredName, Visit};
+use crate::wal::End;
 
 mod chain;
 mod continuity;
+mod gaps;
+mod histories;
 mod names;
 mod neighbours;
 mod reading;
 mod start;
+mod sum;
+mod usual;
 
-use continuity::Coverage;
-use reading::{Read, keep_present, read_all, take_histories};
+use gaps::{BETWEEN_LOOKS, Looks};
+use histories::Histories;
+use names::Strangers;
+use reading::{Read, Reader};
+use sum::Sum;
 
 pub use chain::Chain;
-pub use continuity::gaps;
+pub use gaps::gaps;
 pub use start::{Start, StartError};
 
 /// What is to be verified.
@@ -73,7 +82,7 @@ pub struct Checked {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Report {
     /// What is wrong, sorted by file.
-    pub findings: Vec<Finding>,
+    pub findings: Findings,
     /// What was checked, and how.
     pub checked: Checked,
     /// The system identifier that files were compared with: that of the identity file or, if there is none,
@@ -107,9 +116,11 @@ pub enum VerifyError {
 /// `watch` is called in the calling thread, at least ten times a second, with how far the run
 /// has come; it ends the run by returning `false`, which takes effect at the next chunk of each file.
 ///
+/// Memory is bounded whatever the archive's size, but for the findings and the gaps.
+///
 /// # Errors
-/// The directory could not be opened or listed, there is nothing in it, or the run was cancelled.
-/// An entry that could not be read is a finding.
+/// The directory could not be opened or listed, there is nothing in it, there is no memory for what is wrong
+/// with it, or the run was cancelled. An entry that could not be read is a finding.
 pub fn verify(
     path: &Path,
     options: &Options,
@@ -117,79 +128,98 @@ pub fn verify(
 ) -> Result<Report, VerifyError> {
     let (store, steps) = (Directory::at(path), store::Progress::default());
     let visit = store.open(&steps)?;
-    let mut listing = Listing::read(&visit)?;
-    let mut report = Report { marked: listing.marked, ..Report::default() };
+    let mut report = Report::default();
+    let mut strangers = Strangers::new(visit.dir());
+    let listing = Listing::read(&visit, &mut |name, what| {
+        // A recovery has nothing to do with them.
+        if options.from.is_none() {
+            strangers.add(&visit, name, &what, &mut report.findings);
+        }
+    })?;
+    let claimed = strangers.finish().ok_or_else(|| listing::no_memory(&visit))?;
     match Identity::at(&visit) {
         Ok(identity) => {
             report.system_identifier = identity.map(|identity| identity.system_identifier);
         }
-        Err(error) => report.findings.push(identity_finding(&error)),
+        Err(error) => keep(&visit, &mut report.findings, &identity_finding(&error))?,
     }
-    if listing.files.is_empty() && !listing.marked {
+    report.marked = listing.marked;
+    if listing.is_empty() && claimed.is_empty() {
         return Err(VerifyError::Nothing { path: path.to_owned() });
     }
+    let mut reader = Reader::new(&visit, report.system_identifier, options.threads, watch);
+    let mut sum = Sum::begin(&mut reader, report)?;
+    let mut histories = Histories::default();
+    reader.progress.files_total = usize::try_from(listing.files).unwrap_or(usize::MAX);
+    histories.read(&mut reader, &mut |read| sum.add(read))?;
     if let Some(start) = &options.from {
-        // Histories first: they say which segments are needed.
-        let mut files = listing.files;
-        let histories = take_histories(&mut files);
-        let read = read_all(&visit, histories, report.system_identifier, options.threads, watch)?;
-        let chain = Chain::find(start, &files, &read, &visit);
-        files.retain(|file| chain.needs(file));
-        let mut segments =
-            read_all(&visit, files, report.system_identifier, options.threads, watch)?;
-        segments.extend(read);
-        keep_present(&visit, &mut segments);
-        report.absorb(segments, Some(chain));
-        return Ok(report);
+        let chain = Chain::find(start, &listing, &histories.timelines, sum.coverage.size, &visit);
+        reader.progress.files_total = reader.progress.files + count(&visit, &chain)?;
+        sum.chain = Some(chain);
     }
-    listing.claim_archived(&visit);
-    report.findings.extend(names::strays(visit.dir(), &listing));
-    report.findings.extend(names::unknown(visit.dir(), &listing));
-    let mut read =
-        read_all(&visit, listing.files, report.system_identifier, options.threads, watch)?;
-    keep_present(&visit, &mut read);
-    report.absorb(read, None);
+    let way = sum.chain.clone();
+    let needed = |file: &StoredName| way.as_ref().is_none_or(|way| way.needs(file));
+    let mut walk = Walk::files(&visit);
+    let files = walk.by_ref().filter(|file| file.as_ref().map_or(true, needed));
+    reader.read_all(files, &mut |read| sum.add(read))?;
+    let begun = walk.begun();
+    reader.progress.files_total += claimed.lines().count();
+    reader.read_all(names(&claimed), &mut |read| sum.add(read))?;
+    let written = std::mem::take(&mut sum.written);
+    if !written.is_empty() {
+        // They do not count as read yet.
+        reader.progress.files -= written.lines().count();
+        reader.wait_until(Instant::now() + BETWEEN_LOOKS)?;
+        reader.read_all(names(&written), &mut |read| sum.add_again(&read))?;
+    }
+    let Sum { mut report, chain, coverage, .. } = sum.without_removed();
+    let mut looks = Looks {
+        size: coverage.size,
+        reader: &mut reader,
+        of: &needed,
+        shows: &|coverage, histories, each| match &way {
+            Some(way) => way.gaps(coverage, each),
+            None => coverage.gaps(&histories.timelines, each),
+        },
+    };
+    let agreed = looks.agree((coverage, begun), &mut histories, &mut report.findings)?;
+    if let Some(mut chain) = chain {
+        if let Some(finding) = chain.complete(&agreed) {
+            keep(&visit, &mut report.findings, &finding)?;
+        }
+        report.chain = Some(chain);
+    }
+    report.findings.sort();
     Ok(report)
 }
 
-impl Report {
-    /// Sums up what was read, and compares the files.
-    fn absorb(&mut self, mut read: Vec<Read>, chain: Option<Chain>) {
-        read.sort_by_cached_key(|file| file.listed.to_string());
-        if self.system_identifier.is_none() {
-            self.system_identifier =
-                continuity::most(read.iter().filter_map(|r| r.system_identifier));
-        }
-        for file in &mut read {
-            if let (Some(found), Some(expected)) = (file.system_identifier, self.system_identifier)
-                && found != expected
-                && file.problem.is_none()
-            {
-                let reason =
-                    format!("system identifier is {found}, that of most segments {expected}");
-                file.problem = Some(Problem::new(FindingKind::WrongCluster, reason));
-            }
-            self.checked.count(file);
-        }
-        neighbours::join_edges(&mut read);
-        neighbours::compare_encodings(&mut read);
-        for file in &read {
-            if let Some(problem) = &file.problem {
-                let file = file.listed.to_string();
-                self.findings.push(Finding { file, problem: problem.clone() });
-            }
-        }
-        let size = chain.as_ref().map_or(SegmentSize::DEFAULT, |chain| chain.size);
-        let coverage = Coverage::of(&read, size);
-        match chain {
-            None => self.findings.extend(coverage.gaps()),
-            Some(mut chain) => {
-                self.findings.extend(chain.complete(&coverage, &read));
-                self.chain = Some(chain);
-            }
-        }
-        self.findings.sort_by(|a, b| (&a.file, a.problem.kind).cmp(&(&b.file, b.problem.kind)));
+/// Returns how many files are on the way.
+fn count(visit: &dyn Visit, chain: &Chain) -> Result<usize, Error> {
+    let mut count = 0;
+    visit.list(&mut |stored| {
+        count += usize::from(StoredName::parse(stored).is_ok_and(|file| chain.needs(&file)));
+    })?;
+    Ok(count)
+}
+
+/// Returns the files of a list with one name in each line.
+fn names(lines: &str) -> impl Iterator<Item = Result<StoredName, Error>> {
+    lines.lines().filter_map(|name| StoredName::parse(name).ok()).map(Ok)
+}
+
+/// Adds a name to such a list. Returns `false` if there is no memory for it.
+fn add_line(lines: &mut String, name: &str) -> bool {
+    let room = lines.try_reserve(name.len() + 1).is_ok();
+    if room {
+        lines.push_str(name);
+        lines.push('\n');
     }
+    room
+}
+
+/// Adds a finding.
+fn keep(visit: &dyn Visit, findings: &mut Findings, finding: &Finding) -> Result<(), Error> {
+    findings.push(finding).map_err(|_| listing::no_memory(visit))
 }
 
 impl Checked {
