@@ -21,6 +21,7 @@ mod races;
 mod recovery;
 mod repeated;
 mod restore;
+mod scale;
 mod settings;
 mod soak;
 mod sql;

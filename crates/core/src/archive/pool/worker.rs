@@ -3,10 +3,8 @@
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use super::STACK;
 use super::state::State;
 use crate::archive::{Job, Plan, archive_file};
 use crate::error::{Action, Error};
@@ -24,14 +22,14 @@ pub(super) struct Shared {
     /// Wakes the caller.
     wake: UnixStream,
     /// What dead processes left in the destination has been removed.
-    tidied: Arc<AtomicBool>,
+    tidied: Mutex<bool>,
 }
 
 impl Shared {
     pub(super) fn new(plan: Plan, wake: UnixStream) -> Self {
         let store = Box::new(plan.store());
         let state = Mutex::new(State::new());
-        Self { plan, store, state, work: Condvar::new(), wake, tidied: Arc::default() }
+        Self { plan, store, state, work: Condvar::new(), wake, tidied: Mutex::default() }
     }
 
     pub(super) fn plan(&self) -> &Plan {
@@ -53,12 +51,12 @@ impl Shared {
         let mut buffer = None;
         while let Some((job, progress)) = self.next_job() {
             let archive = || {
+                self.tidy(&progress);
                 archive_file(&self.plan, &*self.store, &job, kept(&mut buffer, &job)?, &progress)
             };
             let result = catch_unwind(AssertUnwindSafe(archive))
                 .unwrap_or_else(|panic| Err(Error::Panicked { message: panic_message(&*panic) }));
             self.lock().finish(job.name, result);
-            self.tidy();
             // The file may have to be tried once more.
             self.wake_workers();
             // A full socket means that the caller has much to read already.
@@ -84,21 +82,13 @@ impl Shared {
         }
     }
 
-    /// Removes stray temporary files, in a thread of its own: no file waits while the names of a large archive
-    /// are read. It begins once a file has been tried, so the destination has answered, and it is known whose
-    /// it is. What could not be done is tried again after the next file.
-    fn tidy(&self) {
-        if self.tidied.swap(true, Ordering::Relaxed) {
-            return;
-        }
-        let (plan, tidied) = (self.plan.clone(), Arc::clone(&self.tidied));
-        let started = sys::start_thread(STACK, move || {
-            let (store, progress) = (plan.store(), Progress::default());
-            let done = plan.visit(&store, &progress).and_then(|visit| visit.tidy());
-            tidied.store(done.is_ok(), Ordering::Relaxed);
-        });
-        if started.is_err() {
-            self.tidied.store(false, Ordering::Relaxed);
+    /// Removes stray temporary files, before this pool makes any of its own. If that cannot be done,
+    /// archiving fails for the same reason, and reports it.
+    fn tidy(&self, progress: &Progress) {
+        let mut tidied = self.tidied.lock().unwrap_or_else(PoisonError::into_inner);
+        if !*tidied {
+            let visit = self.plan.visit(&*self.store, progress);
+            *tidied = visit.and_then(|visit| visit.tidy()).is_ok();
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::encoding::digest::Digest;
 use crate::error::{Action, Error};
 use crate::prove::examine::{self, Examined, Expectation};
 use crate::prove::finding::{FindingKind, Problem};
-use crate::store::{StoredName, Visit};
+use crate::store::{StoredName, Visit, listing};
 use crate::sys;
 use crate::wal::history::Ancestor;
 use crate::wal::name::SegmentName;
@@ -37,6 +37,8 @@ pub(super) struct Read {
     pub(super) history: Option<Vec<Ancestor>>,
     /// It was removed while the archive was verified.
     pub(super) vanished: bool,
+    /// There was no memory to read it.
+    pub(super) no_memory: bool,
     /// How long before it was read something was last written to it, if that is known.
     pub(super) idle: Option<Duration>,
 }
@@ -135,6 +137,10 @@ impl<'r> Reader<'r> {
             drop(sender);
             while started.is_ok() && done.len() < files.len() && going {
                 match receiver.recv_timeout(WATCH_EVERY) {
+                    Ok((_, read)) if read.no_memory => {
+                        stop.store(true, Ordering::Relaxed);
+                        return Err(listing::no_memory(visit));
+                    }
                     Ok(read) => done.push(read),
                     Err(RecvTimeoutError::Timeout) => {}
                     // A worker that panicked makes the scope panic.
@@ -166,7 +172,7 @@ fn read_one(
         problem: Some(Problem::new(FindingKind::Unreadable, reason)),
         ..Examined::default()
     };
-    let (mut vanished, mut idle) = (false, None);
+    let (mut vanished, mut idle, mut no_memory) = (false, None, false);
     let examined = match visit.find(&listed.into()) {
         Ok(Some(found)) => {
             let examined = examine::examine(&*found, &listed.name, expected, &mut |chunk| {
@@ -177,7 +183,10 @@ fn read_one(
                 Ok(())
             });
             idle = last_written(found.path());
-            examined.unwrap_or_else(|e| unreadable(e.to_string()))
+            examined.unwrap_or_else(|e| {
+                no_memory = e.raw_os_error() == Some(libc::ENOMEM);
+                unreadable(e.to_string())
+            })
         }
         Ok(None) => {
             vanished = true;
@@ -206,6 +215,7 @@ fn read_one(
         end,
         history: examined.history,
         vanished,
+        no_memory,
         idle,
     }
 }
