@@ -18,6 +18,7 @@ use walsafe_core::wal::name::FileName;
 use walsafe_core::wal::segment::Cluster;
 
 use crate::damage::DamageWatch;
+use crate::last::LastNote;
 use crate::raised::catch_in_archiver;
 use crate::report::{self, Report};
 use crate::settings;
@@ -76,6 +77,7 @@ struct Archiver {
     retired: Vec<Pool>,
     space_warned: Option<Instant>,
     damage: DamageWatch,
+    last: LastNote,
     watch: Watch,
 }
 
@@ -86,6 +88,7 @@ impl Archiver {
             retired: Vec::new(),
             space_warned: None,
             damage: DamageWatch::new(),
+            last: LastNote::default(),
             watch: Watch::default(),
         }
     }
@@ -100,6 +103,7 @@ impl Archiver {
         let damaged = match &result {
             Ok(outcome) => {
                 outcome.notices.iter().for_each(report::notice);
+                self.last.note(name, outcome);
                 self.warn_of_space(&settings, outcome);
                 outcome.records.as_ref().map_or(0, |records| self.damage.look(name, records))
             }

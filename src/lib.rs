@@ -11,6 +11,7 @@ mod archiver;
 mod background;
 mod configuration;
 mod damage;
+mod last;
 mod module;
 mod raised;
 mod reload;

@@ -202,8 +202,8 @@ fn rows(result: Result<Findings, VerifyError>) -> impl Iterator<Item = Row> {
     std::iter::from_fn(move || {
         let Finding { file, problem } = findings.get(next)?;
         next += 1;
-        let kind = problem.kind;
-        Some((file, kind.name().to_owned(), problem.reason, kind.advice().to_owned()))
+        let advice = problem.advice().to_owned();
+        Some((file, problem.kind.name().to_owned(), problem.reason, advice))
     })
 }
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
-use walsafe_core::archive::Receipt;
+use walsafe_core::archive::{Level, Notice, Receipt};
 use walsafe_core::error::{Error, ErrorKind};
 use walsafe_core::server::stats::{Stats, StatsFile};
 
@@ -48,6 +48,11 @@ impl Watch {
                 stats.failing = 0;
                 stats.free_known = u64::from(outcome.space.is_some());
                 stats.free_bytes = outcome.space.map_or(0, |space| space.free);
+                // A warning beside a success: the view shows it until the next failure or warning.
+                let warning = outcome.notices.iter().rfind(|notice| notice.level == Level::Warning);
+                if let Some(Notice { message, detail, .. }) = warning {
+                    stats.last_error = format!("{message}: {detail}");
+                }
             }
             Err(error) => {
                 stats.failed += 1;

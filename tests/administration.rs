@@ -93,6 +93,7 @@ fn the_program(cluster: &Cluster, archive: &Path, place: &Scratch) {
     document.run(cluster, "init-once");
     assert!(document.run(cluster, "verify-week").ends_with("no findings\n"));
     assert!(document.run(cluster, "verify-backup").ends_with("no findings\n"));
+    assert!(document.run(cluster, "verify-accept").ends_with("no findings\n"));
     let checked = document.try_run(cluster, "check-before-promotion");
     assert!(matches!(checked.code(), Some(0 | 1)), "{checked:?}");
     // What cron runs; and docs/install.md.

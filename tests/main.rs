@@ -6,17 +6,24 @@
 
 mod administration;
 mod archiving;
+mod clones;
 mod conflicts;
+mod evidence;
+mod failover;
 mod harness_works;
+mod hung_restores;
 mod hung_storage;
 mod identity;
 mod kills;
+mod lineage;
 mod monitoring;
 mod moving_over;
+mod one_history;
 mod operations;
 mod pg_test;
 mod power_cuts;
 mod promotion;
+mod proof;
 mod races;
 mod recovery;
 mod repeated;

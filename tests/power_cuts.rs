@@ -208,6 +208,66 @@ fn btrfs_with_named_temporary_files() {
     nothing_is_lost(Fs::Btrfs, ClusterBuilder::without_tmpfile);
 }
 
+/// Cuts after each name of a batch, before its flush and after it.
+///
+/// One flush serves several names. If one of them counted before it, or because of an earlier flush, a cut
+/// in between would show it: the server was told, and the name is not there.
+#[test]
+fn cuts_between_the_names_and_the_flush_of_a_batch() {
+    require!(privileged());
+    require!(tool("strace"));
+    for fs in dose(&[Fs::Ext4, Fs::Btrfs][..], &Fs::ALL) {
+        let disk = PowerCut::new(*fs, DISK_MB);
+        let archive = disk.dir("archive");
+        let cluster =
+            keeping(Cluster::archiving_to(&archive)).set("walsafe_archive.workers", "4").start();
+        cluster.wait_archived(&cluster.switch_wal());
+        // While one thread gives names, the others make files ready: the next batch.
+        let trace = Trace::inject(
+            cluster.wait_archiver(),
+            "linkat,fsync",
+            "linkat:delay_enter=60000:delay_exit=60000",
+        );
+        let before = archive::names(&archive).len();
+        cluster.fill_segments(24);
+        let mut cuts = Vec::new();
+        for named in before + 1..before + 24 {
+            cluster.wait_until("the next name", || {
+                (archive::names(&archive).len() >= named).then_some(())
+            });
+            let promised = cluster.done_files();
+            cuts.push((promised, disk.cut_off()));
+        }
+        cluster.wait_all_archived();
+        let largest = largest_batch(&trace.finish(), &archive);
+        assert!(largest >= 8, "{fs:?}: no batch has more than {largest} names");
+        let wal = all_wal(&cluster);
+        let (count, mut promised) = (cuts.len(), 0);
+        for (names, dark) in cuts {
+            let loss = look(&disk.come_up(dark).join("archive"), &names, &wal);
+            assert!(loss.missing.is_empty() && loss.torn.is_empty(), "{fs:?}: {loss:?}");
+            promised += loss.promised;
+        }
+        cluster.stop(harness::Stop::Fast);
+        eprintln!("{fs:?}: {count} cuts, {promised} promised, batches of up to {largest}, 0 lost");
+    }
+}
+
+/// How many names were given, at most, between two flushes of the archive's directory.
+fn largest_batch(calls: &[harness::Call], archive: &Path) -> usize {
+    let directory = format!("<{}>)", archive.display());
+    let (mut names, mut largest) = (0, 0);
+    for call in calls.iter().filter(|call| call.succeeded()) {
+        match &*call.name {
+            "linkat" => names += 1,
+            "fsync" if call.text.contains(&directory) => names = 0,
+            _ => {}
+        }
+        largest = largest.max(names);
+    }
+    largest
+}
+
 /// The same cuts find losses where there are some; otherwise those above would prove nothing. The policy
 /// `file` may lose names, but what is there is whole.
 #[test]

@@ -4,6 +4,7 @@
 use std::fs;
 use std::time::Duration;
 
+use crate::support::document::Document;
 use crate::support::recovery::{
     Origin, assert_clean, findings, path, refuses, restore_command, restore_command_with, rows,
     rows_after_recovery, walsafe, walsafe_in,
@@ -132,7 +133,7 @@ fn a_standby_waits_out_trouble_unless_it_is_told_to_stop() {
     // Told to stop, as a standby that has nothing but the archive should be.
     refuses(&origin.standby().create(), "could not open the archive directory");
     // By default, it tries again.
-    let command = restore_command(origin.archive.path());
+    let command = restore_command_with(origin.archive.path(), "--stall-timeout=1");
     let standby = origin.standby().set("restore_command", &command).create();
     let mark = standby.mark();
     standby.launch();
@@ -220,7 +221,10 @@ fn a_standby_that_streams_goes_on_streaming_while_its_archive_is_gone() {
     let standby = origin
         .primary
         .streaming_standby()
-        .set("restore_command", &restore_command(Scratch::new("gone").path()))
+        .set(
+            "restore_command",
+            &restore_command_with(Scratch::new("gone").path(), "--stall-timeout=1"),
+        )
         .start();
     origin.primary.sql("INSERT INTO rows VALUES (1)");
     standby.wait_replayed(&origin.primary.sql("SELECT pg_current_wal_flush_lsn()"));
@@ -325,7 +329,7 @@ fn restored_files_survive_in_pg_wal_and_leftovers_do_not_disturb_the_server() {
 }
 
 #[test]
-fn with_retry_a_recovery_may_be_ended_before_a_hole_on_purpose() {
+fn a_recovery_may_be_ended_before_a_named_hole_on_purpose() {
     let origin = Origin::new();
     origin.row(1);
     origin.row(2);
@@ -333,7 +337,18 @@ fn with_retry_a_recovery_may_be_ended_before_a_hole_on_purpose() {
     origin.row(3);
     origin.lose();
     fs::remove_file(origin.stored(&third)).expect("removed");
-    let command = restore_command_with(origin.archive.path(), "--on-error=retry");
-    let cluster = origin.recovery().set("restore_command", &command).start();
+    // To take each trouble for the end of the WAL is no way.
+    let retry = restore_command_with(origin.archive.path(), "--on-error=retry");
+    let cluster = origin.recovery().set("restore_command", &retry).create();
+    refuses(&cluster, "--on-error=retry is refused");
+    let document = Document::new("walsafe.md")
+        .with("walsafe restore", format!("{} restore", origin.primary.server().walsafe().display()))
+        .with("/mnt/archive", origin.archive.path())
+        .with("000000010000000000000062", &third);
+    let mut recovery = origin.recovery();
+    for (name, value) in document.settings("end-at-hole") {
+        recovery = recovery.set(&name, &value);
+    }
+    let cluster = recovery.start();
     assert_eq!(rows_after_recovery(&cluster), "1,2");
 }

@@ -263,6 +263,7 @@ fn files_in_a_data_directory_with_group_access_can_be_read_by_the_group() {
         let mut wrong = Vec::new();
         for path in [
             cluster.data().join("walsafe_archive.destinations"),
+            cluster.data().join("walsafe_archive.last"),
             cluster.data().join("pg_stat_tmp/walsafe_archive.stat"),
             cluster.data().join("pg_stat_tmp/walsafe_archive.reset"),
             restored,

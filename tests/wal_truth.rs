@@ -8,9 +8,11 @@ use std::time::Duration;
 
 use harness::{Cluster, ClusterBuilder, Scratch, Server, Stop, command, dose, scratch};
 use wal_support::{Random, covered, flip_is_found};
+use walsafe_core::wal::kinds::{Kind, WANTED};
+use walsafe_core::wal::timestamp::Timestamp;
 use walsafe_core::wal::{
-    Edges, End, Lsn, PageHeader, Record, SegmentReport, SegmentSize, SegmentSpec, check_segment,
-    read_segment,
+    Edges, End, Lsn, PageHeader, Record, RecordHeader, SegmentReport, SegmentSize, SegmentSpec,
+    Visit, check_segment, read_segment,
 };
 
 /// The resource managers of 15 to 18, in the order of their numbers (`rmgrlist.h`).
@@ -554,4 +556,171 @@ fn a_partial_segment_ends_where_the_server_stopped_sending() {
     let report = check_segment(spec, &bytes, reports.last().unwrap().tail.clone());
     assert_eq!(report.damage, []);
     assert!(report.head.is_none());
+}
+
+/// Keeps what the records hold that decide where a recovery goes and where it ends.
+#[derive(Default)]
+struct Deciding {
+    version: u8,
+    bytes: Vec<u8>,
+    found: Vec<(Lsn, Kind)>,
+}
+
+impl Visit for &mut Deciding {
+    fn begins(&mut self, _: Lsn, bytes: &[u8]) {
+        self.bytes.clear();
+        self.bytes.extend(bytes);
+    }
+
+    fn goes_on(&mut self, bytes: &[u8]) {
+        self.bytes.extend(bytes);
+    }
+
+    fn record(&mut self, record: &Record) {
+        let data = self.bytes.get(RecordHeader::SIZE..).unwrap_or_default();
+        let data = &data[..data.len().min(WANTED)];
+        let kind = Kind::read(&record.header, data, Some(self.version));
+        self.found.extend(kind.map(|kind| (record.lsn, kind)));
+    }
+}
+
+/// What `pg_waldump` prints of such a record: its beginning.
+fn described(kind: &Kind) -> String {
+    let time = |time: &Timestamp| {
+        let text = time.to_string();
+        let (text, fraction) =
+            text.trim_end_matches("+00").split_once('.').unwrap_or((&text[..19], ""));
+        format!("{text}.{fraction:0<6} UTC")
+    };
+    match kind {
+        Kind::Checkpoint { redo, timeline, previous, shutdown } => {
+            let when = if *shutdown { "SHUTDOWN" } else { "ONLINE" };
+            format!("CHECKPOINT_{when} redo {redo}; tli {timeline}; prev tli {previous}; ")
+        }
+        Kind::EndOfRecovery { timeline, previous } => {
+            format!("END_OF_RECOVERY tli {timeline}; prev tli {previous}; ")
+        }
+        Kind::BackupEnd { start } => format!("BACKUP_END {start}"),
+        Kind::ParameterChange { minimal } => {
+            format!("PARAMETER_CHANGE {}", if *minimal { "minimal" } else { "more" })
+        }
+        Kind::RestorePoint { name, .. } => format!("RESTORE_POINT {name}"),
+        Kind::TransactionEnd { xid, time: at, commit } => {
+            format!("{} {xid:?} {}", if *commit { "COMMIT" } else { "ABORT" }, time(at))
+        }
+    }
+}
+
+/// The same of a line of `pg_waldump`; `None` for a record of no kind that matters.
+fn described_there(line: &str) -> Option<(Lsn, String)> {
+    let (_, lsn) = line.split_once(", lsn: ")?;
+    let (_, xid) = line.split_once(", tx: ")?;
+    let xid = xid.split(',').next()?.trim();
+    let (_, what) = line.split_once(", desc: ")?;
+    let lsn = lsn.split(',').next()?.parse().ok()?;
+    let (word, rest) = what.split_once(' ').unwrap_or((what, ""));
+    let until_zone = |text: &str| text.split_once(" UTC").map(|(time, _)| format!("{time} UTC"));
+    let text = match word {
+        "CHECKPOINT_SHUTDOWN" | "CHECKPOINT_ONLINE" | "END_OF_RECOVERY" => {
+            let end =
+                rest.match_indices("; ").nth(if word == "END_OF_RECOVERY" { 1 } else { 2 })?.0;
+            format!("{word} {}; ", &rest[..end])
+        }
+        "BACKUP_END" => what.to_owned(),
+        "RESTORE_POINT" => what.to_owned(),
+        "PARAMETER_CHANGE" => {
+            let minimal = rest.contains("wal_level=minimal");
+            format!("{word} {}", if minimal { "minimal" } else { "more" })
+        }
+        "COMMIT" | "ABORT" => {
+            format!("{word} {:?} {}", Some(xid.parse::<u32>().ok()?), until_zone(rest)?)
+        }
+        "COMMIT_PREPARED" | "ABORT_PREPARED" => {
+            let (xid, time) = rest.split_once(": ")?;
+            let word = word.trim_end_matches("_PREPARED");
+            format!("{word} {:?} {}", Some(xid.parse::<u32>().ok()?), until_zone(time)?)
+        }
+        _ => return None,
+    };
+    Some((lsn, text))
+}
+
+#[test]
+fn records_that_decide_a_recovery_are_read_as_by_pg_waldump() {
+    let archive = Scratch::new("archive");
+    let cluster = cluster(&archive, 1)
+        .set("restore_command", &format!("cp {}/%f %p", archive.path().display()))
+        .start();
+    cluster.sql("CREATE TABLE gone (n int); CREATE TABLE t (n int); SELECT pg_create_restore_point('here it is')");
+    // A prepared transaction with everything that can stand before its number, and one with more of it than is
+    // kept.
+    for (name, count, end) in
+        [("small", 5, "COMMIT"), ("undone", 5, "ROLLBACK"), ("large", 300, "COMMIT")]
+    {
+        let parts: String = (0..count)
+            .map(|n| format!("SAVEPOINT s{n}; CREATE TABLE {name}{n} (n int); RELEASE s{n};"))
+            .collect();
+        let drop = if name == "small" { "DROP TABLE gone;" } else { "" };
+        cluster.sql(&format!(
+            "BEGIN; {parts} {drop} PREPARE TRANSACTION '{name}'; {end} PREPARED '{name}'"
+        ));
+    }
+    cluster.sql("BEGIN; INSERT INTO t VALUES (1); ROLLBACK");
+    let _backup = cluster.base_backup();
+    cluster.set_conf("max_connections", "30");
+    cluster.restart();
+    cluster.pgbench_init(1);
+    cluster.pgbench(300);
+    cluster.stop(Stop::Fast);
+    scratch::write(&cluster.data().join("recovery.signal"), "");
+    cluster.start();
+    cluster.wait_recovered();
+    let all = archived(&cluster, &archive);
+    let server = cluster.server();
+    let (mut kinds, mut prepared, mut unknown) = (std::collections::BTreeSet::new(), 0, 0);
+    for timeline in [1, 2] {
+        let segments: Vec<&Segment> =
+            all.iter().filter(|segment| segment.spec.timeline == timeline).collect();
+        let mut deciding =
+            Deciding { version: u8::try_from(server.major).unwrap(), ..Deciding::default() };
+        let mut carry = None;
+        for segment in &segments {
+            let report = read_segment(segment.spec, &segment.bytes, carry, &mut deciding);
+            carry = report.tail;
+        }
+        let mut command = server.command("pg_waldump");
+        command.env("TZ", "UTC").arg("-p").arg(archive.path()).arg(&segments[0].name);
+        command.arg(&segments.last().unwrap().name);
+        let output = command::run_within(&mut command, "", Duration::from_secs(300));
+        let theirs: Vec<(Lsn, String)> =
+            output.stdout.lines().filter_map(described_there).collect();
+        prepared += output.stdout.matches("_PREPARED ").count();
+        let first = segments[0].spec.start;
+        let ours: Vec<(Lsn, String)> = deciding
+            .found
+            .iter()
+            .filter(|(lsn, _)| *lsn >= first)
+            .map(|(lsn, kind)| (*lsn, described(kind)))
+            .collect();
+        assert_eq!(ours.len(), theirs.len());
+        for (ours, theirs) in ours.iter().zip(&theirs) {
+            if ours.1.contains("None") {
+                unknown += 1;
+                continue;
+            }
+            assert_eq!(ours, theirs);
+            kinds.insert(ours.1.split(' ').next().unwrap().to_owned());
+        }
+    }
+    println!("{}: {kinds:?}, {prepared} prepared, {unknown} not known", server.version);
+    assert_eq!((prepared, unknown), (3, 1));
+    for kind in
+        ["CHECKPOINT_ONLINE", "BACKUP_END", "PARAMETER_CHANGE", "RESTORE_POINT", "COMMIT", "ABORT"]
+    {
+        assert!(kinds.contains(kind), "{kind}: {kinds:?}");
+    }
+    assert!(
+        kinds.contains("END_OF_RECOVERY") || kinds.contains("CHECKPOINT_SHUTDOWN"),
+        "{kinds:?}"
+    );
 }

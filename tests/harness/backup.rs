@@ -46,6 +46,17 @@ impl Cluster {
         Backup { home }
     }
 
+    /// A copy of a stopped cluster, as a snapshot of its file system or a cloned machine is one: same data,
+    /// same settings.
+    #[must_use]
+    #[track_caller]
+    pub fn clone_stopped(&self) -> ClusterBuilder {
+        assert!(!self.is_running(), "a copy of a running cluster is no copy of one state");
+        let home = Scratch::new("clone");
+        run(std::process::Command::new("cp").arg("-a").arg(self.data()).arg(home.path()));
+        ClusterBuilder::existing(home)
+    }
+
     /// A standby of this cluster that streams from it.
     #[must_use]
     #[track_caller]

@@ -18,6 +18,7 @@ pub struct FuseMount {
     daemon: Child,
     point: PathBuf,
     behind: PathBuf,
+    below: Option<Box<FuseMount>>,
     _home: Scratch,
 }
 
@@ -27,7 +28,30 @@ impl FuseMount {
     #[expect(clippy::new_without_default, reason = "it mounts something")]
     pub fn new() -> Self {
         let home = Scratch::new("fuse");
-        let (behind, point) = (home.dir("behind"), home.dir("fs"));
+        let behind = home.dir("behind");
+        Self::mounted(home, behind, None)
+    }
+
+    /// A directory that exists, seen through it.
+    #[must_use]
+    #[track_caller]
+    pub fn showing(behind: &Path) -> Self {
+        Self::mounted(Scratch::new("fuse"), behind.to_owned(), None)
+    }
+
+    /// The same through a second one. While the first is stalled, the second daemon has taken the calls and
+    /// hangs itself: the kernel does not let their callers be killed.
+    #[must_use]
+    #[track_caller]
+    pub fn showing_twice(behind: &Path) -> Self {
+        let below = Self::showing(behind);
+        let path = below.path().to_owned();
+        Self::mounted(Scratch::new("fuse"), path, Some(Box::new(below)))
+    }
+
+    #[track_caller]
+    fn mounted(home: Scratch, behind: PathBuf, below: Option<Box<Self>>) -> Self {
+        let point = home.dir("fs");
         let daemon = Command::new("bindfs")
             .arg("-f")
             .args([&behind, &point])
@@ -35,7 +59,7 @@ impl FuseMount {
             .spawn()
             .unwrap_or_else(|error| panic!("could not run bindfs: {error}"));
         wait_until(TIMEOUT, "bindfs to mount", || is_mount_point(&point).then_some(()));
-        Self { daemon, point, behind, _home: home }
+        Self { daemon, point, behind, below, _home: home }
     }
 
     /// Where it is mounted.
@@ -53,7 +77,7 @@ impl FuseMount {
     /// Lets every call to it hang until the guard is dropped.
     #[must_use = "it goes on at once without"]
     pub fn stall(&self) -> Stalled {
-        let daemon = self.pid();
+        let daemon = self.below.as_ref().map_or(self.pid(), |below| below.pid());
         process::signal(daemon, Signal::STOP);
         wait_until(TIMEOUT, "bindfs to stop", || {
             (process::state(daemon) == Some('T')).then_some(())

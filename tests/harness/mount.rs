@@ -1,5 +1,7 @@
 //! File systems of a test's own: on an image file, or in memory.
 
+use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -178,8 +180,20 @@ impl Mount {
     #[must_use = "it is thawed at once without"]
     #[track_caller]
     pub fn freeze(&self) -> Frozen<'_> {
+        let root = File::open(&self.point).expect("it is mounted");
         run(Command::new("fsfreeze").arg("-f").arg(&self.point));
-        Frozen { point: &self.point }
+        Frozen { root, _mount: self }
+    }
+
+    /// Unmounts it although it is in use or hangs, and mounts another, empty file system there.
+    #[must_use]
+    #[track_caller]
+    pub fn replace(&self, fs: Fs, megabytes: u64) -> Self {
+        run(Command::new("umount").arg("-l").arg(&self.point));
+        let home = Scratch::new("mount");
+        let image = home.join("image");
+        make_image(fs, &image, megabytes);
+        Self::image(image, self.point.clone(), "loop", Some(home))
     }
 
     /// Fills it up except for about this many bytes, with a file `ballast` that a test can remove.
@@ -227,12 +241,15 @@ impl Drop for Mount {
 /// A file system whose writes hang. Thaws it when dropped.
 #[derive(Debug)]
 pub struct Frozen<'a> {
-    point: &'a Path,
+    /// By which it can be reached when it is mounted nowhere any more.
+    root: File,
+    _mount: &'a Mount,
 }
 
 impl Drop for Frozen<'_> {
     fn drop(&mut self) {
-        drop(Command::new("fsfreeze").arg("-u").arg(self.point).output());
+        let root = format!("/proc/{}/fd/{}", std::process::id(), self.root.as_raw_fd());
+        drop(Command::new("fsfreeze").arg("-u").arg(root).output());
     }
 }
 

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::process::Command;
 
 use common::*;
+use walsafe_core::encoding::digest::CHECKED_ATTRIBUTE;
 use walsafe_core::error::{Activity, Error, ErrorKind};
 use walsafe_core::server::settings::CheckWal;
 use walsafe_core::server::settings::FsyncPolicy;
@@ -72,6 +73,29 @@ fn files_have_their_mode_whatever_the_umask() {
     fs::write(&source, "1\t0/3000000\tno recovery target specified\n").unwrap();
     fs::set_permissions(&source, fs::Permissions::from_mode(0o600)).unwrap();
     each_mode_in(&archive, &data, &source);
+}
+
+/// WAL that is encrypted was let in, and nothing said so to whoever wanted it back.
+#[test]
+fn a_segment_carries_how_it_was_checked_and_other_files_carry_nothing_of_it() {
+    let mut world = World::new();
+    for (number, check_wal) in (1..).zip([CheckWal::Off, CheckWal::Header, CheckWal::Records]) {
+        world.plan.check_wal = check_wal;
+        let job = match check_wal {
+            CheckWal::Off => world.wal(&segment_name(1, number), &random(SEGMENT, 7)),
+            _ => world.segment(number, 1),
+        };
+        world.run(&job).unwrap();
+        let file = fs::File::open(world.path(&job)).unwrap();
+        let checked = walsafe_core::sys::attribute(&file, CHECKED_ATTRIBUTE).unwrap();
+        assert_eq!(checked.as_deref(), Some(check_wal.as_str()));
+    }
+    let job = world.wal("00000002.history", b"1\t0/300028\tno reason\n");
+    world.run(&job).unwrap();
+    let file = fs::File::open(world.path(&job)).unwrap();
+    assert_eq!(walsafe_core::sys::attribute(&file, CHECKED_ATTRIBUTE).unwrap(), None);
+    // The marker is for places where files carry nothing.
+    assert!(!world.names().contains(&"walsafe_archive.unchecked".to_owned()));
 }
 
 /// A file of mode 0400 takes no attributes from its owner; root's capabilities would hide that.

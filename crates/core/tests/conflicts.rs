@@ -12,7 +12,7 @@ use std::process::Command;
 use common::*;
 use walsafe_core::archive::Job;
 use walsafe_core::encoding::codec::{Codec, Encoder};
-use walsafe_core::error::{Error, ErrorKind};
+use walsafe_core::error::{Activity, Error, ErrorKind};
 
 /// Archives and expects a failure that leaves everything under the file's names as it was.
 fn refused(world: &World, job: &Job, kind: ErrorKind) -> Error {
@@ -195,10 +195,13 @@ fn a_tail_past_the_switch_of_a_timeline_is_distinguished_from_other_differences(
     tail[half + 9] ^= 1;
     let mut before = ours.clone();
     before[half - 1] ^= 1;
-    for (codec, in_archive) in [("none", true), ("gzip", true), ("none", false)] {
-        for (theirs, kind) in
-            [(&tail, ErrorKind::ConflictTimelineTail), (&before, ErrorKind::Conflict)]
-        {
+    // By the server's own history neither tail is needed. By a history that only the archive has, this
+    // server's file may be the only whole one: it was told to give that up.
+    let (own, foreign) = (ErrorKind::ConflictTimelineTail, ErrorKind::ConflictBranch);
+    for (codec, in_archive, past_switch) in
+        [("none", true, foreign), ("gzip", true, foreign), ("none", false, own)]
+    {
+        for (theirs, kind) in [(&tail, past_switch), (&before, ErrorKind::Conflict)] {
             let world = World::new();
             world.init();
             let job = world.wal(&segment_name(1, 3), &ours);
@@ -206,9 +209,14 @@ fn a_tail_past_the_switch_of_a_timeline_is_distinguished_from_other_differences(
             let name = if codec == "none" { "00000002.history" } else { "00000002.history.gz" };
             fs::write(dir.join(name), encoded(codec, history.as_bytes())).unwrap();
             fs::write(world.path(&job), theirs).unwrap();
-            let detail = refused(&world, &job, kind).detail();
-            if kind == ErrorKind::ConflictTimelineTail {
+            let error = refused(&world, &job, kind);
+            let (detail, hint) = (error.detail(), kind.hint(Activity::Archiving));
+            if kind == own {
                 assert!(detail.contains("agree up to 0/380000, where timeline 2"), "{detail}");
+            } else if kind == foreign {
+                assert!(detail.contains("agree up to 0/380000. There timeline 2"), "{detail}");
+                assert!(hint.contains("may be the only whole copy: keep it"), "{hint}");
+                assert!(!hint.contains(".done"), "{hint}");
             }
         }
     }

@@ -7,6 +7,8 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 
 mod common;
+#[path = "common/proof.rs"]
+mod proof;
 
 use std::cell::RefCell;
 use std::fs;
@@ -14,7 +16,8 @@ use std::path::PathBuf;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use common::*;
-use walsafe_core::archive::{Job, Receipt, archive_file};
+use proof::*;
+use walsafe_core::archive::{Job, Receipt, Seam, archive_file};
 use walsafe_core::encoding::codec::Codec;
 use walsafe_core::error::{Error, ErrorKind};
 use walsafe_core::store::Progress;
@@ -59,10 +62,6 @@ fn descriptors(world: &World) -> usize {
 
 fn is_publishing(op: &Op) -> bool {
     matches!(op, Op::Link | Op::LinkUnnamed | Op::Rename)
-}
-
-fn is_creating(op: &Op) -> bool {
-    matches!(op, Op::CreateNamed | Op::CreateUnnamed)
 }
 
 /// One file to be archived again and again, with one fault at a time.
@@ -115,7 +114,9 @@ impl Trial {
         let plan = Plan::new(faults);
         let (mut buffer, progress) = (Buffer::new().unwrap(), Progress::default());
         let store = &*self.store.borrow();
-        let result = archive_file(&self.world.plan, store, &self.job, &mut buffer, &progress);
+        let seam = Seam::default();
+        let result =
+            archive_file(&self.world.plan, store, &seam, &self.job, &mut buffer, &progress);
         (result, plan.calls(), plan.hits())
     }
 
@@ -233,19 +234,6 @@ impl Trial {
         }
         self.reset();
     }
-}
-
-/// A file that was there counts only after it was flushed, read, and its directory flushed, all
-/// through handles that this call has opened.
-fn assert_proven(calls: &[Op], what: &str) {
-    let at = |wanted: Op| calls.iter().position(|op| *op == wanted);
-    let (opened, flushed) = (at(Op::OpenDirectory), at(Op::Flush));
-    assert!(opened.is_some() && opened < flushed, "{what}: {calls:?}");
-    let after = &calls[flushed.unwrap()..];
-    let last = after.iter().rposition(|op| *op == Op::FlushDirectory);
-    let reads = after[..last.unwrap()].iter().filter(|op| **op == Op::Read).count();
-    assert!(reads >= 2, "{what}: not compared between the flushes: {calls:?}");
-    assert!(!calls.iter().any(is_creating), "{what}: {calls:?}");
 }
 
 /// A segment that is quick to encode, and has holes.

@@ -12,16 +12,21 @@
 
 mod common;
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
 
 use common::*;
 use walsafe_core::error::{Activity, Error, ErrorKind};
 use walsafe_core::prove::check::{self, Check, Options, Status};
 use walsafe_core::server::control::ControlFile;
 use walsafe_core::server::known;
+use walsafe_core::store::admission;
+use walsafe_core::store::directory::temporary::Owner;
 use walsafe_core::store::directory::{Directory, Staging};
 use walsafe_core::store::identity::{FILE_NAME, Identity};
 use walsafe_core::store::{Progress, Store};
+use walsafe_core::sys;
 use walsafe_core::sys::fault::{Effect, Fault, Op, Plan};
 
 fn fail(op: Op, skip: usize, errno: i32) -> Plan {
@@ -74,6 +79,86 @@ fn an_identity_file_that_cannot_be_given_away_is_called_that() {
     assert_eq!(error.to_string(), text);
     assert!(error.detail().contains(FILE_NAME), "{}", error.detail());
     assert_eq!(error.kind().sqlstate(), "42501");
+}
+
+/// It was published first and given away by its name afterwards: if that failed, or the machine died in
+/// between, the server had an identity file that it could not read.
+#[test]
+fn an_identity_file_belongs_to_the_server_before_anybody_sees_it() {
+    for staging in STAGINGS {
+        let world = World::new();
+        let owner = Owner::this_process();
+        let store = Directory::new(&world.archive, owner, staging).belonging_to(12345, 54321);
+        let progress = Progress::default();
+        let visit = store.open(&progress).unwrap();
+        let plan = fail(Op::SetOwner, 0, libc::EPERM);
+        let error = admission::init(&visit, &world.plan.cluster, 0o600).unwrap_err();
+        assert_eq!(plan.hits(), 1);
+        assert_eq!(error.kind().sqlstate(), "42501");
+        assert_eq!(fs::read_dir(&world.archive).unwrap().count(), 0, "{staging:?}");
+        drop(plan);
+        if sys::user() == 0 {
+            assert!(admission::init(&visit, &world.plan.cluster, 0o600).unwrap());
+            let there = fs::metadata(world.archive.join(FILE_NAME)).unwrap();
+            assert_eq!((there.uid(), there.gid()), (12345, 54321));
+            assert_eq!(there.permissions().mode() & 0o777, 0o600);
+        }
+    }
+}
+
+/// Whoever may write into the archive could put any file of the system under the name, for root to give away.
+#[test]
+fn a_file_with_another_name_is_not_given_away() {
+    let world = World::new();
+    world.init();
+    let (store, progress) = (Directory::at(&world.archive), Progress::default());
+    let visit = store.open(&progress).unwrap();
+    fs::hard_link(world.archive.join(FILE_NAME), world.root.path().join("elsewhere")).unwrap();
+    let error = Identity::give_to(&visit, 12345, 12345).unwrap_err();
+    assert!(matches!(error, Error::BadIdentity { .. }), "{error:?}");
+    fs::remove_file(world.archive.join(FILE_NAME)).unwrap();
+    fs::write(world.archive.join(FILE_NAME), "root:secret").unwrap();
+    let error = Identity::give_to(&visit, 12345, 12345).unwrap_err();
+    assert!(matches!(error, Error::BadIdentity { .. }), "{error:?}");
+    let owner = fs::metadata(world.archive.join(FILE_NAME)).unwrap().uid();
+    assert_eq!(owner, sys::user());
+}
+
+/// The owner was shown and compared with nobody.
+#[test]
+fn an_archive_or_an_identity_file_of_a_third_user_is_an_error() {
+    if sys::user() != 0 {
+        return; // nobody else gives files away
+    }
+    let world = World::new();
+    world.init();
+    let data = world.pg_wal.parent().unwrap();
+    fs::write(data.join("PG_VERSION"), "15\n").unwrap();
+    let (server, other) = (12345, 12346);
+    let give = |path: &Path, user| std::os::unix::fs::chown(path, Some(user), None).unwrap();
+    let file = world.archive.join(FILE_NAME);
+    fs::set_permissions(&world.archive, Permissions::from_mode(0o700)).unwrap();
+    fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
+    give(&data.join("PG_VERSION"), server);
+    for (directory, identity, status, says) in [
+        (server, server, Status::Ok, ""),
+        (0, server, Status::Ok, ""),
+        (other, server, Status::Error, "it belongs to neither the server's user (12345) nor root"),
+        (server, other, Status::Error, "belongs to user 12346"),
+        (server, 0, Status::Error, "cannot read it"),
+    ] {
+        give(&world.archive, directory);
+        give(&file, identity);
+        let check = checked(&world, "ownership");
+        assert_eq!(check.status, status, "{check:?}");
+        assert!(check.detail.contains(says), "{check:?}");
+        assert_eq!(check.detail.contains("Run \"chown 12345 "), status == Status::Error);
+    }
+    // Root runs no server, so without a data directory nobody knows its user.
+    give(&world.archive, other);
+    let checks = check::check(&world.archive, &Options::default());
+    let check = checks.into_iter().find(|check| check.name == "ownership").unwrap();
+    assert_eq!(check.status, Status::Ok, "{check:?}");
 }
 
 /// A file that was gone could not "be flushed", and the advice was to mount its directory.

@@ -33,10 +33,11 @@ fn a_watcher_that_says_no_ends_the_run() {
     }
     let began = std::time::Instant::now();
     let mut calls = 0;
-    let result = verify::verify(dir.path(), &Options { threads: 2, from: None }, &mut |_| {
-        calls += 1;
-        calls < 3
-    });
+    let result =
+        verify::verify(dir.path(), &Options { threads: 2, ..Options::default() }, &mut |_| {
+            calls += 1;
+            calls < 3
+        });
     assert!(matches!(result, Err(VerifyError::Cancelled)), "{result:?}");
     assert!(began.elapsed().as_secs() < 10, "{:?}", began.elapsed());
 }

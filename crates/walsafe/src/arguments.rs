@@ -1,8 +1,11 @@
 //! The command line. Help, manual pages and completions are all made from this file.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use walsafe_core::prove::verify::{TargetTimeline, Until};
+use walsafe_core::wal::name::{FileKind, FileName, SegmentName};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -11,7 +14,9 @@ Examples:
   # is the archive whole?
   walsafe verify /mnt/archive
   # what is in it?
-  walsafe list /mnt/archive";
+  walsafe list /mnt/archive
+  # bring what a standby, or a lost server, has and the archive lacks
+  walsafe push --pgdata /var/lib/postgresql/17/standby /mnt/archive";
 
 /// Restores files from a PostgreSQL WAL archive, and proves that the archive is whole.
 #[derive(Debug, Parser)]
@@ -29,30 +34,52 @@ pub(crate) enum Command {
     List(List),
     Check(Check),
     Manifest(Manifest),
+    Push(Push),
     Init(Init),
     Completions(Completions),
     Man(Man),
+}
+
+/// What the commands that use an archive have in common.
+#[derive(Debug, Args)]
+pub(crate) struct Watch {
+    /// Give up when nothing has moved in the archive for so long; 0: never
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    stall_timeout: u32,
+}
+
+impl Watch {
+    /// Returns for how long nothing may move, `None` for as long as it takes.
+    pub(crate) fn timeout(&self) -> Option<Duration> {
+        (self.stall_timeout > 0).then(|| Duration::from_secs(self.stall_timeout.into()))
+    }
 }
 
 /// Gives one file back to a server, as its `restore_command`.
 #[derive(Debug, Args)]
 #[command(
     long_about = "Gives one file back to a server in recovery, as its restore_command.\n\n\
-Finds the file in any compression. Checks its digest (or, if it has none, every page header and record in it), and that it \
-belongs to this cluster. Puts it in place in one step. Prints nothing on success, and one line otherwise.",
+Finds the file in any compression. Checks its digest, every page header and every record in it, and that it belongs to this \
+cluster. Puts it in place in one step. Prints nothing on success, and one line otherwise.",
     after_help = "\
 Exit status:
   0    delivered
   1    the archive is there and does not have the file, and should not: recovery goes on without
        the file
   126  anything else (damage; an archive that is unreadable, missing or another cluster's; a
-       hole; bad usage): recovery stops. In a standby (standby.signal), trouble with the archive
-       is 1 instead, so that the standby tries again or streams; --on-error changes that.
+       hole; bad usage; storage in which nothing moves for --stall-timeout): recovery stops. In a
+       standby (standby.signal), trouble with the archive is 1 instead, so that the standby tries
+       again or streams; --on-error changes that. A standby prints the same line at most once a
+       minute, and waits for a history file up to --stall-timeout while the archive is in trouble.
+
+Never put timeout(1) before it: its status 124 means \"no more WAL\" to the server.
 
 Examples:
   restore_command = 'walsafe restore --from /mnt/archive %f \"%p\"'
   # a standby that has only the archive, and no server to stream from
-  restore_command = 'walsafe restore --from /mnt/archive --on-error=stop %f \"%p\"'"
+  restore_command = 'walsafe restore --from /mnt/archive --on-error=stop %f \"%p\"'
+  # give up what comes after a hole that nothing can fill
+  restore_command = 'walsafe restore --from /mnt/archive --end-at-hole 000000010000000000000062 %f \"%p\"'"
 )]
 pub(crate) struct Restore {
     /// The archive directory
@@ -64,6 +91,19 @@ pub(crate) struct Restore {
     /// Accept an archive without an identity file, such as one made by cp
     #[arg(long)]
     pub(crate) allow_unmarked: bool,
+    /// Accept WAL of an unknown kind, such as encrypted WAL, although the archive does not say that it was
+    /// let in so
+    #[arg(long)]
+    pub(crate) allow_unchecked: bool,
+    /// How long to look again for a file that is missing although something shows that it must exist; not
+    /// at all if what shows it is older than ten minutes
+    #[arg(long, value_name = "SECONDS", default_value_t = 5)]
+    pub(crate) patience: u32,
+    /// End the recovery before this segment if it is missing, and accept the loss of all that comes after it
+    #[arg(long, value_name = "SEGMENT", value_parser = segment)]
+    pub(crate) end_at_hole: Option<SegmentName>,
+    #[command(flatten)]
+    pub(crate) watch: Watch,
     /// Write the line on standard error as JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -82,8 +122,15 @@ pub(crate) enum OnError {
     Auto,
     /// Recovery stops (exit status 126)
     Stop,
-    /// The server takes the file for missing (exit status 1)
+    /// The standby tries again, or streams (exit status 1); refused without standby.signal
     Retry,
+}
+
+fn segment(text: &str) -> Result<SegmentName, String> {
+    match FileName::new(text).map(|name| name.kind()) {
+        Ok(FileKind::Segment(segment)) => Ok(segment),
+        _ => Err("not the name of a WAL segment, 24 digits from 0-9 and A-F".to_owned()),
+    }
 }
 
 /// Marks a directory as the archive of a cluster.
@@ -105,6 +152,8 @@ pub(crate) struct Init {
     /// Permission of the identity file: 0600, 0640, 0400 or 0440
     #[arg(long, value_name = "MODE", default_value = "0600")]
     pub(crate) file_mode: String,
+    #[command(flatten)]
+    pub(crate) watch: Watch,
     /// Write the result as JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -118,19 +167,30 @@ pub(crate) struct Init {
 #[command(
     long_about = "Proves that an archive is whole: reads every file; checks digests, compression, page headers, every record, names and \
 cluster; and checks that no segment is missing on any timeline. Writes nothing. Reads past the page cache.\n\n\
-With --from it proves what a recovery from a base backup needs: every record from the backup's start to the newest one, across \
-timeline switches.",
+With --from it proves what a recovery from a base backup needs, as the server will do it: for which timeline it heads, the history \
+files that the server asks for, every record from the backup's start on, across timeline switches, the end of the backup, and with \
+--until whether the recovery target is reached.",
     after_help = "\
 Exit status: 0 no findings; 1 findings; 2 the command could not run.
 
 Findings: corrupt, digest-mismatch, truncated, wrong-name, wrong-cluster, gap, duplicate,
-stray-temporary, unreadable, unknown. Each says what to do.
+stray-temporary, unreadable, unknown, orphan-history; with --from also unrecoverable. Each says
+what to do.
+
+A target of --until is one of the server's recovery targets: a whole number is a transaction, an
+address an LSN, what begins like a date a time with its offset from UTC, and anything else the
+name of a restore point. The prefixes time:, lsn:, name: and xid: decide where that is not so.
 
 Examples:
   walsafe verify /mnt/archive
   # can this base backup be recovered, up to the newest WAL?
   walsafe verify --from /backup/base/backup_label /mnt/archive
-  walsafe verify --from 16/B374D848 --json /mnt/archive"
+  walsafe verify --from 16/B374D848 --json /mnt/archive
+  # does a recovery get that far, on the backup's own timeline?
+  walsafe verify --from /backup/base/backup_label --until '2026-11-29 07:30:00+01' \\
+                 --target-timeline current /mnt/archive
+  # every week, with a gap in the past and a new base backup behind it
+  walsafe verify --accept-gaps /mnt/archive"
 )]
 pub(crate) struct Verify {
     /// Prove only what a recovery from here needs: a backup_label file, a .backup file or an LSN
@@ -139,9 +199,20 @@ pub(crate) struct Verify {
     /// The timeline of the LSN of --from [default: from the history of the newest timeline]
     #[arg(long, value_name = "NUMBER", requires = "from")]
     pub(crate) timeline: Option<u32>,
+    /// Where the recovery is to end: TIME, LSN, NAME or XID [default: at the end of the WAL]
+    #[arg(long, value_name = "TARGET", requires = "from")]
+    pub(crate) until: Option<Until>,
+    /// The recovery's recovery_target_timeline: latest, current or a number
+    #[arg(long, value_name = "TIMELINE", requires = "from", default_value = "latest")]
+    pub(crate) target_timeline: TargetTimeline,
+    /// Accept a gap if a base backup behind it can be recovered, to the end of the WAL
+    #[arg(long, conflicts_with = "from")]
+    pub(crate) accept_gaps: bool,
     /// How many files to read at a time [default: one for each processor, at most 8]
     #[arg(long, short, value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..=64))]
     pub(crate) jobs: Option<u16>,
+    #[command(flatten)]
+    pub(crate) watch: Watch,
     /// Write the report as JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -157,6 +228,7 @@ pub(crate) struct Verify {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Reads names, lengths and times, but not the contents: use verify to find out whether the files are good.
+With --times it also reads segments at both ends of each timeline until it finds a commit.
 
 Exit status: 0 listed; 1 some entries could not be looked up; 2 the command could not run.
 
@@ -164,6 +236,11 @@ Examples:
   walsafe list /mnt/archive
   walsafe list --json /mnt/archive")]
 pub(crate) struct List {
+    #[command(flatten)]
+    pub(crate) watch: Watch,
+    /// Show when the first and the last transaction of each timeline were committed
+    #[arg(long)]
+    pub(crate) times: bool,
     /// Write the list as JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -179,7 +256,8 @@ Exit status, as Nagios and similar programs expect it: 0 all is well; 1 a warnin
 3 the command could not run.
 
 Writes small probe files with temporary names, and removes them. With --read-only it writes
-nothing: run that on a standby before it is promoted.
+nothing: run that on a standby before it is promoted. Of a standby, or a server that does not run,
+it says which complete segments the archive lacks: \"walsafe push\" brings them.
 
 Examples:
   walsafe check --pgdata /var/lib/postgresql/17/main /mnt/archive
@@ -194,12 +272,56 @@ pub(crate) struct Check {
     /// Write nothing
     #[arg(long)]
     pub(crate) read_only: bool,
+    #[command(flatten)]
+    pub(crate) watch: Watch,
     /// Write the checks as JSON
     #[arg(long)]
     pub(crate) json: bool,
     /// The archive directory
     #[arg(value_name = "DIR")]
     pub(crate) archive: PathBuf,
+}
+
+/// Brings into an archive what a stopped server or a standby has and the archive lacks.
+#[derive(Debug, Args)]
+#[command(
+    long_about = "Brings into an archive what a server has in pg_wal and the archive lacks: history files, segments that wait to be \
+archived, segments that a standby received and marked as done, backup history files that wait. For failovers and lost servers.\n\n\
+Goes in the server's order, along the server's own history. Checks every record of a segment, and that it continues the archived \
+ones beside it. Never replaces a file: what is there already is compared. Each file is durable before the next one. Leaves out the \
+segment that is still being written, .partial files, files that are not what their name says, and the rest of an old timeline \
+behind the switch. Writes nothing into the data directory.\n\n\
+Run as root, it works as the user that owns the archive's identity file.",
+    after_help = "\
+Exit status: 0 the archive has all that the server has; 1 a file was left out, differs from the
+archive's, or WAL is still missing; 2 the command could not run, or the archive failed. Run it again
+after the trouble is over: it goes on where it stopped.
+
+Examples:
+  # before a standby is promoted, or right after: what the lost primary had not archived
+  walsafe push --pgdata /var/lib/postgresql/17/standby /mnt/archive
+  # the history file that walsafe restore asks for
+  walsafe push --history 2 --pgdata /var/lib/postgresql/17/main /mnt/archive"
+)]
+pub(crate) struct Push {
+    /// The server's data directory
+    #[arg(long, value_name = "DIR")]
+    pub(crate) pgdata: PathBuf,
+    /// Bring the history file of this timeline, and nothing else
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(2..))]
+    pub(crate) history: Option<u32>,
+    /// Compression, as the archive's other files have it: none, lz4, zstd[:LEVEL] or gzip[:LEVEL]
+    #[arg(long, value_name = "CODEC", default_value = "none")]
+    pub(crate) compression: String,
+    /// Write the result as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Show no progress bar, not even on a terminal
+    #[arg(long, short)]
+    pub(crate) quiet: bool,
+    /// The archive directory
+    #[arg(value_name = "DEST")]
+    pub(crate) destination: PathBuf,
 }
 
 /// Prints BLAKE3 digests of the files, for `b3sum --check`.
@@ -217,6 +339,8 @@ pub(crate) struct Manifest {
     /// Read every file, even those that carry a digest
     #[arg(long)]
     pub(crate) read: bool,
+    #[command(flatten)]
+    pub(crate) watch: Watch,
     /// Write the digests as JSON
     #[arg(long)]
     pub(crate) json: bool,

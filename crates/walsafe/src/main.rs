@@ -7,6 +7,7 @@ mod commands;
 mod guard;
 mod terminal;
 mod time;
+mod watchdog;
 
 fn main() -> ExitCode {
     let arguments = std::env::args_os().collect::<Vec<_>>();

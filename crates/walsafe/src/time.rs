@@ -2,12 +2,9 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use walsafe_core::wal::timestamp::date;
+
 const SECONDS_A_DAY: i128 = 24 * 60 * 60;
-/// From 1 March of the year 0 to 1 January 1970. Years are counted from March, so that the day that
-/// leap years have is the last one of its year.
-const DAYS_TO_1970: i128 = 719_468;
-/// In 400 years, after which the Gregorian calendar repeats itself.
-const DAYS_A_CYCLE: i128 = 146_097;
 
 /// Returns a time in the form of RFC 3339: UTC, fractions of a second cut off.
 ///
@@ -23,16 +20,7 @@ pub(crate) fn rfc3339(at: SystemTime) -> String {
         }
     };
     let (days, second) = (seconds.div_euclid(SECONDS_A_DAY), seconds.rem_euclid(SECONDS_A_DAY));
-    let days = days + DAYS_TO_1970;
-    let (cycle, day) = (days.div_euclid(DAYS_A_CYCLE), days.rem_euclid(DAYS_A_CYCLE));
-    // Less the leap days: one in 4 years, none in 100, one in 400.
-    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    // Five months from March on have 153 days, and so have the next five.
-    let month = (5 * day + 2) / 153;
-    let day = day - (153 * month + 2) / 5 + 1;
-    let (month, next) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
-    let year = 400 * cycle + year + next;
+    let (year, month, day) = date(days);
     let year =
         if (0..=9999).contains(&year) { format!("{year:04}") } else { format!("{year:+05}") };
     let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);

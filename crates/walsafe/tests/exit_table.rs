@@ -28,17 +28,23 @@ fn standby(place: &Place) {
     fs::write(place.path("data/standby.signal"), "").unwrap();
 }
 
+/// A standby says the same line once a minute. Lets that minute pass.
+fn forget(place: &Place) {
+    let _ = fs::remove_file(place.path("data/pg_stat_tmp/walsafe_restore.said"));
+}
+
 #[test]
 fn a_delivered_segment_is_whole_private_fully_allocated_and_a_file_of_its_own() {
     let place = place();
-    let mut sparse = segments()[0].clone();
+    // The last one: it ends early, with a hole in the archive where it has zeros.
+    let mut sparse = segments()[2].clone();
     sparse[10 * 8192..].fill(0);
-    let archived = place.put("000000010000000000000001", &[]);
+    let archived = place.put(THREE, &[]);
     fs::File::options().write(true).open(&archived).unwrap().set_len(MB as u64).unwrap();
     let file = fs::File::options().write(true).open(&archived).unwrap();
     std::os::unix::fs::FileExt::write_all_at(&file, &sparse[..10 * 8192], 0).unwrap();
     common::set_digests(&archived, &sparse, &sparse);
-    place.restore(ONE).delivers();
+    place.restore(THREE).delivers();
     assert_eq!(fs::read(place.target()).unwrap(), sparse);
     let (stored, restored) = (archived.metadata().unwrap(), place.target().metadata().unwrap());
     assert!(stored.blocks() * 512 < MB as u64, "the archived file has no hole to begin with");
@@ -104,7 +110,7 @@ fn the_history_of_a_timeline_without_segments_need_not_be_there() {
     let place = place();
     place.restore("00000002.history").says(1, "neither is any segment of timeline 2");
     // The first timeline has segments but no history file.
-    place.restore("00000001.history").says(1, "not in the archive");
+    place.restore("00000001.history").says(1, "the first timeline has no history");
 }
 
 #[test]
@@ -243,7 +249,9 @@ fn a_hole_lets_a_standby_try_again() {
     let place = place();
     fs::remove_file(place.path("archive").join(TWO)).unwrap();
     standby(&place);
-    place.restore(TWO).says(1, "000000010000000000000003 is there");
+    let started = Instant::now();
+    place.restore(TWO).says(1, "it is not in the archive");
+    assert!(started.elapsed() < Duration::from_secs(2), "a standby asks again by itself");
 }
 
 #[test]
@@ -252,11 +260,16 @@ fn on_error_overrides_what_the_kind_of_recovery_says() {
     flip(&place, TWO, 70_000);
     let run =
         |action: &str| Run::of(place.restore_command(TWO).arg(format!("--on-error={action}")));
-    run("retry").says(1, "digest-mismatch");
+    // In a recovery, it would turn each trouble with the archive into the end of the WAL.
+    run("retry").says(126, "--on-error=retry is refused without \"standby.signal\"");
     run("stop").says(126, "digest-mismatch");
     standby(&place);
     run("stop").says(126, "digest-mismatch");
     run("auto").says(1, "digest-mismatch");
+    forget(&place);
+    run("retry").says(1, "digest-mismatch");
+    fs::remove_file(place.path("archive").join(TWO)).unwrap();
+    run("stop").says(126, "000000010000000000000003 is there");
 }
 
 #[test]
@@ -303,6 +316,7 @@ fn without_digests_headers_and_records_are_checked() {
 fn of_two_encodings_a_sound_one_is_delivered_and_two_that_differ_are_not() {
     let place = place();
     let other = Wal::new(OURS, 1).segments(2)[1].clone();
+    fs::remove_file(place.path("archive").join(THREE)).unwrap();
     let encoded = zstd(&place, &other);
     place.put(&format!("{TWO}.zst"), &encoded);
     place.restore(TWO).delivers();
@@ -316,6 +330,220 @@ fn of_two_encodings_a_sound_one_is_delivered_and_two_that_differ_are_not() {
     place.put_with_digest(TWO, &shorter);
     place.restore(TWO).says(126, "duplicate");
     assert_eq!(place.pg_wal(), Vec::<String>::new());
+}
+
+/// The digest agreed, so the records were not looked at: the server was promoted at the damage.
+#[test]
+fn records_are_checked_whatever_a_digest_says() {
+    let place = place();
+    // In records with others behind them, and in a page header.
+    for at in [300_000, 8192 * 3 + 8, 20_000] {
+        let mut damaged = segments()[1].clone();
+        damaged[at] ^= 0x10;
+        place.put_with_digest(TWO, &damaged);
+        place
+            .restore(TWO)
+            .says(126, "the digest agrees, so the segment was damaged before it was archived");
+        // Also at the end of the archive: records with matching addresses follow in the segment itself.
+        place.put_with_digest("000000010000000000000004", &{
+            let mut damaged = segments()[3].clone();
+            damaged[at] ^= 0x10;
+            damaged
+        });
+        place.restore("000000010000000000000004").says(126, "is corrupt");
+    }
+}
+
+/// The end of a timeline after a crash: a record that is cut short, and what the recycled file held before.
+#[test]
+fn a_torn_end_with_old_contents_behind_it_is_the_end_of_the_wal() {
+    let place = place();
+    let whole = segments();
+    for digest in [false, true] {
+        for end in [40 + 8192 * 20, 8192 * 50 + 3000, MB - 700] {
+            // Old contents of two kinds: an earlier segment's, and those of the same place on no timeline.
+            for old in [&whole[1], &vec![0x5a; MB]] {
+                let mut torn = whole[3].clone();
+                let page = end.next_multiple_of(8192);
+                torn[end..page].fill(0);
+                torn[page..].copy_from_slice(&old[page..]);
+                let name = segment_name(1, 4);
+                match digest {
+                    true => place.put_with_digest(&name, &torn),
+                    false => place.put(&name, &torn),
+                };
+                place.restore(&name).delivers();
+                assert!(fs::read(place.target()).unwrap() == torn);
+            }
+        }
+    }
+}
+
+#[test]
+fn evidence_that_is_older_than_ten_minutes_is_not_looked_at_again() {
+    let place = place();
+    fs::remove_file(place.path("archive").join(TWO)).unwrap();
+    let took = |arguments: &[&str]| {
+        let started = Instant::now();
+        Run::of(place.restore_command(TWO).args(arguments))
+            .says(126, "000000010000000000000003 is there");
+        started.elapsed()
+    };
+    assert!(took(&["--patience=1"]) >= Duration::from_secs(1));
+    assert!(took(&["--patience=0"]) < Duration::from_secs(1));
+    let old = std::time::SystemTime::now() - Duration::from_secs(660);
+    let later = fs::File::open(place.path("archive").join(THREE)).unwrap();
+    later.set_modified(old).unwrap();
+    assert!(took(&[]) < Duration::from_secs(2));
+}
+
+#[test]
+fn a_hole_is_the_end_only_where_it_is_named() {
+    let place = place();
+    fs::remove_file(place.path("archive").join(TWO)).unwrap();
+    let run = |hole: &str| {
+        Run::of(place.restore_command(TWO).args(["--patience=0", "--end-at-hole", hole]))
+    };
+    run(TWO).says(1, "000000010000000000000003 is there; recovery ends here because --end-at-hole");
+    // A setting that was left behind does no harm.
+    run(ONE).says(126, "add \"--end-at-hole SEGMENT\" with the name of the missing segment");
+    run("00000002.history").says(126, "--help");
+    // A file that is there and damaged is not missing.
+    place.put(TWO, &segments()[1][..MB / 2]);
+    run(TWO).says(126, "truncated");
+}
+
+/// It logged two lines every five seconds, for ever.
+#[test]
+fn an_idle_standby_says_the_same_at_most_once_a_minute() {
+    let place = place();
+    standby(&place);
+    let quiet = |file: &str| {
+        let run = place.restore(file);
+        assert_eq!((run.status, &*run.err), (Some(1), ""), "{run:?}");
+    };
+    let four = segment_name(1, 4);
+    place.restore(&four).says(1, "not in the archive");
+    place.restore("00000002.history").says(1, "not in the archive");
+    quiet(&four);
+    quiet("00000002.history");
+    // Something else is said at once.
+    unmark(&place);
+    place.restore(&four).says(1, "no identity file");
+    quiet(&four);
+    forget(&place);
+    place.restore(&four).says(1, "no identity file");
+    // A recovery says everything.
+    fs::remove_file(place.path("data/standby.signal")).unwrap();
+    place.restore(&four).says(126, "no identity file");
+    place.restore(&four).says(126, "no identity file");
+}
+
+/// What a tool that encrypts WAL leaves in pg_wal. Under `check_wal = off` it was archived, and never given
+/// back.
+#[test]
+fn wal_of_an_unknown_kind_is_delivered_where_the_archive_says_that_it_was_let_in_so() {
+    let encrypted: Vec<u8> = segments()[1].iter().map(|byte| byte.wrapping_mul(7) ^ 0xa5).collect();
+    let place = place();
+    let path = place.put_with_digest(TWO, &encrypted);
+    let run = place.restore(TWO);
+    run.says(126, "the archived file is not in a known format of WAL");
+    run.says(126, "add --allow-unchecked to restore_command");
+    for how in ["header", "records"] {
+        common::set_checked(&path, how);
+        place.restore(TWO).says(126, "not in a known format");
+    }
+    place.verify().finds(&["000000010000000000000002: corrupt"]);
+    let allowed = || Run::of(place.restore_command(TWO).arg("--allow-unchecked"));
+    allowed().says(0, "its records were not checked");
+    common::set_checked(&path, "off");
+    place.restore(TWO).says(0, "its records were not checked");
+    assert!(fs::read(place.target()).unwrap() == encrypted);
+    place.verify().finds(&[]);
+    // Its own digest still counts, and its length.
+    flip(&place, TWO, 70_000);
+    place.restore(TWO).says(126, "digest-mismatch");
+    allowed().says(126, "digest-mismatch");
+    let path = place.put_with_digest(TWO, &encrypted[..MB / 2]);
+    common::set_checked(&path, "off");
+    allowed().says(126, "truncated");
+    // A file that was never written is not encrypted.
+    let path = place.put_with_digest(TWO, &vec![0; MB]);
+    common::set_checked(&path, "off");
+    place.restore(TWO).says(126, "the archived file is damaged");
+    // Another cluster's is not of an unknown kind.
+    let path = place.put_with_digest(TWO, &Wal::new(OURS + 1, 1).segments(2)[1]);
+    common::set_checked(&path, "off");
+    allowed().says(126, "wrong-cluster");
+}
+
+#[test]
+fn where_files_carry_nothing_a_marker_says_that_wal_was_let_in_unchecked() {
+    let encrypted: Vec<u8> = segments()[1].iter().map(|byte| byte.wrapping_mul(7) ^ 0xa5).collect();
+    let place = place();
+    fs::remove_file(place.path("archive").join(TWO)).unwrap();
+    place.put(TWO, &encrypted);
+    place.restore(TWO).says(126, "not in a known format");
+    place.put("walsafe_archive.unchecked", b"");
+    place.restore(TWO).says(0, "its records were not checked");
+    // A file that carries a digest says it itself.
+    place.put_with_digest(TWO, &encrypted);
+    place.restore(TWO).says(126, "not in a known format");
+}
+
+/// Servers that leave the page headers readable, and encrypt the records.
+#[test]
+fn encrypted_records_behind_readable_headers_are_of_an_unknown_kind_too() {
+    let mut encrypted = segments()[1].clone();
+    for page in encrypted.chunks_mut(8192) {
+        page[40..].iter_mut().for_each(|byte| *byte = byte.wrapping_mul(7) ^ 0xa5);
+    }
+    let place = place();
+    let path = place.put_with_digest(TWO, &encrypted);
+    place.restore(TWO).says(126, "not one record in it can be read");
+    common::set_checked(&path, "off");
+    place.restore(TWO).says(0, "its records were not checked");
+}
+
+#[test]
+fn a_newer_servers_wal_is_delivered_by_its_digest_where_it_was_let_in_so() {
+    let mut newer = segments()[1].clone();
+    for page in newer.chunks_mut(8192) {
+        page[..2].copy_from_slice(&0xD1F1_u16.to_ne_bytes());
+    }
+    let place = place();
+    let path = place.put_with_digest(TWO, &newer);
+    place.restore(TWO).says(126, "use a newer walsafe");
+    place.verify().finds(&[]);
+    common::set_checked(&path, "header");
+    place.restore(TWO).says(0, "magic number D1F1");
+    fs::remove_file(path).unwrap();
+    place.put(TWO, &newer);
+    place.restore(TWO).says(126, "use a newer walsafe");
+    Run::of(place.restore_command(TWO).arg("--allow-unchecked")).says(0, "magic number D1F1");
+}
+
+/// "No" to a standby that is promoted next gives it a timeline number that is in use.
+#[test]
+fn a_standby_looks_for_a_history_file_until_the_archive_is_out_of_trouble() {
+    let place = place();
+    place.put("00000002.history", b"1\t0/500200\tno recovery target specified\n");
+    standby(&place);
+    let (archive, away) = (place.path("archive"), place.path("away"));
+    fs::rename(&archive, &away).unwrap();
+    let mut child = place.restore_command("00000002.history").spawn().unwrap();
+    // Not for ever.
+    let brief = Run::of(place.restore_command("00000002.history").arg("--stall-timeout=0"));
+    brief.says(1, "could not open");
+    brief.says(1, "A promotion now may take a timeline number that is in use.");
+    // A segment is not waited for.
+    let started = Instant::now();
+    place.restore(TWO).says(1, "could not open");
+    assert!(started.elapsed() < Duration::from_secs(2));
+    std::thread::sleep(Duration::from_millis(1200).saturating_sub(started.elapsed()));
+    assert!(child.try_wait().unwrap().is_none(), "it gave up at once");
+    fs::rename(&away, &archive).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 
 fn zstd(place: &Place, contents: &[u8]) -> Vec<u8> {

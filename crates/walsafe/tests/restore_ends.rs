@@ -45,7 +45,11 @@ fn at_once(place: &Place, file: &str) -> Result<Outcome, String> {
         target: &place.target(),
         data_directory: &place.path("data"),
         allow_unmarked: false,
+        allow_unchecked: false,
+        steps: &Progress::default(),
         patience: Duration::ZERO,
+        end_at_hole: None,
+        prove_absence: true,
     };
     restore::restore(&request).map_err(|e| format!("{e}: {}", e.detail()))
 }
@@ -66,11 +70,11 @@ fn a_segment_that_lost_its_tail_is_not_delivered_while_later_ones_are_there() {
         fs::write(place.path("data/standby.signal"), "").unwrap();
         place.restore(TWO).says(1, "its WAL ends at");
 
-        // The last one of its timeline may end early, as one that a standby received; and what
-        // carries a digest was archived so.
+        // A digest says that it was archived so, not that it is whole.
+        fs::remove_file(place.path("data/standby.signal")).unwrap();
         place.put_with_digest(TWO, &cut(&whole[1], pages));
-        place.restore(TWO).delivers();
-        place.put(TWO, &cut(&whole[1], pages));
+        place.restore(TWO).says(126, "its WAL ends at 0/2");
+        // The last one of its timeline may end early, as one that a standby received.
         for number in 3..=5 {
             fs::remove_file(place.path("archive").join(segment_name(1, number))).unwrap();
         }
@@ -193,7 +197,7 @@ fn an_empty_directory_is_not_an_archive_even_if_an_unmarked_one_is_allowed() {
         run(file).says(126, "mounted?");
     }
     fs::write(place.path("data/standby.signal"), "").unwrap();
-    run(TWO).says(1, "neither WAL nor an identity file");
+    run(TWO).says(1, "not in the archive");
 }
 
 /// Hundreds of megabytes went into pg_wal before the file was refused.
@@ -238,4 +242,16 @@ fn nothing_is_restored_into_an_archive_and_a_standby_stops_too() {
     assert!(fs::read(place.path("archive").join(THREE)).unwrap() == segments()[2]);
     fs::write(place.path("data/global/pg_control"), control(OURS)).unwrap();
     into(&place.target()).delivers();
+}
+
+/// A tail is the end of a timeline as a server had it that went another way. Given to a recovery, it would be
+/// that server's WAL.
+#[test]
+fn a_tail_is_never_given() {
+    let place = place(&[]);
+    let tail = format!("{TWO}.tail.0123456789abcdef");
+    place.put(&tail, b"whatever it holds");
+    place.restore(&tail).says(1, "a tail is not part of any recovery");
+    place.restore(TWO).says(1, "it is not in the archive");
+    assert_eq!(place.pg_wal(), Vec::<String>::new());
 }

@@ -1,21 +1,28 @@
-//! One attempt to archive one file, from its first look to the last flush.
+//! The first half of an attempt: a file is checked and made ready, whole and flushed, out of sight.
+//!
+//! The second half, in [`publish`](super::publish), gives it its name. Between the two a file may wait for
+//! its turn: files are made ready in parallel, and published in the server's order.
 
-use super::compare::{Comparison, Context, compare};
 use super::copy::{Copied, Reader};
+use super::notice::Notice;
+use super::parent;
 use super::plan::{Job, Outcome, Plan, Receipt};
-use crate::encoding::codec::Codec;
-use crate::encoding::digest::Digest;
+use super::present::{Present, Sight};
+use super::publish::{Copy, Prepared, Publishing};
+use super::seam::Seam;
+use super::tail::{self, Tail};
 use crate::error::Error;
 use crate::server::settings::{CheckWal, FsyncPolicy};
 use crate::server::source::Source;
-use crate::store::{Progress, Publication, Seal, Store, StoredName, Visit};
+use crate::store::{Progress, Seal, Sealed, Store, Visit, unchecked};
 use crate::sys::buffer::Buffer;
 use crate::sys::slice::part;
-use crate::wal::SegmentReport;
 use crate::wal::segment::{self, HEADER_LEN};
 
-/// Archives one file. `store` is what [`Plan::store`] returns. The file is copied through `buffer`,
-/// preferably a [`Buffer::large`]. Both can be used for many files.
+/// Archives one file. `store` is what [`Plan::store`] returns, and `seam` knows the segment that was
+/// archived last. The file is copied through `buffer`, preferably a [`Buffer::large`]. All three can be used
+/// for many files. Before a history file, what the archive lacks of the timeline before is archived, as far
+/// as `pg_wal` has it.
 ///
 /// On return, under [`FsyncPolicy::Full`], the file's bytes and its name survive a power cut, and
 /// nothing that stood under a final name was changed. If the machine dies half-way, the archive holds
@@ -26,15 +33,84 @@ use crate::wal::segment::{self, HEADER_LEN};
 pub fn archive_file(
     plan: &Plan,
     store: &dyn Store,
+    seam: &Seam,
     job: &Job,
     buffer: &mut Buffer,
     progress: &Progress,
 ) -> Result<Receipt, Error> {
+    let notices = bring_parent(plan, store, seam, job, buffer, progress);
+    let mut receipt = archive_alone(plan, store, seam, job, buffer, progress)?;
+    receipt.notices.splice(0..0, notices);
+    Ok(receipt)
+}
+
+/// Archives what must be in the archive before a history file gets its name: see [`parent::bring`].
+pub(super) fn bring_parent(
+    plan: &Plan,
+    store: &dyn Store,
+    seam: &Seam,
+    job: &Job,
+    buffer: &mut Buffer,
+    progress: &Progress,
+) -> Vec<Notice> {
+    let mut archive = |job: &Job| archive_alone(plan, store, seam, job, buffer, progress);
+    parent::bring(plan, store, job, progress, &mut archive)
+}
+
+/// Archives one file, and nothing beside it: for `walsafe push`, which brings the rest itself.
+///
+/// # Errors As [`archive_file`].
+pub(super) fn archive_alone(
+    plan: &Plan,
+    store: &dyn Store,
+    seam: &Seam,
+    job: &Job,
+    buffer: &mut Buffer,
+    progress: &Progress,
+) -> Result<Receipt, Error> {
+    let prepared = prepare(plan, store, job, buffer, progress)?;
+    let publishing = Publishing::begin(plan, seam, &prepared, progress);
+    let named = publishing.publish(prepared)?;
+    publishing.settle_one(named)
+}
+
+/// Makes one file ready to be published.
+///
+/// On return, the archive holds the same contents already, or a copy of the file is whole, out of sight, and
+/// flushed where the policy asks for that. Neither counts as archived. If the machine dies here, nothing
+/// stands under the final name that did not before.
+///
+/// # Errors
+/// The file cannot be read or is not what its name says; the archive cannot be reached, is not this
+/// cluster's, or holds other contents under the name; the copy could not be made. It is discarded then.
+pub(super) fn prepare(
+    plan: &Plan,
+    store: &dyn Store,
+    job: &Job,
+    buffer: &mut Buffer,
+    progress: &Progress,
+) -> Result<Prepared, Error> {
+    let source = open_checked(plan, job)?;
+    let visit = plan.visit(store, progress)?;
+    let visit = &*visit;
+    match (Attempt { plan, job, source, visit, progress }).run(buffer) {
+        Err(conflict @ Error::Conflict { .. }) => {
+            let source = open_checked(plan, job)?;
+            let Tail { job, notice } =
+                tail::of_conflict(conflict, plan, job, &source, visit, progress)?;
+            let mut prepared = Attempt { plan, job: &job, source, visit, progress }.run(buffer)?;
+            prepared.receipt.notices.push(notice);
+            Ok(prepared)
+        }
+        result => result,
+    }
+}
+
+fn open_checked(plan: &Plan, job: &Job) -> Result<Source, Error> {
     let source = Source::open(&job.source)?;
     check_segment(plan, job, &source)?;
     source.spare_page_cache();
-    let visit = plan.visit(store, progress)?;
-    Attempt { plan, job, source: &source, visit: &*visit, progress }.run(buffer)
+    Ok(source)
 }
 
 /// Refuses a segment that is not what its name says, or another cluster's (guarantee G6).
@@ -52,127 +128,83 @@ fn check_segment(plan: &Plan, job: &Job, source: &Source) -> Result<(), Error> {
 struct Attempt<'a> {
     plan: &'a Plan,
     job: &'a Job,
-    source: &'a Source,
+    source: Source,
     visit: &'a dyn Visit,
     progress: &'a Progress,
 }
 
-/// What the archive holds of a file.
-struct Present {
-    content: Digest,
-    stored_bytes: u64,
-}
-
 impl Attempt<'_> {
-    fn run(&self, buffer: &mut Buffer) -> Result<Receipt, Error> {
-        if let Some(present) = self.find_present()? {
-            return self.accept(&present, buffer);
+    /// What can be found out by the server's file alone, or by what the archive holds whatever the order, is
+    /// checked here, before a byte is copied. What depends on the files before this one is checked in
+    /// [`Publishing::publish`].
+    fn run(self, buffer: &mut Buffer) -> Result<Prepared, Error> {
+        if let Some(present) = self.sight().find()? {
+            return self.accept(present, buffer);
         }
-        let name = self.plan.stored_name(&self.job.name);
-        let mut draft = self.visit.stage(name.clone().into())?;
+        let mut draft = self.visit.stage(self.plan.stored_name(&self.job.name).into())?;
         let Copied { digests, records } = self.reader().copy(&mut *draft, buffer)?;
         let sealed = draft.seal(&Seal {
             digests: Some(digests),
+            checked: self.job.name.segment().map(|_| self.plan.check_wal),
             mode: self.plan.file_mode.bits(),
             flush: self.plan.fsync_policy != FsyncPolicy::None,
             verify: self.plan.verify,
         })?;
-        let stored_bytes = sealed.stored_bytes();
-        // While the copy hung, the settings may have changed, another archive may have taken the file, and
-        // the server may have reused it.
-        self.source.check_not_moved()?;
-        match sealed.publish()? {
-            Publication::Published => {}
-            Publication::NameTaken => {
-                // Another server published this name while we copied. What counts is whether it
-                // holds the same.
-                let present = self.find_present()?;
-                let path = || self.visit.location().join(name.to_string());
-                let present = present.ok_or_else(|| Error::Vanished { path: path() })?;
-                return self.accept(&present, buffer);
-            }
-        }
-        self.progress.tick();
-        self.settle()?;
-        // Another server may have published the same name in another encoding meanwhile.
-        for codec in Codec::ALL.into_iter().filter(|codec| *codec != name.codec) {
-            self.compare_with(codec)?;
-        }
-        Ok(self.receipt(Outcome::Archived, digests.content, stored_bytes, records))
-    }
-
-    /// Looks for the file in the archive, in any encoding.
-    fn find_present(&self) -> Result<Option<Present>, Error> {
-        let mut present = None;
-        for codec in Codec::ALL {
-            present = self.compare_with(codec)?.or(present);
-        }
-        Ok(present)
-    }
-
-    /// Compares the file with the one that the archive holds in one encoding, if any: flushed first,
-    /// then read from storage past the page cache. A flush that succeeds after an earlier one failed
-    /// proves nothing, for the kernel may have dropped the dirty pages; what is read back does.
-    fn compare_with(&self, codec: Codec) -> Result<Option<Present>, Error> {
-        let stored = StoredName::new(self.job.name.clone(), codec);
-        let Some(found) = self.visit.find(&stored.into())? else { return Ok(None) };
-        if self.plan.fsync_policy != FsyncPolicy::None {
-            found.flush()?;
-            self.progress.tick();
-        }
-        let context = Context {
-            name: &self.job.name,
-            segment_size: self.plan.cluster.segment_size,
-            archive: self.visit,
+        self.note_unchecked(&*sealed)?;
+        let receipt = Receipt {
+            outcome: Outcome::Archived,
+            wal_bytes: self.source.len(),
+            stored_bytes: sealed.stored_bytes(),
+            content: digests.content,
+            space: None,
+            records,
+            notices: Vec::new(),
         };
-        match compare(self.source, &*found, context, self.progress)? {
-            Comparison::Same { content } => {
-                Ok(Some(Present { content, stored_bytes: found.stored_bytes() }))
-            }
-            Comparison::Different(difference) => {
-                self.source.check_not_moved()?;
-                Err(Error::Conflict { path: found.path().to_owned(), difference })
-            }
-        }
+        self.prepared(Copy::Sealed(sealed), receipt)
     }
 
-    /// Accepts what the archive holds. Its name is flushed again, because whoever put it there may have
-    /// died before its own flush.
-    fn accept(&self, present: &Present, buffer: &mut Buffer) -> Result<Receipt, Error> {
-        self.settle()?;
+    /// Makes sure that the archive says of a segment nobody looked into that it was let in so, before it has
+    /// its name: a restore would otherwise take it for damaged.
+    fn note_unchecked(&self, sealed: &dyn Sealed) -> Result<(), Error> {
+        let unchecked = self.plan.check_wal == CheckWal::Off && self.job.name.segment().is_some();
+        if !unchecked || sealed.carries_attributes() {
+            return Ok(());
+        }
+        unchecked::mark(self.visit, self.plan.file_mode.bits())
+    }
+
+    /// Accepts what the archive holds.
+    fn accept(self, present: Present, buffer: &mut Buffer) -> Result<Prepared, Error> {
         let records = match self.plan.check_wal {
             CheckWal::Records => self.reader().read(buffer.bytes_mut(), |_| Ok(()))?.records,
             CheckWal::Off | CheckWal::Header => None,
         };
-        let Present { content, stored_bytes } = *present;
-        Ok(self.receipt(Outcome::AlreadyPresent, content, stored_bytes, records))
+        let receipt = Receipt {
+            outcome: Outcome::AlreadyPresent,
+            wal_bytes: self.source.len(),
+            stored_bytes: present.stored_bytes,
+            content: present.content,
+            space: None,
+            records,
+            notices: Vec::new(),
+        };
+        self.prepared(Copy::Present(present.name), receipt)
     }
 
-    /// Makes the names durable, where the policy asks for that.
-    fn settle(&self) -> Result<(), Error> {
-        if self.plan.fsync_policy == FsyncPolicy::Full { self.visit.settle() } else { Ok(()) }
+    fn prepared(self, copy: Copy, receipt: Receipt) -> Result<Prepared, Error> {
+        let place = self.visit.keep();
+        let id = place.id()?;
+        let name = self.job.name.clone();
+        Ok(Prepared { name, source: self.source, copy, place, id, receipt })
+    }
+
+    fn sight(&self) -> Sight<'_> {
+        let Self { plan, job, visit, progress, .. } = *self;
+        Sight { plan, name: &job.name, source: &self.source, visit, progress }
     }
 
     fn reader(&self) -> Reader<'_> {
-        Reader { plan: self.plan, job: self.job, source: self.source, progress: self.progress }
-    }
-
-    fn receipt(
-        &self,
-        outcome: Outcome,
-        content: Digest,
-        stored_bytes: u64,
-        records: Option<Box<SegmentReport>>,
-    ) -> Receipt {
-        let wal_bytes = self.source.len();
-        Receipt {
-            outcome,
-            wal_bytes,
-            stored_bytes,
-            content,
-            space: self.visit.space(),
-            records,
-            notices: Vec::new(),
-        }
+        let Self { plan, job, progress, .. } = *self;
+        Reader { plan, job, source: &self.source, progress }
     }
 }

@@ -37,11 +37,7 @@ impl Reader<'_> {
     /// Copies the file into a draft, through a buffer, in the plan's encoding.
     ///
     /// # Errors The file could not be read, or the draft could not be written.
-    pub(super) fn copy(
-        &self,
-        draft: &mut dyn Draft<'_>,
-        buffer: &mut Buffer,
-    ) -> Result<Copied, Error> {
+    pub(super) fn copy(&self, draft: &mut dyn Draft, buffer: &mut Buffer) -> Result<Copied, Error> {
         if self.plan.compression.codec == Codec::None {
             let read = self.read(buffer.bytes_mut(), |chunk| draft.put(chunk))?;
             let digests = Digests { stored: read.content, content: read.content };
@@ -93,7 +89,7 @@ impl Reader<'_> {
 
     /// Returns a checker for the segment's records, where they are to be checked.
     fn record_checker(&self) -> Option<SegmentChecker> {
-        let segment = self.job.name.segment();
+        let segment = self.job.name.wal_of();
         let segment = segment.filter(|_| self.plan.check_wal == CheckWal::Records)?;
         let segment_size = self.plan.cluster.segment_size;
         let spec = SegmentSpec {
@@ -112,16 +108,16 @@ impl Reader<'_> {
 }
 
 /// Gathers an encoder's output into chunks, hashes it, and puts it into a draft.
-struct Gather<'a, 'v> {
-    draft: &'a mut dyn Draft<'v>,
+struct Gather<'a> {
+    draft: &'a mut dyn Draft,
     buffer: &'a mut [u8],
     filled: usize,
     hasher: Hasher,
 }
 
-impl<'a, 'v> Gather<'a, 'v> {
+impl<'a> Gather<'a> {
     /// Gathers in a piece of a [`Buffer`].
-    fn new(draft: &'a mut dyn Draft<'v>, buffer: &'a mut [u8]) -> Self {
+    fn new(draft: &'a mut dyn Draft, buffer: &'a mut [u8]) -> Self {
         Self { draft, buffer, filled: 0, hasher: Hasher::default() }
     }
 
@@ -140,7 +136,7 @@ impl<'a, 'v> Gather<'a, 'v> {
     }
 }
 
-impl Write for Gather<'_, '_> {
+impl Write for Gather<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let room = part_mut(self.buffer, self.filled..);
         let n = room.len().min(bytes.len());
@@ -187,8 +183,8 @@ mod tests {
             }
             let digest = gather.finish().unwrap();
             prop_assert_eq!(digest, Digest::of(&content));
-            let seal = Seal { digests: None, mode: 0o600, flush: false, verify: false };
-            draft.seal(&seal).unwrap().publish().unwrap();
+            let seal = Seal { digests: None, checked: None, mode: 0o600, flush: false, verify: false };
+            draft.seal(&seal).unwrap().publish(&progress).unwrap();
             let written = std::fs::read(temp.path().join(FinalName::Identity.to_string())).unwrap();
             prop_assert!(written == content);
         }

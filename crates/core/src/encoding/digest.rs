@@ -9,6 +9,8 @@ use thiserror::Error;
 pub const STORED_ATTRIBUTE: &str = "user.walsafe.stored";
 /// Extended attribute with the digest of the WAL file's own bytes.
 pub const CONTENT_ATTRIBUTE: &str = "user.walsafe.content";
+/// Extended attribute that says how a segment was checked before it was let in: the value of `check_wal`.
+pub const CHECKED_ATTRIBUTE: &str = "user.walsafe.checked";
 
 /// A BLAKE3 digest of 32 bytes; written as 64 lower-case hexadecimal digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

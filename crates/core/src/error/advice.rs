@@ -68,6 +68,7 @@ const MOUNT_AND_RECOVER: &str =
 const PASS_F_AND_P: &str = "Check restore_command: it must pass %f and \"%p\".";
 const REPLACE_IDENTITY: &str = "Look at the identity file. If the archive is this cluster's, move the file away and run \"walsafe init --pgdata DATA_DIRECTORY ARCHIVE_DIRECTORY\".";
 const MARK_AGAIN: &str = "Is the archive's file system mounted? If the archive was replaced or moved on purpose, run \"walsafe init --pgdata DATA_DIRECTORY ARCHIVE_DIRECTORY\".";
+const AHEAD: &str = "The data directory was put back to an earlier state, or it is a copy of a server that went on. Do not move single files out of the archive: that mixes two histories. Set \"walsafe_archive.destination\" to another directory, and take a new base backup; or move the whole archive aside and begin a new one with \"walsafe init\" and a new base backup.";
 const NO_REPLACE: &str =
     "Use a file system with hard links (link) or with renameat2 and RENAME_NOREPLACE.";
 
@@ -148,6 +149,9 @@ impl ErrorKind {
                 .archiving("Something removes files from the archive while the server archives into it: find out what. The file is tried again.")
                 .restoring("Something removes files from the archive: find out what, and put the file back before recovery is started again.")
                 .checking("Something removes files from the archive: find out what, then try again."),
+            Self::Replaced => Advice::new("55000").archiving(
+                "Another file system was mounted or unmounted there, or the directory was moved. The file is archived anew where the path leads now.",
+            ),
             Self::SourceUnreadable => Advice::new("58030").archiving(
                 "Check the storage of \"pg_wal\" and the kernel's log. The file stays there until it is archived.",
             ),
@@ -202,6 +206,10 @@ impl ErrorKind {
             Self::ConflictTimelineTail => Advice::new("58P02").archiving(
                 "A recovery that follows the switch needs neither tail. Keep the archived file, and on this server rename the file's \".ready\" in \"pg_wal/archive_status\" to \".done\".",
             ),
+            Self::ConflictBranch => Advice::new("58P02").archiving(
+                "A standby was promoted there, and this server goes on without it. This server's file may be the only whole copy: keep it, and its \".ready\" file. If the promotion was a mistake, stop that server, and move its files (those of the newer timeline, its \".history\" file, and this one) out of the archive together; the file is then archived. If it was not, stop this server and rebuild it from the other.",
+            ),
+            Self::ConflictAhead => Advice::new("58P02").archiving(AHEAD),
             Self::ConflictHistory => Advice::new("58P02").archiving(
                 "Another server was promoted to the same timeline. Only one of the two may go on using this archive: give this server an archive directory of its own and take a new base backup, or rebuild it from the other.",
             ),
@@ -210,6 +218,9 @@ impl ErrorKind {
             ),
             Self::Conflict => Advice::new("58P02").archiving(
                 "Make sure that no other server writes into this directory. Compare the two files with pg_waldump, and move the wrong one away.",
+            ),
+            Self::NotContinued => Advice::new("58P02").archiving(
+                "Another server, or another state of this data directory, has written the archived segment: a clone, or a snapshot that was put back. Do not move single files out of the archive: that mixes two histories. Set \"walsafe_archive.destination\" to another directory, and take a new base backup; or move the whole archive aside and begin a new one with \"walsafe init\" and a new base backup.",
             ),
             Self::NotAFile => Advice::new("42809")
                 .archiving("Move it out of the archive; the file is then archived.")
@@ -229,7 +240,9 @@ impl ErrorKind {
             ),
             Self::Stalled => Advice::new("58030").archiving(
                 "Check the storage of the archive and the network to it. Nothing more is started there until the call that hangs returns; archiving then resumes by itself. A call that the kernel cannot interrupt holds up a shutdown of the server until it returns.",
-            ),
+            )
+            .restoring("Check the storage of the archive and the network to it, then start recovery again. If it is only slow, raise --stall-timeout.")
+            .checking("Check the storage of the archive and the network to it. If it is only slow, raise --stall-timeout."),
             Self::Unmarked => Advice::new("55000").restoring(
                 "Is the archive's file system mounted? For an archive that cp made, run \"walsafe init\" once, or use --allow-unmarked.",
             ),
@@ -240,7 +253,13 @@ impl ErrorKind {
                 "Put a good copy there, from a second archive or a standby's pg_wal, and start recovery again. \"walsafe verify\" shows what else is wrong.",
             ),
             Self::Hole => Advice::new("58P01").restoring(
-                "Put the missing file there, from a second archive or a server's pg_wal, and start recovery again. \"walsafe verify\" shows what else is missing. To end recovery before the hole, set a recovery target.",
+                "Put the missing file there, from a second archive or a server's pg_wal, and start recovery again. \"walsafe verify\" shows what else is missing. To end recovery before the hole, set a recovery target, or add \"--end-at-hole SEGMENT\" with the name of the missing segment to restore_command.",
+            ),
+            Self::HistoryHole => Advice::new("58P01").restoring(
+                "Put the file there: \"walsafe push --pgdata DATA_DIRECTORY --history N ARCHIVE_DIRECTORY\" takes that of timeline N from a server that has it. Then start recovery again. To stay on the timeline of the base backup, set recovery_target_timeline to 'current'.",
+            ),
+            Self::UnknownWal => Advice::new("XX001").restoring(
+                "If a newer server wrote this WAL or another tool encrypts it, use a newer walsafe, or add --allow-unchecked to restore_command. Otherwise the file is damaged: put a good copy there, from a second archive or a standby's pg_wal.",
             ),
             Self::UnknownName => Advice::new("22023").restoring(PASS_F_AND_P),
             Self::IntoArchive => Advice::new("55000")

@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::ErrorKind;
 use crate::encoding::digest::Digest;
+use crate::wal::name::SegmentName;
 use crate::wal::{Lsn, Side};
 
 /// How the archived file differs from ours.
@@ -47,12 +48,32 @@ pub enum Nature {
         /// The newer timeline.
         successor: u32,
     },
+    /// Both agree up to the address where, by the archive's history files, a newer timeline branched off.
+    /// This server has not followed it.
+    ForeignBranch {
+        /// That address.
+        switch: Lsn,
+        /// The newer timeline.
+        successor: u32,
+    },
+    /// The WAL of a segment differs from some record on, and the archive goes on with WAL of the server's
+    /// own timeline that the server has not archived.
+    Ahead {
+        /// Address of the first record that differs, or that only one of them holds.
+        first_record: Lsn,
+        /// The archive's newest segment of the timeline.
+        newest: SegmentName,
+        /// The last segment that the server has archived, if it has noted one.
+        last: Option<SegmentName>,
+    },
     /// The WAL of a segment differs from some record on.
     Records {
         /// Address of the first record that differs, or that only one of them holds.
         first_record: Lsn,
         /// The WAL of this one ends there: the file is an earlier state of the other.
         ends: Option<Side>,
+        /// The server has archived a file of this name before: this one.
+        noted: Option<Side>,
     },
     /// Anything else.
     Other,
@@ -68,7 +89,19 @@ impl Difference {
             Nature::Padding => ErrorKind::ConflictPadding,
             Nature::History { .. } => ErrorKind::ConflictHistory,
             Nature::TimelineTail { .. } => ErrorKind::ConflictTimelineTail,
+            Nature::ForeignBranch { .. } => ErrorKind::ConflictBranch,
+            Nature::Ahead { .. } => ErrorKind::ConflictAhead,
             Nature::Records { .. } | Nature::Other => ErrorKind::Conflict,
+        }
+    }
+}
+
+impl Difference {
+    /// Returns what is wrong, in a few words.
+    pub(super) fn headline(&self) -> &'static str {
+        match self.nature {
+            Nature::Ahead { .. } => "the archive is ahead of this server",
+            _ => "the archive holds a different file of that name",
         }
     }
 }
@@ -91,7 +124,28 @@ impl fmt::Display for Difference {
                 f,
                 "The two agree up to {switch}, where timeline {successor} branched off, and differ only after it. "
             )?,
-            Nature::Records { first_record, ends } => {
+            Nature::ForeignBranch { switch, successor } => write!(
+                f,
+                "The two agree up to {switch}. There timeline {successor} branched off, which this server has not followed. "
+            )?,
+            Nature::Ahead { first_record, newest, last } => {
+                write!(f, "The first WAL record that differs begins at {first_record}. ")?;
+                write!(f, "The archive goes on to \"{newest}\" on this server's own timeline. ")?;
+                if let Some(last) = last {
+                    write!(f, "The last segment that this server has archived is \"{last}\". ")?;
+                }
+            }
+            Nature::Records { first_record, ends, noted } => {
+                match noted {
+                    Some(Side::Ours) => write!(
+                        f,
+                        "The archived file is no longer the one that this server has archived. "
+                    )?,
+                    Some(Side::Theirs) => {
+                        write!(f, "The server's file is no longer the one that it has archived. ")?
+                    }
+                    None => {}
+                }
                 write!(f, "The first WAL record that differs begins at {first_record}. ")?;
                 match ends {
                     Some(Side::Ours) => write!(f, "The WAL of the server's file ends there. ")?,

@@ -29,6 +29,11 @@ impl fmt::Display for Detail<'_> {
             Error::Vanished { path } => {
                 write!(f, "\"{}\" was there a moment ago, and no longer is.", path.display())
             }
+            Error::Replaced { path } => write!(
+                f,
+                "\"{}\" leads to another directory than at the start of the copy.",
+                path.display()
+            ),
             Error::Name { source, .. } => write!(f, "{}.", capital(&source.to_string())),
             Error::Segment { path, source } => write!(f, "\"{}\": {source}.", path.display()),
             Error::OtherCluster { path, ours, theirs } => write!(
@@ -36,7 +41,9 @@ impl fmt::Display for Detail<'_> {
                 "\"{}\" carries the system identifier {theirs}, and this cluster's is {ours}.",
                 path.display()
             ),
-            Error::BadIdentity { path, reason } => write!(f, "\"{}\": {reason}.", path.display()),
+            Error::BadIdentity { path, reason } | Error::NotContinued { path, reason } => {
+                write!(f, "\"{}\": {reason}.", path.display())
+            }
             Error::IdentityLost { file } => write!(
                 f,
                 "\"{}\" was used by this cluster before, and \"{}\" is no longer there.",
@@ -47,7 +54,8 @@ impl fmt::Display for Detail<'_> {
             Error::InsideData { path } => {
                 write!(f, "\"{}\" leads into the data directory or its \"pg_wal\".", path.display())
             }
-            Error::Conflict { path, difference } => {
+            Error::Conflict { path, difference }
+            | Error::HistoryConflict { path, difference, .. } => {
                 write!(f, "\"{}\": {difference}", path.display())
             }
             Error::NoReplaceUnsupported { path, source } => {
@@ -71,6 +79,13 @@ impl fmt::Display for Detail<'_> {
                 "The copy into \"{}\" has made no progress for {seconds} seconds.",
                 path.display()
             ),
+            Error::StorageHangs { path, seconds, left } => {
+                let path = path.display();
+                write!(f, "Nothing has moved at \"{path}\" for {seconds} seconds.")?;
+                left.map_or(Ok(()), |id| {
+                    write!(f, " Process {id} stays until the kernel ends its call.")
+                })
+            }
             Error::Panicked { message } => write!(f, "{}.", capital(message)),
         }
     }

@@ -23,7 +23,7 @@ use self::detail::Detail;
 pub(crate) use self::detail::on_file_system;
 pub use self::kind::ErrorKind;
 use crate::sys::Space;
-use crate::wal::name::NameError;
+use crate::wal::name::{FileName, NameError};
 use crate::wal::segment::SegmentError;
 
 /// Why a file was not archived, or an archive not read.
@@ -121,8 +121,27 @@ pub enum Error {
         path: PathBuf,
     },
     /// The archive holds different contents under the name.
-    #[error("the archive holds a different file of that name")]
+    #[error("{}", difference.headline())]
     Conflict {
+        /// The archived file.
+        path: PathBuf,
+        /// How the two differ.
+        difference: Box<Difference>,
+    },
+    /// The archived segment before this one is another history's.
+    #[error("the segment does not continue the archived one before it")]
+    NotContinued {
+        /// The archived segment.
+        path: PathBuf,
+        /// What does not fit.
+        reason: String,
+    },
+    /// The archive holds a different history file of a timeline that is the server's own, or one of its
+    /// ancestors.
+    #[error("the archive holds a different \"{name}\"")]
+    HistoryConflict {
+        /// The history file.
+        name: FileName,
         /// The archived file.
         path: PathBuf,
         /// How the two differ.
@@ -132,6 +151,12 @@ pub enum Error {
     #[error("the file has vanished from the archive")]
     Vanished {
         /// The file.
+        path: PathBuf,
+    },
+    /// The path of the archive leads to another directory than the one that the file was archived into.
+    #[error("the archive directory was replaced while the file was archived")]
+    Replaced {
+        /// The archive directory.
         path: PathBuf,
     },
     /// Something that is not a regular file stands in the archive under the name.
@@ -182,6 +207,16 @@ pub enum Error {
         /// Seconds since the copy last made progress.
         seconds: u64,
     },
+    /// A process that reads or prepares an archive makes no progress.
+    #[error("the archive directory does not respond")]
+    StorageHangs {
+        /// The archive directory.
+        path: PathBuf,
+        /// Seconds for which nothing has moved.
+        seconds: u64,
+        /// The number of the process that was given up, if the kernel does not let it be killed.
+        left: Option<i32>,
+    },
     /// A bug: a thread of the archiver panicked.
     #[error("internal error while the file was copied")]
     Panicked {
@@ -212,14 +247,18 @@ impl Error {
             Self::IdentityLost { .. } => ErrorKind::IdentityLost,
             Self::NotAdoptable { .. } => ErrorKind::NotAdoptable,
             Self::InsideData { .. } => ErrorKind::InsideData,
-            Self::Conflict { difference, .. } => difference.kind(),
+            Self::Conflict { difference, .. } | Self::HistoryConflict { difference, .. } => {
+                difference.kind()
+            }
+            Self::NotContinued { .. } => ErrorKind::NotContinued,
             Self::Vanished { .. } => ErrorKind::Vanished,
+            Self::Replaced { .. } => ErrorKind::Replaced,
             Self::NotAFile { .. } => ErrorKind::NotAFile,
             Self::NoReplaceUnsupported { .. } => ErrorKind::Unsupported,
             Self::ReadBackDiffers { .. } => ErrorKind::StorageLied,
             Self::SourceChanged { .. } => ErrorKind::SourceChanged,
             Self::SourceMoved { .. } => ErrorKind::SourceMoved,
-            Self::Stalled { .. } => ErrorKind::Stalled,
+            Self::Stalled { .. } | Self::StorageHangs { .. } => ErrorKind::Stalled,
             Self::Panicked { .. } => ErrorKind::Internal,
         }
     }

@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use super::following::Following;
 use crate::error::{Action, Activity, Error};
 use crate::server::control::ControlFile;
 use crate::server::known::KnownDestinations;
@@ -17,6 +18,8 @@ use crate::store::identity::{self, Identity};
 use crate::store::listing::{self, Listing, Stranger};
 use crate::store::{FinalName, PROBE, Progress, Publication, Seal, Visit};
 use crate::sys::{self, Dir};
+
+mod unarchived;
 
 /// How a check came out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -61,6 +64,8 @@ pub struct Options<'a> {
     pub min_free: u64,
     /// Write nothing: for an archive that is mounted read-only.
     pub read_only: bool,
+    /// Counts the steps, for whoever watches over storage that hangs.
+    pub steps: Option<&'a Progress>,
 }
 
 /// A flush that takes longer than this slows archiving down noticeably.
@@ -71,20 +76,24 @@ const FREE_PART: u64 = 20;
 /// Runs every check. If the directory cannot be opened, that is the only result.
 #[must_use]
 pub fn check(path: &Path, options: &Options<'_>) -> Vec<Check> {
-    let (store, progress) = (Directory::at(path), Progress::default());
-    let visit = match store.open(&progress) {
+    let (store, unwatched) = (Directory::at(path), Progress::default());
+    let steps = options.steps.unwrap_or(&unwatched);
+    let visit = match store.open(steps) {
         Ok(visit) => visit,
-        Err(error) => return vec![failed("directory", &error)],
+        Err(error) => return vec![unusable(&error)],
     };
     let dir = visit.dir();
-    let mut checks = vec![directory(dir, options), ownership(dir), identity(&visit, options)];
+    let mut checks =
+        vec![directory(dir, options), ownership(dir, options), identity(&visit, options)];
+    // Of several warnings, monitoring programs show the first.
+    checks.extend(options.data_directory.and_then(|data| unarchived::unarchived(&visit, data)));
     checks.push(space(dir, options));
     if !options.read_only {
         remove_probes(dir);
-        checks.extend([publish(&visit), unnamed(dir), attributes(dir), flush(dir)]);
+        checks.extend([publish(&visit), unnamed(dir), attributes(dir), flush(dir, steps)]);
     }
     checks.extend(options.data_directory.map(|data| same_file_system(dir, data)));
-    checks.push(contents(&visit));
+    checks.extend(names(&visit, options));
     checks
 }
 
@@ -93,6 +102,12 @@ pub fn check(path: &Path, options: &Options<'_>) -> Vec<Check> {
 /// checks report what cannot be removed.
 fn remove_probes(dir: &Dir) {
     let _ = temporary::remove_stray_of(dir, &Owner::this_process(), PROBE);
+}
+
+/// Makes the only result for a directory that cannot be looked at.
+#[must_use]
+pub fn unusable(error: &Error) -> Check {
+    failed("directory", error)
 }
 
 fn made(name: &'static str, status: Status, detail: impl Into<String>) -> Check {
@@ -116,7 +131,39 @@ fn directory(dir: &Dir, options: &Options<'_>) -> Check {
     made(name, Status::Ok, format!("\"{}\" can be opened", real.display()))
 }
 
-fn ownership(dir: &Dir) -> Check {
+/// Returns the user that runs the server, if that is known: root never does.
+fn server_user(options: &Options<'_>) -> Option<u32> {
+    // The server refuses to start with a data directory of somebody else's.
+    let of = |data: &Path| std::fs::metadata(data.join("PG_VERSION")).map(|file| file.uid());
+    let user = options.data_directory.and_then(|data| of(data).ok());
+    user.or_else(|| Some(sys::user()).filter(|user| *user != 0))
+}
+
+/// Returns what is wrong with the owner of the directory or of its identity file. Whoever owns one of them
+/// can put another one there, or lock the server out.
+fn wrong_owner(dir: &Dir, owner: u32, options: &Options<'_>) -> Option<String> {
+    let server = server_user(options)?;
+    let path = dir.path().display();
+    let may = |user: u32| user == server || user == 0;
+    if !may(owner) {
+        return Some(format!(
+            "it belongs to neither the server's user ({server}) nor root. Run \"chown {server} {path}\" as root."
+        ));
+    }
+    // What else is wrong with the file, the check of the identity says.
+    let file = dir.open_file(identity::FILE_NAME).and_then(|file| file.metadata()).ok()?;
+    let (name, owner, mode) = (identity::FILE_NAME, file.uid(), file.mode());
+    let wrong = if !may(owner) {
+        format!("belongs to user {owner}, neither the server's ({server}) nor root")
+    } else if owner != server && mode & 0o044 == 0 {
+        format!("belongs to root, and the server's user ({server}) cannot read it")
+    } else {
+        return None;
+    };
+    Some(format!("\"{name}\" {wrong}. Run \"chown {server} {path}/{name}\" as root."))
+}
+
+fn ownership(dir: &Dir, options: &Options<'_>) -> Check {
     let name = "ownership";
     let metadata = match dir.metadata() {
         Ok(metadata) => metadata,
@@ -124,7 +171,9 @@ fn ownership(dir: &Dir) -> Check {
     };
     let mode = metadata.mode() & 0o7777;
     let found = format!("owner {}, mode {mode:04o}", metadata.uid());
-    if mode & 0o022 != 0 {
+    if let Some(wrong) = wrong_owner(dir, metadata.uid(), options) {
+        made(name, Status::Error, format!("{found}: {wrong}"))
+    } else if mode & 0o022 != 0 {
         let detail =
             format!("{found}: users other than its owner can write into it. Run chmod go-w on it.");
         made(name, Status::Error, detail)
@@ -201,8 +250,8 @@ fn publish(visit: &DirectoryVisit<'_>) -> Check {
     let name = "no-replace publish";
     let target = Owner::this_process().temporary_name(PROBE);
     let attempt = || -> Result<Publication, Error> {
-        let seal = Seal { digests: None, mode: 0o600, flush: false, verify: false };
-        visit.stage(FinalName::Probe(target.to_string()))?.seal(&seal)?.publish()
+        let seal = Seal { digests: None, checked: None, mode: 0o600, flush: false, verify: false };
+        visit.stage(FinalName::Probe(target.to_string()))?.seal(&seal)?.publish(visit.progress())
     };
     let (first, second) = (attempt(), attempt());
     let _ = visit.dir().unlink(&target);
@@ -264,13 +313,15 @@ fn with_probe<T>(
     result.and_then(|value| removed.map(|()| value))
 }
 
-fn flush(dir: &Dir) -> Check {
+fn flush(dir: &Dir, steps: &Progress) -> Check {
     let name = "flush latency";
     let probe = |file: &File| {
         sys::write_all_at(file, &[1; 8192], 0).map_err(|e| (Action::WriteProbe, e))?;
         let started = Instant::now();
         sys::flush(file).map_err(|e| (Action::FlushProbe, e))?;
+        steps.tick();
         dir.flush().map_err(|e| (Action::FlushDirectory, e))?;
+        steps.tick();
         Ok(started.elapsed())
     };
     let mut slowest = Duration::ZERO;
@@ -302,8 +353,8 @@ fn same_file_system(dir: &Dir, data: &Path) -> Check {
     }
 }
 
-fn contents(visit: &dyn Visit) -> Check {
-    let name = "contents";
+/// Looks at what lies there, and at what a recovery follows.
+fn names(visit: &dyn Visit, options: &Options<'_>) -> Vec<Check> {
     let (mut others, mut first) = (0_u64, None);
     let listing = Listing::read(visit, &mut |name, what| match what {
         Stranger::Temporary(_) => {}
@@ -314,19 +365,52 @@ fn contents(visit: &dyn Visit) -> Check {
         }
     });
     match listing {
-        Err(e) => failed(name, &e),
+        Err(e) => vec![failed("contents", &e)],
         Ok(listing) => {
-            let newest = listing.newest.map_or_else(String::new, |n| format!(", the newest {n}"));
-            let found = format!("{} segments{newest}", listing.segments);
-            match first {
-                None => made(name, Status::Ok, found),
-                Some(first) => {
-                    let detail = format!(
-                        "{found}; {others} files that are not WAL, such as \"{first}\". Find out who put them there."
-                    );
-                    made(name, Status::Warning, detail)
-                }
-            }
+            let strange = first.map(|first| {
+                format!(
+                    "; {others} files that are not WAL, such as \"{first}\". Find out who put them there."
+                )
+            });
+            vec![contents(&listing, strange), timelines(visit, options)]
         }
     }
+}
+
+fn contents(listing: &Listing, strange: Option<String>) -> Check {
+    let newest = listing.newest.map_or_else(String::new, |name| format!(", the newest {name}"));
+    let found = format!("{} segments{newest}", listing.segments);
+    match strange {
+        None => made("contents", Status::Ok, found),
+        Some(strange) => made("contents", Status::Warning, format!("{found}{strange}")),
+    }
+}
+
+/// Says which timeline a recovery with default settings follows. It is a warning if that leaves WAL behind:
+/// a drill that archived here takes every later recovery along.
+fn timelines(visit: &dyn Visit, options: &Options<'_>) -> Check {
+    let name = "timelines";
+    let unwatched = Progress::default();
+    let following = match Following::of(visit, options.steps.unwrap_or(&unwatched)) {
+        Ok(following) => following,
+        Err(e) => return failed(name, &e),
+    };
+    let Some(newest) = following.timeline else {
+        return made(name, Status::Ok, "there are none yet");
+    };
+    let own = options.data_directory.and_then(|data| ControlFile::read(data).ok()?.timeline);
+    let server = match own {
+        Some(own) if own != newest => format!(" This server is on timeline {own}."),
+        _ => String::new(),
+    };
+    if following.left.is_empty() {
+        let found = format!("a recovery with default settings follows timeline {newest}.{server}");
+        return made(name, Status::Ok, found.trim_end_matches('.'));
+    }
+    let left: Vec<_> = following.left.iter().map(ToString::to_string).collect();
+    let detail = format!(
+        "{} is not part of timeline {newest}, which a recovery with default settings follows: a drill archived here, or a failover lost it.{server} Move the files of the drill out of the archive, or those of the lost WAL once nobody needs them.",
+        left.join(" and ")
+    );
+    made(name, Status::Warning, detail)
 }

@@ -29,11 +29,15 @@ pub enum FindingKind {
     Unreadable,
     /// The file does not belong in an archive.
     Unknown,
+    /// The history file of a timeline without segments, for which a recovery heads all the same.
+    OrphanHistory,
+    /// A recovery ends with an error although no file is wrong or missing.
+    Unrecoverable,
 }
 
 impl FindingKind {
     /// Every kind.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::Corrupt,
         Self::DigestMismatch,
         Self::Truncated,
@@ -44,6 +48,8 @@ impl FindingKind {
         Self::StrayTemporary,
         Self::Unreadable,
         Self::Unknown,
+        Self::OrphanHistory,
+        Self::Unrecoverable,
     ];
 
     /// Returns the kind's name in reports.
@@ -60,6 +66,8 @@ impl FindingKind {
             Self::StrayTemporary => "stray-temporary",
             Self::Unreadable => "unreadable",
             Self::Unknown => "unknown",
+            Self::OrphanHistory => "orphan-history",
+            Self::Unrecoverable => "unrecoverable",
         }
     }
 
@@ -94,6 +102,12 @@ impl FindingKind {
             Self::Unknown => {
                 "An archive holds WAL and nothing else. Find out who put it there, and move it away."
             }
+            Self::OrphanHistory => {
+                "If a server on that timeline has not archived its WAL yet, see to that first. If it was a drill, or a promotion that was broken off, move the history file out of the archive and keep it. Until then, set recovery_target_timeline for each recovery."
+            }
+            Self::Unrecoverable => {
+                "No file is wrong, but the server refuses this recovery. Choose another backup, another target or another timeline."
+            }
         }
     }
 }
@@ -111,12 +125,26 @@ pub struct Problem {
     pub kind: FindingKind,
     /// What was found, with numbers.
     pub reason: String,
+    /// What to do about this one, if that is not what to do about its class.
+    advice: Option<String>,
 }
 
 impl Problem {
     /// Makes a problem.
     pub fn new(kind: FindingKind, reason: impl Into<String>) -> Self {
-        Self { kind, reason: reason.into() }
+        Self { kind, reason: reason.into(), advice: None }
+    }
+
+    /// The same, with advice of its own, in full sentences.
+    #[must_use]
+    pub fn with_advice(self, advice: impl Into<String>) -> Self {
+        Self { advice: Some(advice.into()), ..self }
+    }
+
+    /// Returns what to do, in full sentences.
+    #[must_use]
+    pub fn advice(&self) -> &str {
+        self.advice.as_deref().unwrap_or(self.kind.advice())
     }
 }
 
@@ -133,6 +161,14 @@ pub struct Finding {
     pub file: String,
     /// What is wrong.
     pub problem: Problem,
+}
+
+impl Finding {
+    /// The same, with advice of its own, in full sentences.
+    #[must_use]
+    pub fn with_advice(self, advice: impl Into<String>) -> Self {
+        Self { problem: self.problem.with_advice(advice), ..self }
+    }
 }
 
 impl fmt::Display for Finding {

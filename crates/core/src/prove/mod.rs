@@ -3,6 +3,8 @@
 pub mod check;
 pub mod examine;
 pub mod finding;
+mod following;
 pub mod manifest;
 pub mod overview;
+pub mod times;
 pub mod verify;

@@ -6,13 +6,13 @@ use std::io;
 use std::path::Path;
 use std::time::SystemTime;
 
+use super::times::{self, Times};
 use crate::encoding::codec::Codec;
 use crate::error::Error;
-use crate::store::StoredName;
 use crate::store::directory::Directory;
 use crate::store::identity::Identity;
 use crate::store::listing::{self, Listing, Walk};
-use crate::store::{Progress, Store, Visit};
+use crate::store::{Progress, Store, StoredName, Visit};
 use crate::sys;
 use crate::wal::SegmentSize;
 use crate::wal::name::FileKind;
@@ -29,6 +29,8 @@ pub struct Timeline {
     pub segments: u64,
     /// Partial segments.
     pub partials: u64,
+    /// Tails: other versions of its last segment.
+    pub tails: u64,
     /// The history file is there.
     pub history: bool,
     /// Backup history files.
@@ -39,6 +41,8 @@ pub struct Timeline {
     pub allocated: u64,
     /// When the first and the last of its files were archived, by their modification time.
     pub times: Option<(SystemTime, SystemTime)>,
+    /// The first and the last commit in its WAL, if they were asked for.
+    pub commits: Times,
 }
 
 /// What an archive holds.
@@ -59,21 +63,46 @@ pub struct Overview {
 }
 
 impl Overview {
-    /// Looks at every name in an archive.
+    /// Looks at every name in an archive, and counts its steps.
     ///
     /// # Errors
     /// The directory or its identity file could not be read.
-    pub fn read(path: &Path) -> Result<Self, Error> {
-        let (store, steps) = (Directory::at(path), Progress::default());
-        let visit = store.visit(&steps)?;
+    pub fn read(path: &Path, steps: &Progress) -> Result<Self, Error> {
+        let store = Directory::at(path);
+        let visit = store.visit(steps)?;
+        Self::at(&*visit, steps)
+    }
+
+    /// The same, and reads the segments at both ends of each timeline for the first and the last commit there.
+    /// A segment that cannot be read is told of and passed over.
+    ///
+    /// # Errors
+    /// The directory or its identity file could not be read.
+    pub fn read_with_commits(path: &Path, steps: &Progress) -> Result<Self, Error> {
+        let store = Directory::at(path);
+        let visit = store.visit(steps)?;
+        let mut overview = Self::at(&*visit, steps)?;
+        let mut files = Walk::all(&*visit).collect::<Result<Vec<_>, Error>>()?;
+        files.sort();
+        let size = overview.segment_size.unwrap_or(SegmentSize::DEFAULT);
+        for timeline in &mut overview.timelines {
+            let number = timeline.timeline;
+            let found = times::of(&*visit, &files, number, size, &mut overview.unreadable);
+            timeline.commits = found;
+        }
+        Ok(overview)
+    }
+
+    fn at(visit: &dyn Visit, steps: &Progress) -> Result<Self, Error> {
         let mut others = 0;
-        Listing::read(&*visit, &mut |_, _| others += 1)?;
-        Ok(Self { others, ..Self::of(&*visit, Walk::all(&*visit))? })
+        Listing::read(visit, &mut |_, _| others += 1)?;
+        Ok(Self { others, ..Self::of(visit, Walk::all(visit), steps)? })
     }
 
     fn of(
         visit: &dyn Visit,
         files: impl Iterator<Item = Result<StoredName, Error>>,
+        steps: &Progress,
     ) -> Result<Self, Error> {
         let mut overview = Self {
             identity: Identity::at(visit)?,
@@ -84,8 +113,9 @@ impl Overview {
         let mut timelines: BTreeMap<u32, (Timeline, Stretches)> = BTreeMap::new();
         for file in files {
             let file = file?;
-            let Some(timeline) = timeline_of(&file) else { continue };
+            let Some(timeline) = file.name.timeline() else { continue };
             let metadata = std::fs::symlink_metadata(visit.location().join(file.to_string()));
+            steps.tick();
             if metadata.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
                 // It was removed since the names were read.
                 continue;
@@ -102,6 +132,7 @@ impl Overview {
                     whole.extend(stretch).map_err(|_| listing::no_memory(visit))?;
                 }
                 FileKind::Partial(_) => known.partials += 1,
+                FileKind::Tail(_) => known.tails += 1,
                 FileKind::History { .. } => known.history = true,
                 FileKind::BackupHistory(_) => known.backups += 1,
                 FileKind::Other => {}
@@ -131,16 +162,6 @@ impl Timeline {
     }
 }
 
-fn timeline_of(file: &StoredName) -> Option<u32> {
-    match file.name.kind() {
-        FileKind::Segment(s) | FileKind::Partial(s) | FileKind::BackupHistory(s) => {
-            Some(s.timeline)
-        }
-        FileKind::History { timeline } => Some(timeline),
-        FileKind::Other => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -159,7 +180,7 @@ mod tests {
         let mut files = Walk::all(&*visit);
         let first = files.next();
         std::fs::remove_file(temp.path().join("000000010000000000000001")).unwrap();
-        let overview = Overview::of(&*visit, first.into_iter().chain(files)).unwrap();
+        let overview = Overview::of(&*visit, first.into_iter().chain(files), &steps).unwrap();
         assert_eq!(overview.unreadable, []);
         assert_eq!(overview.timelines.iter().map(|t| t.segments).sum::<u64>(), 1);
     }

@@ -1,5 +1,6 @@
 //! Why a file was not given back.
 
+use std::borrow::Cow;
 use std::io;
 use std::path::PathBuf;
 
@@ -57,6 +58,26 @@ pub enum RestoreError {
         /// What shows that it is a hole.
         evidence: String,
     },
+    /// A history file is missing, but something shows that its timeline was used.
+    #[error("the history file is missing from the archive, and its timeline was used")]
+    HistoryHole {
+        /// The archive directory.
+        path: PathBuf,
+        /// The timeline.
+        timeline: u32,
+        /// What shows that it was used.
+        evidence: String,
+        /// The file's lines, if a later history file tells them, as `printf` takes them.
+        contents: Option<String>,
+    },
+    /// The WAL is of no format that is known here, and nothing says that it was let in so.
+    #[error("the archived file is not in a known format of WAL")]
+    UnknownWal {
+        /// The file.
+        path: PathBuf,
+        /// What is not known.
+        reason: String,
+    },
     /// The archive does not have the file, and this version does not know names of its kind.
     #[error("the file is not in the archive, and its name is not of a known kind")]
     UnknownKind {
@@ -91,6 +112,8 @@ impl RestoreError {
                 _ => ErrorKind::Damaged,
             },
             Self::Hole { .. } => ErrorKind::Hole,
+            Self::HistoryHole { .. } => ErrorKind::HistoryHole,
+            Self::UnknownWal { .. } => ErrorKind::UnknownWal,
             Self::UnknownKind { .. } => ErrorKind::UnknownName,
             Self::Deliver { source, .. } => of_data_directory(source),
         }
@@ -114,15 +137,25 @@ impl RestoreError {
                 format!("\"{}\" does not name a file.", path.display())
             }
             Self::Damaged { path, problem } => format!("\"{}\" is {problem}.", path.display()),
-            Self::Hole { path, evidence } => format!("In \"{}\", {evidence}.", path.display()),
+            Self::Hole { path, evidence } | Self::HistoryHole { path, evidence, .. } => {
+                format!("In \"{}\", {evidence}.", path.display())
+            }
+            Self::UnknownWal { path, reason } => format!("Of \"{}\": {reason}.", path.display()),
             Self::Deliver { path, space, source } => on_file_system(path, *space, source),
         }
     }
 
     /// Returns what to do, in full sentences.
     #[must_use]
-    pub fn hint(&self) -> &'static str {
-        self.kind().hint(Activity::Restoring)
+    pub fn hint(&self) -> Cow<'static, str> {
+        let hint = self.kind().hint(Activity::Restoring);
+        match self {
+            Self::HistoryHole { timeline, contents: Some(contents), .. } => format!(
+                "{hint} If no server has the file, this makes it: printf '{contents}' > {timeline:08X}.history"
+            )
+            .into(),
+            _ => hint.into(),
+        }
     }
 
     /// Returns what the error does to a standby; any other recovery stops.

@@ -1,73 +1,137 @@
 //! What shows that a timeline continued after one of its segments.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::time::{Duration, SystemTime};
 
 use super::RestoreError;
+use super::abandoned::{self, Question};
+use super::survey::Survey;
 use crate::error::{Action, Error};
 use crate::prove::examine::{self, Expectation};
 use crate::prove::finding::{FindingKind, Problem};
-use crate::store::StoredName;
-use crate::store::Visit;
-use crate::store::listing::{self, Walk};
+use crate::store::listing;
+use crate::store::{StoredName, Visit};
 use crate::wal::SegmentSize;
 use crate::wal::history::Ancestor;
-use crate::wal::name::{FileKind, SegmentName};
+use crate::wal::name::SegmentName;
 use crate::wal::timeline::Timelines;
 
-/// Looks for WAL that was written after a segment: a later segment of its timeline, or one of a
-/// timeline that branched off later. Returns what is there, in words.
+/// What shows that a file must exist.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Evidence {
+    /// What there is, in words.
+    pub(super) text: String,
+    /// The files that show it.
+    files: Vec<StoredName>,
+}
+
+impl Evidence {
+    pub(super) fn new(text: String, files: Vec<StoredName>) -> Self {
+        Self { text, files }
+    }
+
+    /// Returns whether everything that shows it has been there for this long. In doubt, it has not.
+    pub(super) fn is_older_than(&self, age: Duration, visit: &dyn Visit) -> bool {
+        let old = |file: &StoredName| {
+            let modified = visit.find(&file.into()).ok()??.modified()?;
+            Some(SystemTime::now().duration_since(modified).ok()? > age)
+        };
+        self.files.iter().all(|file| old(file) == Some(true))
+    }
+}
+
+/// Looks for WAL that was written after a segment: a later file of its timeline, or a history file that
+/// says so.
 pub(super) fn of_later_wal(
     visit: &dyn Visit,
     expected: &Expectation,
+    survey: &Survey,
     segment: SegmentName,
-) -> Result<Option<String>, RestoreError> {
-    let later = |file: &StoredName| {
-        let there = file.name.segment()?;
-        (there.timeline == segment.timeline && there > segment).then_some(there)
+) -> Result<Option<Evidence>, RestoreError> {
+    let Some(nearest) = &survey.nearest else {
+        return of_later_branch(visit, expected, survey, segment);
     };
-    for file in Walk::files(visit) {
-        if let Some(later) = later(&file?) {
-            return Ok(Some(format!("{later} is there")));
-        }
-    }
-    of_later_branch(visit, expected, segment)
+    let text = match nearest.name.segment() {
+        Some(there) => format!("{there} is there"),
+        None => format!("{nearest} is there"),
+    };
+    let newest = survey.newest_of(segment.timeline).map(|(_, newest)| newest.clone());
+    Ok(Some(Evidence::new(text, newest.into_iter().chain([nearest.clone()]).collect())))
 }
 
-/// Looks for a timeline that branched off the segment's own timeline after the segment, and of which the
-/// archive has segments. If there is one, the segment was written, and recovery along that timeline needs
-/// it.
+/// Looks for a timeline whose way leaves the segment's own timeline after the segment. If there is one, the
+/// segment was written, and recovery along that timeline needs it. Its history file is enough to show that.
+///
+/// What a history file says of its ancestors is what their own files say, so those are not read.
 fn of_later_branch(
     visit: &dyn Visit,
     expected: &Expectation,
+    survey: &Survey,
     segment: SegmentName,
-) -> Result<Option<String>, RestoreError> {
-    let mut first_of: BTreeMap<u32, StoredName> = BTreeMap::new();
-    for file in Walk::files(visit) {
-        let file = file?;
-        if let FileKind::Segment(there) = file.name.kind() {
-            first_of.entry(there.timeline).or_insert(file);
-        }
-    }
-    let mut timelines = Timelines::default();
-    for file in Walk::histories(visit) {
-        let file = file?;
-        let FileKind::History { timeline } = file.name.kind() else { continue };
-        let Some(first) = first_of.get(&timeline).filter(|_| timeline > segment.timeline) else {
+) -> Result<Option<Evidence>, RestoreError> {
+    let (mut timelines, mut known) = (Timelines::default(), BTreeSet::new());
+    let mut known_size = None;
+    for (timeline, file) in survey.histories_after(segment.timeline) {
+        if known.contains(&timeline) {
             continue;
-        };
-        let Some(ancestors) = read_history(visit, &file)? else { continue };
+        }
+        let Some(ancestors) = read_history(visit, file)? else { continue };
+        known.extend(ancestors.iter().map(|ancestor| ancestor.timeline));
         timelines.add(timeline, Some(ancestors));
         let Some(switch) = timelines.left(segment.timeline, timeline) else { continue };
+        let size = match known_size {
+            Some(size) => size,
+            None => *known_size.insert(size(visit, expected, survey, file)?),
+        };
         // The switch's own segment is there as a copy under the new timeline's name.
-        let size = size(visit, expected, first)?;
-        if segment < SegmentName::holding(segment.timeline, switch, size) {
-            return Ok(Some(format!(
-                "timeline {timeline} branched off after it at {switch}, and {} is there",
-                first.name
-            )));
+        if segment >= SegmentName::holding(segment.timeline, switch, size) {
+            continue;
         }
+        let question = Question { visit, expected, survey, timelines: &timelines, size };
+        if abandoned::before_it_was_written(&question, segment, timeline)? {
+            continue;
+        }
+        let newest = survey.newest_of(timeline);
+        let there = newest.map_or_else(|| file.to_string(), |(_, newest)| newest.to_string());
+        let text =
+            format!("timeline {timeline} branched off after it at {switch}, and {there} is there");
+        let files = newest.map(|(_, newest)| newest.clone()).into_iter().chain([file.clone()]);
+        return Ok(Some(Evidence::new(text, files.collect())));
     }
     Ok(None)
+}
+
+/// Looks for a history file that names a timeline as an ancestor. Returns that file, what it says of the
+/// timeline's own ancestors, and otherwise the newest later history file there is.
+pub(super) fn of_later_history(
+    visit: &dyn Visit,
+    survey: &Survey,
+    timeline: u32,
+) -> Result<Later, RestoreError> {
+    let (mut known, mut newest) = (BTreeSet::new(), None);
+    for (later, file) in survey.histories_after(timeline) {
+        newest.get_or_insert_with(|| file.clone());
+        if known.contains(&later) {
+            continue;
+        }
+        let Some(ancestors) = read_history(visit, file)? else { continue };
+        if let Some(place) = ancestors.iter().position(|there| there.timeline == timeline) {
+            let before = ancestors.into_iter().take(place).collect();
+            return Ok(Later::Names { file: file.clone(), before });
+        }
+        known.extend(ancestors.iter().map(|ancestor| ancestor.timeline));
+    }
+    Ok(newest.map_or(Later::None, Later::Others))
+}
+
+/// What later history files say of a timeline.
+pub(super) enum Later {
+    /// This one names it as an ancestor, behind these.
+    Names { file: StoredName, before: Vec<Ancestor> },
+    /// There are some, of which this is the newest, and none names it.
+    Others(StoredName),
+    /// There is none.
+    None,
 }
 
 /// Reads a history file; `None` if it is gone by now.
@@ -92,15 +156,17 @@ fn read_history(
 fn size(
     visit: &dyn Visit,
     expected: &Expectation,
-    first: &StoredName,
+    survey: &Survey,
+    history: &StoredName,
 ) -> Result<SegmentSize, RestoreError> {
-    let known = match expected.segment_size {
-        Some(size) => Some(size),
-        None => listing::segment_size(visit)?,
+    let of = |file: &StoredName| {
+        SegmentSize::new(listing::header(visit, file)?.segment_size.into()).ok()
     };
+    let sample = || survey.samples().iter().find_map(of);
+    let known = expected.segment_size.or_else(sample);
     known.ok_or_else(|| {
-        let reason = "neither its header nor that of another segment shows the segment size";
+        let reason = "no segment that is there shows the segment size, without which nobody can tell where it branched off";
         let problem = Problem::new(FindingKind::Unreadable, reason);
-        RestoreError::Damaged { path: visit.location().join(first.to_string()), problem }
+        RestoreError::Damaged { path: visit.location().join(history.to_string()), problem }
     })
 }

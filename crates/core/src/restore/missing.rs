@@ -1,35 +1,53 @@
 //! What it means that the archive does not have a file: the end of the WAL, or a hole.
 
-use super::{Request, RestoreError, delivery, evidence};
+use super::evidence::{self, Evidence, Later};
+use super::survey::Survey;
+use super::{Request, RestoreError, delivery};
 use crate::encoding::codec::Codec;
 use crate::prove::examine::{self, Expectation};
-use crate::store::StoredName;
+use crate::prove::verify::Start;
+use crate::server::control::ControlFile;
 use crate::store::directory::Directory;
-use crate::store::listing::Walk;
-use crate::store::{Progress, Store, Visit};
+use crate::store::{Store, StoredName, Visit};
+use crate::wal::history::Ancestor;
 use crate::wal::name::{FileKind, SegmentName};
 
 /// What a missing file means.
 pub(super) enum Verdict {
     /// The end: nothing shows that the archive ever had it. The text says why.
     End(String),
-    /// A hole: something that must come after it is there. The text says what.
-    Hole(String),
+    /// A hole: something shows that it must exist.
+    Hole(Evidence),
+    /// The same, for a history file, and what a later history file says that it holds.
+    HistoryHole(Evidence, Option<String>),
 }
 
 /// Decides what it means that the archive does not have the file.
+///
+/// One reading of the names at most, and of the history files those that can matter, each once.
+///
+/// # Errors
+/// What would decide could not be read.
 pub(super) fn judge(
     request: &Request<'_>,
     visit: &dyn Visit,
     expected: &Expectation,
 ) -> Result<Verdict, RestoreError> {
+    let end = |reason: &str| Verdict::End(format!("it is not in the archive{reason}"));
     match request.name.kind() {
+        FileKind::Segment(_) | FileKind::History { .. }
+            if lies_beside_target(request, expected) =>
+        {
+            Ok(end(", but it is in pg_wal"))
+        }
         FileKind::Segment(segment) => judge_segment(request, visit, expected, segment),
-        FileKind::History { timeline } => judge_history(visit, timeline),
-        // If these are missing, no WAL is missing: a backup history file is for people, and recovery asks
-        // for whole segments only.
-        FileKind::Partial(_) | FileKind::BackupHistory(_) | FileKind::Other => {
-            Ok(Verdict::End("it is not in the archive".to_owned()))
+        // The first timeline has no ancestors, so it has no history file.
+        FileKind::History { timeline: 1 } => Ok(end("")),
+        FileKind::History { timeline } => judge_history(request, visit, timeline),
+        // If these are missing, no WAL is missing: backup history files and tails are for people, and
+        // recovery asks for whole segments only.
+        FileKind::Partial(_) | FileKind::BackupHistory(_) | FileKind::Tail(_) | FileKind::Other => {
+            Ok(end(""))
         }
     }
 }
@@ -40,59 +58,116 @@ fn judge_segment(
     expected: &Expectation,
     segment: SegmentName,
 ) -> Result<Verdict, RestoreError> {
-    // The name itself: it was published between the look-up and this list.
-    let itself = |file: &StoredName| file.name.kind() == FileKind::Segment(segment);
-    let listed = Walk::files(visit).find_map(|file| match file {
-        Ok(file) => itself(&file).then_some(Ok(())),
-        Err(e) => Some(Err(e)),
-    });
-    let evidence = if listed.transpose()?.is_some() {
-        Some(format!("{segment} is listed but cannot be opened"))
-    } else {
-        evidence::of_later_wal(visit, expected, segment)?
-            .map(|later| format!("{segment} is missing and {later}"))
-    };
-    let Some(evidence) = evidence else {
-        let timeline = segment.timeline;
-        return Ok(Verdict::End(format!(
-            "it is not in the archive, and neither is any later segment of timeline {timeline}"
-        )));
-    };
-    if lies_beside_target(request, expected) {
-        return Ok(Verdict::End("it is not in the archive, but it is in pg_wal".to_owned()));
+    let survey = Survey::read(visit, request.name)?;
+    // It was published between the look-up and this list, or is there and cannot be opened.
+    if survey.appeared {
+        let text = format!("{segment} is listed but cannot be opened");
+        return Ok(Verdict::Hole(Evidence::new(text, Vec::new())));
     }
-    Ok(Verdict::Hole(evidence))
+    if let Some(mut evidence) = evidence::of_later_wal(visit, expected, &survey, segment)? {
+        evidence.text.insert_str(0, &format!("{segment} is missing and "));
+        return Ok(Verdict::Hole(evidence));
+    }
+    let timeline = segment.timeline;
+    Ok(Verdict::End(format!(
+        "it is not in the archive, and neither is any later segment of timeline {timeline}"
+    )))
 }
 
-fn judge_history(visit: &dyn Visit, timeline: u32) -> Result<Verdict, RestoreError> {
-    let mut first = None;
-    for file in Walk::files(visit) {
-        let file = file?;
-        if file.name.segment().is_some_and(|there| there.timeline == timeline) {
-            first = Some(file);
-            break;
-        }
+/// The server asks for the history files of the numbers that follow its own until one is missing, and takes
+/// the one before for the newest timeline.
+fn judge_history(
+    request: &Request<'_>,
+    visit: &dyn Visit,
+    timeline: u32,
+) -> Result<Verdict, RestoreError> {
+    if let Some(start) = start_timeline(request).filter(|start| *start >= timeline) {
+        return Ok(Verdict::End(format!(
+            "it is not in the archive, and a recovery that begins on timeline {start} does not need it"
+        )));
     }
-    Ok(match first {
-        // The first timeline has no ancestors, so it has no history file.
-        Some(first) if timeline != 1 => Verdict::Hole(format!(
-            "the history of timeline {timeline} is missing and {} is there",
-            first.name
-        )),
-        _ => Verdict::End(format!(
+    if let Some(followed) = followed_timeline(request, timeline) {
+        return Ok(Verdict::End(format!(
+            "it is not in the archive, and the server follows timeline {followed} already, whose history names it"
+        )));
+    }
+    let survey = Survey::read(visit, request.name)?;
+    let missing = format!("the history of timeline {timeline} is missing and");
+    let segment = survey.newest_of(timeline).map(|(_, newest)| newest.clone());
+    match (evidence::of_later_history(visit, &survey, timeline)?, segment) {
+        (Later::Names { file, before }, segment) => {
+            let text = format!("{missing} \"{file}\" names that timeline as an ancestor");
+            let contents = contents(&before, &file);
+            let files = segment.into_iter().chain([file]).collect();
+            Ok(Verdict::HistoryHole(Evidence::new(text, files), contents))
+        }
+        (_, Some(segment)) => {
+            let text = format!("{missing} {segment} is there");
+            Ok(Verdict::HistoryHole(Evidence::new(text, vec![segment]), None))
+        }
+        (Later::Others(newest), None) => Ok(Verdict::End(format!(
+            "it is not in the archive, and neither is any segment of timeline {timeline}; \"{newest}\" is there, and a recovery that looks for the newest timeline does not get that far, because number {timeline} is missing"
+        ))),
+        (Later::None, None) => Ok(Verdict::End(format!(
             "it is not in the archive, and neither is any segment of timeline {timeline}"
-        )),
+        ))),
+    }
+}
+
+/// Returns the lines of a history file with these ancestors, as `printf` takes them.
+fn contents(ancestors: &[Ancestor], source: &StoredName) -> Option<String> {
+    let line = |Ancestor { timeline, switch }: &Ancestor| {
+        format!("{timeline}\\t{switch}\\taccording to {source}\\n")
+    };
+    let lines: String = ancestors.iter().map(line).collect();
+    (!lines.is_empty()).then_some(lines)
+}
+
+/// Returns the timeline on which the recovery begins, if that is known: as the server does, by the label of
+/// the base backup, and without one by the control file.
+fn start_timeline(request: &Request<'_>) -> Option<u32> {
+    match std::fs::read_to_string(request.data_directory.join("backup_label")) {
+        Ok(label) => Start::from_label(&label).ok()?.timeline,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            ControlFile::read(request.data_directory).ok()?.timeline
+        }
+        Err(_) => None,
+    }
+}
+
+/// Returns the timeline that the server has chosen already, if its history names this one as an ancestor: with
+/// `recovery_target_timeline` set to a number, the server reads that history first, keeps it in `pg_wal`, and
+/// only then asks for those of its ancestors, which it can do without.
+///
+/// A file that an earlier start has kept does not count: it is older than `postmaster.pid`, which the server
+/// writes before its recovery begins.
+fn followed_timeline(request: &Request<'_>, timeline: u32) -> Option<u32> {
+    let store = Directory::at(delivery::parent(request.target));
+    let pid_file = std::fs::metadata(request.data_directory.join("postmaster.pid")).ok()?;
+    let started = pid_file.modified().ok()?;
+    let pg_wal = store.visit(request.steps).ok()?;
+    let survey = Survey::read(&*pg_wal, request.name).ok()?;
+    survey.histories_after(timeline).find_map(|(later, file)| {
+        let found = pg_wal.find(&file.into()).ok()??;
+        let kept = found.modified().is_some_and(|written| written > started);
+        let names = |found: examine::Examined| {
+            let ancestors = found.history.filter(|_| found.problem.is_none())?;
+            ancestors.iter().any(|there| there.timeline == timeline).then_some(later)
+        };
+        let read = examine::examine(&*found, &file.name, &Expectation::default(), &mut |_| Ok(()));
+        read.ok().filter(|_| kept).and_then(names)
     })
 }
 
-/// Returns whether the segment lies beside the target, in `pg_wal`, where the server looks next. A recycled
-/// file, with the name of a future segment and old contents, does not count. Neither does one that was only
+/// Returns whether the file lies beside the target, in `pg_wal`, where the server looks next. A recycled
+/// segment, with the name of a future one and old contents, does not count. Neither does one that was only
 /// half received and ends early: the server would take that for the end of the WAL.
 fn lies_beside_target(request: &Request<'_>, expected: &Expectation) -> bool {
-    let (store, steps) = (Directory::at(delivery::parent(request.target)), Progress::default());
-    let Ok(pg_wal) = store.visit(&steps) else { return false };
+    let store = Directory::at(delivery::parent(request.target));
+    let Ok(pg_wal) = store.visit(request.steps) else { return false };
     let name = StoredName::new(request.name.clone(), Codec::None);
     let Ok(Some(found)) = pg_wal.find(&name.into()) else { return false };
-    examine::examine(&*found, request.name, expected, &mut |_| Ok(()))
-        .is_ok_and(|found| found.problem.is_none() && found.ends_early.is_none())
+    examine::examine(&*found, request.name, expected, &mut |_| Ok(())).is_ok_and(|found| {
+        found.problem.is_none() && found.ends_early.is_none() && found.unknown.is_none()
+    })
 }

@@ -9,25 +9,32 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::encoding::codec::Codec;
+use crate::encoding::digest::Digest;
 use crate::error::{Action, Error};
-use crate::prove::examine::{self, Examined, Expectation};
+use crate::prove::examine::{self, Examined, Expectation, Unknown};
 use crate::prove::finding::{FindingKind, Problem};
 use crate::server::control::ControlFile;
 use crate::store::directory::Directory;
 use crate::store::directory::temporary::Owner;
 use crate::store::identity::{self, Identity};
-use crate::store::listing::Listing;
-use crate::store::{Progress, StoredName, Visit};
+use crate::store::{Progress, StoredName, Visit, unchecked};
 use crate::sys::Dir;
-use crate::wal::name::{FileKind, FileName};
+use crate::wal::name::{FileKind, FileName, SegmentName};
 
+mod abandoned;
 mod delivery;
 mod error;
 mod evidence;
 mod missing;
+pub mod own;
+mod survey;
 
 use self::delivery::Delivery;
 pub use self::error::RestoreError;
+use self::survey::Survey;
+
+/// What is to come is not on its way any more if what shows that it must come has been there for so long.
+const LATE: Duration = Duration::from_secs(600);
 
 /// One file that a server asks for.
 #[derive(Debug, Clone)]
@@ -42,16 +49,29 @@ pub struct Request<'a> {
     pub data_directory: &'a Path,
     /// Accept an archive without an identity file.
     pub allow_unmarked: bool,
-    /// How long to look again for a file that is missing although later ones are there.
+    /// Accept WAL of an unknown kind although the archive does not say that it was let in so.
+    pub allow_unchecked: bool,
+    /// How long to look again for a file that is missing although something shows that it must exist.
     pub patience: Duration,
+    /// The segment at which a hole counts as the end of the WAL.
+    pub end_at_hole: Option<SegmentName>,
+    /// Find out whether a file that is not there should be. A standby does not need to know: it asks again
+    /// whatever the reason, and often.
+    pub prove_absence: bool,
+    /// Counts the steps, for whoever watches over storage that hangs.
+    pub steps: &'a Progress,
 }
 
 /// What came of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// The file is at its target, whole and checked. The server flushes it.
-    Delivered,
-    /// The archive is there and does not have the file, and nothing shows that it should.
+    Delivered {
+        /// What could not be checked, and why it was delivered all the same.
+        remark: Option<String>,
+    },
+    /// The archive is there and does not have the file, and nothing shows that it should; or nobody was to
+    /// find that out ([`Request::prove_absence`]).
     NotArchived {
         /// Why that is the end and not a hole.
         reason: String,
@@ -68,31 +88,50 @@ pub enum Outcome {
 /// # Errors
 /// The file is not at its target, and nothing shows that this is the end of the WAL.
 pub fn restore(request: &Request<'_>) -> Result<Outcome, RestoreError> {
-    let (store, steps) = (Directory::at(request.archive), Progress::default());
-    let visit = store.open(&steps)?;
+    let store = Directory::at(request.archive);
+    let visit = store.open(request.steps)?;
     let expected = admit(request, &visit)?;
     let owner = Owner::this_process();
     refuse_archive(request, visit.dir())?;
     Delivery::sweep(request.target, &owner)?;
+    if let Some(outcome) = deliver(request, &visit, &expected, &owner)? {
+        return Ok(outcome);
+    }
+    if !request.prove_absence {
+        return Ok(Outcome::NotArchived { reason: "it is not in the archive".to_owned() });
+    }
+    refuse_nothing(request, &visit)?;
+    let (evidence, contents) = match missing::judge(request, &visit, &expected)? {
+        missing::Verdict::End(reason) => return Ok(Outcome::NotArchived { reason }),
+        missing::Verdict::Hole(evidence) => (evidence, None),
+        missing::Verdict::HistoryHole(evidence, contents) => (evidence, Some(contents)),
+    };
+    // Other archivers publish out of order: the file may be on its way.
+    let patience = match evidence.is_older_than(LATE, &visit) {
+        true => Duration::ZERO,
+        false => request.patience,
+    };
     let started = Instant::now();
     loop {
+        let left = patience.saturating_sub(started.elapsed());
+        if left.is_zero() {
+            break;
+        }
+        std::thread::sleep(left.min(Duration::from_millis(250)));
         if let Some(outcome) = deliver(request, &visit, &expected, &owner)? {
             return Ok(outcome);
         }
-        match missing::judge(request, &visit, &expected)? {
-            missing::Verdict::End(reason) => {
-                refuse_nothing(request, &visit)?;
-                return Ok(Outcome::NotArchived { reason });
-            }
-            missing::Verdict::Hole(evidence) => {
-                // Look-ahead publishes out of order: the file may be on its way.
-                let left = request.patience.saturating_sub(started.elapsed());
-                if left.is_zero() {
-                    return Err(RestoreError::Hole { path: request.archive.to_owned(), evidence });
-                }
-                std::thread::sleep(left.min(Duration::from_millis(250)));
-            }
+    }
+    let (path, evidence) = (request.archive.to_owned(), evidence.text);
+    match (contents, request.name.kind()) {
+        (Some(contents), FileKind::History { timeline }) => {
+            Err(RestoreError::HistoryHole { path, timeline, evidence, contents })
         }
+        (_, FileKind::Segment(segment)) if request.end_at_hole == Some(segment) => {
+            let reason = format!("{evidence}; recovery ends here because --end-at-hole says so");
+            Ok(Outcome::NotArchived { reason })
+        }
+        _ => Err(RestoreError::Hole { path, evidence }),
     }
 }
 
@@ -140,7 +179,7 @@ fn refuse_archive(request: &Request<'_>, archive: &Dir) -> Result<(), RestoreErr
 /// Makes sure that a directory without an identity file is an archive at all.
 fn refuse_nothing(request: &Request<'_>, visit: &dyn Visit) -> Result<(), RestoreError> {
     let marked = !request.allow_unmarked || Identity::at(visit)?.is_some();
-    if marked || Listing::read(visit, &mut |_, _| ())?.files > 0 {
+    if marked || Survey::read(visit, request.name)?.any {
         return Ok(());
     }
     Err(RestoreError::Nothing { path: request.archive.to_owned() })
@@ -154,43 +193,48 @@ fn deliver(
     expected: &Expectation,
     owner: &Owner,
 ) -> Result<Option<Outcome>, RestoreError> {
+    // No server asks for a tail, and none may be given one.
+    if matches!(request.name.kind(), FileKind::Tail(_)) {
+        return Ok(None);
+    }
     let mut candidates = Vec::new();
     for codec in Codec::ALL {
         candidates.extend(visit.find(&StoredName::new(request.name.clone(), codec).into())?);
     }
-    let (mut sound, mut failure) = (None, None);
+    let mut sound: Option<(Digest, Delivery, Option<String>)> = None;
+    let mut failure = None;
     for archived in &candidates {
         let delivery =
             Delivery::begin(request.target, request.name, owner, request.data_directory)?;
         let result =
             delivery.copy(|each| examine::examine(&**archived, request.name, expected, each))?;
-        let path = || archived.path().to_owned();
-        let problem = match &result.examined.problem {
-            None => lost_tail(request, visit, expected, &result.examined)?,
-            known => known.clone(),
-        };
-        match (problem, result.examined.content) {
-            (None, Some(content)) => match sound {
-                None => sound = Some((content, result.delivery)),
-                Some((first, _)) if first == content => {}
+        let path = archived.path().to_owned();
+        match (judge(request, visit, expected, &result.examined)?, result.examined.content) {
+            (Ok(remark), Some(content)) => match sound {
+                None => sound = Some((content, result.delivery, remark)),
+                Some((first, ..)) if first == content => {}
                 Some(_) => {
                     let reason = "another encoding of the same name is sound too, and they differ";
                     let problem = Problem::new(FindingKind::Duplicate, reason);
-                    return Err(RestoreError::Damaged { path: path(), problem });
+                    return Err(RestoreError::Damaged { path, problem });
                 }
             },
-            (problem, _) => {
-                let problem = problem.unwrap_or_else(|| {
-                    Problem::new(FindingKind::Unreadable, "it was not read to its end")
-                });
-                failure = Some(RestoreError::Damaged { path: path(), problem });
+            (Ok(_), None) => {
+                let problem = Problem::new(FindingKind::Unreadable, "it was not read to its end");
+                failure = Some(RestoreError::Damaged { path, problem });
+            }
+            (Err(Refused::Damaged(problem)), _) => {
+                failure = Some(RestoreError::Damaged { path, problem });
+            }
+            (Err(Refused::Unknown(reason)), _) => {
+                failure = Some(RestoreError::UnknownWal { path, reason });
             }
         }
     }
     match (sound, failure) {
-        (Some((_, delivery)), _) => {
+        (Some((_, delivery, remark)), _) => {
             delivery.finish()?;
-            Ok(Some(Outcome::Delivered))
+            Ok(Some(Outcome::Delivered { remark }))
         }
         (None, Some(failure)) => Err(failure),
         (None, None) if matches!(request.name.kind(), FileKind::Other) => {
@@ -198,6 +242,37 @@ fn deliver(
         }
         (None, None) => Ok(None),
     }
+}
+
+/// Why a file that could be read is not delivered.
+enum Refused {
+    /// It is damaged or the wrong one.
+    Damaged(Problem),
+    /// Its format is not known here, and the archive does not say that it was let in so.
+    Unknown(String),
+}
+
+/// Decides whether a file that was read may be delivered, and with which remark.
+fn judge(
+    request: &Request<'_>,
+    visit: &dyn Visit,
+    expected: &Expectation,
+    examined: &Examined,
+) -> Result<Result<Option<String>, Refused>, RestoreError> {
+    if let Some(Unknown { reason, vouched }) = &examined.unknown {
+        // Where files carry nothing, the archive as a whole says that some were let in unchecked.
+        let marked = || Ok::<_, Error>(!examined.had_digest && unchecked::is_marked(visit)?);
+        return Ok(if *vouched || request.allow_unchecked || marked()? {
+            Ok(Some(format!("its records were not checked: {reason}")))
+        } else {
+            Err(Refused::Unknown(reason.clone()))
+        });
+    }
+    let problem = match &examined.problem {
+        None => lost_tail(request, visit, expected, examined)?,
+        known => known.clone(),
+    };
+    Ok(problem.map_or(Ok(None), |problem| Err(Refused::Damaged(problem))))
 }
 
 /// A segment whose WAL ends early is the last one of its timeline, or it has lost its tail. In the second
@@ -211,8 +286,9 @@ fn lost_tail(
     let (FileKind::Segment(segment), Some(end)) = (request.name.kind(), examined.ends_early) else {
         return Ok(None);
     };
-    let later = evidence::of_later_wal(visit, expected, segment)?;
-    Ok(later.map(|later| {
+    let survey = Survey::read(visit, request.name)?;
+    Ok(evidence::of_later_wal(visit, expected, &survey, segment)?.map(|later| {
+        let later = later.text;
         let reason = format!("its WAL ends at {end}, before the segment does, and {later}");
         Problem::new(FindingKind::Corrupt, reason)
     }))

@@ -12,7 +12,7 @@ use thiserror::Error as ThisError;
 
 use crate::error::{Action, Error};
 use crate::sys;
-use crate::wal::SegmentSize;
+use crate::wal::{Lsn, SegmentSize};
 
 /// Where the control file lies in a data directory.
 pub const PATH: &str = "global/pg_control";
@@ -22,6 +22,14 @@ const READ: usize = 512;
 
 /// Offset of `xlog_seg_size`, the same in every layout known here.
 const SEGMENT_SIZE_AT: usize = 228;
+
+/// Offset of `checkPointCopy.ThisTimeLineID`, the same in every layout known here.
+const CHECKPOINT_TIMELINE_AT: usize = 48;
+
+/// Offset of `minRecoveryPointTLI`, the same in every layout known here.
+const RECOVERY_TIMELINE_AT: usize = 144;
+/// Offset of `minRecoveryPoint`, the same in every layout known here.
+const MINIMUM_AT: usize = 136;
 
 /// The server rewrites the file in place, and a reader may see half of a write: so a wrong checksum is
 /// looked at again, this often.
@@ -36,6 +44,13 @@ pub struct ControlFile {
     pub version: u32,
     /// The size of a WAL segment; `None` for a layout that this version does not know.
     pub segment_size: Option<SegmentSize>,
+    /// The newest timeline that the server has written or replayed, as far as it noted that: the one of its
+    /// last checkpoint, or the one that it reached in recovery. A promotion notes the new timeline before the
+    /// server is in production. `None` for a layout that this version does not know.
+    pub timeline: Option<u32>,
+    /// `minRecoveryPoint`: a recovery is consistent from there on. `None` if it is not set, as in a backup of a
+    /// primary, or for a layout that this version does not know.
+    pub minimum: Option<Lsn>,
 }
 
 /// Why the contents of a control file are refused.
@@ -83,14 +98,23 @@ impl ControlFile {
         if !agrees {
             return Err(ControlError::Checksum);
         }
-        let segment_size = if known {
-            let bytes = u32::from_ne_bytes(*chunk(contents, SEGMENT_SIZE_AT).ok_or(short)?);
-            let size = SegmentSize::new(bytes.into());
-            Some(size.map_err(|_| ControlError::SegmentSize(bytes))?)
-        } else {
-            None
-        };
-        Ok(Self { system_identifier, version, segment_size })
+        if !known {
+            let (segment_size, timeline, minimum) = (None, None, None);
+            return Ok(Self { system_identifier, version, segment_size, timeline, minimum });
+        }
+        let number = |at| chunk(contents, at).copied().map(u32::from_ne_bytes).ok_or(short);
+        let bytes = number(SEGMENT_SIZE_AT)?;
+        let segment_size =
+            SegmentSize::new(bytes.into()).map_err(|_| ControlError::SegmentSize(bytes))?;
+        let timeline = number(CHECKPOINT_TIMELINE_AT)?.max(number(RECOVERY_TIMELINE_AT)?);
+        let minimum = Lsn(u64::from_ne_bytes(*chunk(contents, MINIMUM_AT).ok_or(short)?));
+        Ok(Self {
+            system_identifier,
+            version,
+            segment_size: Some(segment_size),
+            timeline: Some(timeline).filter(|timeline| *timeline > 0),
+            minimum: Some(minimum).filter(|lsn| !lsn.is_invalid()),
+        })
     }
 
     /// Reads the control file of a data directory, also of a running server.
@@ -98,6 +122,14 @@ impl ControlFile {
     /// # Errors
     /// The file could not be read, or is not a sound control file.
     pub fn read(data_directory: &Path) -> Result<Self, Error> {
+        Self::with_contents(data_directory).map(|(control, _)| control)
+    }
+
+    /// The same, and the bytes that were read, for what else is in them.
+    ///
+    /// # Errors
+    /// The file could not be read, or is not a sound control file.
+    pub(super) fn with_contents(data_directory: &Path) -> Result<(Self, Vec<u8>), Error> {
         let path = data_directory.join(PATH);
         let fail = |e| Error::io(Action::ReadControl, &path, e);
         let mut tries = 0;
@@ -107,7 +139,7 @@ impl ControlFile {
             file.take(READ as u64).read_to_end(&mut contents).map_err(fail)?;
             tries += 1;
             match Self::parse(&contents) {
-                Ok(control) => return Ok(control),
+                Ok(control) => return Ok((control, contents)),
                 Err(ControlError::Checksum) if tries < TRIES => {
                     std::thread::sleep(std::time::Duration::from_millis(10));
                 }
@@ -134,6 +166,9 @@ mod tests {
         bytes[..8].copy_from_slice(&7_123_456_789_012_345_678_u64.to_ne_bytes());
         bytes[8..12].copy_from_slice(&version.to_ne_bytes());
         bytes[SEGMENT_SIZE_AT..SEGMENT_SIZE_AT + 4].copy_from_slice(&(16_u32 << 20).to_ne_bytes());
+        bytes[CHECKPOINT_TIMELINE_AT..][..4].copy_from_slice(&2_u32.to_ne_bytes());
+        bytes[RECOVERY_TIMELINE_AT..][..4].copy_from_slice(&3_u32.to_ne_bytes());
+        bytes[MINIMUM_AT..MINIMUM_AT + 8].copy_from_slice(&0x300_0028_u64.to_ne_bytes());
         let crc = crc32c::crc32c(&bytes[..checksum_at]);
         bytes[checksum_at..checksum_at + 4].copy_from_slice(&crc.to_ne_bytes());
         bytes
@@ -145,6 +180,8 @@ mod tests {
             let control = ControlFile::parse(&control(version, checksum_at)).unwrap();
             assert_eq!(control.system_identifier, 7_123_456_789_012_345_678);
             assert_eq!(control.segment_size, Some(SegmentSize::DEFAULT));
+            assert_eq!(control.timeline, Some(3));
+            assert_eq!(control.minimum, Some(Lsn(0x300_0028)));
         }
     }
 
@@ -152,7 +189,7 @@ mod tests {
     fn a_later_layout_gives_the_identifier_and_no_segment_size() {
         let control = ControlFile::parse(&control(2100, 320)).unwrap();
         assert_eq!(control.system_identifier, 7_123_456_789_012_345_678);
-        assert_eq!(control.segment_size, None);
+        assert_eq!((control.segment_size, control.timeline), (None, None));
     }
 
     #[test]

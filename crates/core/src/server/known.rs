@@ -33,13 +33,28 @@ fn durable() -> MutexGuard<'static, BTreeSet<(PathBuf, PathBuf)>> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KnownDestinations {
     data_directory: PathBuf,
+    /// Whether the list is written.
+    kept: bool,
 }
 
 impl KnownDestinations {
     /// Names the list of a data directory. Reads nothing yet.
     #[must_use]
     pub fn of(data_directory: impl Into<PathBuf>) -> Self {
-        Self { data_directory: data_directory.into() }
+        Self { data_directory: data_directory.into(), kept: true }
+    }
+
+    /// The same, for a program beside the server: the list is read, and never written. It belongs to the
+    /// archiver, and the data directory may be that of a lost server, on a disk that is read-only.
+    #[must_use]
+    pub fn only_read(data_directory: impl Into<PathBuf>) -> Self {
+        Self { data_directory: data_directory.into(), kept: false }
+    }
+
+    /// Returns the data directory.
+    #[must_use]
+    pub fn data_directory(&self) -> &Path {
+        &self.data_directory
     }
 
     /// Returns whether a path without symbolic links lies in the data directory, or in a `pg_wal` that
@@ -90,11 +105,14 @@ impl KnownDestinations {
     /// Adds a destination durably, or flushes a list that already names it.
     ///
     /// On return the list names it even after a power cut. If the machine dies before that, either the
-    /// old list or the new one is there.
+    /// old list or the new one is there. A list that is only read stays as it is.
     ///
     /// # Errors
     /// The list could not be read, written, flushed or put in place.
     pub fn add(&self, destination: &Path) -> Result<(), Error> {
+        if !self.kept {
+            return Ok(());
+        }
         let fail = |e| self.failed(Action::Remember, e);
         let mut durable = durable();
         let entry = (self.data_directory.clone(), destination.to_owned());
@@ -177,6 +195,16 @@ mod tests {
             let mode = temp.path().join(FILE_NAME).metadata().unwrap().mode();
             assert_eq!(mode & 0o777, list);
         }
+    }
+
+    #[test]
+    fn a_list_that_is_only_read_is_not_written() {
+        let temp = tempfile::tempdir().unwrap();
+        KnownDestinations::of(temp.path()).add(Path::new("/a")).unwrap();
+        let read = KnownDestinations::only_read(temp.path());
+        read.add(Path::new("/b")).unwrap();
+        assert!(read.contains(Path::new("/a")).unwrap());
+        assert!(!read.contains(Path::new("/b")).unwrap());
     }
 
     #[test]

@@ -1,8 +1,12 @@
 //! The cluster's side: what its data directory says, and what the archiver writes there.
 
 pub mod control;
+pub mod held;
 pub mod known;
+pub mod last;
+pub mod lineage;
 pub mod permission;
+pub mod position;
 pub mod ready;
 pub mod settings;
 pub mod source;

@@ -43,6 +43,18 @@ pub enum CheckWal {
     Records,
 }
 
+impl CheckWal {
+    /// Returns the value as it is written in the configuration, and in an archived file's attribute.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Header => "header",
+            Self::Records => "records",
+        }
+    }
+}
+
 impl Choice for CheckWal {
     const NAMED: &'static [(&'static CStr, Self)] =
         &[(c"off", Self::Off), (c"header", Self::Header), (c"records", Self::Records)];

@@ -46,10 +46,10 @@ fn name(n: u32) -> FinalName {
 fn seal(content: &[u8], verify: bool) -> Seal {
     let digest = Digest::of(content);
     let digests = Some(Digests { stored: digest, content: digest });
-    Seal { digests, mode: 0o600, flush: true, verify }
+    Seal { digests, checked: None, mode: 0o600, flush: true, verify }
 }
 
-fn sealed<'v>(visit: &'v dyn Visit, name: FinalName, content: &[u8]) -> Box<dyn Sealed + 'v> {
+fn sealed(visit: &dyn Visit, name: FinalName, content: &[u8]) -> Box<dyn Sealed> {
     let mut draft = visit.stage(name).unwrap();
     let mut buffer = Buffer::new().unwrap();
     for chunk in content.chunks(CHUNK) {
@@ -93,7 +93,7 @@ fn nothing_is_visible_before_it_is_published(store: &dyn Store) {
     assert!(visit.find(&name(1)).unwrap().is_none());
 
     let stored_bytes = sealed.stored_bytes();
-    assert_eq!(sealed.publish().unwrap(), Publication::Published);
+    assert_eq!(sealed.publish(&progress).unwrap(), Publication::Published);
     visit.settle().unwrap();
     assert_eq!(published(&*visit), [name(1).to_string()]);
     assert_eq!(contents(&*visit, &name(1)).unwrap(), b"contents");
@@ -115,8 +115,11 @@ fn a_name_that_is_taken_is_never_given_again(store: &dyn Store) {
     let progress = Progress::default();
     let visit = store.visit(&progress).unwrap();
     let second = sealed(&*visit, name(1), b"second");
-    assert_eq!(sealed(&*visit, name(1), b"first").publish().unwrap(), Publication::Published);
-    assert_eq!(second.publish().unwrap(), Publication::NameTaken);
+    assert_eq!(
+        sealed(&*visit, name(1), b"first").publish(&progress).unwrap(),
+        Publication::Published
+    );
+    assert_eq!(second.publish(&progress).unwrap(), Publication::NameTaken);
     assert_eq!(contents(&*visit, &name(1)).unwrap(), b"first");
     assert_eq!(everything(&*visit), 1);
 }
@@ -126,7 +129,7 @@ fn of_many_rivals_for_one_name_one_wins(store: &dyn Store) {
         let rival = |n: u8| {
             let progress = Progress::default();
             let visit = store.visit(&progress).unwrap();
-            sealed(&*visit, name(round), &[n; 5000]).publish().unwrap()
+            sealed(&*visit, name(round), &[n; 5000]).publish(&progress).unwrap()
         };
         let wins: Vec<u8> = std::thread::scope(|scope| {
             let rivals: Vec<_> = (0..8).map(|n| scope.spawn(move || (n, rival(n)))).collect();
@@ -148,7 +151,7 @@ fn any_contents_read_back_byte_for_byte(store: &dyn Store) {
         // Data, zeros, data: what is a hole reads as zeros.
         let mut content: Vec<u8> = (0..len).map(|i| (i % 251) as u8).collect();
         content.iter_mut().skip(len / 3).take(len / 2).for_each(|byte| *byte = 0);
-        sealed(&*visit, name(n), &content).publish().unwrap();
+        sealed(&*visit, name(n), &content).publish(&progress).unwrap();
         assert!(contents(&*visit, &name(n)).unwrap() == content, "{len} bytes");
     }
 }
@@ -157,7 +160,7 @@ fn any_contents_read_back_byte_for_byte(store: &dyn Store) {
 fn each_reader_begins_at_the_start(store: &dyn Store) {
     let progress = Progress::default();
     let visit = store.visit(&progress).unwrap();
-    sealed(&*visit, name(1), b"contents").publish().unwrap();
+    sealed(&*visit, name(1), b"contents").publish(&progress).unwrap();
     let found = visit.find(&name(1)).unwrap().unwrap();
     for past_cache in [false, true, false] {
         let mut contents = Vec::new();
@@ -177,7 +180,7 @@ fn a_copy_that_storage_does_not_give_back_is_discarded(store: &dyn Store) {
     assert_eq!(everything(&*visit), 0);
     let mut draft = visit.stage(name(1)).unwrap();
     draft.put(buffer.fill(b"meant")).unwrap();
-    draft.seal(&seal(b"meant", true)).unwrap().publish().unwrap();
+    draft.seal(&seal(b"meant", true)).unwrap().publish(&progress).unwrap();
     assert_eq!(contents(&*visit, &name(1)).unwrap(), b"meant");
 }
 
@@ -188,7 +191,9 @@ fn one_encoding_of_a_name_is_not_another(store: &dyn Store) {
     for codec in Codec::ALL {
         let other = StoredName { codec, ..plain.clone() };
         assert!(visit.find(&other.clone().into()).unwrap().is_none(), "{other}");
-        sealed(&*visit, other.clone().into(), other.to_string().as_bytes()).publish().unwrap();
+        sealed(&*visit, other.clone().into(), other.to_string().as_bytes())
+            .publish(&progress)
+            .unwrap();
     }
     for codec in Codec::ALL {
         let other = StoredName { codec, ..plain.clone() };
@@ -201,10 +206,10 @@ fn one_encoding_of_a_name_is_not_another(store: &dyn Store) {
 fn tidying_leaves_what_is_published_and_what_is_being_written(store: &dyn Store) {
     let progress = Progress::default();
     let visit = store.visit(&progress).unwrap();
-    sealed(&*visit, name(1), b"one").publish().unwrap();
+    sealed(&*visit, name(1), b"one").publish(&progress).unwrap();
     let two = sealed(&*visit, name(2), b"two");
     visit.tidy().unwrap();
-    two.publish().unwrap();
+    two.publish(&progress).unwrap();
     assert_eq!(published(&*visit), [name(1).to_string(), name(2).to_string()]);
 }
 
@@ -224,7 +229,7 @@ fn every_step_is_counted_as_progress(store: &dyn Store) {
     moved("a chunk");
     let sealed = draft.seal(&seal(b"contents", true)).unwrap();
     moved("a seal");
-    sealed.publish().unwrap();
+    sealed.publish(&progress).unwrap();
     visit.settle().unwrap();
     moved("a flush");
     visit.list(&mut |_| ()).unwrap();
@@ -239,7 +244,7 @@ fn every_name_counts_as_progress_when_a_place_is_tidied(store: &dyn Store) {
     let progress = Progress::default();
     let visit = store.visit(&progress).unwrap();
     for n in 0..NAMES {
-        sealed(&*visit, name(n), b"contents").publish().unwrap();
+        sealed(&*visit, name(n), b"contents").publish(&progress).unwrap();
     }
     let before = progress.steps();
     visit.tidy().unwrap();

@@ -134,8 +134,8 @@ impl Identity {
             .map_err(|e| Error::io(Action::ReserveMemory, visit.location().join(FILE_NAME), e))?;
         let mut draft = visit.stage(FinalName::Identity)?;
         draft.put(buffer.fill(text.as_bytes()))?;
-        let seal = Seal { digests: None, mode, flush: true, verify: false };
-        match draft.seal(&seal)?.publish()? {
+        let seal = Seal { digests: None, checked: None, mode, flush: true, verify: false };
+        match draft.seal(&seal)?.publish(visit.progress())? {
             Publication::Published => {}
             Publication::NameTaken => return Ok(false),
         }
@@ -157,16 +157,28 @@ impl Identity {
         Self::from_found(&*found, true)
     }
 
-    /// Gives a directory's identity file to the user that runs the server, durably: if root wrote it with
-    /// mode 0600, the archiver could not read it.
+    /// Gives an identity file that is there already to the user that runs the server, durably: if root wrote
+    /// it with mode 0600, the archiver could not read it.
     ///
-    /// # Errors The file could not be opened, given away (only root may) or flushed.
+    /// Whoever may write into the directory chooses what has the name, so the file is given away only if what
+    /// is open is an identity and has no other name, as somebody else's file would have.
+    ///
+    /// # Errors
+    /// The file is not such a file, or could not be opened, given away (only root may) or flushed.
     pub fn give_to(visit: &DirectoryVisit<'_>, user: u32, group: u32) -> Result<(), Error> {
         let fail = |action| move |e| Error::io(action, visit.location().join(FILE_NAME), e);
         let file = visit.dir().open_file(FILE_NAME).map_err(fail(Action::ReadArchived))?;
         let there = file.metadata().map_err(fail(Action::ReadArchived))?;
         if (there.uid(), there.gid()) == (user, group) {
             return Ok(());
+        }
+        let mut contents = Vec::new();
+        (&file).take(MAX_LEN + 1).read_to_end(&mut contents).map_err(fail(Action::ReadArchived))?;
+        let refused =
+            |reason| Error::BadIdentity { path: visit.location().join(FILE_NAME), reason };
+        Self::parse(&contents).map_err(|e| refused(e.to_string()))?;
+        if !there.is_file() || there.nlink() != 1 {
+            return Err(refused("it is not a file with this name alone".to_owned()));
         }
         sys::set_owner(&file, user, group).map_err(fail(Action::OwnIdentity))?;
         Self::settle(visit).map(drop)

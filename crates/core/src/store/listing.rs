@@ -8,7 +8,7 @@
 use crate::encoding::digest::{CONTENT_ATTRIBUTE, STORED_ATTRIBUTE};
 use crate::error::{Action, Error};
 use crate::store::directory::temporary::Owner;
-use crate::store::{StoredName, Visit, identity};
+use crate::store::{StoredName, Visit, identity, unchecked};
 use crate::sys::read_full;
 use crate::wal::name::{FileKind, FileName, SegmentName};
 use crate::wal::segment::HEADER_LEN;
@@ -104,7 +104,7 @@ fn sort(stored: &str) -> Sorted {
     if stored == identity::FILE_NAME {
         return Sorted::Identity;
     }
-    if stored == "lost+found" {
+    if stored == "lost+found" || stored == unchecked::FILE_NAME {
         return Sorted::Nothing;
     }
     if let Some(owner) = Owner::of(stored) {

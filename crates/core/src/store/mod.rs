@@ -7,22 +7,27 @@
 
 use std::io::{self, Read};
 use std::path::Path;
+use std::time::SystemTime;
 
 use crate::encoding::codec::{Codec, Decoder};
 use crate::encoding::digest::Digest;
 use crate::error::Error;
 use crate::server::known::KnownDestinations;
+use crate::server::settings::CheckWal;
 use crate::server::source::Source;
 use crate::sys::Space;
 
 pub mod admission;
+pub mod beyond;
 #[cfg(test)]
 mod conformance;
 pub mod directory;
 pub mod identity;
+pub mod lag;
 pub mod listing;
 mod names;
 mod progress;
+pub mod unchecked;
 
 pub use names::{FinalName, PROBE, StoredName};
 pub use progress::Progress;
@@ -41,6 +46,19 @@ pub trait Store: Send + Sync {
 pub trait Visit: Sync {
     /// The path by which users know the place.
     fn location(&self) -> &Path;
+
+    /// The steps that are counted on this visit.
+    fn progress(&self) -> &Progress;
+
+    /// Keeps the place open beyond this visit.
+    fn keep(&self) -> Box<dyn Place>;
+
+    /// Returns whether the path still leads to this place. Asked after the last flush: a file that was
+    /// flushed elsewhere is not where its readers look for it (guarantee G8).
+    ///
+    /// # Errors
+    /// The path could not be looked up.
+    fn is_still_there(&self) -> Result<bool, Error>;
 
     /// Returns what stands under a final name, `None` if nothing does.
     ///
@@ -65,7 +83,7 @@ pub trait Visit: Sync {
     ///
     /// # Errors
     /// The file could not be created.
-    fn stage(&self, name: FinalName) -> Result<Box<dyn Draft<'_> + '_>, Error>;
+    fn stage(&self, name: FinalName) -> Result<Box<dyn Draft + '_>, Error>;
 
     /// Makes every name that was published on this visit durable, and what is found on it too. On return
     /// they survive a power cut.
@@ -91,6 +109,24 @@ pub trait Visit: Sync {
     fn is_within(&self, server: &KnownDestinations) -> Result<bool, Error>;
 }
 
+/// A place that is kept open, for files that are complete there and not published yet. Only what is under
+/// way keeps a place: an archive must be free to be unmounted while nothing is archived.
+pub trait Place: Send {
+    /// Goes on there, and counts steps in `progress` from now on.
+    fn resume<'s>(&self, progress: &'s Progress) -> Box<dyn Visit + 's>;
+
+    /// Returns what tells the place from every other one that is open now: the path may lead to another
+    /// disk than it did for an earlier file.
+    ///
+    /// # Errors
+    /// It could not be looked up.
+    fn id(&self) -> Result<PlaceId, Error>;
+}
+
+/// What tells an open place from every other one: for a directory, its device and inode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PlaceId(pub u64, pub u64);
+
 /// A file that stands under a final name.
 pub trait Found {
     /// The path by which users know it.
@@ -104,6 +140,9 @@ pub trait Found {
 
     /// What the file takes in the archive, in bytes.
     fn stored_bytes(&self) -> u64;
+
+    /// Returns when the file was last written, if that is known.
+    fn modified(&self) -> Option<SystemTime>;
 
     /// Returns what the file carries under this name beside its contents, `None` if nothing.
     ///
@@ -120,24 +159,24 @@ pub trait Found {
     /// past the cache does.
     fn flush(&self) -> Result<(), Error>;
 
-    /// Reads the stored bytes from their start: from storage, past every cache, or through the caches. One
+    /// Reads the stored bytes from their start, and counts each piece as a step of the visit: from storage, past every cache, or through the caches. One
     /// reader is used at a time.
     ///
     /// # Errors
     /// The reader could not be made.
-    fn read(&self, past_cache: bool) -> io::Result<Box<dyn Read>>;
+    fn read(&self, past_cache: bool) -> io::Result<Box<dyn Read + '_>>;
 
     /// Reads the WAL file's own bytes from storage, past every cache.
     ///
     /// # Errors
     /// The reader or the decoder could not be made.
-    fn decode(&self) -> io::Result<Decoder<Box<dyn Read>>> {
+    fn decode(&self) -> io::Result<Decoder<Box<dyn Read + '_>>> {
         Decoder::new(self.codec(), self.read(true)?)
     }
 }
 
 /// A file that is being written, out of sight. It knows its final name.
-pub trait Draft<'v> {
+pub trait Draft {
     /// Appends a chunk. All must be aligned as a [`Buffer`](crate::sys::buffer::Buffer) is, and all but
     /// the last of whole blocks.
     ///
@@ -153,22 +192,28 @@ pub trait Draft<'v> {
     /// # Errors
     /// One of the steps failed. The copy is discarded, so that no later flush can be mistaken for a
     /// success of this one (guarantee G8).
-    fn seal(self: Box<Self>, seal: &Seal) -> Result<Box<dyn Sealed + 'v>, Error>;
+    fn seal(self: Box<Self>, seal: &Seal) -> Result<Box<dyn Sealed>, Error>;
 }
 
-/// A file that is complete, and still out of sight.
-pub trait Sealed {
+/// A file that is complete, and still out of sight. It keeps its place open, and can wait there for its turn
+/// longer than the visit on which it was written.
+pub trait Sealed: Send {
     /// What the file takes in the archive, in bytes.
     fn stored_bytes(&self) -> u64;
 
+    /// Returns whether the file carries what [`Seal`] says that it is to carry. Not every file system has
+    /// attributes.
+    fn carries_attributes(&self) -> bool;
+
     /// Gives the file its final name, unless that is taken: the storage decides in one step, not an
-    /// earlier look (guarantee G3). [`Visit::settle`] makes the name durable.
+    /// earlier look (guarantee G3). A [`Visit::settle`] of the same place makes the name durable. Steps are
+    /// counted in `progress`.
     ///
     /// If the machine dies here, the name may be there or not. If it is there, so are the bytes.
     ///
     /// # Errors
     /// The name was not given, or the storage cannot promise not to replace.
-    fn publish(self: Box<Self>) -> Result<Publication, Error>;
+    fn publish(self: Box<Self>, progress: &Progress) -> Result<Publication, Error>;
 }
 
 /// How a file is completed.
@@ -176,6 +221,8 @@ pub trait Sealed {
 pub struct Seal {
     /// What the file carries, if anything.
     pub digests: Option<Digests>,
+    /// How a segment was checked before it was let in, which it carries too.
+    pub checked: Option<CheckWal>,
     /// Permission bits.
     pub mode: u32,
     /// Make the contents durable.

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::encoding::codec::Codec;
-use crate::store::identity;
+use crate::store::{identity, unchecked};
 use crate::wal::name::{FileName, NameError};
 
 /// The name of a WAL file in an archive: its own name, and how it is compressed.
@@ -47,6 +47,8 @@ pub enum FinalName {
     File(StoredName),
     /// The identity file's.
     Identity,
+    /// The name of the marker for WAL that was let in unchecked.
+    Unchecked,
     /// The name of a check's probe.
     Probe(String),
 }
@@ -78,7 +80,7 @@ impl FinalName {
     pub fn codec(&self) -> Codec {
         match self {
             Self::File(name) => name.codec,
-            Self::Identity | Self::Probe(_) => Codec::None,
+            Self::Identity | Self::Unchecked | Self::Probe(_) => Codec::None,
         }
     }
 }
@@ -88,6 +90,7 @@ impl fmt::Display for FinalName {
         match self {
             Self::File(name) => name.fmt(f),
             Self::Identity => f.write_str(identity::FILE_NAME),
+            Self::Unchecked => f.write_str(unchecked::FILE_NAME),
             Self::Probe(name) => f.write_str(name),
         }
     }

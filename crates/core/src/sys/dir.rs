@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use crate::sys::call::{again, c_string, check, openat};
 use crate::sys::fault::{Op, announce};
-use crate::sys::file::{BLOCK_UNIT, Entry};
+use crate::sys::file::{BLOCK_UNIT, Entry, entry_from};
 
 /// Size and free space of a file system, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -269,6 +269,31 @@ impl Dir {
     /// What `fstatvfs` reports.
     pub fn space(&self) -> io::Result<Space> {
         space_of(self.fd.as_raw_fd())
+    }
+
+    /// Returns what `fstat` says of the directory itself.
+    ///
+    /// # Errors
+    /// What `fstat` reports.
+    pub fn own_entry(&self) -> io::Result<Entry> {
+        again(Op::Stat, |_| {
+            let mut stat = MaybeUninit::<libc::stat>::uninit();
+            // SAFETY: `stat` is large enough for the result, and the descriptor is open because `self`
+            // owns it.
+            check(unsafe { libc::fstat(self.fd.as_raw_fd(), stat.as_mut_ptr()) })?;
+            // SAFETY: the call succeeded, so the kernel has filled in the whole structure.
+            Ok(entry_of(&unsafe { stat.assume_init() }))
+        })
+    }
+
+    /// Returns whether the path by which the directory was opened still leads to it. While it is open,
+    /// no other directory can have its device and inode.
+    ///
+    /// # Errors
+    /// What `stat` reports, also if the path leads nowhere.
+    pub fn is_at_its_path(&self) -> io::Result<bool> {
+        let there = again(Op::Stat, |_| std::fs::metadata(&self.path))?;
+        Ok(self.own_entry()?.is_same_file(&entry_from(&there)))
     }
 
     /// Returns what `fstat` says of the directory itself, and its owner.

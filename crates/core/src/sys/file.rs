@@ -107,7 +107,7 @@ pub fn allocated(metadata: &std::fs::Metadata) -> u64 {
     metadata.blocks() * BLOCK_UNIT
 }
 
-fn entry_from(metadata: &std::fs::Metadata) -> Entry {
+pub(super) fn entry_from(metadata: &std::fs::Metadata) -> Entry {
     Entry {
         device: metadata.dev(),
         inode: metadata.ino(),

@@ -57,3 +57,34 @@ pub fn give_memory_back() {
         libc::malloc_trim(0);
     }
 }
+
+/// Puts a value where this process and copies that are made of it from now on (`fork`) see the same bytes. It
+/// stays there until all of them have ended.
+///
+/// The value must not refer to memory of its own: that would not be shared. Atomic numbers are for what both
+/// sides write.
+///
+/// # Errors
+/// `ENOMEM` when there is not enough memory.
+pub fn shared<T: Sync + 'static>(value: T) -> io::Result<&'static T> {
+    announce(Op::Allocate)?;
+    let (size, protection) = (size_of::<T>().max(1), libc::PROT_READ | libc::PROT_WRITE);
+    // SAFETY: no address is asked for, so nothing that is mapped is replaced.
+    let memory = unsafe {
+        let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
+        libc::mmap(std::ptr::null_mut(), size, protection, flags, -1, 0)
+    };
+    if memory == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    let place = memory.cast::<T>();
+    if !place.is_aligned() {
+        return Err(io::Error::from_raw_os_error(libc::ENOMEM));
+    }
+    // SAFETY: the mapping is new, large enough and aligned; nothing else refers to it, and it is never
+    // unmapped. What is shared with other threads is `Sync`.
+    unsafe {
+        place.write(value);
+        Ok(&*place)
+    }
+}

@@ -18,6 +18,7 @@ mod memory;
 mod process;
 #[forbid(unsafe_code)]
 pub mod slice;
+pub mod worker;
 
 pub use self::attributes::{attribute, set_attribute};
 pub use self::cache::{cached_bytes, drop_cached, set_direct};
@@ -26,5 +27,9 @@ pub use self::file::{
     Entry, allocated, entry, flush, open_source, read_full, read_full_at, set_len, set_mode,
     set_owner, source_entry, write_all_at,
 };
-pub use self::memory::{DIRECT_ALIGNMENT, HUGE_PAGE, give_memory_back, prefer_huge_pages, zeroed};
-pub use self::process::{host_name, process_runs, start_thread, with_signals_blocked};
+pub use self::memory::{
+    DIRECT_ALIGNMENT, HUGE_PAGE, give_memory_back, prefer_huge_pages, shared, zeroed,
+};
+pub use self::process::{
+    become_user, host_name, process_runs, start_thread, user, with_signals_blocked,
+};

@@ -42,6 +42,31 @@ pub fn process_runs(pid: u32) -> bool {
     result == 0 || io::Error::last_os_error().raw_os_error() != Some(libc::ESRCH)
 }
 
+/// Returns the user that this process works as.
+#[must_use]
+pub fn user() -> u32 {
+    // SAFETY: the call takes nothing and cannot fail.
+    unsafe { libc::geteuid() }
+}
+
+/// Makes this process, which root has started, work as another user from here on, without root's groups. For
+/// a process with one thread: there is no way back.
+///
+/// # Errors
+/// What the calls report: `EPERM` for anybody but root.
+pub fn become_user(user: u32, group: u32) -> io::Result<()> {
+    let done = |result: libc::c_int| match result {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    };
+    // SAFETY: no groups are read, as there are none. The user goes last: nobody else may change groups.
+    done(unsafe { libc::setgroups(0, std::ptr::null()) })?;
+    // SAFETY: takes two numbers.
+    done(unsafe { libc::setgid(group) })?;
+    // SAFETY: takes a number.
+    done(unsafe { libc::setuid(user) })
+}
+
 /// Starts a thread that never receives a signal.
 ///
 /// # Errors

@@ -162,6 +162,13 @@ impl Head {
         self.timeline
     }
 
+    /// Returns the timeline on the segment's first page: that of the WAL which the segment begins with. In a
+    /// timeline's first segment it is an older one, if that segment begins as a copy.
+    #[must_use]
+    pub fn page_timeline(&self) -> u32 {
+        self.page_timeline
+    }
+
     /// Returns whether the segment begins with a part of a record that begins in an earlier one.
     #[must_use]
     pub fn has_fragment(&self) -> bool {
@@ -238,6 +245,24 @@ pub fn join(before: &Tail, head: &Head, after: Option<&Tail>) -> Option<Joined> 
         }
     }
     Some(joined)
+}
+
+/// Returns whether the WAL of one segment goes on, record by record, in the next one, whatever timelines their
+/// names say; `None` if their edges do not tell.
+///
+/// Proof is a record that crosses with the right checksum, or a first record that names the last one before
+/// it. A record that goes on over both is not enough.
+#[must_use]
+pub fn continues(before: &Tail, head: &Head) -> Option<bool> {
+    if before.next != head.start || !before.is_resolved() {
+        return None;
+    }
+    match meet(before, head) {
+        Err(_) => Some(false),
+        Ok(Met { record: Some(_), .. }) => Some(true),
+        Ok(Met { prev: Prev::Known(_), .. }) if head.first.is_some() => Some(true),
+        Ok(_) => None,
+    }
 }
 
 /// Names the file in which `lsn` lies.

@@ -3,10 +3,12 @@
 //! - [`lsn`]: addresses, segment sizes and the arithmetic between them and file names.
 //! - [`header`]: the page headers, and the check that a segment is what its name says.
 //! - [`record`]: record headers, checksums, and what a visitor is shown.
+//! - [`kinds`]: what the records hold that decide where a recovery goes and where it ends; [`timestamp`]: the
+//!   times in them.
 //! - [`check`]: a segment read from its first page to its last, in one piece or in many.
 //! - [`report`], [`damage`]: what came out.
 //! - [`edge`]: the records that cross from one segment to the next; [`edges`]: the same for segments that
-//!   come in any order.
+//!   come in any order; [`fit`]: whether one segment continues another, as far as they prove it.
 //! - [`parting`]: where two versions of one segment begin to differ.
 //! - [`history`]: what a timeline history file says; [`timeline`]: which timeline branched off which,
 //!   what a recovery needs of each, and what is missing.
@@ -41,8 +43,10 @@ pub mod check;
 pub mod damage;
 pub mod edge;
 pub mod edges;
+pub mod fit;
 pub mod header;
 pub mod history;
+pub mod kinds;
 pub mod lsn;
 pub mod name;
 pub mod parting;
@@ -50,12 +54,14 @@ pub mod record;
 pub mod report;
 pub mod segment;
 pub mod timeline;
+pub mod timestamp;
 mod walk;
 
 pub use check::{SegmentChecker, check_segment, read_segment};
 pub use damage::{Damage, DamageKind};
-pub use edge::{Head, Joined, Tail, join};
+pub use edge::{Head, Joined, Tail, continues, join};
 pub use edges::{Edges, Met};
+pub use fit::{Doubt, Fit};
 pub use header::{
     BlockSize, Expected, HeaderError, LongPageHeader, PageFlags, PageHeader, WalVersion,
 };

@@ -10,6 +10,7 @@ use std::fmt;
 use thiserror::Error;
 
 use crate::encoding::codec::Codec;
+use crate::encoding::digest::Digest;
 use crate::wal::{Lsn, SegmentSize};
 
 /// The longest file name that is accepted, in bytes. The server itself hands out at most 40.
@@ -17,6 +18,9 @@ pub const MAX_NAME_LEN: usize = 64;
 
 /// Digits of a segment's name: timeline, log and segment number, eight each.
 const SEGMENT_DIGITS: usize = 24;
+
+/// Digits of a digest in the name of a tail.
+const TAIL_DIGITS: usize = 16;
 
 /// Why a string is not the name of a WAL file.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -60,6 +64,10 @@ pub enum FileKind {
     },
     /// A backup history file, `<segment>.OOOOOOOO.backup`.
     BackupHistory(SegmentName),
+    /// The end of a timeline as one of several servers has it, `<segment>.tail.XXXXXXXXXXXXXXXX`: 16
+    /// lower-case hexadecimal digits of its BLAKE3. Only this project gives such names, and only in an
+    /// archive ([`FileName::tail`]).
+    Tail(SegmentName),
     /// Anything else that the rules for names allow; a later server version may invent one.
     Other,
 }
@@ -104,6 +112,12 @@ impl SegmentName {
 impl fmt::Display for SegmentName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:08X}{:08X}{:08X}", self.timeline, self.log, self.segment)
+    }
+}
+
+impl From<SegmentName> for FileName {
+    fn from(segment: SegmentName) -> Self {
+        Self(segment.to_string())
     }
 }
 
@@ -161,16 +175,53 @@ impl FileName {
                 .filter(|(_, offset)| hex8(offset).is_some())
                 .and_then(|(segment, _)| SegmentName::parse(segment))
                 .map_or(FileKind::Other, FileKind::BackupHistory),
+            digest if is_tail_digest(digest) => stem
+                .strip_suffix(".tail")
+                .and_then(SegmentName::parse)
+                .map_or(FileKind::Other, FileKind::Tail),
             _ => FileKind::Other,
         }
     }
 
-    /// Returns which segment a whole or partial segment file holds.
+    /// Makes the name under which an archive holds a server's own version of a segment that is already
+    /// there in another version: [`FileKind::Tail`].
+    #[must_use]
+    pub fn tail(segment: SegmentName, content: Digest) -> Self {
+        let digest = content.to_string();
+        Self(format!("{segment}.tail.{}", digest.get(..TAIL_DIGITS).unwrap_or(&digest)))
+    }
+
+    /// Returns which segment a whole or partial segment file holds. A tail does not count: no recovery reads
+    /// it.
     #[must_use]
     pub fn segment(&self) -> Option<SegmentName> {
         match self.kind() {
             FileKind::Segment(segment) | FileKind::Partial(segment) => Some(segment),
             _ => None,
+        }
+    }
+
+    /// Returns of which segment the file holds WAL: a segment, a partial one, or a tail.
+    #[must_use]
+    pub fn wal_of(&self) -> Option<SegmentName> {
+        match self.kind() {
+            FileKind::Segment(segment) | FileKind::Partial(segment) | FileKind::Tail(segment) => {
+                Some(segment)
+            }
+            _ => None,
+        }
+    }
+
+    /// Returns the timeline that the name gives, if it gives one.
+    #[must_use]
+    pub fn timeline(&self) -> Option<u32> {
+        match self.kind() {
+            FileKind::Segment(segment)
+            | FileKind::Partial(segment)
+            | FileKind::BackupHistory(segment)
+            | FileKind::Tail(segment) => Some(segment.timeline),
+            FileKind::History { timeline } => Some(timeline),
+            FileKind::Other => None,
         }
     }
 
@@ -196,6 +247,12 @@ impl FileName {
         }
         Ok((Self::new(stored)?, Codec::None))
     }
+}
+
+/// Returns whether a text has the form of a digest in the name of a tail.
+fn is_tail_digest(text: &str) -> bool {
+    text.len() == TAIL_DIGITS
+        && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 
 /// Reads eight upper-case hexadecimal digits.

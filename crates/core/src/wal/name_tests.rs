@@ -57,6 +57,31 @@ fn a_name_that_looks_encoded_is_refused_and_read_back_from_an_archive() {
 }
 
 #[test]
+fn a_tail_is_named_after_its_segment_and_its_contents_and_is_no_segment() {
+    let tail = FileName::tail(THREE, Digest::of(b"x"));
+    let digest = Digest::of(b"x").to_string();
+    assert_eq!(tail.as_str(), format!("000000010000000000000003.tail.{}", &digest[..16]));
+    assert_eq!(tail.kind(), FileKind::Tail(THREE));
+    assert_eq!((tail.segment(), tail.wal_of(), tail.timeline()), (None, Some(THREE), Some(1)));
+    assert!(FileName::new(tail.as_str()).is_ok());
+    for codec in Codec::ALL {
+        let stored = tail.stored(codec);
+        assert!(stored.len() <= MAX_NAME_LEN, "{stored}");
+        assert_eq!(FileName::from_stored(&stored).unwrap(), (tail.clone(), codec));
+    }
+    for other in [
+        "000000010000000000000003.tail.0123456789ABCDEF",
+        "000000010000000000000003.tail.0123456789abcde",
+        "000000010000000000000003.tail.0123456789abcdefa",
+        "000000010000000000000003.tale.0123456789abcdef",
+        "00000001000000000000003.tail.0123456789abcdef",
+        "000000010000000000000003.0123456789abcdef",
+    ] {
+        assert_eq!(kind(other), FileKind::Other, "{other}");
+    }
+}
+
+#[test]
 fn a_segments_address_follows_from_its_name_and_the_segment_size() {
     let size = SegmentSize::DEFAULT;
     assert_eq!(THREE.start(size), Some(Lsn(0x300_0000)));

@@ -49,6 +49,13 @@ impl RecordHeader {
     /// Bytes of a record header, `SizeOfXLogRecord`.
     pub const SIZE: usize = 24;
 
+    /// Reads the header that `bytes` begin with, without judging it; `None` when there are fewer than
+    /// [`Self::SIZE`].
+    #[must_use]
+    pub fn read(bytes: &[u8]) -> Option<Self> {
+        Self::parse(bytes.first_chunk()?)
+    }
+
     #[inline]
     pub(super) fn parse(bytes: &[u8; Self::SIZE]) -> Option<Self> {
         let mut rest: &[u8] = bytes;
@@ -101,6 +108,19 @@ pub struct Record {
 pub trait Visit {
     /// A record ended.
     fn record(&mut self, record: &Record);
+
+    /// A record begins here with these bytes, its header first: all of it, or what its page has of it. Only if
+    /// [`Visit::record`] follows is it a record.
+    #[inline]
+    fn begins(&mut self, _lsn: Lsn, _bytes: &[u8]) {}
+
+    /// The record that began last goes on with these bytes.
+    #[inline]
+    fn goes_on(&mut self, _bytes: &[u8]) {}
+
+    /// The segment begins with these bytes of a record that began in an earlier one, which is not known.
+    #[inline]
+    fn rest(&mut self, _bytes: &[u8]) {}
 }
 
 /// For callers that need no records.

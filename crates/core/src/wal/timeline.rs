@@ -64,6 +64,20 @@ impl Route {
     pub fn needs_of_last(&self, timeline: u32, start: Lsn) -> bool {
         timeline == self.timeline && start >= self.from
     }
+
+    /// Returns whether a segment is on the way.
+    #[must_use]
+    pub fn needs(&self, timeline: u32, start: Lsn) -> bool {
+        self.needs_of_ancestor(timeline, start) || self.needs_of_last(timeline, start)
+    }
+
+    /// Returns under which timeline's name a segment is read; `None` before the way begins.
+    #[must_use]
+    pub fn timeline_at(&self, start: Lsn) -> Option<u32> {
+        let leg = self.legs.iter().find(|leg| leg.stretch.contains(start));
+        let last = (start >= self.from).then_some(self.timeline);
+        leg.map(|leg| leg.timeline).or(last)
+    }
 }
 
 /// The timelines whose history files are known.
@@ -131,6 +145,44 @@ impl Timelines {
     #[must_use]
     pub fn leads_to(&self, own: u32, at: Lsn, timeline: u32) -> bool {
         own == timeline || self.left(own, timeline).is_some_and(|switch| switch > at)
+    }
+
+    /// Returns the timeline that the address is part of in the history of `timeline`
+    /// (`tliOfPointInHistory`); `None` if the history has a hole there.
+    #[must_use]
+    pub fn owner(&self, at: Lsn, timeline: u32) -> Option<u32> {
+        let mut begin = Lsn::INVALID;
+        let mut owner = None;
+        for ancestor in self.ancestors(timeline) {
+            if begin <= at && at < ancestor.switch {
+                // Of two, the newer one, as the server goes through them from the newest on.
+                owner = Some(ancestor.timeline);
+            }
+            begin = ancestor.switch;
+        }
+        if begin <= at { Some(timeline) } else { owner }
+    }
+
+    /// Returns the timeline for which a recovery from a backup on `start` heads by default
+    /// (`findNewestTimeLine`): the server asks for one number after another until a history file is missing.
+    #[must_use]
+    pub fn heads_for(&self, start: u32) -> u32 {
+        (start.saturating_add(1)..=u32::MAX)
+            .take_while(|next| self.has_history(*next))
+            .last()
+            .unwrap_or(start)
+    }
+
+    /// Returns the timelines with a history file, by number.
+    pub fn with_history(&self) -> impl Iterator<Item = u32> {
+        self.histories.keys().copied()
+    }
+
+    /// Returns the timelines whose histories name this one as an ancestor, by number.
+    pub fn descendants_of(&self, timeline: u32) -> impl Iterator<Item = Branch> {
+        self.histories.keys().filter_map(move |branch| {
+            Some(Branch { timeline: *branch, switch: self.left(timeline, *branch)? })
+        })
     }
 
     /// Returns the newest timeline to which a recovery from `at` can go, of those whose history is

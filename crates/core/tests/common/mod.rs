@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use tempfile::TempDir;
-use walsafe_core::archive::{Job, Plan, Receipt, archive_file};
+use walsafe_core::archive::{Job, Plan, Receipt, Seam, archive_file};
 use walsafe_core::encoding::codec::{Codec, Compression};
 use walsafe_core::encoding::digest::{CONTENT_ATTRIBUTE, STORED_ATTRIBUTE};
 use walsafe_core::error::Error;
@@ -52,7 +52,8 @@ pub fn scratch() -> TempDir {
 
 /// Archives a file that nobody watches.
 pub fn run(plan: &Plan, job: &Job) -> Result<Receipt, Error> {
-    archive_file(plan, &plan.store(), job, &mut Buffer::new().unwrap(), &Progress::default())
+    let (seam, progress) = (Seam::default(), Progress::default());
+    archive_file(plan, &plan.store(), &seam, job, &mut Buffer::new().unwrap(), &progress)
 }
 
 impl World {

@@ -1,6 +1,7 @@
 //! What the tests of the pool share.
 
 #![allow(dead_code, reason = "each test program uses a part of this")]
+#![allow(clippy::indexing_slicing)]
 #![allow(missing_docs, unreachable_pub, reason = "the names say it")]
 
 use std::fs;
@@ -71,6 +72,13 @@ pub fn finish(pool: &Pool, job: &Job) -> Result<Receipt, Error> {
 pub fn archive(pool: &Pool, job: &Job) -> Result<Receipt, Error> {
     pool.ask(job);
     finish(pool, job)
+}
+
+/// The server asks for the next file, and what waits is looked for, as the archiver does it.
+pub fn goes_on(pool: &Pool, waiting: &[Job]) {
+    pool.ask(&waiting[0]);
+    assert!(pool.wants_more(), "look-ahead goes on");
+    pool.offer(waiting.iter().cloned());
 }
 
 pub fn segments(world: &World, count: u32) -> Vec<Job> {

@@ -4,19 +4,36 @@ use walsafe_core::prove::check::{self, Options, Status};
 
 use super::print_json;
 use crate::arguments::Check;
-use crate::terminal::Output;
+use crate::terminal::{self, Output};
+use crate::watchdog::{self, Lost};
 
 /// What monitoring programs understand as "unknown".
 pub(crate) const UNKNOWN: u8 = 3;
 
 /// Runs the command and returns its exit status, as Nagios and similar programs expect it.
 pub(super) fn run(arguments: &Check) -> u8 {
-    let options = Options {
-        data_directory: arguments.pgdata.as_deref(),
-        min_free: u64::from(arguments.min_free) << 20,
-        read_only: arguments.read_only,
-    };
-    let checks = check::check(&arguments.archive, &options);
+    let (archive, timeout) = (&arguments.archive, arguments.watch.timeout());
+    let result = watchdog::watch(archive, timeout, |signs| {
+        let options = Options {
+            data_directory: arguments.pgdata.as_deref(),
+            min_free: u64::from(arguments.min_free) << 20,
+            read_only: arguments.read_only,
+            steps: Some(&signs.steps),
+        };
+        let checks = check::check(archive, &options);
+        signs.elsewhere(|| print(arguments, &checks))
+    });
+    match result {
+        Ok(status) => status,
+        Err(Lost::Stalled(error)) => print(arguments, &[check::unusable(&error)]),
+        Err(Lost::Died(message)) => {
+            terminal::complain(&message);
+            UNKNOWN
+        }
+    }
+}
+
+fn print(arguments: &Check, checks: &[check::Check]) -> u8 {
     let worst = checks.iter().map(|check| check.status).max().unwrap_or(Status::Ok);
     let (word, status) = match worst {
         Status::Ok => ("OK", 0),
@@ -46,7 +63,7 @@ pub(super) fn run(arguments: &Check) -> u8 {
             |check| format!("{}: {}", check.name, check.detail),
         );
         output.line(format_args!("WALSAFE {word} - {what}"));
-        for check in &checks {
+        for check in checks {
             output.line(format_args!("{:8} {}: {}", check.status.name(), check.name, check.detail));
         }
         output.finish()

@@ -5,9 +5,8 @@ use std::os::unix::fs::MetadataExt;
 use walsafe_core::error::{Action, Error};
 use walsafe_core::server::control::ControlFile;
 use walsafe_core::server::settings::FileMode;
-use walsafe_core::store::Progress;
 use walsafe_core::store::admission;
-use walsafe_core::store::directory::{Directory, DirectoryVisit};
+use walsafe_core::store::directory::Directory;
 use walsafe_core::store::identity::Identity;
 use walsafe_core::wal::SegmentSize;
 use walsafe_core::wal::segment::Cluster;
@@ -15,10 +14,10 @@ use walsafe_core::wal::segment::Cluster;
 use super::{DONE, FAILED, sentence};
 use crate::arguments::Init;
 use crate::terminal::{self, Output};
+use crate::watchdog::Signs;
 
 /// Runs the command and returns its exit status.
-pub(super) fn run(arguments: &Init) -> u8 {
-    let destination = arguments.destination.display();
+pub(super) fn run(arguments: &Init, signs: &Signs) -> u8 {
     let mode: FileMode = match arguments.file_mode.parse() {
         Ok(mode) => mode,
         Err(e) => {
@@ -38,20 +37,18 @@ pub(super) fn run(arguments: &Init) -> u8 {
         // Unknown for a newer server version; the identity does not depend on it.
         segment_size: control.segment_size.unwrap_or(SegmentSize::DEFAULT),
     };
-    let (store, progress) = (Directory::at(&arguments.destination), Progress::default());
-    let created = store.open(&progress).and_then(|visit| {
-        let created = admission::init(&visit, &cluster, mode.bits())?;
-        give_to_server(arguments, &visit)?;
-        Ok(created)
-    });
-    let created = match created {
+    let created = match mark(arguments, &cluster, mode, signs) {
         Ok(created) => created,
         Err(e) => {
             terminal::complain(&sentence(&e));
             return FAILED;
         }
     };
-    let mut output = Output::new();
+    signs.elsewhere(|| print(arguments, &cluster, created))
+}
+
+fn print(arguments: &Init, cluster: &Cluster, created: bool) -> u8 {
+    let (mut output, destination) = (Output::new(), arguments.destination.display());
     let identifier = cluster.system_identifier;
     if arguments.json {
         output.line(serde_json::json!({
@@ -72,10 +69,17 @@ pub(super) fn run(arguments: &Init) -> u8 {
     if output.finish() { DONE } else { FAILED }
 }
 
-/// Gives the identity file to the data directory's owner. If root runs the command, the file belongs to
-/// root, and the server could not read it.
-fn give_to_server(arguments: &Init, visit: &DirectoryVisit<'_>) -> Result<(), Error> {
+/// Writes the identity file, if it is not there yet. It belongs to the data directory's owner before anybody
+/// sees it: if root runs the command, the server could not read the file otherwise.
+fn mark(arguments: &Init, cluster: &Cluster, mode: FileMode, signs: &Signs) -> Result<bool, Error> {
     let data = std::fs::metadata(&arguments.pgdata)
         .map_err(|e| Error::io(Action::LookUpData, &arguments.pgdata, e))?;
-    Identity::give_to(visit, data.uid(), data.gid())
+    let (user, group) = (data.uid(), data.gid());
+    let store = Directory::at(&arguments.destination).belonging_to(user, group);
+    let visit = store.open(&signs.steps)?;
+    let created = admission::init(&visit, cluster, mode.bits())?;
+    if !created {
+        Identity::give_to(&visit, user, group)?;
+    }
+    Ok(created)
 }

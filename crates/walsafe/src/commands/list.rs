@@ -3,25 +3,34 @@
 use walsafe_core::encoding::codec::Codec;
 use walsafe_core::prove::overview::{Overview, Timeline};
 
-use super::{DONE, FAILED, FOUND, megabytes, print_json, sentence};
+use super::{DONE, FAILED, FOUND, commit_json, megabytes, print_json, sentence};
 use crate::arguments::List;
 use crate::terminal::{self, Output};
 use crate::time::rfc3339;
+use crate::watchdog::Signs;
 
 /// Runs the command and returns its exit status.
-pub(super) fn run(arguments: &List) -> u8 {
-    let overview = match Overview::read(&arguments.archive) {
+pub(super) fn run(arguments: &List, signs: &Signs) -> u8 {
+    let read = if arguments.times { Overview::read_with_commits } else { Overview::read };
+    let overview = match read(&arguments.archive, &signs.steps) {
         Ok(overview) => overview,
         Err(e) => {
             terminal::complain(&sentence(&e));
             return FAILED;
         }
     };
+    signs.elsewhere(|| report(arguments, &overview))
+}
+
+fn report(arguments: &List, overview: &Overview) -> u8 {
     for (name, error) in &overview.unreadable {
         terminal::complain(&format!("could not look up \"{}\": {error}", name.escape_default()));
     }
-    let written =
-        if arguments.json { print_json(&json(arguments, &overview)) } else { print(&overview) };
+    let written = if arguments.json {
+        print_json(&json(arguments, overview))
+    } else {
+        print(overview, arguments.times)
+    };
     match (written, overview.unreadable.is_empty()) {
         (false, _) => FAILED,
         (true, true) => DONE,
@@ -38,7 +47,7 @@ const fn encoding(codec: Codec) -> &'static str {
     }
 }
 
-fn print(overview: &Overview) -> bool {
+fn print(overview: &Overview, times: bool) -> bool {
     let mut output = Output::new();
     match &overview.identity {
         Some(identity) => output.line(format_args!(
@@ -53,8 +62,13 @@ fn print(overview: &Overview) -> bool {
     for timeline in &overview.timelines {
         output.line("");
         let history = if timeline.history { ", with history file" } else { "" };
+        let tails = match timeline.tails {
+            0 => String::new(),
+            1 => ", 1 tail".to_owned(),
+            tails => format!(", {tails} tails"),
+        };
         output.line(format_args!(
-            "timeline {}: {} segments, {} partial, {} backups{history}",
+            "timeline {}: {} segments, {} partial{tails}, {} backups{history}",
             timeline.timeline, timeline.segments, timeline.partials, timeline.backups
         ));
         for run in &timeline.runs {
@@ -67,6 +81,15 @@ fn print(overview: &Overview) -> bool {
         ));
         if let Some((first, last)) = timeline.times {
             output.line(format_args!("  archived from {} to {}", rfc3339(first), rfc3339(last)));
+        }
+        match (times, timeline.commits.first, timeline.commits.last) {
+            (true, Some(first), Some(last)) => {
+                output.line(format_args!("  commits from {} to {}", first.time, last.time));
+            }
+            (true, ..) => {
+                output.line("  no commits");
+            }
+            (false, ..) => {}
         }
     }
     output.line("");
@@ -96,12 +119,15 @@ fn timeline_json(timeline: &Timeline) -> serde_json::Value {
         "ranges": ranges,
         "segments": timeline.segments,
         "partials": timeline.partials,
+        "tails": timeline.tails,
         "backups": timeline.backups,
         "history": timeline.history,
         "bytes": timeline.bytes,
         "allocated_bytes": timeline.allocated,
         "first_archived": timeline.times.map(|(first, _)| rfc3339(first)),
         "last_archived": timeline.times.map(|(_, last)| rfc3339(last)),
+        "first_commit": timeline.commits.first.as_ref().map(commit_json),
+        "last_commit": timeline.commits.last.as_ref().map(commit_json),
     })
 }
 

@@ -3,17 +3,18 @@
 use walsafe_core::prove::manifest::{self, Origin};
 use walsafe_core::store::directory::Directory;
 use walsafe_core::store::listing::{self, Listing, Stranger, Walk};
-use walsafe_core::store::{FinalName, Progress, Store};
+use walsafe_core::store::{FinalName, Store};
 
 use super::{DONE, FAILED, FOUND, print_json, sentence};
 use crate::arguments::Manifest;
 use crate::terminal::{self, Output};
+use crate::watchdog::Signs;
 
 /// Runs the command and returns its exit status.
-pub(super) fn run(arguments: &Manifest) -> u8 {
+pub(super) fn run(arguments: &Manifest, signs: &Signs) -> u8 {
     let path = &arguments.archive;
-    let (store, steps) = (Directory::at(path), Progress::default());
-    let visit = match store.visit(&steps) {
+    let store = Directory::at(path);
+    let visit = match store.visit(&signs.steps) {
         Ok(visit) => visit,
         Err(e) => {
             terminal::complain(&sentence(&e));
@@ -56,7 +57,7 @@ pub(super) fn run(arguments: &Manifest) -> u8 {
                 }));
             }
             Ok(Some((digest, _))) => {
-                if !output.line(format_args!("{digest}  {name}")) {
+                if !signs.elsewhere(|| output.line(format_args!("{digest}  {name}"))) {
                     break;
                 }
             }
@@ -66,12 +67,15 @@ pub(super) fn run(arguments: &Manifest) -> u8 {
             }
         }
     }
-    let mut written = output.finish();
-    if arguments.json {
-        written &= print_json(&serde_json::json!({
-            "archive": path.display().to_string(), "files": entries,
-        }));
-    }
+    let written = signs.elsewhere(|| {
+        let mut written = output.finish();
+        if arguments.json {
+            written &= print_json(&serde_json::json!({
+                "archive": path.display().to_string(), "files": entries,
+            }));
+        }
+        written
+    });
     match (written, complete) {
         (false, _) => FAILED,
         (true, true) => DONE,

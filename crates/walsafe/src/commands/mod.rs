@@ -1,21 +1,26 @@
 //! From the command line to a command, and from its result to an exit status.
 
 use std::ffi::OsString;
+use std::path::Path;
 
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use walsafe_core::error::{Activity, Error};
+use walsafe_core::prove::verify::Commit;
 
-use crate::arguments::{Command, Program};
+use crate::arguments::{Command, Program, Watch};
 use crate::guard::STOP;
 use crate::terminal::{self, Output};
+use crate::watchdog::{self, Lost, Signs};
 
 mod check;
 mod generate;
 mod init;
 mod list;
 mod manifest;
+mod push;
 mod restore;
+mod said;
 mod verify;
 
 /// The exit status of success.
@@ -37,15 +42,38 @@ pub(crate) fn run(arguments: &[OsString]) -> u8 {
     match Program::try_parse_from(arguments) {
         Ok(program) => match program.command {
             Command::Restore(arguments) => restore::run(&arguments),
-            Command::Init(arguments) => init::run(&arguments),
-            Command::Verify(arguments) => verify::run(&arguments),
-            Command::List(arguments) => list::run(&arguments),
+            Command::Init(arguments) => {
+                watched(&arguments.destination, &arguments.watch, |s| init::run(&arguments, s))
+            }
+            Command::Verify(arguments) => {
+                watched(&arguments.archive, &arguments.watch, |s| verify::run(&arguments, s))
+            }
+            Command::List(arguments) => {
+                watched(&arguments.archive, &arguments.watch, |s| list::run(&arguments, s))
+            }
             Command::Check(arguments) => check::run(&arguments),
-            Command::Manifest(arguments) => manifest::run(&arguments),
+            Command::Manifest(arguments) => {
+                watched(&arguments.archive, &arguments.watch, |s| manifest::run(&arguments, s))
+            }
+            Command::Push(arguments) => push::run(&arguments),
             Command::Completions(arguments) => generate::completions(&arguments),
             Command::Man(arguments) => generate::man(&arguments),
         },
         Err(error) => refuse(arguments, &error),
+    }
+}
+
+/// Runs a command that uses an archive, and gives up when nothing moves there any more.
+fn watched(archive: &Path, watch: &Watch, command: impl FnOnce(&Signs) -> u8) -> u8 {
+    match watchdog::watch(archive, watch.timeout(), command) {
+        Ok(status) => status,
+        Err(lost) => {
+            terminal::complain(&match lost {
+                Lost::Stalled(error) => sentence(&error),
+                Lost::Died(message) => message,
+            });
+            FAILED
+        }
     }
 }
 
@@ -105,6 +133,15 @@ fn refuse(arguments: &[OsString], error: &clap::Error) -> u8 {
 /// Words an error of the core as one line, with what to do about it.
 fn sentence(error: &Error) -> String {
     format!("{error}: {} {}", error.detail(), error.kind().hint(Activity::Checking))
+}
+
+/// Describes a commit.
+fn commit_json(commit: &Commit) -> serde_json::Value {
+    serde_json::json!({
+        "time": commit.time.to_string(),
+        "lsn": commit.lsn.to_string(),
+        "xid": commit.xid,
+    })
 }
 
 /// Writes one JSON document.

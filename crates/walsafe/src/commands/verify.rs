@@ -1,22 +1,28 @@
 //! `walsafe verify`: proves that an archive is whole.
 
 use std::io::IsTerminal;
+use std::path::Path;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use walsafe_core::error::{Activity, ErrorKind};
 use walsafe_core::prove::finding::Finding;
-use walsafe_core::prove::verify::{self, Options, Progress, Report, Start, VerifyError};
+use walsafe_core::prove::verify::{
+    self, Accepted, Chain, Heading, Options, Progress, Report, Start, VerifyError,
+};
+use walsafe_core::server::control::ControlFile;
 
-use super::{DONE, FAILED, FOUND, megabytes, print_json, sentence};
+use super::{DONE, FAILED, FOUND, commit_json, megabytes, print_json, sentence};
 use crate::arguments::Verify;
 use crate::terminal::{self, Output};
+use crate::time::rfc3339;
+use crate::watchdog::Signs;
 
 /// No disk is faster with more files than this at a time.
 const MOST_JOBS: usize = 8;
 
 /// Runs the command and returns its exit status.
-pub(super) fn run(arguments: &Verify) -> u8 {
+pub(super) fn run(arguments: &Verify, signs: &Signs) -> u8 {
     let from = match arguments.from.as_deref().map(|from| start(from, arguments.timeline)) {
         None => None,
         Some(Ok(start)) => Some(start),
@@ -29,7 +35,14 @@ pub(super) fn run(arguments: &Verify) -> u8 {
         || std::thread::available_parallelism().map_or(1, usize::from).min(MOST_JOBS),
         usize::from,
     );
-    let options = Options { threads: jobs, from };
+    let options = Options {
+        threads: jobs,
+        from,
+        until: arguments.until.clone(),
+        target: arguments.target_timeline,
+        accept_gaps: arguments.accept_gaps,
+        steps: Some(&signs.steps),
+    };
     let bar = progress_bar(arguments);
     let result = verify::verify(&arguments.archive, &options, &mut |progress| {
         if let Some(bar) = &bar {
@@ -47,8 +60,9 @@ pub(super) fn run(arguments: &Verify) -> u8 {
             return FAILED;
         }
     };
-    let written =
-        if arguments.json { print_json(&json(arguments, &report)) } else { print(&report) };
+    let written = signs.elsewhere(|| {
+        if arguments.json { print_json(&json(arguments, &report)) } else { print(&report) }
+    });
     match (written, report.findings.is_empty()) {
         (false, _) => FAILED,
         (true, true) => DONE,
@@ -66,7 +80,10 @@ fn start(text: &str, timeline: Option<u32>) -> Result<Start, String> {
     })?;
     let start = Start::from_label(&String::from_utf8_lossy(&contents))
         .map_err(|e| format!("\"{text}\" is not a backup_label: {e}"))?;
-    Ok(Start { timeline: timeline.or(start.timeline), ..start })
+    // The backup of a standby is consistent where its control file says, if that lies beside the label.
+    let minimum = || ControlFile::read(Path::new(text).parent()?).ok()?.minimum;
+    let stop = start.stop.or_else(|| if start.end_record { None } else { minimum() });
+    Ok(Start { timeline: timeline.or(start.timeline), stop, ..start })
 }
 
 fn complain(arguments: &Verify, error: &VerifyError) {
@@ -106,14 +123,15 @@ fn show(bar: &ProgressBar, progress: &Progress) {
 
 fn print(report: &Report) -> bool {
     let mut output = Output::new();
-    for Finding { file, problem } in report.findings.iter() {
+    for finding in report.findings.iter() {
+        output.line(line(&finding));
+        output.line(format_args!("    {}", finding.problem.advice()));
+    }
+    for Accepted { finding, backup } in &report.accepted {
         output.line(format_args!(
-            "{}: {}: {}",
-            file.escape_default(),
-            problem.kind,
-            problem.reason
+            "accepted: {}; the backup of {backup} lies behind it and can be recovered",
+            line(finding)
         ));
-        output.line(format_args!("    {}", problem.kind.advice()));
     }
     let checked = &report.checked;
     output.line(format_args!(
@@ -136,16 +154,16 @@ fn print(report: &Report) -> bool {
     if !report.marked {
         output.line("the archive has no identity file (see \"walsafe init --help\")");
     }
-    if let Some(chain) = &report.chain {
-        let end = chain.end.map_or_else(|| "nowhere".to_owned(), |end| end.to_string());
+    if let Some(heading) = report.heading.as_ref().filter(|heading| heading.left.is_some()) {
         output.line(format_args!(
-            "the archive has no gap from {} on timeline {} to {end} on timeline {} ({} segments)",
-            chain.start, chain.start_timeline, chain.end_timeline, chain.segments
+            "a recovery from timeline {} that sets no recovery_target_timeline goes to timeline {}{}",
+            heading.from,
+            heading.timeline,
+            left(heading)
         ));
-        match chain.stop {
-            Some(stop) => output.line(format_args!("the backup is consistent at {stop}")),
-            None => output.line("it is not known where the backup is consistent: its .backup file is not in the archive"),
-        };
+    }
+    if let Some(chain) = &report.chain {
+        print_chain(&mut output, chain);
     }
     match report.findings.len() {
         0 => output.line("no findings"),
@@ -155,19 +173,83 @@ fn print(report: &Report) -> bool {
     output.finish()
 }
 
+fn line(Finding { file, problem }: &Finding) -> String {
+    format!("{}: {}: {}", file.escape_default(), problem.kind, problem.reason)
+}
+
+/// Says which timeline another one left, where, since when, and what is not part of it.
+fn left(heading: &Heading) -> String {
+    let Some((parent, switch)) = heading.left else { return String::new() };
+    let since = heading.since.map_or_else(String::new, |since| {
+        format!("; its history file was archived at {}", rfc3339(since))
+    });
+    let aside = heading.aside.map_or_else(String::new, |end| {
+        format!("; WAL of timeline {parent} behind that, up to {end}, is not part of it")
+    });
+    format!(", which left timeline {parent} at {switch}{since}{aside}")
+}
+
+fn print_chain(output: &mut Output, chain: &Chain) {
+    let end = chain.end.map_or_else(|| "nowhere".to_owned(), |end| end.to_string());
+    output.line(format_args!(
+        "with recovery_target_timeline = '{}', the recovery goes to timeline {}{}",
+        chain.goal,
+        chain.end_timeline,
+        left(&chain.heading)
+    ));
+    output.line(format_args!(
+        "it replays every record from {} on timeline {} to {end} ({} segments)",
+        chain.start, chain.start_timeline, chain.segments
+    ));
+    match chain.consistent {
+        Some(at) => output.line(format_args!("the backup is consistent at {at}")),
+        None => {
+            output.line("it is not known where the backup is consistent, or that is not reached")
+        }
+    };
+    if let (Some(until), Some(stop)) = (&chain.until, chain.stop) {
+        let side = if stop.after { "after" } else { "before" };
+        output.line(format_args!("{until} is reached: recovery stops {side} {}", stop.lsn));
+    }
+    match &chain.last_commit {
+        Some(commit) => {
+            let xid = commit.xid.map_or_else(String::new, |xid| format!(" of transaction {xid}"));
+            output.line(format_args!("the last commit{xid} is at {}, {}", commit.lsn, commit.time))
+        }
+        None => output.line("no transaction is committed in it"),
+    };
+    for note in &chain.notes {
+        output.line(note);
+    }
+}
+
 fn json(arguments: &Verify, report: &Report) -> serde_json::Value {
-    let findings: Vec<_> = report
-        .findings
-        .iter()
-        .map(|Finding { file, problem }| {
-            serde_json::json!({
-                "file": file,
-                "kind": problem.kind.name(),
-                "reason": problem.reason,
-                "advice": problem.kind.advice(),
-            })
+    let finding = |Finding { file, problem }: &Finding| {
+        serde_json::json!({
+            "file": file,
+            "kind": problem.kind.name(),
+            "reason": problem.reason,
+            "advice": problem.advice(),
         })
-        .collect();
+    };
+    let accepted = |accepted: &Accepted| {
+        let mut value = finding(&accepted.finding);
+        if let Some(fields) = value.as_object_mut() {
+            fields.remove("advice");
+            fields.insert("backup".to_owned(), accepted.backup.clone().into());
+        }
+        value
+    };
+    let heading = |heading: &Heading| {
+        serde_json::json!({
+            "from": heading.from,
+            "timeline": heading.timeline,
+            "left_timeline": heading.left.map(|(parent, _)| parent),
+            "left_at": heading.left.map(|(_, switch)| switch.to_string()),
+            "since": heading.since.map(rfc3339),
+            "not_part_of_it_up_to": heading.aside.map(|end| end.to_string()),
+        })
+    };
     let checked = &report.checked;
     let from = report.chain.as_ref().map(|chain| {
         serde_json::json!({
@@ -175,15 +257,26 @@ fn json(arguments: &Verify, report: &Report) -> serde_json::Value {
             "start_timeline": chain.start_timeline,
             "end": chain.end.map(|end| end.to_string()),
             "end_timeline": chain.end_timeline,
-            "consistent_at": chain.stop.map(|stop| stop.to_string()),
+            "target_timeline": chain.goal.to_string(),
+            "heading": heading(&chain.heading),
+            "consistent_at": chain.consistent.map(|at| at.to_string()),
             "segments": chain.segments,
+            "until": chain.until.as_ref().map(ToString::to_string),
+            "reached": chain.stop.is_some(),
+            "stops_at": chain.stop.map(|stop| stop.lsn.to_string()),
+            "stops_after": chain.stop.map(|stop| stop.after),
+            "first_commit": chain.first_commit.as_ref().map(commit_json),
+            "last_commit": chain.last_commit.as_ref().map(commit_json),
+            "notes": chain.notes,
         })
     });
     serde_json::json!({
         "archive": arguments.archive.display().to_string(),
         "system_identifier": report.system_identifier.map(|identifier| identifier.to_string()),
         "identity_file": report.marked,
-        "findings": findings,
+        "findings": report.findings.iter().map(|found| finding(&found)).collect::<Vec<_>>(),
+        "accepted": report.accepted.iter().map(accepted).collect::<Vec<_>>(),
+        "default_recovery": report.heading.as_ref().map(heading),
         "checked": {
             "files": checked.files,
             "wal_bytes": checked.bytes,

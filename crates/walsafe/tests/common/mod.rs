@@ -6,7 +6,9 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use walsafe_core::encoding::digest::{CONTENT_ATTRIBUTE, Digest, STORED_ATTRIBUTE};
+use walsafe_core::encoding::digest::{
+    CHECKED_ATTRIBUTE, CONTENT_ATTRIBUTE, Digest, STORED_ATTRIBUTE,
+};
 use walsafe_core::store::identity::Identity;
 use walsafe_core::sys;
 
@@ -15,6 +17,7 @@ pub const MB: usize = 1 << 20;
 const PAGE: usize = 8192;
 
 /// Writes WAL of segments of 1 MB: records of random lengths that cross pages and segments.
+#[derive(Clone)]
 pub struct Wal {
     pub system_identifier: u64,
     pub timeline: u32,
@@ -62,15 +65,44 @@ impl Wal {
     }
 
     fn write_record(&mut self, info: u8, len: usize) {
+        let data: Vec<u8> = (0..len).map(|_| self.random() as u8).collect();
+        self.write(0, info, 0, &data);
+    }
+
+    /// Appends a record of these main data. Returns where it begins.
+    pub fn record_of(&mut self, rmgr: u8, info: u8, xid: u32, data: &[u8]) -> u64 {
+        let data = [&[255, u8::try_from(data.len()).unwrap()], data].concat();
+        self.write(rmgr, info, xid, &data)
+    }
+
+    /// Appends a checkpoint that replays from there. Returns where it begins.
+    pub fn checkpoint(&mut self, redo: u64) -> u64 {
+        let mut data = redo.to_ne_bytes().to_vec();
+        data.extend(self.timeline.to_ne_bytes());
+        data.extend(self.timeline.to_ne_bytes());
+        data.resize(88, 0);
+        self.record_of(0, 0x10, 0, &data)
+    }
+
+    /// Appends the end of the backup that began there.
+    pub fn backup_end(&mut self, start: u64) -> u64 {
+        self.record_of(0, 0x50, 0, &start.to_ne_bytes())
+    }
+
+    /// Appends a commit, so many microseconds after the year 2000 began.
+    pub fn commit(&mut self, xid: u32, time: i64) -> u64 {
+        self.record_of(1, 0, xid, &time.to_ne_bytes())
+    }
+
+    fn write(&mut self, rmgr: u8, info: u8, xid: u32, data: &[u8]) -> u64 {
         self.page(0);
         let at = self.bytes.len() as u64;
-        let data: Vec<u8> = (0..len).map(|_| self.random() as u8).collect();
         let mut header = Vec::new();
-        header.extend((24 + len as u32).to_ne_bytes());
-        header.extend(0_u32.to_ne_bytes());
+        header.extend((24 + data.len() as u32).to_ne_bytes());
+        header.extend(xid.to_ne_bytes());
         header.extend(self.prev.to_ne_bytes());
-        header.extend([info, 0, 0, 0]);
-        let crc = crc32c::crc32c_append(crc32c::crc32c(&data), &header);
+        header.extend([info, rmgr, 0, 0]);
+        let crc = crc32c::crc32c_append(crc32c::crc32c(data), &header);
         header.extend(crc.to_ne_bytes());
         header.extend(data);
         let mut rest = &header[..];
@@ -83,6 +115,7 @@ impl Wal {
         }
         self.prev = at;
         self.bytes.resize(self.bytes.len().next_multiple_of(8), 0);
+        at
     }
 
     /// Fills whole segments until `count` of them are complete, and returns them: 1, 2, and so on.
@@ -99,14 +132,29 @@ impl Wal {
     /// Ends the timeline where its WAL is now, and begins another: the first segment of the new
     /// one is a copy of the old one's up to there. Returns the address of the switch.
     pub fn branch(&mut self, timeline: u32) -> u64 {
+        let parent = self.timeline;
         self.bytes.resize(self.bytes.len().next_multiple_of(8), 0);
         // A page header does not stand alone at the end.
         if self.bytes.len().is_multiple_of(PAGE) {
             self.record(100);
         }
+        self.begin_timeline(timeline, parent)
+    }
+
+    /// The same where a segment has just ended, with `switch` for example.
+    pub fn branch_at_segment(&mut self, timeline: u32) -> u64 {
+        assert!(self.bytes.len().is_multiple_of(MB));
+        self.begin_timeline(timeline, self.timeline)
+    }
+
+    fn begin_timeline(&mut self, timeline: u32, parent: u32) -> u64 {
         self.timeline = timeline;
         let switch = self.bytes.len() as u64;
-        self.end_of_recovery();
+        // What a server writes first on a new timeline: `XLOG_END_OF_RECOVERY`.
+        let mut data = vec![0; 8];
+        data.extend(timeline.to_ne_bytes());
+        data.extend(parent.to_ne_bytes());
+        self.record_of(0, 0x90, 0, &data);
         switch
     }
 
@@ -135,6 +183,14 @@ impl Wal {
         self.bytes.resize(self.bytes.len().next_multiple_of(MB), 0);
     }
 
+    /// Goes on under another timeline without a copy, as at the end of a segment. Returns the address.
+    pub fn begin(&mut self, timeline: u32) -> u64 {
+        self.timeline = timeline;
+        let switch = self.bytes.len() as u64;
+        self.end_of_recovery();
+        switch
+    }
+
     /// What a server writes first on a new timeline: `XLOG_END_OF_RECOVERY`.
     fn end_of_recovery(&mut self) {
         self.write_record(0x90, 32);
@@ -152,9 +208,15 @@ pub fn segment_name(timeline: u32, number: u32) -> String {
 
 /// Returns the contents of a control file.
 pub fn control(system_identifier: u64) -> Vec<u8> {
+    control_on(system_identifier, 1)
+}
+
+/// Returns the contents of a control file whose last checkpoint is on a timeline.
+pub fn control_on(system_identifier: u64, timeline: u32) -> Vec<u8> {
     let mut bytes = vec![0; 8192];
     bytes[..8].copy_from_slice(&system_identifier.to_ne_bytes());
     bytes[8..12].copy_from_slice(&1300_u32.to_ne_bytes());
+    bytes[48..52].copy_from_slice(&timeline.to_ne_bytes());
     bytes[228..232].copy_from_slice(&(MB as u32).to_ne_bytes());
     let crc = crc32c::crc32c(&bytes[..288]);
     bytes[288..292].copy_from_slice(&crc.to_ne_bytes());
@@ -170,7 +232,7 @@ impl Place {
     /// An archive of cluster [`OURS`] with an identity file, and that cluster's data directory.
     pub fn new() -> Self {
         let place = Self { root: tempfile::tempdir().unwrap() };
-        for dir in ["archive", "data/global", "data/pg_wal"] {
+        for dir in ["archive", "data/global", "data/pg_wal", "data/pg_stat_tmp"] {
             fs::create_dir_all(place.path(dir)).unwrap();
         }
         fs::write(place.path("data/global/pg_control"), control(OURS)).unwrap();
@@ -241,6 +303,11 @@ pub fn set_digests(path: &Path, stored: &[u8], content: &[u8]) {
     let set = |name, bytes| sys::set_attribute(&file, name, &Digest::of(bytes).to_string());
     assert!(set(STORED_ATTRIBUTE, stored).unwrap(), "the tests need extended attributes");
     assert!(set(CONTENT_ATTRIBUTE, content).unwrap());
+}
+
+/// Says how a file was checked before it was let in.
+pub fn set_checked(path: &Path, how: &str) {
+    assert!(sys::set_attribute(&File::open(path).unwrap(), CHECKED_ATTRIBUTE, how).unwrap());
 }
 
 pub fn walsafe() -> Command {

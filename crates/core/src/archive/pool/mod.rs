@@ -1,11 +1,16 @@
 //! Threads that archive: the file that the server asks for, and the next ones ahead of it.
 //!
+//! Files ahead are made ready side by side, and get their names in the server's order: none before every
+//! earlier file of the last look into `archive_status` is archived (guarantee G13). So a server that left the
+//! archive's history adds nothing behind the point where it left. Because nothing is published out of
+//! order, a new pool needs to know nothing of what failed before.
+//!
 //! The caller, the archiver's main thread, never touches the destination: it hands a file over, waits on
 //! [`Pool::wake_handle`], and takes the result. A pool serves one [`Plan`]; when a setting changes, the
 //! caller retires the pool and makes another, so that no success from before the change counts.
 //!
-//! Bounds: at most `max(workers, 1)` threads, and for each worker at most [`AHEAD_PER_WORKER`] files that
-//! are done or under way and not asked for yet.
+//! Bounds: at most `max(workers, 1)` threads; for each worker at most [`AHEAD_PER_WORKER`] files that are
+//! done, ready or under way and not asked for yet; and at most [`READY_FILES`] that are ready or under way.
 
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -15,6 +20,7 @@ use std::time::Duration;
 
 use self::state::State;
 use self::worker::Shared;
+use super::publish::Prepared;
 use super::{Job, Plan, Receipt};
 use crate::error::{Action, Error};
 use crate::sys;
@@ -24,6 +30,10 @@ mod worker;
 
 /// How many files a worker may be ahead of the server's calls.
 pub const AHEAD_PER_WORKER: usize = 4;
+
+/// How many files may be ready or under way. Each keeps up to five descriptors open, of which a process has
+/// 1024 in many places.
+pub const READY_FILES: usize = 128;
 
 /// Stack of a worker, in bytes: the buffers are on the heap.
 const STACK: usize = 1 << 20;
@@ -74,7 +84,7 @@ impl Pool {
 
     /// Asks for a file. If a result is there already, [`Pool::take`] returns it next. A failure from before
     /// the file was asked for is forgotten, and so is a success from before a failure: the file is tried
-    /// once more.
+    /// once more. A file that is asked for waits for no other file.
     ///
     /// Once a call that hung has moved, asking ends the hold ([`Pool::hold`]).
     pub fn ask(&self, job: &Job) {
@@ -94,8 +104,13 @@ impl Pool {
     /// Takes the result of the file that was asked for, once there is one; the pool then forgets it.
     #[must_use]
     pub fn take(&self, job: &Job) -> Option<Result<Receipt, Error>> {
-        let result = self.shared.lock().take_result(&job.name)?;
+        let mut result = self.shared.lock().take_result(&job.name)?;
         self.shared.wake_workers();
+        if let Ok(receipt) = &mut result {
+            receipt
+                .notices
+                .extend(self.shared.arrival.take_notices(self.plan().destination.path()));
+        }
         Some(result)
     }
 
@@ -113,8 +128,11 @@ impl Pool {
     }
 
     /// Starts nothing more until a call that has not moved for `still_for` returns or moves, so that
-    /// threads do not pile up. The file that was asked for is no longer waited for.
+    /// threads do not pile up. The file that was asked for is no longer waited for, and nothing that is under
+    /// way or ready counts any more: the path may lead to another disk by the time it is done. Asked for
+    /// again, each file is looked up on a new visit (guarantee G8).
     pub fn hold(&self, still_for: Duration) {
+        self.shared.look_again();
         self.shared.lock().hold(still_for);
     }
 
@@ -125,7 +143,9 @@ impl Pool {
         self.workers > 0 && self.shared.lock().wants_more()
     }
 
-    /// Offers files to archive ahead, in the server's order. A pool without workers takes none.
+    /// Offers the files that wait, all of them up to the last one, according to a look into
+    /// `archive_status`: they are archived ahead, in the server's order. What an earlier look has found and
+    /// this one has not is forgotten. A pool without workers takes none.
     pub fn offer(&self, jobs: impl IntoIterator<Item = Job>) {
         if self.workers == 0 {
             return;
@@ -139,7 +159,8 @@ impl Pool {
         self.shared.wake_workers();
     }
 
-    /// Ends the threads as soon as their files are finished; waits for none.
+    /// Ends the threads as soon as the call that each is in returns; waits for none. Nothing is published any
+    /// more, except by a call that has begun.
     pub fn retire(&self) {
         self.shared.lock().retire();
         self.shared.wake_workers();
@@ -159,7 +180,7 @@ impl Pool {
     }
 
     /// Makes sure that `waiting` files find a thread, as far as the bound allows.
-    fn start_threads(&self, state: &mut State, waiting: usize) -> std::io::Result<()> {
+    fn start_threads(&self, state: &mut State<Prepared>, waiting: usize) -> std::io::Result<()> {
         while state.idle + state.starting < waiting && state.threads < self.workers.max(1) {
             let shared = Arc::clone(&self.shared);
             sys::start_thread(STACK, move || shared.work_until_retired())?;

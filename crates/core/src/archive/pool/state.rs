@@ -1,16 +1,16 @@
-//! What the pool knows: which files wait, are under way and are done, and what may be started.
+//! What the pool knows: which files wait, are under way and are done, in the server's order, and what may be
+//! started.
 //!
 //! Every change is made under the lock of `Shared`, and is a plain assignment.
 
-use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::AHEAD_PER_WORKER;
+pub(super) use self::file::{Batch, Work};
+use self::file::{Done, File, Running, Stage, Turn};
 use crate::archive::{Job, Receipt};
 use crate::error::Error;
-use crate::store::Progress;
-use crate::wal::name::{FileKind, FileName};
+use crate::wal::name::FileName;
 
 /// What may be started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,20 +26,25 @@ enum Phase {
     Retired,
 }
 
-/// What is known, beside the threads themselves.
-pub(super) struct State {
+/// What is known, beside the threads themselves. `P` is a file that is ready to be published.
+pub(super) struct State<P> {
     phase: Phase,
     /// The file that the server waits for.
     wanted: Option<Job>,
     /// The same, until a thread takes it.
     asked: Option<Job>,
-    /// Files to archive ahead, in the server's order.
-    ahead: VecDeque<Job>,
-    running: HashMap<FileName, Running>,
-    done: HashMap<FileName, Done>,
+    /// The files of the last look and those under way. Nothing in it is published before an earlier one,
+    /// except for the file that the server waits for.
+    order: BTreeMap<Turn, File<P>>,
+    /// Copies that will not be published. A thread drops them, without the lock: that may take its time,
+    /// and hang.
+    discarded: Vec<P>,
     /// Raised by every failure and every hang. Afterwards the path may lead to another disk, so no earlier
     /// success ahead counts.
     generation: u64,
+    /// Raised when a hang was reported, and when the pool is retired. What was under way then counts for
+    /// nothing, not even the file that was asked for.
+    epoch: u64,
     /// When a file was last taken or finished.
     last_event: Option<Instant>,
     pub(super) threads: usize,
@@ -49,51 +54,16 @@ pub(super) struct State {
     pub(super) idle: usize,
 }
 
-struct Running {
-    progress: Arc<Progress>,
-    /// The step count at the moment when the pool was held, if the file stood still then.
-    held_at: Option<u64>,
-    ahead: bool,
-    /// The generation in which it was started.
-    generation: u64,
-}
-
-impl Running {
-    fn still_since(&self) -> Instant {
-        self.progress.last_step()
-    }
-
-    /// Returns whether it stood still when the pool was held, and has not moved since.
-    fn is_stuck(&self) -> bool {
-        self.held_at == Some(self.progress.steps())
-    }
-}
-
-struct Done {
-    result: Result<Receipt, Error>,
-    ahead: bool,
-    /// The generation in which it was started.
-    generation: u64,
-}
-
-impl Done {
-    /// Returns whether the result answers a call of the server. The result of a file ahead does not if it
-    /// is a failure, or older than one: the file is tried, or found and compared, once more.
-    fn counts(&self, generation: u64) -> bool {
-        !self.ahead || (self.result.is_ok() && self.generation == generation)
-    }
-}
-
-impl State {
+impl<P> State<P> {
     pub(super) fn new() -> Self {
         Self {
             phase: Phase::Ahead { more: true },
             wanted: None,
             asked: None,
-            ahead: VecDeque::new(),
-            running: HashMap::new(),
-            done: HashMap::new(),
+            order: BTreeMap::new(),
+            discarded: Vec::new(),
             generation: 0,
+            epoch: 0,
             last_event: None,
             threads: 0,
             starting: 0,
@@ -108,33 +78,39 @@ impl State {
         }
     }
 
-    /// The server waits for this file. Returns whether a thread is needed for it.
-    pub(super) fn ask(&mut self, job: &Job) -> bool {
-        // The server asks in its order: what comes before this file no longer waits.
-        let asked = server_order(&job.name);
-        self.ahead.retain(|waiting| server_order(&waiting.name) > asked);
-        self.done.retain(|name, _| server_order(name) >= asked);
-        self.wanted = Some(job.clone());
-        self.discard_stale();
-        let known = self.done.contains_key(&job.name) || self.running.contains_key(&job.name);
-        if !known {
-            // The server has found a file that no look of ours has found.
-            if let Phase::Ahead { more } = &mut self.phase {
-                *more = true;
-            }
-            self.start_wanted();
-        }
-        self.asked.is_some()
+    fn is_wanted(&self, name: &FileName) -> bool {
+        self.wanted.as_ref().is_some_and(|wanted| wanted.name == *name)
     }
 
-    /// Throws away a result that does not answer the server's call. The file is tried once more.
-    fn discard_stale(&mut self) {
-        let Some(wanted) = &self.wanted else { return };
-        let stale = |done: &Done| !done.counts(self.generation);
-        if self.done.get(&wanted.name).is_some_and(stale) {
-            self.done.remove(&wanted.name);
-            self.start_wanted();
+    fn is_listed(&self, name: &FileName) -> bool {
+        self.order.get(&Turn::of(name)).is_some_and(|file| file.listed)
+    }
+
+    fn running(&self) -> impl Iterator<Item = &Running> {
+        self.order.values().filter_map(File::running)
+    }
+
+    /// The server waits for this file. Returns whether a thread is needed for it.
+    pub(super) fn ask(&mut self, job: &Job) -> bool {
+        let turn = Turn::of(&job.name);
+        // The server asks in its order: what is archived before this file, it has no more questions about.
+        // What is not archived may have become ready late, and still stands before the next ones.
+        self.order.retain(|before, file| *before >= turn || !file.is_archived());
+        (self.wanted, self.asked) = (Some(job.clone()), None);
+        match self.order.get(&turn) {
+            None => {
+                let file = File { job: job.clone(), listed: false, stage: Stage::Waiting };
+                self.order.insert(turn, file);
+                // The server has found a file that no look of ours has found.
+                if let Phase::Ahead { more } = &mut self.phase {
+                    *more = true;
+                }
+                self.start_wanted();
+            }
+            Some(file) if file.is_waiting() => self.start_wanted(),
+            Some(_) => {}
         }
+        self.asked.is_some()
     }
 
     fn start_wanted(&mut self) {
@@ -145,16 +121,22 @@ impl State {
     /// A file that was asked for cannot be tried.
     pub(super) fn refuse(&mut self, job: &Job, error: Error) {
         self.asked = None;
-        let done = Done { result: Err(error), ahead: false, generation: self.generation };
-        self.done.insert(job.name.clone(), done);
+        self.set(&job.name, Stage::Done(Done { result: Err(error), ahead: false }));
     }
 
-    /// Takes out the result of a file, if it counts.
+    fn set(&mut self, name: &FileName, stage: Stage<P>) {
+        if let Some(file) = self.order.get_mut(&Turn::of(name)) {
+            file.stage = stage;
+        }
+    }
+
+    /// Takes out the result of the file that the server waits for.
     pub(super) fn take_result(&mut self, name: &FileName) -> Option<Result<Receipt, Error>> {
-        if !self.done.get(name)?.counts(self.generation) {
+        let turn = Turn::of(name);
+        if !self.is_answered() || !self.is_wanted(name) {
             return None;
         }
-        let result = self.done.remove(name)?.result;
+        let Stage::Done(Done { result, .. }) = self.order.remove(&turn)?.stage else { return None };
         self.wanted = None;
         match (self.phase, &result) {
             (Phase::Held { .. }, _) => {}
@@ -165,16 +147,19 @@ impl State {
         Some(result)
     }
 
+    /// Returns whether there is a result for the file that the server waits for.
+    pub(super) fn is_answered(&self) -> bool {
+        let file = self.wanted.as_ref().and_then(|job| self.order.get(&Turn::of(&job.name)));
+        file.is_some_and(|file| matches!(file.stage, Stage::Done(_)))
+    }
+
     /// Returns how long nothing has moved for a file. Once a thread has it, its own steps count; until
     /// then, anything that the pool does.
     pub(super) fn still_for(&self, name: &FileName) -> Duration {
         let now = Instant::now();
-        let since = match self.running.get(name) {
+        let since = match self.order.get(&Turn::of(name)).and_then(File::running) {
             Some(running) => Some(running.still_since()),
-            None => {
-                let moved = self.running.values().map(Running::still_since).max();
-                moved.max(self.last_event)
-            }
+            None => self.running().map(Running::still_since).max().max(self.last_event),
         };
         since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
     }
@@ -182,9 +167,9 @@ impl State {
     /// Returns for how long everything that stood still when the pool was held has not moved.
     pub(super) fn held(&self) -> Option<Duration> {
         let Phase::Held { still } = self.phase else { return None };
-        let stuck = self.running.values().filter(|running| running.is_stuck());
-        let since = stuck.clone().map(Running::still_since).min()?;
-        (stuck.count() == still).then(|| Instant::now().saturating_duration_since(since))
+        let stuck = || self.running().filter(|running| running.is_stuck());
+        let since = stuck().map(Running::still_since).min()?;
+        (stuck().count() == still).then(|| Instant::now().saturating_duration_since(since))
     }
 
     pub(super) fn release_if_moved(&mut self) {
@@ -196,7 +181,8 @@ impl State {
     pub(super) fn hold(&mut self, still_for: Duration) {
         let now = Instant::now();
         let mut still = 0;
-        for running in self.running.values_mut() {
+        for file in self.order.values_mut() {
+            let Stage::Running(running) = &mut file.stage else { continue };
             let stands = now.saturating_duration_since(running.still_since()) >= still_for;
             running.held_at = stands.then(|| running.progress.steps());
             still += usize::from(stands);
@@ -204,35 +190,76 @@ impl State {
         // Where nothing stands still any more, there is nothing to wait for.
         self.enter(if still > 0 { Phase::Held { still } } else { Phase::Asked });
         (self.asked, self.wanted) = (None, None);
-        self.generation += 1;
+        self.epoch += 1;
+        self.forget();
     }
 
     pub(super) fn wants_more(&self) -> bool {
-        self.ahead.is_empty() && self.phase == Phase::Ahead { more: true }
+        let waits = |file: &File<P>| file.listed && file.is_waiting();
+        self.phase == Phase::Ahead { more: true } && !self.order.values().any(waits)
     }
 
-    /// Takes over the files that are not known yet; returns how many wait for a thread.
+    /// Takes over what a look has found to wait, and nothing of an earlier look. Returns how many files wait
+    /// for a thread.
     pub(super) fn offer(&mut self, jobs: impl IntoIterator<Item = Job>) -> usize {
-        let waiting: HashSet<_> = self.ahead.iter().map(|job| job.name.clone()).collect();
+        self.order.values_mut().for_each(|file| file.listed = false);
         for job in jobs {
-            let known = waiting.contains(&job.name)
-                || self.done.contains_key(&job.name)
-                || self.running.contains_key(&job.name)
-                || self.asked.as_ref().is_some_and(|asked| asked.name == job.name);
-            if !known {
-                self.ahead.push_back(job);
-            }
+            let file = self.order.entry(Turn::of(&job.name)).or_insert_with(|| File {
+                job,
+                listed: false,
+                stage: Stage::Waiting,
+            });
+            file.listed = true;
         }
+        self.keep(|file, wanted| file.listed || wanted || file.running().is_some());
+        let waits = |file: &&File<P>| file.listed && file.is_waiting();
+        let waiting = self.order.values().filter(waits).count();
+        let asked = self.asked.as_ref().map(|job| Turn::of(&job.name));
+        let asked = asked.and_then(|turn| self.order.get(&turn));
+        let ahead = waiting - usize::from(asked.is_some_and(|file| file.listed));
         if let Phase::Ahead { more } = &mut self.phase {
-            *more = !self.ahead.is_empty();
+            *more = ahead > 0;
         }
-        self.ahead.len() + usize::from(self.asked.is_some())
+        ahead + usize::from(asked.is_some())
+    }
+
+    /// Keeps only these files; of the others, discards what is ready.
+    fn keep(&mut self, keep: impl Fn(&File<P>, bool) -> bool) {
+        let wanted = self.wanted.as_ref().map(|job| Turn::of(&job.name));
+        let discarded = &mut self.discarded;
+        self.order.retain(|turn, file| {
+            let keep = keep(file, Some(turn) == wanted.as_ref());
+            if !keep
+                && let Stage::Ready { file, .. } =
+                    std::mem::replace(&mut file.stage, Stage::Waiting)
+            {
+                discarded.push(file);
+            }
+            keep
+        });
+    }
+
+    /// After trouble: forgets what is ahead. What failed may have been replaced, by a new disk at the same
+    /// path, and what was archived ahead is then gone. Copies that wait take up space, and keep the archive
+    /// open. The next look tells which files wait.
+    fn forget(&mut self) {
+        self.generation += 1;
+        self.order.values_mut().for_each(|file| file.listed = false);
+        self.keep(|file, wanted| wanted || file.running().is_some());
+        let again = self.wanted.as_ref().map(|job| job.name.clone()).filter(|name| {
+            let file = self.order.get(&Turn::of(name));
+            file.is_some_and(|file| matches!(file.stage, Stage::Done(Done { ahead: true, .. })))
+        });
+        if let Some(name) = again {
+            self.begin_again(&name);
+        }
     }
 
     pub(super) fn retire(&mut self) {
         self.enter(Phase::Retired);
-        self.asked = None;
-        self.ahead.clear();
+        (self.asked, self.wanted) = (None, None);
+        self.epoch += 1;
+        self.forget();
     }
 
     pub(super) fn is_retired(&self) -> bool {
@@ -240,66 +267,89 @@ impl State {
     }
 
     pub(super) fn busy(&self) -> Option<Duration> {
-        let since = self.running.values().map(Running::still_since).min()?;
+        let since = self.running().map(Running::still_since).min()?;
         Some(Instant::now().saturating_duration_since(since))
     }
 
-    /// Starts the next file that may be started.
-    pub(super) fn start_next(&mut self) -> Option<(Job, Arc<Progress>)> {
-        let (job, ahead) = self.next()?;
-        let progress = Arc::new(Progress::default());
-        let running = Running {
-            progress: Arc::clone(&progress),
-            held_at: None,
-            ahead,
-            generation: self.generation,
-        };
-        self.running.insert(job.name.clone(), running);
-        self.last_event = Some(Instant::now());
-        Some((job, progress))
+    /// Returns whether files of a batch may still get their names.
+    pub(super) fn may_publish(&self, epoch: u64) -> bool {
+        self.epoch == epoch
     }
 
-    fn next(&mut self) -> Option<(Job, bool)> {
-        let may_go_ahead = match self.phase {
-            Phase::Held { .. } | Phase::Retired => return None,
-            Phase::Asked => false,
-            Phase::Ahead { .. } => true,
-        };
-        if let Some(job) = self.asked.take() {
-            return Some((job, false));
-        }
-        let unclaimed = self.running.len() + self.done.len();
-        if !may_go_ahead || unclaimed >= self.threads * AHEAD_PER_WORKER {
-            return None;
-        }
-        // A history file that conflicts says that another server went on from here: no segment of
-        // this one may come into the archive ahead of that answer.
-        if self.running.keys().any(|name| matches!(name.kind(), FileKind::History { .. })) {
-            return None;
-        }
-        self.ahead.pop_front().map(|job| (job, true))
-    }
-
-    /// Notes what came of a file that was started.
-    pub(super) fn finish(&mut self, name: FileName, result: Result<Receipt, Error>) {
-        let running = self.running.remove(&name);
-        let (ahead, generation) = running.map_or((true, 0), |r| (r.ahead, r.generation));
-        if result.is_err() {
-            self.generation += 1;
-            if matches!(self.phase, Phase::Ahead { .. }) {
-                self.enter(Phase::Asked);
+    /// Notes what came of making a file ready.
+    pub(super) fn finish_prepare(&mut self, name: &FileName, result: Result<P, Error>) {
+        let Some((ahead, current, late)) = self.end(name) else { return };
+        match result {
+            Err(error) => self.fail(name, ahead || late, error),
+            // A look from before a failure is not in force any more. The file that the server waits for
+            // needs none.
+            Ok(file) if !late && (self.is_wanted(name) || (current && self.is_listed(name))) => {
+                self.set(name, Stage::Ready { file, ahead });
+            }
+            Ok(file) => {
+                self.discarded.push(file);
+                self.begin_again(name);
             }
         }
-        self.done.insert(name, Done { result, ahead, generation });
+    }
+
+    /// Notes what came of a batch: `None` for a file that counts for nothing, without being the one to blame.
+    pub(super) fn finish_batch(
+        &mut self,
+        results: impl IntoIterator<Item = (FileName, Option<Result<Receipt, Error>>)>,
+    ) {
+        for (name, result) in results {
+            let Some((ahead, current, late)) = self.end(&name) else { continue };
+            match result {
+                Some(Err(error)) => self.fail(&name, ahead || late, error),
+                Some(Ok(receipt)) if !late && (current || !ahead) => {
+                    let ahead = !self.is_wanted(&name);
+                    self.set(&name, Stage::Done(Done { result: Ok(receipt), ahead }));
+                }
+                // It is looked up once more, on a new visit.
+                Some(Ok(_)) | None => self.begin_again(&name),
+            }
+        }
+    }
+
+    /// A thread is through with a file. Returns whether the file was begun ahead; whether nothing has failed
+    /// since; and whether that was reported as a hang meanwhile, or the pool retired.
+    fn end(&mut self, name: &FileName) -> Option<(bool, bool, bool)> {
         self.last_event = Some(Instant::now());
-        self.discard_stale();
+        let file = self.order.get_mut(&Turn::of(name))?;
+        let Stage::Running(running) = std::mem::replace(&mut file.stage, Stage::Waiting) else {
+            return None;
+        };
+        let current = running.generation == self.generation;
+        Some((running.ahead, current, running.epoch != self.epoch))
+    }
+
+    /// Notes a failure. One from before the file was asked for is forgotten: the file is tried once more.
+    fn fail(&mut self, name: &FileName, unasked: bool, error: Error) {
+        if self.goes_ahead() {
+            self.enter(Phase::Asked);
+        }
+        if self.is_wanted(name) && !unasked {
+            self.set(name, Stage::Done(Done { result: Err(error), ahead: false }));
+        }
+        self.forget();
+        if unasked {
+            self.begin_again(name);
+        }
+    }
+
+    /// A file that counts for nothing yet waits again, if anybody waits for it.
+    fn begin_again(&mut self, name: &FileName) {
+        if self.is_wanted(name) {
+            self.set(name, Stage::Waiting);
+            self.start_wanted();
+        } else if !self.is_listed(name) {
+            self.order.remove(&Turn::of(name));
+        }
     }
 }
 
-/// Orders names as the server asks for them: history files first, then by name.
-fn server_order(name: &FileName) -> (bool, &FileName) {
-    (!matches!(name.kind(), FileKind::History { .. }), name)
-}
-
+mod file;
+mod start;
 #[cfg(test)]
 mod tests;

@@ -3,33 +3,50 @@
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::path::Path;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-use super::state::State;
-use crate::archive::{Job, Plan, archive_file};
+use super::state::{Batch, State, Work};
+use crate::archive::arrival::Arrival;
+use crate::archive::attempt::{bring_parent, prepare};
+use crate::archive::publish::{Prepared, Publishing};
+use crate::archive::{Plan, Receipt, Seam};
 use crate::error::{Action, Error};
 use crate::store::{Progress, Store};
 use crate::sys;
 use crate::sys::buffer::Buffer;
+use crate::wal::name::{FileKind, FileName};
 
 /// What the threads and their caller share.
 pub(super) struct Shared {
     plan: Plan,
     store: Box<dyn Store>,
-    state: Mutex<State>,
+    seam: Seam,
+    state: Mutex<State<Prepared>>,
     /// There may be something to start, or the end has come.
     work: Condvar,
     /// Wakes the caller.
     wake: UnixStream,
     /// What dead processes left in the destination has been removed.
     tidied: Mutex<bool>,
+    /// What has been looked at in the destination.
+    pub(super) arrival: Arrival,
 }
 
 impl Shared {
     pub(super) fn new(plan: Plan, wake: UnixStream) -> Self {
         let store = Box::new(plan.store());
         let state = Mutex::new(State::new());
-        Self { plan, store, state, work: Condvar::new(), wake, tidied: Mutex::default() }
+        Self {
+            plan,
+            store,
+            seam: Seam::default(),
+            state,
+            work: Condvar::new(),
+            wake,
+            tidied: Mutex::default(),
+            arrival: Arrival::default(),
+        }
     }
 
     pub(super) fn plan(&self) -> &Plan {
@@ -38,7 +55,7 @@ impl Shared {
 
     /// Locks the state. A thread that panicked while it held the lock left the state as it was:
     /// every change under the lock is a plain assignment.
-    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State<Prepared>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -49,37 +66,133 @@ impl Shared {
     pub(super) fn work_until_retired(&self) {
         self.lock().starting -= 1;
         let mut buffer = None;
-        while let Some((job, progress)) = self.next_job() {
-            let archive = || {
-                self.tidy(&progress);
-                archive_file(&self.plan, &*self.store, &job, kept(&mut buffer, &job)?, &progress)
+        while let Some(work) = self.next_work() {
+            let news = match work {
+                Work::Discard(files) => {
+                    drop(files);
+                    false
+                }
+                Work::Prepare(job, progress) => {
+                    let prepared = or_panic(|| {
+                        self.tidy(&progress);
+                        let buffer = kept(&mut buffer, &job.source)?;
+                        let (plan, store) = (&self.plan, &*self.store);
+                        self.arrival.prepare(plan, store, &job, buffer, &progress)?;
+                        prepare(plan, store, &job, buffer, &progress)
+                    });
+                    let failed = prepared.is_err();
+                    if failed {
+                        self.look_again();
+                    }
+                    let mut state = self.lock();
+                    state.finish_prepare(&job.name, prepared);
+                    failed || state.is_retired()
+                }
+                Work::Publish(batch) => {
+                    let results = self.publish(batch, &mut buffer);
+                    self.lock().finish_batch(results);
+                    true
+                }
             };
-            let result = catch_unwind(AssertUnwindSafe(archive))
-                .unwrap_or_else(|panic| Err(Error::Panicked { message: panic_message(&*panic) }));
-            self.lock().finish(job.name, result);
-            // The file may have to be tried once more.
+            // There may be something to publish, or to try once more.
             self.wake_workers();
-            // A full socket means that the caller has much to read already.
-            let _ = (&self.wake).write(&[1]);
+            if news {
+                // A full socket means that the caller has much to read already.
+                let _ = (&self.wake).write(&[1]);
+            }
         }
         drop(buffer);
         sys::give_memory_back();
     }
 
-    fn next_job(&self) -> Option<(Job, Arc<Progress>)> {
+    fn next_work(&self) -> Option<Work<Prepared>> {
         let mut state = self.lock();
         loop {
+            if let Some(work) = state.start_next() {
+                return Some(work);
+            }
             if state.is_retired() {
                 state.threads -= 1;
                 return None;
-            }
-            if let Some(started) = state.start_next() {
-                return Some(started);
             }
             state.idle += 1;
             state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
             state.idle -= 1;
         }
+    }
+
+    /// Publishes a batch: one name after the other, until one is refused, then one flush for all. Returns a
+    /// result for each file; `None` if it counts for nothing, without being the one to blame.
+    ///
+    /// Nothing of a batch counts if the flush fails. Each of its files falls under guarantee G8: it is tried
+    /// once more when it is asked for, and then found, flushed, and read back on a new visit.
+    fn publish(
+        &self,
+        batch: Batch<Prepared>,
+        buffer: &mut Option<Buffer>,
+    ) -> Vec<(FileName, Option<Result<Receipt, Error>>)> {
+        let Batch { files, progress, epoch } = batch;
+        let mut results: Vec<_> = files.iter().map(|(name, _)| (name.clone(), None)).collect();
+        let files = files.into_iter().map(|(_, prepared)| prepared);
+        match or_panic(|| self.publish_in_order(files, epoch, buffer, &progress)) {
+            Ok((receipts, refused)) => {
+                let came = receipts.into_iter().map(Ok).chain(refused.map(Err));
+                for ((_, result), outcome) in results.iter_mut().zip(came) {
+                    *result = Some(outcome);
+                }
+            }
+            Err(error) => {
+                if let Some((_, first)) = results.first_mut() {
+                    *first = Some(Err(error));
+                }
+            }
+        }
+        if results.iter().any(|(_, result)| !matches!(result, Some(Ok(_)))) {
+            self.look_again();
+        }
+        results
+    }
+
+    /// A file failed, or a call hung: the path may lead to another archive from here on.
+    pub(super) fn look_again(&self) {
+        self.arrival.look_again();
+        self.seam.forget();
+    }
+
+    /// Returns the receipts of the files up to the first that is refused, and why that one is. Stops, with
+    /// nothing, when a hang was reported meanwhile or the pool was retired.
+    fn publish_in_order(
+        &self,
+        files: impl IntoIterator<Item = Prepared>,
+        epoch: u64,
+        buffer: &mut Option<Buffer>,
+        progress: &Progress,
+    ) -> Result<(Vec<Receipt>, Option<Error>), Error> {
+        let mut files = files.into_iter().peekable();
+        let Some(first) = files.peek() else { return Ok((Vec::new(), None)) };
+        let (plan, store, seam) = (&self.plan, &*self.store, &self.seam);
+        let publishing = Publishing::begin(plan, seam, first, progress);
+        let (mut named, mut refused) = (Vec::new(), None);
+        for mut prepared in files {
+            if !self.lock().may_publish(epoch) {
+                return Ok((Vec::new(), None));
+            }
+            if matches!(prepared.name.kind(), FileKind::History { .. }) {
+                let job = prepared.job();
+                let buffer = kept(buffer, &job.source)?;
+                let notices = bring_parent(plan, store, seam, &job, buffer, progress);
+                prepared.receipt.notices.splice(0..0, notices);
+            }
+            match publishing.publish(prepared) {
+                Ok(name) => named.push(name),
+                Err(error) => {
+                    refused = Some(error);
+                    break;
+                }
+            }
+        }
+        let receipts = if named.is_empty() { Vec::new() } else { publishing.settle(named)? };
+        Ok((receipts, refused))
     }
 
     /// Removes stray temporary files, before this pool makes any of its own. If that cannot be done,
@@ -95,12 +208,18 @@ impl Shared {
 
 /// Returns the buffer that a thread copies through, made for its first file. If there is no memory for it,
 /// that file fails, and the next one tries again.
-fn kept<'b>(buffer: &'b mut Option<Buffer>, job: &Job) -> Result<&'b mut Buffer, Error> {
+fn kept<'b>(buffer: &'b mut Option<Buffer>, source: &Path) -> Result<&'b mut Buffer, Error> {
     let kept = match buffer.take() {
         Some(kept) => kept,
-        None => Buffer::large().map_err(|e| Error::io(Action::ReserveMemory, &job.source, e))?,
+        None => Buffer::large().map_err(|e| Error::io(Action::ReserveMemory, source, e))?,
     };
     Ok(buffer.insert(kept))
+}
+
+/// Turns a panic into an error like any other.
+fn or_panic<T>(work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+    catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|panic| Err(Error::Panicked { message: panic_message(&*panic) }))
 }
 
 fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {

@@ -4,14 +4,17 @@ use std::io::{self, Read};
 
 use super::Examined;
 use super::problems::unreadable;
-use crate::encoding::digest::{CONTENT_ATTRIBUTE, Digest, Hasher, STORED_ATTRIBUTE};
+use crate::encoding::digest::{
+    CHECKED_ATTRIBUTE, CONTENT_ATTRIBUTE, Digest, Hasher, STORED_ATTRIBUTE,
+};
 use crate::prove::finding::{FindingKind, Problem};
 use crate::store::Found;
 
-/// The digests that a file carries.
+/// What a file carries about itself: its digests, and how it was checked before it was let in.
 pub(super) struct Claims {
     pub(super) stored: Option<Digest>,
     pub(super) content: Option<Digest>,
+    pub(super) checked: Option<String>,
 }
 
 impl Claims {
@@ -24,7 +27,13 @@ impl Claims {
             }),
             Err(e) => Err(unreadable(&e)),
         };
-        Ok(Self { stored: one(STORED_ATTRIBUTE)?, content: one(CONTENT_ATTRIBUTE)? })
+        let checked = archived.attribute(CHECKED_ATTRIBUTE).map_err(|e| unreadable(&e))?;
+        Ok(Self { stored: one(STORED_ATTRIBUTE)?, content: one(CONTENT_ATTRIBUTE)?, checked })
+    }
+
+    /// Returns whether the file carries a digest.
+    pub(super) fn has_digest(&self) -> bool {
+        self.stored.is_some() || self.content.is_some()
     }
 
     /// Compares the claims with what was computed.
@@ -46,14 +55,14 @@ impl Claims {
 }
 
 /// A stream of stored bytes that is hashed as it is read, if that is asked for.
-pub(super) struct Hashed {
-    pub(super) inner: Box<dyn Read>,
+pub(super) struct Hashed<'a> {
+    pub(super) inner: Box<dyn Read + 'a>,
     pub(super) hasher: Option<Hasher>,
     /// More was asked for than there is.
     pub(super) at_end: bool,
 }
 
-impl Read for Hashed {
+impl Read for Hashed<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let got = self.inner.read(buf)?;
         self.at_end |= got == 0 && !buf.is_empty();

@@ -13,8 +13,10 @@ use crate::sys::slice::part;
 use crate::sys::{read_full, zeroed};
 use crate::wal::history::{self, Ancestor};
 use crate::wal::name::{FileKind, FileName, SegmentName};
-use crate::wal::segment::{self, Cluster};
-use crate::wal::{LongPageHeader, SegmentChecker, SegmentReport, SegmentSize};
+use crate::wal::segment::{self, Cluster, HEADER_LEN};
+use crate::wal::{
+    HeaderError, LongPageHeader, SegmentChecker, SegmentReport, SegmentSize, Visit, WalVersion,
+};
 use crate::wal::{Lsn, SegmentSpec};
 
 /// Bytes read at a time: few enough to stay in the processor's cache while they are read, hashed and
@@ -25,7 +27,9 @@ mod ending;
 mod problems;
 
 use digests::{Claims, Hashed};
-use problems::{check_backup_history, damage, header_problem, read_problem, unreadable};
+use problems::{
+    check_backup_history, damage, header_problem, read_problem, unreadable, unreadable_format,
+};
 
 /// No history file and no backup history file is longer than this.
 const MAX_OTHER_LEN: u64 = 4 << 20;
@@ -39,8 +43,7 @@ pub struct Expectation {
     pub system_identifier: Option<u64>,
     /// The cluster's segment size, if it is known; otherwise each segment's own header is believed.
     pub segment_size: Option<SegmentSize>,
-    /// Check everything: records even if a digest agrees, and the digest of the stored bytes even if that
-    /// of the contents is enough.
+    /// Check everything: the digest of the stored bytes even if that of the contents is enough.
     pub thorough: bool,
     /// Read from storage, past the page cache.
     pub past_cache: bool,
@@ -63,11 +66,22 @@ pub struct Examined {
     pub header: Option<LongPageHeader>,
     /// What a segment's records have shown, if they were read.
     pub records: Option<SegmentReport>,
-    /// Where a segment's WAL ends although the segment goes on, if no digest says that it was archived so.
-    /// This is correct for the last segment of a timeline only.
+    /// Where a segment's WAL ends although the segment goes on. This is correct for the last segment of a
+    /// timeline only.
     pub ends_early: Option<Lsn>,
+    /// Set if everything else is right, but the WAL is not in a format that is known here.
+    pub unknown: Option<Unknown>,
     /// The ancestors that a history file names.
     pub history: Option<Vec<Ancestor>>,
+}
+
+/// WAL in a format that is not known here: a newer server's, or what another tool encrypted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unknown {
+    /// Why it is not known.
+    pub reason: String,
+    /// A digest agrees, and the file says that it was let in like this.
+    pub vouched: bool,
 }
 
 impl Examined {
@@ -88,6 +102,29 @@ pub fn examine(
     name: &FileName,
     expected: &Expectation,
     each: &mut dyn FnMut(&[u8]) -> io::Result<()>,
+) -> io::Result<Examined> {
+    examine_with(archived, name, expected, each, ())
+}
+
+/// Like [`examine`], and shows every record whose checksum is right.
+///
+/// # Errors
+/// None but what [`examine`] returns; there is nothing to hand over.
+pub fn examine_records(
+    archived: &dyn Found,
+    name: &FileName,
+    expected: &Expectation,
+    visitor: impl Visit,
+) -> io::Result<Examined> {
+    examine_with(archived, name, expected, &mut |_| Ok(()), visitor)
+}
+
+fn examine_with<V: Visit>(
+    archived: &dyn Found,
+    name: &FileName,
+    expected: &Expectation,
+    each: &mut dyn FnMut(&[u8]) -> io::Result<()>,
+    visitor: V,
 ) -> io::Result<Examined> {
     let mut found = Examined::default();
     let claims = match Claims::read(archived) {
@@ -110,8 +147,8 @@ pub fn examine(
             return Ok(found);
         }
     };
-    let mut reading = Reading::new(name, expected, &claims, archived);
-    let ended = reading.run(&mut raw, archived.codec(), &mut found, each)?;
+    let mut reading = Reading::new(name, expected, archived);
+    let ended = reading.run(&mut raw, archived.codec(), &mut found, each, visitor)?;
     if ended {
         found.content = reading.content;
         found.stored = match raw.hasher {
@@ -127,7 +164,7 @@ pub fn examine(
         }
     }
     found.len = reading.len;
-    found.had_digest = claims.stored.is_some() || claims.content.is_some();
+    found.had_digest = claims.has_digest();
     let pending = found.problem.take();
     reading.judge(&mut found, &claims, pending, ended);
     Ok(found)
@@ -138,13 +175,14 @@ struct Reading<'a> {
     name: &'a FileName,
     segment: Option<SegmentName>,
     expected: &'a Expectation,
-    check_records: bool,
     plain_len: Option<u64>,
     len: u64,
     /// A segment's length, if it is known beforehand, or once its header has been read.
     size: Option<u64>,
     /// Where a switch record that began in the segment before ends.
     behind_switch: Option<Lsn>,
+    /// Why the WAL is not in a format that is known here.
+    unknown: Option<String>,
     content: Option<Digest>,
     records: Option<SegmentReport>,
     /// The whole of a small file of a known kind.
@@ -154,22 +192,16 @@ struct Reading<'a> {
 }
 
 impl<'a> Reading<'a> {
-    fn new(
-        name: &'a FileName,
-        expected: &'a Expectation,
-        claims: &Claims,
-        archived: &dyn Found,
-    ) -> Self {
-        let digest = claims.stored.is_some() || claims.content.is_some();
+    fn new(name: &'a FileName, expected: &'a Expectation, archived: &dyn Found) -> Self {
         Self {
             name,
-            segment: name.segment(),
+            segment: name.wal_of(),
             expected,
-            check_records: expected.thorough || !digest,
             plain_len: (archived.codec() == Codec::None).then_some(archived.stored_len()),
             len: 0,
             size: expected.segment_size.map(|size| size.bytes().into()),
             behind_switch: None,
+            unknown: None,
             content: None,
             records: None,
             text: Vec::new(),
@@ -179,12 +211,13 @@ impl<'a> Reading<'a> {
 
     /// Reads to the end, and returns whether it got there. What goes wrong on the way is recorded in
     /// `found`, and reading continues where that can show more.
-    fn run(
+    fn run<V: Visit>(
         &mut self,
-        raw: &mut Hashed,
+        raw: &mut Hashed<'_>,
         codec: Codec,
         found: &mut Examined,
         each: &mut dyn FnMut(&[u8]) -> io::Result<()>,
+        visitor: V,
     ) -> io::Result<bool> {
         let mut decoder = match Decoder::new(codec, raw) {
             Ok(decoder) => decoder,
@@ -193,6 +226,7 @@ impl<'a> Reading<'a> {
                 return Ok(false);
             }
         };
+        let mut visitor = Some(visitor);
         let (mut buffer, mut hasher, mut records) = (zeroed(CHUNK)?, Hasher::default(), None);
         loop {
             let got = match read_full(&mut decoder, &mut buffer) {
@@ -205,7 +239,10 @@ impl<'a> Reading<'a> {
             };
             let chunk = part(&buffer, ..got);
             if self.len == 0 {
-                records = self.begin(chunk, found);
+                records = self
+                    .begin(chunk, found)
+                    .zip(visitor.take())
+                    .map(|(spec, visitor)| SegmentChecker::with_visitor(spec, None, visitor));
             }
             self.len += got as u64;
             hasher.update(chunk);
@@ -250,11 +287,11 @@ impl<'a> Reading<'a> {
         Ok(true)
     }
 
-    /// Looks at the first chunk: a segment's header says what the rest must be. Returns the checker of the
-    /// records, if they are to be checked.
-    fn begin(&mut self, chunk: &[u8], found: &mut Examined) -> Option<SegmentChecker> {
+    /// Looks at the first chunk: a segment's header says what the rest must be, and whether its records can
+    /// be checked.
+    fn begin(&mut self, chunk: &[u8], found: &mut Examined) -> Option<SegmentSpec> {
         match self.check_header(chunk, found) {
-            Ok(checker) => checker,
+            Ok(spec) => spec,
             Err(problem) => {
                 found.fail(problem);
                 None
@@ -266,9 +303,16 @@ impl<'a> Reading<'a> {
         &mut self,
         chunk: &[u8],
         found: &mut Examined,
-    ) -> Result<Option<SegmentChecker>, Problem> {
+    ) -> Result<Option<SegmentSpec>, Problem> {
         let Some(segment) = self.segment else { return Ok(None) };
-        let header = LongPageHeader::parse(chunk).map_err(|e| header_problem(&e.into()))?;
+        let header = LongPageHeader::parse(chunk).map_err(|e| {
+            // Zeros are a file that was never written, and no WAL of any kind.
+            let zeros = chunk.iter().take(HEADER_LEN).all(|byte| *byte == 0);
+            if matches!(e, HeaderError::Magic { .. } | HeaderError::Info { .. }) && !zeros {
+                self.unknown = Some(e.to_string());
+            }
+            header_problem(&e.into())
+        })?;
         found.header = Some(header);
         self.behind_switch = ending::behind_crossing_switch(&header, chunk);
         let size = match self.expected.segment_size {
@@ -282,18 +326,20 @@ impl<'a> Reading<'a> {
             segment_size: size,
         };
         // The length is judged at the end, when it is known.
-        segment::check(segment, size.bytes().into(), chunk, &cluster)
-            .map_err(|e| header_problem(&e))?;
-        let Some(start) = segment.start(size).filter(|_| self.check_records) else {
-            return Ok(None);
-        };
-        let spec = SegmentSpec {
+        segment::check(segment, size.bytes().into(), chunk, &cluster).map_err(|e| {
+            // What looks like the header of a newer version may be anything.
+            if matches!(header.page.version(), WalVersion::Unknown(_)) {
+                self.unknown = Some(e.to_string());
+            }
+            header_problem(&e)
+        })?;
+        let Some(start) = segment.start(size) else { return Ok(None) };
+        Ok(Some(SegmentSpec {
             timeline: segment.timeline,
             start,
             segment_size: size,
             system_identifier: Some(cluster.system_identifier),
-        };
-        Ok(Some(SegmentChecker::new(spec, None)))
+        }))
     }
 
     /// Decides which of the problems counts. If the file is cut short, that comes before anything else. If
@@ -309,18 +355,45 @@ impl<'a> Reading<'a> {
             found.problem = pending;
             return;
         }
-        let mut first = self.check_length();
-        first = first.or_else(|| claims.check(found));
-        first = first.or(pending);
+        let bytes = self.check_length().or_else(|| claims.check(found));
+        let as_archived = bytes.is_none() && found.had_digest;
+        let mut origin = "it was archived like this";
+        let mut contents = pending;
         if let Some(report) = self.records.take() {
-            first = first.or_else(|| damage(&report, found.had_digest));
-            found.ends_early =
-                ending::early(&report, self.behind_switch).filter(|_| !found.had_digest);
+            contents = contents.or_else(|| {
+                origin = "the segment was damaged before it was archived";
+                damage(&report)
+            });
+            found.ends_early = ending::early(&report, self.behind_switch);
+            self.unknown = self.unknown.take().or_else(|| unreadable_format(&report));
             found.records = Some(report);
         }
-        found.problem = first;
-        if self.segment.is_none() {
-            self.check_text(found);
+        if bytes.is_none()
+            && let Some(reason) = self.unknown.take()
+        {
+            // A format of a newer version was let in by any check, as its header was right; what does not
+            // even begin like WAL, by none.
+            let let_in = claims.checked.as_deref();
+            let as_known = let_in.is_some_and(|how| contents.is_none() || how == "off");
+            let vouched = as_archived && as_known;
+            contents = contents.filter(|_| !vouched);
+            found.ends_early = None;
+            found.unknown = Some(Unknown { reason, vouched });
+        }
+        if as_archived && let Some(problem) = &mut contents {
+            problem.reason += &format!("; the digest agrees, so {origin}");
+        }
+        found.problem = bytes.or(contents);
+        match self.name.kind() {
+            FileKind::Tail(segment) => {
+                let named = self.content.map(|content| FileName::tail(segment, content));
+                if named.is_some_and(|named| named != *self.name) {
+                    let reason = "its contents are not those that its name gives the digest of";
+                    found.fail(Problem::new(FindingKind::DigestMismatch, reason));
+                }
+            }
+            _ if self.segment.is_none() => self.check_text(found),
+            _ => {}
         }
     }
 

@@ -5,7 +5,7 @@ use std::io;
 use crate::prove::finding::{FindingKind, Problem};
 use crate::wal::name::SegmentName;
 use crate::wal::segment::SegmentError;
-use crate::wal::{HeaderError, SegmentReport};
+use crate::wal::{End, HeaderError, SegmentReport};
 
 /// A backup history file begins with the address of the backup's start and its segment's name
 /// (`build_backup_content` in `access/transam/xlogbackup.c`).
@@ -29,18 +29,27 @@ pub(super) fn check_backup_history(text: &[u8], segment: SegmentName) -> Option<
     }
 }
 
-pub(super) fn damage(report: &SegmentReport, had_digest: bool) -> Option<Problem> {
+/// Returns why the WAL behind a right header is not in a format that is known here: the pages are of another
+/// version, or there is not one record that can be read, as where a server encrypts its records.
+pub(super) fn unreadable_format(report: &SegmentReport) -> Option<String> {
+    match (report.end, report.damage.first()) {
+        (End::UnknownVersion(magic), _) => Some(format!(
+            "its pages are of a version that is not known here (magic number {magic:04X})"
+        )),
+        (_, Some(first)) if report.records == 0 => {
+            Some(format!("not one record in it can be read: {first}"))
+        }
+        _ => None,
+    }
+}
+
+pub(super) fn damage(report: &SegmentReport) -> Option<Problem> {
     let first = report.damage.first()?;
     let more = match report.damage_count {
         0 | 1 => String::new(),
         more => format!(" (and {} more places)", more - 1),
     };
-    let origin = if had_digest {
-        "; the digest agrees, so the segment was damaged before it was archived"
-    } else {
-        ""
-    };
-    Some(Problem::new(FindingKind::Corrupt, format!("{first}{more}{origin}")))
+    Some(Problem::new(FindingKind::Corrupt, format!("{first}{more}")))
 }
 
 pub(super) fn header_problem(error: &SegmentError) -> Problem {

@@ -19,6 +19,8 @@ struct Kept {
     at: usize,
     file: usize,
     reason: usize,
+    /// Where there is advice of its own, its length.
+    advice: Option<usize>,
 }
 
 impl Findings {
@@ -27,13 +29,16 @@ impl Findings {
     /// # Errors
     /// There is no memory for it.
     pub fn push(&mut self, finding: &Finding) -> Result<(), TryReserveError> {
-        let Finding { file, problem: Problem { kind, reason } } = finding;
-        self.text.try_reserve(file.len() + reason.len())?;
+        let Finding { file, problem: Problem { kind, reason, advice } } = finding;
+        let own = advice.as_deref().unwrap_or_default();
+        self.text.try_reserve(file.len() + reason.len() + own.len())?;
         self.all.try_reserve(1)?;
         let at = self.text.len();
         self.text.push_str(file);
         self.text.push_str(reason);
-        self.all.push(Kept { kind: *kind, at, file: file.len(), reason: reason.len() });
+        self.text.push_str(own);
+        let advice = advice.as_ref().map(String::len);
+        self.all.push(Kept { kind: *kind, at, file: file.len(), reason: reason.len(), advice });
         Ok(())
     }
 
@@ -76,7 +81,9 @@ impl Findings {
 
     fn finding(&self, kept: &Kept) -> Finding {
         let reason = slice(&self.text, kept.at + kept.file, kept.reason).to_owned();
-        let problem = Problem { kind: kept.kind, reason };
+        let own = kept.at + kept.file + kept.reason;
+        let advice = kept.advice.map(|len| slice(&self.text, own, len).to_owned());
+        let problem = Problem { kind: kept.kind, reason, advice };
         Finding { file: file(&self.text, kept).to_owned(), problem }
     }
 }
@@ -103,7 +110,7 @@ mod tests {
             file: file.to_owned(),
             problem: Problem::new(kind, reason),
         };
-        let first = finding("a", FindingKind::Gap, "");
+        let first = finding("a", FindingKind::Gap, "").with_advice("do");
         let second = finding("a\u{fffd}", FindingKind::Corrupt, "é");
         let third = finding("a\u{fffd}", FindingKind::Gap, "r");
         let mut findings = Findings::default();

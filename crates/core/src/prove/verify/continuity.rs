@@ -2,7 +2,9 @@
 
 use std::collections::TryReserveError;
 
+use super::histories::{Shelf, is_unwritten};
 use crate::prove::finding::{Finding, FindingKind, Problem};
+use crate::store::Visit;
 use crate::wal::name::FileKind;
 use crate::wal::timeline::{Leg, Run, Stretch, Stretches, Timelines};
 use crate::wal::{Lsn, SegmentSize};
@@ -35,12 +37,19 @@ pub(super) struct Coverage {
     whole: ByTimeline<Stretches>,
     /// Start of the last partial segment.
     partial: ByTimeline<Lsn>,
+    /// Up to where the names say that there is, or was, WAL, if two looks agree on that.
+    agreed: ByTimeline<Lsn>,
 }
 
 impl Coverage {
     /// Begins with none. `size` is used for segments whose header says nothing.
     pub(super) const fn new(size: SegmentSize) -> Self {
-        Self { size, whole: ByTimeline::new(), partial: ByTimeline::new() }
+        Self {
+            size,
+            whole: ByTimeline::new(),
+            partial: ByTimeline::new(),
+            agreed: ByTimeline::new(),
+        }
     }
 
     /// Adds a file by its name. A damaged file is there all the same: it has a finding of its own.
@@ -72,32 +81,39 @@ impl Coverage {
     }
 
     /// Returns where there are whole segments of a timeline.
-    fn whole(&self, timeline: u32) -> &Stretches {
+    pub(super) fn whole(&self, timeline: u32) -> &Stretches {
         const NONE: &Stretches = &Stretches::new();
         self.whole.get(timeline).unwrap_or(NONE)
     }
 
+    /// Returns the timelines of which there is a whole segment, by number.
+    pub(super) fn written(&self) -> impl Iterator<Item = u32> {
+        self.whole.iter().map(|(timeline, _)| timeline)
+    }
+
+    /// Returns the timelines of which there is a partial segment, and where the last one begins.
+    pub(super) fn partials(&self) -> impl Iterator<Item = (u32, Lsn)> {
+        self.partial.iter().map(|(timeline, start)| (timeline, *start))
+    }
+
     /// Returns the end of the last whole segment.
-    pub(super) fn end(&self, timeline: u32) -> Option<Lsn> {
+    fn end(&self, timeline: u32) -> Option<Lsn> {
         self.whole(timeline).end()
     }
 
     /// Returns up to where the names say that there is, or was, WAL of a timeline.
     fn reach(&self, timeline: u32) -> Option<Lsn> {
-        self.end(timeline).max(self.partial.get(timeline).copied())
+        let agreed = self.agreed.get(timeline).copied();
+        agreed.or_else(|| self.end(timeline).max(self.partial.get(timeline).copied()))
     }
 
     /// Returns the stretches of `within` that no whole segment of the timeline covers.
-    pub(super) fn uncovered(
-        &self,
-        timeline: u32,
-        within: Stretch,
-    ) -> impl Iterator<Item = Stretch> {
+    fn uncovered(&self, timeline: u32, within: Stretch) -> impl Iterator<Item = Stretch> {
         self.whole(timeline).uncovered(within)
     }
 
     /// Makes the finding of segments that are missing.
-    pub(super) fn missing(&self, timeline: u32, stretch: Stretch) -> Finding {
+    fn missing(&self, timeline: u32, stretch: Stretch) -> Finding {
         let Run { first, last, count } = stretch.segments(timeline, self.size);
         let reason = match count {
             1 => "the segment is missing".to_owned(),
@@ -111,9 +127,19 @@ impl Coverage {
     ///
     /// # Errors
     /// What `each` returned, or there is no memory for the stretches.
-    pub(super) fn gaps(&self, timelines: &Timelines, each: Each<'_>) -> Result<(), Stop> {
+    pub(super) fn gaps(
+        &self,
+        visit: &dyn Visit,
+        timelines: &Timelines,
+        each: Each<'_>,
+    ) -> Result<(), Stop> {
+        let shelf = Shelf { visit, timelines, coverage: self };
         // Two timelines may need the same stretch of a third.
         let mut missing: ByTimeline<Stretches> = ByTimeline::new();
+        shelf.findings().into_iter().try_for_each(&mut *each)?;
+        shelf.missing_before_branches(&mut |timeline, stretch| {
+            missing.entry(timeline)?.insert(stretch)
+        })?;
         for (timeline, whole) in self.whole.iter() {
             let (Some(first), Some(end)) = (whole.first(), whole.end()) else { continue };
             let to = self.reach(timeline).map_or(end, |reach| reach.max(end));
@@ -130,9 +156,14 @@ impl Coverage {
             // What was cleaned up before the oldest segment is not missing.
             let oldest = |leg: &Leg| self.whole(leg.timeline).first_in(leg.stretch);
             let Some(reach) = route.legs.iter().filter_map(oldest).min() else { continue };
-            for Leg { timeline, stretch } in route.legs {
+            let mut written = 0;
+            for Leg { timeline: own, stretch } in route.legs {
                 let needed = Stretch { from: reach.max(stretch.from), ..stretch };
-                missing.entry(timeline)?.extend(self.uncovered(timeline, needed))?;
+                // Of one that was never written, the WAL of the timeline before goes on.
+                if written == 0 || !is_unwritten(&shelf, own, timeline) {
+                    written = own;
+                }
+                missing.entry(written)?.extend(self.uncovered(written, needed))?;
             }
             missing.entry(timeline)?.insert(Stretch { from: route.from, to: first })?;
         }
@@ -157,7 +188,10 @@ impl Coverage {
             let both = agreed.whole.entry(timeline)?;
             both.extend(whole.covered(within))?;
             both.extend(earlier.whole(timeline).covered(within))?;
-            *agreed.partial.entry(timeline)? = to;
+            *agreed.agreed.entry(timeline)? = to;
+            if let Some(partial) = later.partial.get(timeline) {
+                *agreed.partial.entry(timeline)? = *partial;
+            }
         }
         Ok(agreed)
     }

@@ -4,12 +4,11 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::continuity::{Coverage, Each, Stop};
-use super::histories::Histories;
 use super::reading::Reader;
+use super::timelines::Histories;
 use super::{Progress, VerifyError};
 use crate::prove::finding::Findings;
 use crate::store;
-use crate::store::StoredName;
 use crate::store::directory::Directory;
 use crate::store::listing::{self, Listing, Walk};
 use crate::wal::SegmentSize;
@@ -44,8 +43,7 @@ pub fn gaps(
     let mut looks = Looks {
         reader: &mut Reader::new(&visit, None, 1, watch),
         size,
-        of: &|_| true,
-        shows: &|coverage, histories, each| coverage.gaps(&histories.timelines, each),
+        shows: &|coverage, histories, each| coverage.gaps(&visit, &histories.timelines, each),
     };
     let first = looks.look(&mut histories)?;
     let mut findings = Findings::default();
@@ -62,8 +60,6 @@ pub(super) struct Looks<'l, 'r> {
     pub(super) reader: &'l mut Reader<'r>,
     /// The segment size.
     pub(super) size: SegmentSize,
-    /// Which files count.
-    pub(super) of: &'l dyn Fn(&StoredName) -> bool,
     /// What a gap is.
     pub(super) shows: Shows<'l>,
 }
@@ -78,42 +74,50 @@ impl Looks<'_, '_> {
         let visit = self.reader.visit;
         let (mut walk, mut coverage) = (Walk::files(visit), Coverage::new(self.size));
         while let Some(file) = walk.next().transpose()? {
-            if (self.of)(&file) {
-                let added = coverage.add(file.name.kind(), None);
-                added.map_err(|_| listing::no_memory(visit))?;
-            }
+            let added = coverage.add(file.name.kind(), None);
+            added.map_err(|_| listing::no_memory(visit))?;
         }
         Ok((coverage, walk.begun()))
     }
 
-    /// Adds the findings of the gaps that two looks agree on, and returns what is there according to them. If
-    /// the first look shows none, there is no second one.
+    /// Adds the findings of the gaps that two looks agree on, and returns what is there according to them.
     pub(super) fn agree(
         &mut self,
         first: (Coverage, Instant),
         histories: &mut Histories,
         findings: &mut Findings,
     ) -> Result<Coverage, VerifyError> {
+        let coverage = self.settle(first, histories)?;
+        let each: Each<'_> = &mut |finding| Ok(findings.push(&finding)?);
+        let told = (self.shows)(&coverage, histories, each);
+        told.map_err(|_| listing::no_memory(self.reader.visit))?;
+        Ok(coverage)
+    }
+
+    /// Looks again if the first look shows a gap, and returns what is there according to both.
+    pub(super) fn settle(
+        &mut self,
+        (mut earlier, mut begun): (Coverage, Instant),
+        histories: &mut Histories,
+    ) -> Result<Coverage, VerifyError> {
         let visit = self.reader.visit;
-        let (mut earlier, mut begun) = first;
         if !self.any(&earlier, histories)? {
             return Ok(earlier);
         }
-        for look in 2.. {
+        let mut looks = 1;
+        loop {
             self.reader.wait_until(begun + BETWEEN_LOOKS)?;
             let later = self.look(histories)?;
+            looks += 1;
             let agreed = Coverage::agreed(&earlier, &later.0);
             let agreed = agreed.map_err(|_| listing::no_memory(visit))?;
-            if !self.any(&agreed, histories)? {
-                return Ok(agreed);
-            }
             // What is removed in no order leaves gaps for as long as that takes.
-            if look >= MOST_LOOKS || !later.0.lacks_some_of(&earlier) {
-                return self.tell(agreed, histories, findings);
+            let removing = looks < MOST_LOOKS && later.0.lacks_some_of(&earlier);
+            if !removing || !self.any(&agreed, histories)? {
+                return Ok(agreed);
             }
             (earlier, begun) = later;
         }
-        Ok(earlier)
     }
 
     fn any(&self, coverage: &Coverage, histories: &Histories) -> Result<bool, VerifyError> {
@@ -121,19 +125,6 @@ impl Looks<'_, '_> {
             Ok(()) => Ok(false),
             Err(Stop::Found) => Ok(true),
             Err(Stop::NoMemory) => Err(listing::no_memory(self.reader.visit).into()),
-        }
-    }
-
-    fn tell(
-        &self,
-        coverage: Coverage,
-        histories: &Histories,
-        findings: &mut Findings,
-    ) -> Result<Coverage, VerifyError> {
-        let each: Each<'_> = &mut |finding| Ok(findings.push(&finding)?);
-        match (self.shows)(&coverage, histories, each) {
-            Ok(()) => Ok(coverage),
-            Err(_) => Err(listing::no_memory(self.reader.visit).into()),
         }
     }
 }

@@ -10,6 +10,7 @@ use std::time::Instant;
 use thiserror::Error as ThisError;
 
 use crate::error::Error;
+use crate::prove::examine::Examined;
 use crate::prove::finding::{Finding, FindingKind, Findings, Problem};
 use crate::store;
 use crate::store::directory::Directory;
@@ -18,6 +19,7 @@ use crate::store::listing::{self, Listing, Walk};
 use crate::store::{StoredName, Visit};
 use crate::wal::End;
 
+mod accepted;
 mod chain;
 mod continuity;
 mod gaps;
@@ -27,25 +29,40 @@ mod neighbours;
 mod reading;
 mod start;
 mod sum;
+mod timelines;
+mod until;
 mod usual;
 
 use gaps::{BETWEEN_LOOKS, Looks};
-use histories::Histories;
+use histories::Shelf;
 use names::Strangers;
 use reading::{Read, Reader};
 use sum::Sum;
+use timelines::Histories;
 
-pub use chain::Chain;
+pub use accepted::Accepted;
+pub(crate) use chain::notes;
+pub use chain::{Chain, Commit, Stop};
 pub use gaps::gaps;
+pub use histories::Heading;
 pub use start::{Start, StartError};
+pub use until::{TargetTimeline, Until};
 
 /// What is to be verified.
 #[derive(Debug, Clone, Default)]
-pub struct Options {
+pub struct Options<'a> {
     /// Files read at a time; 0 stands for one.
     pub threads: usize,
     /// Read and prove only what a recovery from here needs.
     pub from: Option<Start>,
+    /// Counts the steps, for whoever watches over storage that hangs.
+    pub steps: Option<&'a store::Progress>,
+    /// Where that recovery is to end; without it, it goes on to the end of the WAL.
+    pub until: Option<Until>,
+    /// The timeline for which that recovery heads.
+    pub target: TargetTimeline,
+    /// Without `from`: accept a gap if a backup behind it can be recovered.
+    pub accept_gaps: bool,
 }
 
 /// How far a run has come.
@@ -90,8 +107,12 @@ pub struct Report {
     pub system_identifier: Option<u64>,
     /// The archive has an identity file.
     pub marked: bool,
-    /// What a recovery from the given start has, if one was given.
+    /// What a recovery from the given start does, if one was given.
     pub chain: Option<Chain>,
+    /// Gaps that are no findings any more, because a backup behind them can be recovered.
+    pub accepted: Vec<Accepted>,
+    /// Where a recovery from the oldest timeline's backups goes that sets no target timeline.
+    pub heading: Option<Heading>,
 }
 
 /// Why a run did not come to a report.
@@ -123,11 +144,11 @@ pub enum VerifyError {
 /// with it, or the run was cancelled. An entry that could not be read is a finding.
 pub fn verify(
     path: &Path,
-    options: &Options,
+    options: &Options<'_>,
     watch: &mut dyn FnMut(&Progress) -> bool,
 ) -> Result<Report, VerifyError> {
-    let (store, steps) = (Directory::at(path), store::Progress::default());
-    let visit = store.open(&steps)?;
+    let (store, unwatched) = (Directory::at(path), store::Progress::default());
+    let visit = store.open(options.steps.unwrap_or(&unwatched))?;
     let mut report = Report::default();
     let mut strangers = Strangers::new(visit.dir());
     let listing = Listing::read(&visit, &mut |name, what| {
@@ -152,16 +173,11 @@ pub fn verify(
     let mut histories = Histories::default();
     reader.progress.files_total = usize::try_from(listing.files).unwrap_or(usize::MAX);
     histories.read(&mut reader, &mut |read| sum.add(read))?;
-    if let Some(start) = &options.from {
-        let chain = Chain::find(start, &listing, &histories.timelines, sum.coverage.size, &visit);
-        reader.progress.files_total = reader.progress.files + count(&visit, &chain)?;
-        sum.chain = Some(chain);
+    if let Some(start) = options.from {
+        return prove(start, options, reader, sum, histories);
     }
-    let way = sum.chain.clone();
-    let needed = |file: &StoredName| way.as_ref().is_none_or(|way| way.needs(file));
     let mut walk = Walk::files(&visit);
-    let files = walk.by_ref().filter(|file| file.as_ref().map_or(true, needed));
-    reader.read_all(files, &mut |read| sum.add(read))?;
+    reader.read_all(walk.by_ref(), &mut |read| sum.add(read))?;
     let begun = walk.begun();
     reader.progress.files_total += claimed.lines().count();
     reader.read_all(names(&claimed), &mut |read| sum.add(read))?;
@@ -172,34 +188,56 @@ pub fn verify(
         reader.wait_until(Instant::now() + BETWEEN_LOOKS)?;
         reader.read_all(names(&written), &mut |read| sum.add_again(&read))?;
     }
-    let Sum { mut report, chain, coverage, .. } = sum.without_removed();
+    let Sum { mut report, coverage, .. } = sum.without_removed();
     let mut looks = Looks {
         size: coverage.size,
         reader: &mut reader,
-        of: &needed,
-        shows: &|coverage, histories, each| match &way {
-            Some(way) => way.gaps(coverage, each),
-            None => coverage.gaps(&histories.timelines, each),
-        },
+        shows: &|coverage, histories, each| coverage.gaps(&visit, &histories.timelines, each),
     };
     let agreed = looks.agree((coverage, begun), &mut histories, &mut report.findings)?;
-    if let Some(mut chain) = chain {
-        if let Some(finding) = chain.complete(&agreed) {
-            keep(&visit, &mut report.findings, &finding)?;
-        }
-        report.chain = Some(chain);
-    }
     report.findings.sort();
+    let shelf = Shelf { visit: &visit, timelines: &histories.timelines, coverage: &agreed };
+    report.heading = shelf.written().next().map(|oldest| shelf.heading(oldest));
+    if options.accept_gaps {
+        accepted::judge(path, options, &mut report, reader.watch)?;
+    }
     Ok(report)
 }
 
-/// Returns how many files are on the way.
-fn count(visit: &dyn Visit, chain: &Chain) -> Result<usize, Error> {
-    let mut count = 0;
-    visit.list(&mut |stored| {
-        count += usize::from(StoredName::parse(stored).is_ok_and(|file| chain.needs(&file)));
-    })?;
-    Ok(count)
+/// Proves what a recovery needs. Which segments are there is looked at a second time if one is missing.
+fn prove(
+    start: Start,
+    options: &Options<'_>,
+    mut reader: Reader<'_>,
+    sum: Sum<'_>,
+    mut histories: Histories,
+) -> Result<Report, VerifyError> {
+    let visit = reader.visit;
+    let Sum { mut report, coverage, .. } = sum;
+    let mut looks = Looks {
+        size: coverage.size,
+        reader: &mut reader,
+        shows: &|coverage, histories, _| {
+            let shelf = Shelf { visit, timelines: &histories.timelines, coverage };
+            let gap = chain::shows_gap(&start, options.target, &shelf);
+            if gap { Err(continuity::Stop::Found) } else { Ok(()) }
+        },
+    };
+    let first = looks.look(&mut histories)?;
+    let coverage = looks.settle(first, &mut histories)?;
+    let task = chain::Task {
+        start,
+        goal: options.target,
+        until: options.until.clone(),
+        threads: options.threads,
+        system_identifier: report.system_identifier,
+        shelf: &Shelf { visit, timelines: &histories.timelines, coverage: &coverage },
+    };
+    let (chain, findings) = chain::prove(&task, &mut report.checked, reader.watch)?;
+    findings.iter().try_for_each(|finding| keep(visit, &mut report.findings, finding))?;
+    report.chain = Some(chain);
+    report.findings.sort();
+    Ok(report)
 }
 
 /// Returns the files of a list with one name in each line.
@@ -223,6 +261,19 @@ fn keep(visit: &dyn Visit, findings: &mut Findings, finding: &Finding) -> Result
 }
 
 impl Checked {
+    fn add(&mut self, file: &Examined, is_segment: bool) {
+        self.files += 1;
+        self.bytes += file.len;
+        self.segments += usize::from(is_segment);
+        self.by_digest += usize::from(file.had_digest);
+        self.without_digest += usize::from(!file.had_digest);
+        match file.records.as_ref().map(|records| records.end) {
+            Some(End::UnknownVersion(_)) if !file.had_digest => self.by_header_only += 1,
+            Some(End::UnknownVersion(_)) | None => {}
+            Some(_) => self.by_records += 1,
+        }
+    }
+
     fn count(&mut self, file: &Read) {
         self.files += 1;
         self.bytes += file.len;

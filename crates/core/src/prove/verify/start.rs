@@ -12,8 +12,13 @@ pub struct Start {
     /// The timeline that the address is on; if it is not given, it is found from the newest timeline's
     /// history.
     pub timeline: Option<u32>,
+    /// Where the backup's checkpoint record begins, if a backup is meant.
+    pub checkpoint: Option<Lsn>,
     /// The address up to which a backup needs WAL to be consistent, if it is known.
     pub stop: Option<Lsn>,
+    /// The backup is consistent only behind the record that says so (`XLOG_BACKUP_END`): it was taken from a
+    /// primary.
+    pub end_record: bool,
 }
 
 /// Why a text is not a start.
@@ -28,11 +33,11 @@ impl Start {
     /// Begins at an address.
     #[must_use]
     pub fn at(lsn: Lsn) -> Self {
-        Self { lsn, timeline: None, stop: None }
+        Self { lsn, timeline: None, checkpoint: None, stop: None, end_record: false }
     }
 
     /// Reads a `backup_label` or a backup history file (`build_backup_content` in
-    /// `access/transam/xlogbackup.c`).
+    /// `access/transam/xlogbackup.c`; `read_backup_label` in `xlogrecovery.c` says what the server makes of it).
     ///
     /// # Errors
     /// The start is missing from it.
@@ -50,7 +55,10 @@ impl Start {
                     .and_then(|text| text.trim().parse().ok())
                     .ok_or(StartError::Line(timeline))?,
             ),
+            checkpoint: address("CHECKPOINT LOCATION"),
             stop: address("STOP WAL LOCATION"),
+            end_record: value("BACKUP METHOD") == Some("streamed")
+                && value("BACKUP FROM") != Some("standby"),
         })
     }
 }
@@ -68,7 +76,16 @@ mod tests {
     #[test]
     fn a_label_tells_address_and_timeline() {
         let start = Start::from_label(LABEL).unwrap();
-        assert_eq!(start, Start { lsn: Lsn(0x200_0028), timeline: Some(1), stop: None });
+        let expected = Start {
+            lsn: Lsn(0x200_0028),
+            timeline: Some(1),
+            checkpoint: Some(Lsn(0x200_0060)),
+            stop: None,
+            end_record: true,
+        };
+        assert_eq!(start, expected);
+        let standby = LABEL.replace("FROM: primary", "FROM: standby");
+        assert!(!Start::from_label(&standby).unwrap().end_record);
         let history =
             format!("{LABEL}STOP WAL LOCATION: 0/2000138 (file 000000010000000000000002)\n");
         assert_eq!(Start::from_label(&history).unwrap().stop, Some(Lsn(0x200_0138)));

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use super::chain::Chain;
 use super::continuity::Coverage;
 use super::gaps::BETWEEN_LOOKS;
 use super::neighbours::{Encodings, Joints};
@@ -20,8 +19,6 @@ const JUST_WRITTEN: Duration = Duration::from_secs(10);
 pub(super) struct Sum<'v> {
     visit: &'v dyn Visit,
     pub(super) report: Report,
-    /// What a recovery needs, if only that is proved.
-    pub(super) chain: Option<Chain>,
     pub(super) coverage: Coverage,
     joints: Joints,
     encodings: Encodings,
@@ -41,7 +38,6 @@ impl<'v> Sum<'v> {
             visit: reader.visit,
             of_names: report.findings.len(),
             report,
-            chain: None,
             coverage: Coverage::new(usual.segment_size.unwrap_or(SegmentSize::DEFAULT)),
             joints: Joints::new(),
             encodings: Encodings::default(),
@@ -65,9 +61,6 @@ impl<'v> Sum<'v> {
         let sound = file.size.filter(|_| file.problem.is_none());
         let added = self.coverage.add(file.listed.name.kind(), sound);
         added.map_err(|_| listing::no_memory(self.visit))?;
-        if let Some(chain) = &mut self.chain {
-            chain.add(&file);
-        }
         if may_be_unfinished(&file) {
             let kept = add_line(&mut self.written, &file.listed.to_string());
             return kept.then_some(()).ok_or_else(|| listing::no_memory(self.visit).into());

@@ -5,14 +5,16 @@
 
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
 
 use super::reading::PastCache;
 use super::sink::Sink;
 use super::temporary::TemporaryName;
-use super::{DirectoryVisit, Staging};
-use crate::encoding::digest::{CONTENT_ATTRIBUTE, Hasher, STORED_ATTRIBUTE};
+use super::{Here, Staging};
+use crate::encoding::digest::{CHECKED_ATTRIBUTE, CONTENT_ATTRIBUTE, Hasher, STORED_ATTRIBUTE};
 use crate::error::{Action, Error};
-use crate::store::{Digests, Draft, FinalName, Publication, Seal, Sealed};
+use crate::store::{Digests, Draft, FinalName, Progress, Publication, Seal, Sealed};
 use crate::sys::buffer::Buffer;
 use crate::sys::read_full;
 use crate::sys::{self, Dir};
@@ -22,33 +24,35 @@ use crate::sys::{self, Dir};
 /// It is closed before its temporary name is removed, which the order of the fields ensures. NFS keeps a
 /// file that is removed while it is open, under a name that it makes up, and after a crash it keeps it for
 /// ever.
-pub(super) struct DirectoryDraft<'v> {
-    visit: &'v DirectoryVisit<'v>,
+pub(super) struct DirectoryDraft<'p> {
+    here: Here,
+    progress: &'p Progress,
     final_name: FinalName,
     sink: Sink,
     /// `None` for a file without a name.
-    temporary: Option<Named<'v>>,
+    temporary: Option<Named>,
 }
 
 /// A file whose bytes, attributes and mode are complete, and flushed where that was asked for.
-struct DirectorySealed<'v> {
-    visit: &'v DirectoryVisit<'v>,
+struct DirectorySealed {
+    here: Here,
     final_name: FinalName,
     file: File,
-    temporary: Option<Named<'v>>,
+    temporary: Option<Named>,
     seal: Seal,
     stored_bytes: u64,
+    carries_attributes: bool,
 }
 
 /// A temporary name, which goes when this is dropped.
-struct Named<'v> {
-    dir: &'v Dir,
+struct Named {
+    dir: Arc<Dir>,
     name: TemporaryName,
     /// The name was renamed away: there is nothing to remove.
     gone: bool,
 }
 
-impl Drop for Named<'_> {
+impl Drop for Named {
     fn drop(&mut self) {
         if !self.gone {
             // A file that cannot be removed now is removed when an archiver next starts here.
@@ -57,54 +61,68 @@ impl Drop for Named<'_> {
     }
 }
 
-impl<'v> DirectoryDraft<'v> {
+impl<'p> DirectoryDraft<'p> {
     /// Creates an empty file: without a name if the file system has such files, otherwise under a temporary
     /// name.
     pub(super) fn create(
-        visit: &'v DirectoryVisit<'v>,
+        here: &Here,
+        progress: &'p Progress,
         final_name: FinalName,
     ) -> Result<Self, Error> {
-        if visit.staging() == Staging::Unnamed {
-            match visit.dir.create_unnamed() {
+        if here.staging() == Staging::Unnamed {
+            match here.dir.create_unnamed() {
                 Ok(file) => {
-                    return Ok(Self { visit, final_name, sink: Sink::new(file), temporary: None });
+                    own(here, &final_name, &file)?;
+                    let (here, sink) = (here.clone(), Sink::new(file));
+                    return Ok(Self { here, progress, final_name, sink, temporary: None });
                 }
                 Err(e) if lacks_unnamed_files(&e) => {
-                    let draft = Self::create_named(visit, final_name)?;
-                    visit.remember(Staging::Named);
+                    let draft = Self::create_named(here, progress, final_name)?;
+                    here.remember(Staging::Named);
                     return Ok(draft);
                 }
-                Err(e) => return Err(failed(visit, &final_name, Action::CreateTemporary, e)),
+                Err(e) => return Err(failed(here, &final_name, Action::CreateTemporary, e)),
             }
         }
-        Self::create_named(visit, final_name)
+        Self::create_named(here, progress, final_name)
     }
 
-    fn create_named(visit: &'v DirectoryVisit<'v>, final_name: FinalName) -> Result<Self, Error> {
-        let name = visit.owner().temporary_name(&final_name.stem());
-        let file = visit
+    fn create_named(
+        here: &Here,
+        progress: &'p Progress,
+        final_name: FinalName,
+    ) -> Result<Self, Error> {
+        let name = here.owner().temporary_name(&final_name.stem());
+        let file = here
             .dir
             .create_named(&name)
-            .map_err(|e| failed(visit, &final_name, Action::CreateTemporary, e))?;
-        let temporary = Some(Named { dir: &visit.dir, name, gone: false });
-        Ok(Self { visit, final_name, sink: Sink::new(file), temporary })
+            .map_err(|e| failed(here, &final_name, Action::CreateTemporary, e))?;
+        let temporary = Some(Named { dir: Arc::clone(&here.dir), name, gone: false });
+        own(here, &final_name, &file)?;
+        let (here, sink) = (here.clone(), Sink::new(file));
+        Ok(Self { here, progress, final_name, sink, temporary })
     }
 
     fn failed(&self, action: Action, source: io::Error) -> Error {
-        failed(self.visit, &self.final_name, action, source)
+        failed(&self.here, &self.final_name, action, source)
     }
 
     /// Attributes come before the mode: a file of mode 0400 takes none from its owner.
-    fn sealed(self, seal: &Seal) -> Result<DirectorySealed<'v>, Error> {
+    fn sealed(self, seal: &Seal) -> Result<DirectorySealed, Error> {
         self.sink.finish().map_err(|e| self.failed(Action::WriteCopy, e))?;
         let file = self.sink.file();
+        let mut attributes = Vec::new();
         if let Some(Digests { stored, content }) = seal.digests {
-            for (attribute, digest) in [(STORED_ATTRIBUTE, stored), (CONTENT_ATTRIBUTE, content)] {
-                let set = sys::set_attribute(file, attribute, &digest.to_string())
-                    .map_err(|e| self.failed(Action::SealCopy, e))?;
-                if !set {
-                    break;
-                }
+            attributes.push((STORED_ATTRIBUTE, stored.to_string()));
+            attributes.push((CONTENT_ATTRIBUTE, content.to_string()));
+        }
+        attributes.extend(seal.checked.map(|how| (CHECKED_ATTRIBUTE, how.as_str().to_owned())));
+        let mut carries_attributes = true;
+        for (attribute, value) in attributes {
+            carries_attributes = sys::set_attribute(file, attribute, &value)
+                .map_err(|e| self.failed(Action::SealCopy, e))?;
+            if !carries_attributes {
+                break;
             }
         }
         sys::set_mode(file, seal.mode).map_err(|e| self.failed(Action::SealCopy, e))?;
@@ -113,87 +131,99 @@ impl<'v> DirectoryDraft<'v> {
             // Without direct I/O, the copy went through the page cache, which belongs to the database.
             sys::drop_cached(file, 0, 0);
         }
-        self.visit.progress.tick();
+        self.progress.tick();
         let stored_bytes =
             sys::entry(file).map_err(|e| self.failed(Action::SealCopy, e))?.allocated;
-        let Self { visit, final_name, sink, temporary } = self;
+        let Self { here, progress, final_name, sink, temporary } = self;
         let file = sink.into_file();
-        let sealed =
-            DirectorySealed { visit, final_name, file, temporary, seal: *seal, stored_bytes };
+        let seal = *seal;
+        let sealed = DirectorySealed {
+            here,
+            final_name,
+            file,
+            temporary,
+            seal,
+            stored_bytes,
+            carries_attributes,
+        };
         if seal.verify {
-            sealed.read_back(&mut |_| Ok(()))?;
+            sealed.read_back(progress, &mut |_| Ok(()))?;
         }
         Ok(sealed)
     }
 }
 
-impl<'v> Draft<'v> for DirectoryDraft<'v> {
+impl Draft for DirectoryDraft<'_> {
     fn put(&mut self, chunk: &[u8]) -> Result<(), Error> {
         self.sink.put(chunk).map_err(|e| self.failed(Action::WriteCopy, e))?;
-        self.visit.progress.tick();
+        self.progress.tick();
         Ok(())
     }
 
-    fn seal(self: Box<Self>, seal: &Seal) -> Result<Box<dyn Sealed + 'v>, Error> {
+    fn seal(self: Box<Self>, seal: &Seal) -> Result<Box<dyn Sealed>, Error> {
         Ok(Box::new(self.sealed(seal)?))
     }
 }
 
-impl Sealed for DirectorySealed<'_> {
+impl Sealed for DirectorySealed {
     fn stored_bytes(&self) -> u64 {
         self.stored_bytes
     }
 
-    fn publish(mut self: Box<Self>) -> Result<Publication, Error> {
+    fn carries_attributes(&self) -> bool {
+        self.carries_attributes
+    }
+
+    fn publish(mut self: Box<Self>, progress: &Progress) -> Result<Publication, Error> {
         if let Some(temporary) = self.temporary.take() {
             return self.publish_named(temporary);
         }
-        let visit = self.visit;
-        match visit.dir.link_unnamed(&self.file, &self.final_name.to_string()) {
+        let here = &self.here;
+        match here.dir.link_unnamed(&self.file, &self.final_name.to_string()) {
             Ok(()) => Ok(Publication::Published),
             Err(e) if exists(&e) => Ok(Publication::NameTaken),
             // ENOENT: there is no /proc here. Or the directory is gone; creating a name then says so.
             Err(e) if cannot_link(&e) || e.raw_os_error() == Some(libc::ENOENT) => {
                 // Before the second copy, which stands beside the first: where there is no room for
                 // both, the next try needs only one.
-                visit.remember(Staging::Named);
-                Box::new(self.with_a_name()?).publish()
+                here.remember(Staging::Named);
+                Box::new(self.with_a_name(progress)?).publish(progress)
             }
-            Err(e) => Err(failed(visit, &self.final_name, Action::Publish, e)),
+            Err(e) => Err(failed(here, &self.final_name, Action::Publish, e)),
         }
     }
 }
 
-impl<'v> DirectorySealed<'v> {
+impl DirectorySealed {
     /// Publishes a file that has a temporary name: in the way that worked last, and where that is
     /// refused, in the other one. Another file system may have come to the path.
-    fn publish_named(self, mut temporary: Named<'v>) -> Result<Publication, Error> {
+    fn publish_named(self, mut temporary: Named) -> Result<Publication, Error> {
         // Closed on the way out, before the temporary name is removed: parameters are dropped last.
         let sealed = self;
-        let visit = sealed.visit;
+        let here = &sealed.here;
         let mut by = |rename: bool| {
             if rename { sealed.rename(&mut temporary) } else { sealed.link(&temporary) }
         };
-        let rename = visit.staging() == Staging::Renamed;
+        let rename = here.staging() == Staging::Renamed;
         let mut published = by(rename);
         if published.as_ref().is_err_and(cannot_link) {
             published = by(!rename);
         }
         published.map_err(|source| {
             if cannot_link(&source) {
-                Error::NoReplaceUnsupported { path: visit.dir.path().to_owned(), source }
+                Error::NoReplaceUnsupported { path: here.dir.path().to_owned(), source }
             } else {
-                failed(visit, &sealed.final_name, Action::Publish, source)
+                failed(here, &sealed.final_name, Action::Publish, source)
             }
         })
     }
 
     /// Links the temporary name to the final one.
-    fn link(&self, temporary: &Named<'v>) -> io::Result<Publication> {
-        let (dir, final_name) = (&self.visit.dir, self.final_name.to_string());
+    fn link(&self, temporary: &Named) -> io::Result<Publication> {
+        let (dir, final_name) = (&self.here.dir, self.final_name.to_string());
         match dir.link(&temporary.name, &final_name) {
             Ok(()) => {
-                self.visit.remember_links();
+                self.here.remember_links();
                 Ok(Publication::Published)
             }
             Err(e) if exists(&e) => {
@@ -209,11 +239,11 @@ impl<'v> DirectorySealed<'v> {
     }
 
     /// Renames the temporary name to the final one, which never replaces another file.
-    fn rename(&self, temporary: &mut Named<'v>) -> io::Result<Publication> {
-        match self.visit.dir.rename_noreplace(&temporary.name, &self.final_name.to_string()) {
+    fn rename(&self, temporary: &mut Named) -> io::Result<Publication> {
+        match self.here.dir.rename_noreplace(&temporary.name, &self.final_name.to_string()) {
             Ok(()) => {
                 temporary.gone = true;
-                self.visit.remember(Staging::Renamed);
+                self.here.remember(Staging::Renamed);
                 Ok(Publication::Published)
             }
             Err(e) if exists(&e) => Ok(Publication::NameTaken),
@@ -222,25 +252,30 @@ impl<'v> DirectorySealed<'v> {
     }
 
     /// Makes the same file once more, under a temporary name, from what storage has of this one.
-    fn with_a_name(&self) -> Result<Self, Error> {
-        let mut draft = DirectoryDraft::create_named(self.visit, self.final_name.clone())?;
-        self.read_back(&mut |chunk| draft.put(chunk))?;
+    fn with_a_name(&self, progress: &Progress) -> Result<Self, Error> {
+        let name = self.final_name.clone();
+        let mut draft = DirectoryDraft::create_named(&self.here, progress, name)?;
+        self.read_back(progress, &mut |chunk| draft.put(chunk))?;
         draft.sealed(&self.seal)
     }
 
     /// Reads the file back from storage, past the page cache, and compares its digest with what was
     /// written, where that is known.
-    fn read_back(&self, each: &mut dyn FnMut(&[u8]) -> Result<(), Error>) -> Result<(), Error> {
-        let fail = |e| failed(self.visit, &self.final_name, Action::ReadBack, e);
+    fn read_back(
+        &self,
+        progress: &Progress,
+        each: &mut dyn FnMut(&[u8]) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let fail = |e| failed(&self.here, &self.final_name, Action::ReadBack, e);
         let mut stream = PastCache::new(self.file.try_clone().map_err(fail)?);
-        let path = self.visit.path_of(&self.final_name);
+        let path = self.here.path_of(&self.final_name);
         let reserved = Buffer::new().map_err(|e| Error::io(Action::ReserveMemory, &path, e));
         let (mut buffer, mut hasher) = (reserved?, Hasher::default());
         loop {
             let len = read_full(&mut stream, buffer.bytes_mut()).map_err(fail)?;
             hasher.update(buffer.filled(len));
             each(buffer.filled(len))?;
-            self.visit.progress.tick();
+            progress.tick();
             if len < buffer.bytes().len() {
                 break;
             }
@@ -256,6 +291,16 @@ impl<'v> DirectorySealed<'v> {
             _ => Ok(()),
         }
     }
+}
+
+/// Gives a new file to whom the store's files belong.
+fn own(here: &Here, name: &FinalName, file: &File) -> Result<(), Error> {
+    let Some((user, group)) = here.ways.belonging_to else { return Ok(()) };
+    let there = file.metadata().map_err(|e| failed(here, name, Action::CreateTemporary, e))?;
+    if (there.uid(), there.gid()) == (user, group) {
+        return Ok(());
+    }
+    sys::set_owner(file, user, group).map_err(|e| failed(here, name, Action::OwnIdentity, e))
 }
 
 fn exists(error: &io::Error) -> bool {
@@ -286,13 +331,8 @@ fn cannot_link(error: &io::Error) -> bool {
 }
 
 /// Makes an error of a failed call on the copy; where space may be short, says how much there is.
-fn failed(
-    visit: &DirectoryVisit<'_>,
-    name: &FinalName,
-    action: Action,
-    source: io::Error,
-) -> Error {
+fn failed(here: &Here, name: &FinalName, action: Action, source: io::Error) -> Error {
     let short = matches!(source.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT));
-    let space = if short { visit.dir.space().ok() } else { None };
-    Error::Io { action, path: visit.path_of(name), space, source }
+    let space = if short { here.dir.space().ok() } else { None };
+    Error::Io { action, path: here.path_of(name), space, source }
 }

@@ -5,6 +5,7 @@
 //! it. What was remembered never stops a file: where the way that worked is refused, the other one is tried.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use self::draft::DirectoryDraft;
@@ -13,7 +14,7 @@ use self::reading::Archived;
 use self::temporary::Owner;
 use crate::error::{Action, Error};
 use crate::server::known::KnownDestinations;
-use crate::store::{Draft, FinalName, Found, Progress, Store, Visit};
+use crate::store::{Draft, FinalName, Found, Place, PlaceId, Progress, Store, Visit};
 use crate::sys::{Dir, Space};
 
 mod draft;
@@ -46,16 +47,25 @@ impl Staging {
 #[derive(Debug)]
 pub struct Directory {
     path: PathBuf,
+    ways: Arc<Ways>,
+}
+
+/// How files get into a directory.
+#[derive(Debug)]
+struct Ways {
     owner: Owner,
     /// The first way of [`Staging::ALL`] that has not been refused here.
     staging: AtomicU8,
+    /// User and group of new files, if they are not to be this process's own.
+    belonging_to: Option<(u32, u32)>,
 }
 
 impl Directory {
     /// Names a directory, and the way of staging to begin with; looks at nothing yet.
     #[must_use]
     pub fn new(path: impl Into<PathBuf>, owner: Owner, staging: Staging) -> Self {
-        Self { path: path.into(), owner, staging: AtomicU8::new(staging as u8) }
+        let ways = Ways { owner, staging: AtomicU8::new(staging as u8), belonging_to: None };
+        Self { path: path.into(), ways: Arc::new(ways) }
     }
 
     /// Names a directory for this process, with every way of staging.
@@ -64,15 +74,27 @@ impl Directory {
         Self::new(path, Owner::this_process(), Staging::Unnamed)
     }
 
+    /// Gives each new file to this user and group before anybody sees it.
+    #[must_use]
+    pub fn belonging_to(self, user: u32, group: u32) -> Self {
+        let ways = Ways {
+            owner: self.ways.owner.clone(),
+            staging: AtomicU8::new(self.ways.staging.load(Ordering::Relaxed)),
+            belonging_to: Some((user, group)),
+        };
+        Self { ways: Arc::new(ways), ..self }
+    }
+
     /// Opens the directory.
     ///
     /// # Errors
     /// It is missing or cannot be opened.
-    pub fn open<'s>(&'s self, progress: &'s Progress) -> Result<DirectoryVisit<'s>, Error> {
+    pub fn open<'s>(&self, progress: &'s Progress) -> Result<DirectoryVisit<'s>, Error> {
         let dir =
             Dir::open(&self.path).map_err(|e| Error::io(Action::OpenDestination, &self.path, e))?;
         progress.tick();
-        Ok(DirectoryVisit { store: self, dir, progress })
+        let here = Here { ways: Arc::clone(&self.ways), dir: Arc::new(dir) };
+        Ok(DirectoryVisit { here, progress })
     }
 }
 
@@ -82,23 +104,16 @@ impl Store for Directory {
     }
 }
 
-/// An open directory.
-#[derive(Debug)]
-pub struct DirectoryVisit<'s> {
-    store: &'s Directory,
-    dir: Dir,
-    progress: &'s Progress,
+/// An open directory, and how files get into it.
+#[derive(Debug, Clone)]
+struct Here {
+    ways: Arc<Ways>,
+    dir: Arc<Dir>,
 }
 
-impl DirectoryVisit<'_> {
-    /// Returns the open directory.
-    #[must_use]
-    pub fn dir(&self) -> &Dir {
-        &self.dir
-    }
-
+impl Here {
     fn owner(&self) -> &Owner {
-        &self.store.owner
+        &self.ways.owner
     }
 
     fn path_of(&self, name: &FinalName) -> PathBuf {
@@ -107,35 +122,76 @@ impl DirectoryVisit<'_> {
 
     /// Returns the way of staging to try.
     fn staging(&self) -> Staging {
-        let tried = self.store.staging.load(Ordering::Relaxed);
+        let tried = self.ways.staging.load(Ordering::Relaxed);
         Staging::ALL.into_iter().find(|staging| *staging as u8 >= tried).unwrap_or(Staging::Renamed)
     }
 
     /// Remembers that the ways before this one are refused here.
     fn remember(&self, works: Staging) {
-        self.store.staging.fetch_max(works as u8, Ordering::Relaxed);
+        self.ways.staging.fetch_max(works as u8, Ordering::Relaxed);
     }
 
     /// Remembers that files can be linked here after all.
     fn remember_links(&self) {
         let (from, to) = (Staging::Renamed as u8, Staging::Named as u8);
-        let _ = self.store.staging.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed);
+        let _ = self.ways.staging.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed);
+    }
+}
+
+impl Place for Here {
+    fn resume<'s>(&self, progress: &'s Progress) -> Box<dyn Visit + 's> {
+        Box::new(DirectoryVisit { here: self.clone(), progress })
+    }
+
+    fn id(&self) -> Result<PlaceId, Error> {
+        let entry = self.dir.own_entry();
+        let entry = entry.map_err(|e| Error::io(Action::OpenDestination, self.dir.path(), e))?;
+        Ok(PlaceId(entry.device, entry.inode))
+    }
+}
+
+/// A directory that is being visited.
+#[derive(Debug)]
+pub struct DirectoryVisit<'s> {
+    here: Here,
+    progress: &'s Progress,
+}
+
+impl DirectoryVisit<'_> {
+    /// Returns the open directory.
+    #[must_use]
+    pub fn dir(&self) -> &Dir {
+        &self.here.dir
     }
 }
 
 impl Visit for DirectoryVisit<'_> {
     fn location(&self) -> &Path {
-        self.dir.path()
+        self.dir().path()
+    }
+
+    fn progress(&self) -> &Progress {
+        self.progress
+    }
+
+    fn keep(&self) -> Box<dyn Place> {
+        Box::new(self.here.clone())
+    }
+
+    fn is_still_there(&self) -> Result<bool, Error> {
+        let there = self.dir().is_at_its_path();
+        self.progress.tick();
+        there.map_err(|e| Error::io(Action::OpenDestination, self.dir().path(), e))
     }
 
     fn find(&self, name: &FinalName) -> Result<Option<Box<dyn Found + '_>>, Error> {
-        let found = Archived::open(&self.dir, name)?;
+        let found = Archived::open(self.dir(), name, self.progress)?;
         self.progress.tick();
         Ok(found.map(|found| Box::new(found) as _))
     }
 
     fn holds(&self, name: &FinalName) -> bool {
-        !matches!(self.dir.entry(&name.to_string()), Ok(None))
+        !matches!(self.dir().entry(&name.to_string()), Ok(None))
     }
 
     fn list(&self, each: &mut dyn FnMut(&str)) -> Result<(), Error> {
@@ -143,17 +199,17 @@ impl Visit for DirectoryVisit<'_> {
             self.progress.tick();
             each(name);
         };
-        self.dir
+        self.dir()
             .for_each_name(&mut each)
-            .map_err(|e| Error::io(Action::ListDestination, self.dir.path(), e))
+            .map_err(|e| Error::io(Action::ListDestination, self.dir().path(), e))
     }
 
-    fn stage(&self, name: FinalName) -> Result<Box<dyn Draft<'_> + '_>, Error> {
-        Ok(Box::new(DirectoryDraft::create(self, name)?))
+    fn stage(&self, name: FinalName) -> Result<Box<dyn Draft + '_>, Error> {
+        Ok(Box::new(DirectoryDraft::create(&self.here, self.progress, name)?))
     }
 
     fn settle(&self) -> Result<(), Error> {
-        self.dir.flush().map_err(|e| Error::io(Action::FlushDirectory, self.dir.path(), e))?;
+        self.dir().flush().map_err(|e| Error::io(Action::FlushDirectory, self.dir().path(), e))?;
         self.progress.tick();
         Ok(())
     }
@@ -162,20 +218,20 @@ impl Visit for DirectoryVisit<'_> {
     /// not read: there may be a million. What an earlier run left, when the file system was another or could
     /// do less, is found by `walsafe verify`.
     fn tidy(&self) -> Result<(), Error> {
-        if self.staging() == Staging::Unnamed && self.dir.create_unnamed().is_ok() {
+        if self.here.staging() == Staging::Unnamed && self.dir().create_unnamed().is_ok() {
             self.progress.tick();
             return Ok(());
         }
         let step = || self.progress.tick();
-        temporary::remove_where(&self.dir, self.owner(), |_| true, step).map(drop)
+        temporary::remove_where(self.dir(), self.here.owner(), |_| true, step).map(drop)
     }
 
     fn space(&self) -> Option<Space> {
-        self.dir.space().ok()
+        self.dir().space().ok()
     }
 
     fn is_within(&self, server: &KnownDestinations) -> Result<bool, Error> {
-        Ok(server.is_pg_wal(&self.dir)?
-            || self.dir.real_path().is_some_and(|real| server.is_inside(&real)))
+        Ok(server.is_pg_wal(self.dir())?
+            || self.dir().real_path().is_some_and(|real| server.is_inside(&real)))
     }
 }

@@ -4,11 +4,12 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use crate::encoding::codec::Codec;
 use crate::error::{Action, Error};
 use crate::server::source::Source;
-use crate::store::{FinalName, Found};
+use crate::store::{FinalName, Found, Progress};
 use crate::sys::buffer::Buffer;
 use crate::sys::slice::{part, part_mut};
 use crate::sys::{self, Dir, Entry};
@@ -96,9 +97,24 @@ impl Read for ThroughCache {
     }
 }
 
+/// Counts each read as a step.
+struct Counted<'v, R> {
+    inner: R,
+    steps: &'v Progress,
+}
+
+impl<R: Read> Read for Counted<'_, R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let got = self.inner.read(buf);
+        self.steps.tick();
+        got
+    }
+}
+
 /// A file that stands in a directory under a final name.
 #[derive(Debug)]
-pub(super) struct Archived {
+pub(super) struct Archived<'v> {
+    steps: &'v Progress,
     file: File,
     /// For messages.
     path: PathBuf,
@@ -106,12 +122,16 @@ pub(super) struct Archived {
     entry: Entry,
 }
 
-impl Archived {
+impl<'v> Archived<'v> {
     /// Opens a file; `None` when nothing has the name.
     ///
     /// # Errors Something other than a regular file has the name (a symbolic link is never followed), or it
     /// could not be opened.
-    pub(super) fn open(dir: &Dir, name: &FinalName) -> Result<Option<Self>, Error> {
+    pub(super) fn open(
+        dir: &Dir,
+        name: &FinalName,
+        steps: &'v Progress,
+    ) -> Result<Option<Self>, Error> {
         let (name, codec) = (name.to_string(), name.codec());
         let path = dir.path().join(&name);
         let fail = |e| Error::io(Action::ReadArchived, &path, e);
@@ -130,11 +150,11 @@ impl Archived {
         if !entry.is_file() {
             return Err(Error::NotAFile { found: entry.type_name(), path });
         }
-        Ok(Some(Self { file, path, codec, entry }))
+        Ok(Some(Self { steps, file, path, codec, entry }))
     }
 }
 
-impl Found for Archived {
+impl Found for Archived<'_> {
     fn path(&self) -> &Path {
         &self.path
     }
@@ -151,6 +171,10 @@ impl Found for Archived {
         self.entry.allocated
     }
 
+    fn modified(&self) -> Option<SystemTime> {
+        self.file.metadata().ok()?.modified().ok()
+    }
+
     fn attribute(&self, name: &str) -> io::Result<Option<String>> {
         sys::attribute(&self.file, name)
     }
@@ -160,15 +184,18 @@ impl Found for Archived {
     }
 
     fn flush(&self) -> Result<(), Error> {
-        sys::flush(&self.file).map_err(|e| Error::io(Action::FlushArchived, &self.path, e))
+        sys::flush(&self.file).map_err(|e| Error::io(Action::FlushArchived, &self.path, e))?;
+        self.steps.tick();
+        Ok(())
     }
 
-    fn read(&self, past_cache: bool) -> io::Result<Box<dyn Read>> {
+    fn read(&self, past_cache: bool) -> io::Result<Box<dyn Read + '_>> {
         let file = self.file.try_clone()?;
+        let steps = self.steps;
         Ok(if past_cache {
-            Box::new(PastCache::new(file))
+            Box::new(Counted { inner: PastCache::new(file), steps })
         } else {
-            Box::new(ThroughCache { file, offset: 0 })
+            Box::new(Counted { inner: ThroughCache { file, offset: 0 }, steps })
         })
     }
 }
@@ -187,10 +214,10 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         std::fs::write(temp.path().join("a"), "x").unwrap();
         let dir = Dir::open(temp.path()).unwrap();
-        let effect = Effect::Fail(libc::ENOENT);
+        let (effect, steps) = (Effect::Fail(libc::ENOENT), Progress::default());
         let plan = Plan::new(vec![Fault { op: Op::Open, skip: 0, times: 1, effect }]);
-        assert!(Archived::open(&dir, &FinalName::Probe("a".to_owned())).unwrap().is_none());
+        assert!(Archived::open(&dir, &FinalName::Probe("a".to_owned()), &steps).unwrap().is_none());
         assert_eq!(plan.hits(), 1);
-        assert!(Archived::open(&dir, &FinalName::Probe("a".to_owned())).unwrap().is_some());
+        assert!(Archived::open(&dir, &FinalName::Probe("a".to_owned()), &steps).unwrap().is_some());
     }
 }

@@ -187,7 +187,8 @@ pub(super) fn remove_where(
 /// neither WAL nor foreign.
 #[must_use]
 pub fn is_own_name(name: &str) -> bool {
-    name == crate::store::identity::FILE_NAME || is_temporary(name)
+    [crate::store::identity::FILE_NAME, crate::store::unchecked::FILE_NAME].contains(&name)
+        || is_temporary(name)
 }
 
 #[cfg(test)]
@@ -248,10 +249,10 @@ mod tests {
         let visit = store.visit(&progress).unwrap();
         let draft = visit.stage(FinalName::Identity).unwrap();
         assert_eq!(removed(), 0);
-        let seal = Seal { digests: None, mode: 0o600, flush: true, verify: false };
+        let seal = Seal { digests: None, checked: None, mode: 0o600, flush: true, verify: false };
         let sealed = draft.seal(&seal).unwrap();
         assert_eq!(removed(), 0);
-        assert_eq!(sealed.publish().unwrap(), Publication::Published);
+        assert_eq!(sealed.publish(&progress).unwrap(), Publication::Published);
         assert!(temp.path().join(FinalName::Identity.to_string()).exists());
     }
 

@@ -30,9 +30,9 @@ mod refusals {
         let visit = store.visit(&progress).unwrap();
         let mut draft = visit.stage(FinalName::Probe(name.to_owned())).unwrap();
         draft.put(Buffer::new().unwrap().fill(b"contents")).unwrap();
-        let seal = Seal { digests: None, mode: 0o640, flush: true, verify: false };
+        let seal = Seal { digests: None, checked: None, mode: 0o640, flush: true, verify: false };
         let sealed = draft.seal(&seal).unwrap();
-        assert_eq!(sealed.publish().unwrap(), Publication::Published);
+        assert_eq!(sealed.publish(&progress).unwrap(), Publication::Published);
         plan.calls().into_iter().filter(|op| *op == counted).count()
     }
 
@@ -87,8 +87,8 @@ mod refusals {
         let visit = store.visit(&progress).unwrap();
         let mut draft = visit.stage(FinalName::Probe("a".to_owned())).unwrap();
         draft.put(Buffer::new().unwrap().fill(b"contents")).unwrap();
-        let seal = Seal { digests: None, mode: 0o640, flush: true, verify: false };
-        let error = draft.seal(&seal).unwrap().publish().unwrap_err();
+        let seal = Seal { digests: None, checked: None, mode: 0o640, flush: true, verify: false };
+        let error = draft.seal(&seal).unwrap().publish(&progress).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::OutOfSpace);
         drop(plan);
         assert_eq!(std::fs::read_dir(temp.path()).unwrap().count(), 0, "nothing is left");

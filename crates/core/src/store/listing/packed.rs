@@ -1,4 +1,4 @@
-//! A file's name in 20 bytes.
+//! A file's name in 24 bytes.
 
 use crate::encoding::codec::Codec;
 use crate::store::StoredName;
@@ -12,8 +12,8 @@ pub(super) struct Packed {
     segment: u32,
     timeline: u32,
     kind: Kind,
-    /// What follows the segment's name in that of a backup history file.
-    offset: u32,
+    /// What follows the segment's name in that of a backup history file or a tail, as a number in two parts.
+    rest: [u32; 2],
     codec: Codec,
 }
 
@@ -23,6 +23,7 @@ enum Kind {
     Segment,
     Partial,
     Backup,
+    Tail,
 }
 
 impl Packed {
@@ -35,27 +36,29 @@ impl Packed {
             FileKind::Segment(segment) => (Kind::Segment, segment),
             FileKind::Partial(segment) => (Kind::Partial, segment),
             FileKind::BackupHistory(segment) => (Kind::Backup, segment),
+            FileKind::Tail(segment) => (Kind::Tail, segment),
             FileKind::Other => return None,
         };
-        let offset = match kind {
-            Kind::Backup => {
-                let (_, rest) = file.name.as_str().split_once('.')?;
-                u32::from_str_radix(rest.split_once('.')?.0, 16).ok()?
-            }
+        let mut parts = file.name.as_str().split('.').skip(1);
+        let rest = match kind {
+            Kind::Backup => u64::from_str_radix(parts.next()?, 16).ok()?,
+            Kind::Tail => u64::from_str_radix(parts.nth(1)?, 16).ok()?,
             _ => 0,
         };
-        Some(Self { log, segment, timeline, kind, offset, codec: file.codec })
+        let rest = [(rest >> 32) as u32, rest as u32];
+        Some(Self { log, segment, timeline, kind, rest, codec: file.codec })
     }
 
     /// Returns the name.
     pub(super) fn name(self) -> Option<StoredName> {
-        let Self { log, segment, timeline, kind, offset, codec } = self;
+        let Self { log, segment, timeline, kind, rest: [high, low], codec } = self;
         let segment = SegmentName { timeline, log, segment };
         let name = match kind {
             Kind::History => format!("{timeline:08X}.history"),
             Kind::Segment => segment.to_string(),
             Kind::Partial => format!("{segment}.partial"),
-            Kind::Backup => format!("{segment}.{offset:08X}.backup"),
+            Kind::Backup => format!("{segment}.{low:08X}.backup"),
+            Kind::Tail => format!("{segment}.tail.{high:08x}{low:08x}"),
         };
         Some(StoredName::new(FileName::new(&name).ok()?, codec))
     }
@@ -74,6 +77,7 @@ mod tests {
             "FFFFFFFF00000000000000FF",
             "000000010000000200000003.partial",
             "000000010000000200000003.0A0000F8.backup",
+            "000000010000000200000003.tail.00c0ffee12345678",
         ] {
             for codec in Codec::ALL {
                 let file = StoredName::new(FileName::new(name).unwrap(), codec);
@@ -82,7 +86,7 @@ mod tests {
         }
         let other = StoredName::parse("000000010000000200000003.new").unwrap();
         assert_eq!(Packed::of(&other), None);
-        assert_eq!(size_of::<Packed>(), 20, "the bound of a walk counts on it");
+        assert_eq!(size_of::<Packed>(), 24, "the bound of a walk counts on it");
     }
 
     #[test]

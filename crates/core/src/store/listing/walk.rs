@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::store::{StoredName, Visit};
 use crate::wal::name::FileKind;
 
-/// How many names are kept at a time, of 20 bytes each. An archive with no more of them is listed once; for
+/// How many names are kept at a time, of 24 bytes each. An archive with no more of them is listed once; for
 /// a larger one, each further listing gives half as many at least.
 pub const MOST_KEPT: usize = 1 << 19;
 

@@ -135,3 +135,39 @@ fn a_history_that_cannot_be_understood_is_there_and_says_nothing() {
     timelines.add(2, None);
     assert_eq!(timelines.left(1, 2), Some(within(5, 0)));
 }
+
+/// As `tliOfPointInHistory` finds it.
+#[test]
+fn an_address_belongs_to_the_timeline_that_was_left_after_it() {
+    let family = family();
+    for (at, timeline, owner) in [
+        (within(5, 99), 3, Some(1)),
+        (within(5, 100), 3, Some(2)),
+        (within(8, 0), 3, Some(3)),
+        (within(6, 299), 4, Some(1)),
+        (within(6, 300), 4, Some(4)),
+        (within(9, 0), 1, Some(1)),
+        (within(9, 0), 7, Some(7)),
+    ] {
+        assert_eq!(family.owner(at, timeline), owner, "{at} on {timeline}");
+    }
+    // Switches that do not rise, as a server writes them that went on with an older timeline's WAL.
+    let mut odd = Timelines::default();
+    odd.add(3, ancestors(&[(1, within(5, 0)), (2, within(4, 0))]));
+    assert_eq!(odd.owner(within(4, 7), 3), Some(3));
+    assert_eq!(odd.owner(within(3, 0), 3), Some(1));
+}
+
+/// As `findNewestTimeLine` does it.
+#[test]
+fn the_search_for_the_latest_timeline_ends_at_the_first_number_that_is_missing() {
+    let mut family = family();
+    assert_eq!(family.heads_for(1), 4);
+    family.add(6, ancestors(&[(1, within(7, 0))]));
+    assert_eq!(family.heads_for(1), 4);
+    assert_eq!(family.heads_for(5), 6);
+    assert_eq!(family.heads_for(6), 6);
+    assert_eq!(family.heads_for(u32::MAX), u32::MAX);
+    let branches: Vec<u32> = family.descendants_of(2).map(|branch| branch.timeline).collect();
+    assert_eq!(branches, [3]);
+}

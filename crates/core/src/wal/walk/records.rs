@@ -29,7 +29,7 @@ impl Walk {
                 return self.go_on(open, body, at, visitor);
             }
             (Place::Skipping(expected), Some(found)) if found == expected => {
-                return self.skip(found, body, at);
+                return self.skip(found, body, at, visitor);
             }
             (Place::Inside(open), None) if replaces => {
                 self.replaced(body, Some(open.start));
@@ -68,7 +68,7 @@ impl Walk {
             (Place::Lost, _) => self.prev = Prev::Unknown,
             (Place::Start | Place::Boundary | Place::Over(_), _) => {}
         }
-        remaining.map_or(Some(0), |remaining| self.skip(remaining, body, at))
+        remaining.map_or(Some(0), |remaining| self.skip(remaining, body, at, visitor))
     }
 
     /// The record ends with the page before, though it should not.
@@ -93,13 +93,20 @@ impl Walk {
     }
 
     /// Passes over the rest of a record whose beginning is not known.
-    fn skip(&mut self, remaining: u32, body: &[u8], at: Lsn) -> Option<usize> {
+    fn skip<V: Visit>(
+        &mut self,
+        remaining: u32,
+        body: &[u8],
+        at: Lsn,
+        visitor: &mut V,
+    ) -> Option<usize> {
         let here = body.len().min(remaining as usize);
         let ends = here == remaining as usize;
         if self.summing
             && let (Some(head), Some(bytes)) = (&mut self.head, body.get(..here))
         {
             head.fragment.push(bytes);
+            visitor.rest(bytes);
             if ends {
                 head.fragment.fate = Fate::Complete;
                 head.fragment.end = padded_end(at, here);
@@ -123,6 +130,7 @@ impl Walk {
     ) -> Option<usize> {
         let split_header = open.header_left() != 0;
         let here = open.push(body);
+        visitor.goes_on(body.get(..here).unwrap_or_default());
         let rest = body.get(align(here)..).unwrap_or(&[]);
         let header = open.header();
         if split_header
@@ -160,6 +168,7 @@ impl Walk {
             let lsn = at.advanced(from as u64);
             let kind = match self.next_record(rest, lsn) {
                 Ok(Some((header, end))) => {
+                    visitor.begins(lsn, rest.get(..end).unwrap_or_default());
                     let record = Record { lsn, end: padded_end(lsn, end), header };
                     if !self.record(&record, visitor) {
                         return;
@@ -167,7 +176,10 @@ impl Walk {
                     from += align(end);
                     continue;
                 }
-                Ok(None) => return,
+                Ok(None) => {
+                    visitor.begins(lsn, rest);
+                    return;
+                }
                 Err(kind) => kind,
             };
             // A right checksum, and a link to less than a segment before: these are not old contents, which

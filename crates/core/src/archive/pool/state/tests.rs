@@ -1,6 +1,8 @@
 //! Whatever happens to a pool, in whatever order.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
+
+use std::collections::{BTreeSet, HashMap};
 
 use proptest::prelude::*;
 
@@ -8,33 +10,42 @@ use super::*;
 use crate::archive::Outcome;
 use crate::encoding::digest::Digest;
 
+/// How many files there are.
+const FILES: usize = 12;
+
 /// Something that happens to a pool; the numbers choose a file.
 #[derive(Debug, Clone)]
 enum Event {
+    /// The server asks for a file.
     Ask(usize),
+    /// A look finds all files from here on.
     Offer(usize),
     Start,
     Move(usize),
-    Finish(usize, bool),
+    /// A thread has made a file ready, or could not.
+    Prepared(usize, bool),
+    /// A batch is published up to a file that is refused, or its flush fails.
+    Published(usize, bool),
     Take,
     Hold,
 }
 
 fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
-        (0_usize..12).prop_map(Event::Ask),
-        (0_usize..12).prop_map(Event::Offer),
-        Just(Event::Start),
-        Just(Event::Start),
-        any::<usize>().prop_map(Event::Move),
-        any::<(usize, bool)>().prop_map(|(n, ok)| Event::Finish(n, ok)),
-        any::<(usize, bool)>().prop_map(|(n, ok)| Event::Finish(n, ok)),
-        Just(Event::Take),
-        Just(Event::Hold),
+        2 => (0..FILES).prop_map(Event::Ask),
+        2 => (0..FILES).prop_map(Event::Offer),
+        6 => Just(Event::Start),
+        1 => any::<usize>().prop_map(Event::Move),
+        5 => any::<usize>().prop_map(|n| Event::Prepared(n, true)),
+        1 => any::<usize>().prop_map(|n| Event::Prepared(n, false)),
+        3 => (0..FILES, any::<bool>()).prop_map(|(n, flushed)| Event::Published(n, flushed)),
+        1 => Just(Event::Published(FILES, true)),
+        3 => Just(Event::Take),
+        1 => Just(Event::Hold),
     ]
 }
 
-/// Two history files, and segments.
+/// Two history files, and segments, in the server's order.
 fn job(n: usize) -> Job {
     let name = match n {
         0 | 1 => format!("{:08X}.history", n + 2),
@@ -55,86 +66,247 @@ fn receipt() -> Receipt {
     }
 }
 
-fn running(state: &State, n: usize) -> Option<FileName> {
-    let mut names: Vec<_> = state.running.keys().cloned().collect();
-    names.sort();
-    let at = n.checked_rem(names.len())?;
-    names.get(at).cloned()
+/// The pool, and what is true of its files, kept beside it in the simplest way.
+struct Model {
+    state: State<FileName>,
+    preparing: BTreeSet<FileName>,
+    batches: Vec<Batch<FileName>>,
+    /// What the last look has found and is not archived. Trouble makes no look wrong.
+    unarchived: BTreeSet<Turn>,
+    /// Has not been asked for: for each file under way and each success, how much trouble there had been.
+    ahead: HashMap<FileName, u64>,
+    trouble: u64,
+    /// For each batch, whether a hang was reported since it began.
+    late: Vec<bool>,
+}
+
+impl Model {
+    fn new() -> Self {
+        let mut state = State::new();
+        state.threads = 2;
+        Self {
+            state,
+            preparing: BTreeSet::new(),
+            batches: Vec::new(),
+            unarchived: BTreeSet::new(),
+            ahead: HashMap::new(),
+            trouble: 0,
+            late: Vec::new(),
+        }
+    }
+
+    /// A thread takes what there is to do. Returns whether there was something.
+    fn start(&mut self) -> Result<bool, TestCaseError> {
+        let (asked, held) = (self.state.asked.clone(), self.state.held());
+        let wanted = self.state.wanted.clone().map(|job| job.name);
+        let Some(work) = self.state.start_next() else { return Ok(false) };
+        prop_assert!(held.is_none(), "started while held");
+        match work {
+            Work::Discard(files) => prop_assert!(!files.is_empty()),
+            Work::Prepare(job, _) => {
+                if asked.as_ref() == Some(&job) {
+                    self.ahead.remove(&job.name);
+                } else {
+                    self.ahead.insert(job.name.clone(), self.trouble);
+                }
+                prop_assert!(self.preparing.insert(job.name), "made ready twice at a time");
+            }
+            Work::Publish(batch) => {
+                self.is_in_order(&batch, wanted.as_ref())?;
+                for (name, _) in &batch.files {
+                    if self.ahead.contains_key(name) {
+                        self.ahead.insert(name.clone(), self.trouble);
+                    }
+                }
+                self.batches.push(batch);
+                self.late.push(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Nothing but the file that the server waits for passes an earlier one that waits (guarantee G13).
+    fn is_in_order(
+        &self,
+        batch: &Batch<FileName>,
+        wanted: Option<&FileName>,
+    ) -> Result<(), TestCaseError> {
+        let mut before: BTreeSet<Turn> = BTreeSet::new();
+        for (name, _) in &batch.files {
+            let turn = Turn::of(name);
+            prop_assert!(before.iter().all(|other| *other < turn), "out of order in a batch");
+            let passed =
+                self.unarchived.iter().find(|other| **other < turn && !before.contains(other));
+            if wanted != Some(name) {
+                prop_assert!(passed.is_none(), "{name} passes {passed:?}");
+            }
+            before.insert(turn);
+        }
+        Ok(())
+    }
+
+    fn prepared(&mut self, n: usize, ok: bool) {
+        let Some(at) = n.checked_rem(self.preparing.len()) else { return };
+        let name = self.preparing.iter().nth(at).unwrap().clone();
+        self.preparing.remove(&name);
+        self.trouble += u64::from(!ok);
+        let result = if ok { Ok(name.clone()) } else { Err(Error::NotConfigured) };
+        self.state.finish_prepare(&name, result);
+    }
+
+    fn published(&mut self, named: usize, flushed: bool) {
+        let Some(batch) = self.batches.pop() else { return };
+        let late = self.late.pop().unwrap();
+        let all = named >= batch.files.len();
+        let mut results = Vec::new();
+        for (at, (name, _)) in batch.files.into_iter().enumerate() {
+            let result = if !flushed {
+                (at == 0).then_some(Err(Error::NotConfigured))
+            } else if at < named {
+                if !late {
+                    self.unarchived.remove(&Turn::of(&name));
+                }
+                Some(Ok(receipt()))
+            } else {
+                (at == named).then_some(Err(Error::NotConfigured))
+            };
+            results.push((name, result));
+        }
+        self.trouble += u64::from(!flushed || !all);
+        self.state.finish_batch(results);
+    }
+
+    fn take(&mut self) -> Result<(), TestCaseError> {
+        let Some(wanted) = self.state.wanted.clone() else { return Ok(()) };
+        let Some(result) = self.state.take_result(&wanted.name) else { return Ok(()) };
+        if let (Some(then), Ok(_)) = (self.ahead.get(&wanted.name), &result) {
+            prop_assert_eq!(*then, self.trouble, "a success ahead from before trouble");
+        }
+        Ok(())
+    }
+
+    fn happen(&mut self, event: Event) -> Result<(), TestCaseError> {
+        match event {
+            Event::Ask(n) => {
+                self.state.release_if_moved();
+                self.state.ask(&job(n));
+                // The server has done with the files before it that are archived, and only with those.
+            }
+            Event::Offer(n) => {
+                self.state.offer((n..FILES).map(job));
+                let archived =
+                    |turn: &Turn| self.state.order.get(turn).is_some_and(File::is_archived);
+                let turns = (n..FILES).map(|n| Turn::of(&job(n).name));
+                self.unarchived = turns.filter(|turn| !archived(turn)).collect();
+            }
+            Event::Start => drop(self.start()?),
+            Event::Move(n) => {
+                let running: Vec<_> = self.state.running().collect();
+                if let Some(at) = n.checked_rem(running.len()) {
+                    running[at].progress.tick();
+                }
+            }
+            Event::Prepared(n, ok) => self.prepared(n, ok),
+            Event::Published(named, flushed) => self.published(named, flushed),
+            Event::Take => self.take()?,
+            Event::Hold => {
+                self.state.hold(Duration::ZERO);
+                self.trouble += 1;
+                self.late.iter_mut().for_each(|late| *late = true);
+                prop_assert!(self.state.wanted.is_none());
+            }
+        }
+        Ok(())
+    }
+
+    /// A file that the server waits for is answered, or a thread has it or is about to take it.
+    fn is_not_forgotten(&self) -> Result<(), TestCaseError> {
+        let Some(wanted) = &self.state.wanted else { return Ok(()) };
+        let file = self.state.order.get(&Turn::of(&wanted.name)).unwrap();
+        let next = self.state.asked.as_ref() == Some(wanted);
+        prop_assert!(!file.is_waiting() || next, "{} is forgotten", wanted.name);
+        prop_assert!(file.is_waiting() || !next, "{} is started twice", wanted.name);
+        Ok(())
+    }
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(dose::dose(256, 4096)))]
+    #![proptest_config(ProptestConfig::with_cases(dose::dose(512, 8192)))]
 
-    /// Whatever came before, a file that the server waits for is answered, or a thread has it or is
-    /// about to take it; and a success that was started ahead is from after the last failure and hang.
+    /// Whatever came before: a file that the server waits for is never forgotten, and waits for no other
+    /// file; a success ahead is from after the last failure and hang; nothing is published before an earlier
+    /// waiting file; and threads that go on come to an end.
     #[test]
-    fn a_file_that_was_asked_for_is_never_forgotten(events in prop::collection::vec(event(), 0..80)) {
-        let mut state = State::new();
-        state.threads = 2;
-        // What each file under way was started as, and how much trouble there had been.
-        let mut begun: HashMap<FileName, (bool, u64)> = HashMap::new();
-        let mut trouble = 0;
+    fn files_are_answered_and_published_in_order(events in prop::collection::vec(event(), 0..120)) {
+        let mut model = Model::new();
         for event in events {
-            match event {
-                Event::Ask(n) => {
-                    state.release_if_moved();
-                    state.ask(&job(n));
-                }
-                Event::Offer(n) => drop(state.offer((n..12).map(job))),
-                Event::Start => {
-                    let (asked, held) = (state.asked.clone(), state.held());
-                    let started = state.start_next();
-                    prop_assert!(held.is_none() || started.is_none(), "started while held");
-                    if let Some((job, _)) = started {
-                        begun.insert(job.name.clone(), (asked != Some(job), trouble));
-                    }
-                }
-                Event::Move(n) => {
-                    if let Some(name) = running(&state, n) {
-                        state.running[&name].progress.tick();
-                    }
-                }
-                Event::Finish(n, ok) => {
-                    if let Some(name) = running(&state, n) {
-                        trouble += u64::from(!ok);
-                        state.finish(name, if ok { Ok(receipt()) } else { Err(Error::NotConfigured) });
-                    }
-                }
-                Event::Take => {
-                    if let Some(wanted) = state.wanted.clone()
-                        && let Some(result) = state.take_result(&wanted.name)
-                    {
-                        let (ahead, then) = begun[&wanted.name];
-                        prop_assert!(!ahead || (result.is_ok() && then == trouble), "a stale result");
-                    }
-                }
-                Event::Hold => {
-                    state.hold(Duration::ZERO);
-                    trouble += 1;
-                    prop_assert!(state.wanted.is_none());
-                }
-            }
-            if let Some(wanted) = &state.wanted {
-                let answered = state.done.get(&wanted.name).is_some_and(|done| done.counts(state.generation));
-                let under_way = state.running.contains_key(&wanted.name);
-                let next = state.asked.as_ref().is_some_and(|asked| asked.name == wanted.name);
-                prop_assert!(answered || under_way || next, "{} is forgotten", wanted.name);
-            }
+            model.happen(event)?;
+            model.is_not_forgotten()?;
         }
         // Everything under way ends: then there is an answer.
-        if let Some(wanted) = state.wanted.clone() {
-            while let Some(name) = running(&state, 0) {
-                state.finish(name, Ok(receipt()));
-            }
-            state.release_if_moved();
-            state.ask(&wanted);
-            for _ in 0..2 {
-                while state.start_next().is_some() {}
-                while let Some(name) = running(&state, 0) {
-                    state.finish(name, Ok(receipt()));
+        if let Some(wanted) = model.state.wanted.clone() {
+            let end = |model: &mut Model| {
+                while !model.preparing.is_empty() {
+                    model.prepared(0, true);
                 }
+                while !model.batches.is_empty() {
+                    model.published(FILES, true);
+                }
+            };
+            end(&mut model);
+            model.state.release_if_moved();
+            model.state.ask(&wanted);
+            for _ in 0..4 {
+                while model.start()? {}
+                end(&mut model);
             }
-            prop_assert!(state.take_result(&wanted.name).is_some(), "{} is not answered", wanted.name);
+            prop_assert!(model.state.take_result(&wanted.name).is_some(), "{} is not answered", wanted.name);
         }
     }
+
+    /// All files are archived ahead, whatever the order in which they become ready, and in batches.
+    #[test]
+    fn what_is_ready_in_any_order_is_published_in_the_servers(picks in prop::collection::vec(any::<usize>(), 60)) {
+        let mut model = Model::new();
+        model.state.threads = FILES;
+        model.state.ask(&job(0));
+        model.state.offer((0..FILES).map(job));
+        model.unarchived = (0..FILES).map(|n| Turn::of(&job(n).name)).collect();
+        for pick in picks {
+            while model.start()? {}
+            model.prepared(pick, true);
+            if pick % 3 == 0 {
+                model.published(FILES, true);
+            }
+        }
+        while !model.preparing.is_empty() || !model.batches.is_empty() || model.start()? {
+            model.prepared(0, true);
+            while model.start()? {}
+            model.published(FILES, true);
+        }
+        prop_assert!(model.unarchived.is_empty(), "{:?}", model.unarchived);
+        for n in 0..FILES {
+            model.state.ask(&job(n));
+            prop_assert!(matches!(model.state.take_result(&job(n).name), Some(Ok(_))), "{n}");
+        }
+    }
+}
+
+/// A history file of the server's own is the first in the order, whenever it appears.
+#[test]
+fn a_file_that_appears_late_and_low_goes_before_what_is_ready() {
+    let mut state: State<FileName> = State::new();
+    state.threads = 2;
+    state.ask(&job(2));
+    state.offer((2..5).map(job));
+    while let Some(Work::Prepare(job, _)) = state.start_next() {
+        if job.name != self::job(2).name {
+            state.finish_prepare(&job.name, Ok(job.name.clone()));
+        }
+    }
+    state.offer((0..5).map(job));
+    state.finish_prepare(&job(2).name, Ok(job(2).name));
+    let Some(Work::Publish(batch)) = state.start_next() else { panic!("nothing to publish") };
+    let names: Vec<_> = batch.files.iter().map(|(name, _)| name.clone()).collect();
+    assert_eq!(names, [job(2).name], "what the server waits for, and nothing behind what is lower");
 }

@@ -1,0 +1,150 @@
+//! The last WAL of the timeline before, which a lost primary no longer archived.
+//!
+//! A standby that streams marks what it received as archived, and leaves that to its primary. If the primary
+//! is lost while its archive lags, the promoted standby has the last segments of the old timeline, and removes
+//! them at its next checkpoints. So they go into the archive before its new history file does, which is the
+//! first file that it archives.
+
+use super::notice::{Level, Notice};
+use super::plan::{Job, Plan, Receipt};
+use crate::encoding::codec::Codec;
+use crate::error::{Action, Activity, Error};
+use crate::server::held::{self, Held, HeldSegment};
+use crate::store::lag::{self, Archived, Judge, Refusal};
+use crate::store::{Progress, Store, StoredName};
+use crate::sys::buffer::Buffer;
+use crate::wal::history::Ancestor;
+use crate::wal::name::{FileKind, FileName};
+use crate::wal::timeline::Run;
+
+const HINT: &str = "A recovery across the switch of timelines needs these segments. While they are in a \"pg_wal\", of this server, of the lost one or of another standby, \"walsafe push --pgdata DATA_DIRECTORY ARCHIVE_DIRECTORY\" brings them. If they are lost, take a new base backup now.";
+
+/// Archives what the archive lacks of the timelines before the one whose history file is about to be
+/// archived for the first time, in order: segments in `pg_wal` that are later than the archive's newest of
+/// those timelines, and end at or before the switch. Each is checked by its records, and against those that
+/// it meets. Does nothing for any other file, and nothing where the archive has no WAL of those timelines.
+///
+/// `archive` archives one file. A failure does not fail the history file: it is one warning among what is
+/// returned, and so is what is missing at the end.
+pub(super) fn bring(
+    plan: &Plan,
+    store: &dyn Store,
+    job: &Job,
+    progress: &Progress,
+    archive: &mut dyn FnMut(&Job) -> Result<Receipt, Error>,
+) -> Vec<Notice> {
+    let FileKind::History { timeline } = job.name.kind() else { return Vec::new() };
+    let Some(pg_wal) = job.source.parent() else { return Vec::new() };
+    // What is wrong with the file itself is the caller's to report.
+    let Ok(Some(ancestors)) = held::read_history(pg_wal, timeline) else { return Vec::new() };
+    let Some(parent) = ancestors.last().copied() else { return Vec::new() };
+    let mut brought = Vec::new();
+    let result = Held::on_the_way_to(timeline, ancestors, pg_wal, plan.cluster).and_then(|held| {
+        let leading = Leading { plan, held: &held, parent, progress };
+        leading.bring(store, &job.name, archive, &mut brought)
+    });
+    let warning = result.unwrap_or_else(|error| Some(failed(parent, &error)));
+    told(timeline, &brought).into_iter().chain(warning).collect()
+}
+
+/// The WAL that leads to a new timeline.
+struct Leading<'a> {
+    plan: &'a Plan,
+    held: &'a Held,
+    parent: Ancestor,
+    progress: &'a Progress,
+}
+
+impl Leading<'_> {
+    /// Archives it, and returns a warning if something is still missing.
+    fn bring(
+        &self,
+        store: &dyn Store,
+        history: &FileName,
+        archive: &mut dyn FnMut(&Job) -> Result<Receipt, Error>,
+        brought: &mut Vec<HeldSegment>,
+    ) -> Result<Option<Notice>, Error> {
+        let held = self.held;
+        let visit = self.plan.visit(store, self.progress)?;
+        let stored = |codec| StoredName::new(history.clone(), codec);
+        if Codec::ALL.into_iter().any(|codec| visit.holds(&stored(codec).into())) {
+            return Ok(None);
+        }
+        let mut archived = Archived::read(&*visit, held)?;
+        let Some(newest) = archived.newest_of_ancestors else { return Ok(None) };
+        // From there on the way is under the new timeline's own name, and the server hands over each file.
+        let until = held.route.from;
+        let wanted = |segment: &HeldSegment| segment.start > newest && segment.start < until;
+        let lacking: Vec<HeldSegment> = archived.lacks(held).filter(wanted).collect();
+        let (mut judge, mut refused) = (Judge::new(held, &*visit, self.progress), String::new());
+        let mut buffer = Buffer::new()
+            .map_err(|e| Error::io(Action::ReserveMemory, visit.location().to_owned(), e))?;
+        for segment in lacking {
+            let refusal = judge.judge(&archived, segment, &mut buffer)?;
+            if let Some(refusal) = refusal {
+                refused.push_str(&format!(" {}: {}.", segment.name, refusal.reason()));
+                match refusal {
+                    Refusal::Damaged(_) => continue,
+                    Refusal::Foreign(_) => break,
+                }
+            }
+            let Ok(name) = FileName::new(&segment.name.to_string()) else { continue };
+            let source = held.pg_wal.join(name.as_str());
+            archive(&Job { name, source })?;
+            archived.note(held, segment)?;
+            brought.push(segment);
+        }
+        let size = held.cluster.segment_size;
+        let later = |run: &&Run| run.first.start(size).is_some_and(|start| start > newest);
+        let missing = archived.missing(held, Some(until));
+        let missing: Vec<String> = missing.iter().filter(later).map(lag::range).collect();
+        Ok((!missing.is_empty()).then(|| self.lacks(&missing.join(", "), &refused)))
+    }
+
+    fn lacks(&self, missing: &str, refused: &str) -> Notice {
+        let (timeline, Ancestor { timeline: parent, switch }) = (self.held.timeline, self.parent);
+        Notice {
+            level: Level::Warning,
+            sqlstate: "58P01",
+            message: format!(
+                "the archive lacks WAL of timeline {parent} from before timeline {timeline} branched off"
+            ),
+            detail: format!(
+                "Timeline {timeline} branched off at {switch}. Not in the archive: {missing}.{refused}"
+            ),
+            hint: HINT.to_owned(),
+        }
+    }
+}
+
+/// Tells what was brought.
+fn told(timeline: u32, brought: &[HeldSegment]) -> Option<Notice> {
+    let (first, last) = (brought.first()?.name, brought.last()?.name);
+    let what = match brought.len() {
+        1 => first.to_string(),
+        count => format!("{count} segments, {first} to {last}"),
+    };
+    Some(Notice {
+        level: Level::Log,
+        sqlstate: "00000",
+        message: format!(
+            "archived WAL from before timeline {timeline} branched off, which the archive lacked: {what}"
+        ),
+        detail: String::new(),
+        hint: String::new(),
+    })
+}
+
+fn failed(parent: Ancestor, error: &Error) -> Notice {
+    let kind = error.kind();
+    Notice {
+        level: Level::Warning,
+        sqlstate: kind.sqlstate(),
+        message: format!(
+            "could not archive the last WAL of timeline {}, which ends at {}: {error}",
+            parent.timeline, parent.switch
+        ),
+        detail: error.detail(),
+        hint: format!("{} {HINT}", kind.hint(Activity::Archiving)),
+    }
+}

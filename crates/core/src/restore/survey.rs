@@ -1,0 +1,109 @@
+//! What one reading of an archive's names shows: enough to tell the end of the WAL from a hole.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+
+use crate::error::Error;
+use crate::store::{StoredName, Visit};
+use crate::wal::name::{FileKind, FileName, SegmentName};
+
+/// What the names show.
+///
+/// Bounded memory, however many files there are: of each timeline the newest file, and the
+/// history files.
+#[derive(Debug, Default)]
+pub(super) struct Survey {
+    timelines: BTreeMap<u32, Newest>,
+    histories: BTreeMap<u32, StoredName>,
+    /// What shows that the asked segment was written: of its timeline the nearest file that is later.
+    pub(super) nearest: Option<StoredName>,
+    /// The asked segment is there, whole. It was not when it was looked up.
+    pub(super) appeared: bool,
+    /// Anything that an archive holds is there.
+    pub(super) any: bool,
+}
+
+/// The last of a timeline's WAL, by its address.
+#[derive(Debug)]
+struct Newest {
+    at: SegmentName,
+    file: StoredName,
+}
+
+impl Survey {
+    /// Reads every name once. `asked` is the file that was asked for.
+    ///
+    /// # Errors
+    /// The names could not be read to their end.
+    pub(super) fn read(visit: &dyn Visit, asked: &FileName) -> Result<Self, Error> {
+        let mut survey = Self::default();
+        let asked = match asked.kind() {
+            FileKind::Segment(segment) => Some(segment),
+            _ => None,
+        };
+        let mut nearest_at = None;
+        visit.list(&mut |stored| {
+            // Names of temporary files begin with a dot, and are no stored names.
+            let Ok(stored) = StoredName::parse(stored) else { return };
+            let there = match stored.name.kind() {
+                FileKind::History { timeline } => {
+                    survey.any = true;
+                    survey.histories.entry(timeline).or_insert(stored);
+                    return;
+                }
+                FileKind::Tail(_) | FileKind::Other => return,
+                FileKind::Segment(there)
+                | FileKind::Partial(there)
+                | FileKind::BackupHistory(there) => there,
+            };
+            survey.any = true;
+            if let Some(asked) = asked.filter(|asked| asked.timeline == there.timeline) {
+                // A backup began in its segment, which was written then. The partial form of a segment is
+                // where its timeline ends.
+                let shows = there > asked
+                    || there == asked && matches!(stored.name.kind(), FileKind::BackupHistory(_));
+                survey.appeared |=
+                    there == asked && matches!(stored.name.kind(), FileKind::Segment(_));
+                if shows && nearest_at.is_none_or(|nearest| there < nearest) {
+                    nearest_at = Some(there);
+                    survey.nearest = Some(stored.clone());
+                }
+            }
+            survey.add(there, stored);
+        })?;
+        Ok(survey)
+    }
+
+    fn add(&mut self, at: SegmentName, file: StoredName) {
+        let whole = file.name.segment().is_some();
+        match self.timelines.entry(at.timeline) {
+            Entry::Vacant(entry) => drop(entry.insert(Newest { at, file })),
+            Entry::Occupied(mut entry) => {
+                let newest = entry.get().at;
+                if at > newest || at == newest && whole {
+                    entry.insert(Newest { at, file });
+                }
+            }
+        }
+    }
+
+    /// Returns the newest file of a timeline's WAL; `None` if the archive has nothing of it.
+    pub(super) fn newest_of(&self, timeline: u32) -> Option<(SegmentName, &StoredName)> {
+        self.timelines.get(&timeline).map(|newest| (newest.at, &newest.file))
+    }
+
+    /// Returns a file of every timeline, from which the segment size can be read.
+    pub(super) fn samples(&self) -> Vec<StoredName> {
+        self.timelines.values().map(|newest| newest.file.clone()).collect()
+    }
+
+    /// Returns the history files of later timelines, the newest first.
+    pub(super) fn histories_after(
+        &self,
+        timeline: u32,
+    ) -> impl Iterator<Item = (u32, &StoredName)> {
+        let later = timeline.saturating_add(1)..;
+        let later = if timeline == u32::MAX { None } else { Some(self.histories.range(later)) };
+        later.into_iter().flatten().rev().map(|(timeline, stored)| (*timeline, stored))
+    }
+}

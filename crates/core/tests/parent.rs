@@ -1,0 +1,151 @@
+//! The last WAL of the timeline before: what goes into the archive ahead of a new history file.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+mod common;
+mod wal_support;
+
+use common::{World, segment_name};
+use wal_support::{SIZE, SYSID, Writer, data};
+use walsafe_core::archive::{Job, Level, Notice};
+use walsafe_core::wal::name::FileName;
+
+/// A promoted standby that has segments 1 to 4 of timeline 1, marked as done, and branched off in segment 5.
+struct Promoted {
+    world: World,
+    segments: Vec<Vec<u8>>,
+    history: Job,
+}
+
+impl Promoted {
+    fn new() -> Self {
+        let mut writer = Writer::new(8192, SIZE.into());
+        while writer.bytes.len() < 5 * SIZE as usize {
+            writer.record(0, 0x20, &data(4000 + writer.bytes.len() % 977));
+        }
+        let segments: Vec<Vec<u8>> = writer.segments().iter().map(|s| s.to_vec()).collect();
+        let mut world = World::new();
+        world.plan.cluster.system_identifier = SYSID;
+        world.init();
+        let history = world.wal("00000002.history", b"1\t0/500028\tno recovery target specified\n");
+        std::fs::create_dir(world.pg_wal.join("archive_status")).unwrap();
+        let this = Self { world, segments, history };
+        for number in 1..=5 {
+            this.hold(number);
+        }
+        this
+    }
+
+    fn hold(&self, number: u32) -> Job {
+        let name = segment_name(1, number);
+        let status = self.world.pg_wal.join(format!("archive_status/{name}.done"));
+        std::fs::write(status, "").unwrap();
+        self.world.wal(&name, &self.segments[number as usize - 1])
+    }
+
+    fn archive(&self, number: u32) {
+        self.world.run(&self.hold(number)).unwrap();
+    }
+
+    /// Archives the history file, which succeeds whatever else happens.
+    fn promote(&self) -> Vec<Notice> {
+        self.world.run(&self.history).unwrap().notices
+    }
+
+    /// The numbers of the archived segments.
+    fn archived(&self) -> Vec<u32> {
+        let names = self.world.names();
+        let segments = names.iter().filter_map(|name| FileName::new(name).ok()?.segment());
+        segments.map(|segment| segment.segment).collect()
+    }
+}
+
+fn levels(notices: &[Notice]) -> Vec<Level> {
+    notices.iter().map(|notice| notice.level).collect()
+}
+
+#[test]
+fn what_is_later_than_the_archives_newest_and_ends_before_the_switch_is_archived() {
+    let promoted = Promoted::new();
+    promoted.archive(2);
+    let notices = promoted.promote();
+    // Not the first, which is before the newest, nor the one with the switch.
+    assert_eq!(promoted.archived(), [2, 3, 4]);
+    assert_eq!(levels(&notices), [Level::Log]);
+    assert!(notices[0].message.contains("2 segments, 000000010000000000000003 to"), "{notices:?}");
+    assert!(promoted.world.archive.join("00000002.history").exists());
+}
+
+#[test]
+fn nothing_happens_once_the_history_file_is_there_or_where_the_archive_has_no_wal_of_that_timeline()
+{
+    let promoted = Promoted::new();
+    assert_eq!(promoted.promote(), []);
+    assert_eq!(promoted.archived(), []);
+    promoted.archive(1);
+    assert_eq!(promoted.promote(), []);
+    assert_eq!(promoted.archived(), [1]);
+}
+
+/// Recycled files have the names of future segments, and no status file.
+#[test]
+fn what_is_not_complete_stays_out_and_is_told() {
+    let promoted = Promoted::new();
+    promoted.archive(2);
+    let name = segment_name(1, 4);
+    let status = promoted.world.pg_wal.join(format!("archive_status/{name}.done"));
+    std::fs::remove_file(status).unwrap();
+    let notices = promoted.promote();
+    assert_eq!(promoted.archived(), [2, 3]);
+    assert_eq!(levels(&notices), [Level::Log, Level::Warning]);
+    assert!(notices[1].detail.contains(&format!("Not in the archive: {name}.")), "{notices:?}");
+}
+
+#[test]
+fn damage_and_holes_are_told_in_one_warning_and_what_follows_is_archived() {
+    let promoted = Promoted::new();
+    promoted.archive(1);
+    std::fs::remove_file(promoted.world.pg_wal.join(segment_name(1, 2))).unwrap();
+    let mut damaged = promoted.segments[2].clone();
+    damaged[SIZE as usize / 2 + 1000] ^= 1;
+    promoted.world.wal(&segment_name(1, 3), &damaged);
+    let notices = promoted.promote();
+    assert_eq!(promoted.archived(), [1, 4]);
+    assert_eq!(levels(&notices), [Level::Log, Level::Warning]);
+    let range = format!("{} to {}", segment_name(1, 2), segment_name(1, 3));
+    assert!(notices[1].detail.contains(&range), "{notices:?}");
+    assert!(notices[1].detail.contains("checksum"), "{notices:?}");
+}
+
+/// Another server wrote the archive's newest: none of ours may come behind it.
+#[test]
+fn wal_that_does_not_continue_the_archives_newest_stays_out() {
+    let promoted = Promoted::new();
+    let mut writer = Writer::new(8192, SIZE.into());
+    while writer.bytes.len() < 3 * SIZE as usize {
+        writer.record(0, 0x20, &data(3000));
+    }
+    let theirs = writer.segments()[1].to_vec();
+    let mine = promoted.hold(2);
+    std::fs::write(&mine.source, theirs).unwrap();
+    promoted.world.run(&mine).unwrap();
+    let notices = promoted.promote();
+    assert_eq!(promoted.archived(), [2]);
+    assert_eq!(levels(&notices), [Level::Warning]);
+    assert!(notices[0].detail.contains("does not continue"), "{notices:?}");
+}
+
+/// The history file must not wait for ever behind a file that cannot be read.
+#[test]
+fn a_failure_is_a_warning_and_the_history_file_is_archived() {
+    let promoted = Promoted::new();
+    promoted.archive(2);
+    let path = promoted.world.pg_wal.join(segment_name(1, 3));
+    std::fs::remove_file(&path).unwrap();
+    std::fs::create_dir(&path).unwrap();
+    let notices = promoted.promote();
+    assert_eq!(promoted.archived(), [2]);
+    assert_eq!(levels(&notices), [Level::Warning]);
+    assert!(notices[0].message.starts_with("could not archive the last WAL of timeline 1"));
+    assert!(promoted.world.archive.join("00000002.history").exists());
+}

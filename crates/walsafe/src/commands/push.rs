@@ -1,0 +1,229 @@
+//! `walsafe push`: brings into an archive what a server has and the archive lacks.
+
+use std::io::IsTerminal;
+use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use walsafe_core::archive::push::{self, PushError, Pushed, Step, Trouble};
+use walsafe_core::encoding::codec::Compression;
+use walsafe_core::error::Error;
+use walsafe_core::server::held::Held;
+use walsafe_core::store::identity;
+use walsafe_core::store::lag;
+use walsafe_core::sys;
+use walsafe_core::wal::name::FileName;
+
+use super::{DONE, FAILED, FOUND, megabytes, print_json};
+use crate::arguments::Push;
+use crate::terminal::{self, Output};
+
+/// Runs the command and returns its exit status.
+pub(super) fn run(arguments: &Push) -> u8 {
+    match attempt(arguments) {
+        Ok((held, pushed)) => {
+            for line in troubles(&pushed) {
+                terminal::complain(&line);
+            }
+            let written = if arguments.json {
+                print_json(&json(arguments, &held, &pushed))
+            } else {
+                let mut output = Output::new();
+                output.line(summary(arguments, &held, &pushed));
+                output.finish()
+            };
+            if written { status(&pushed) } else { FAILED }
+        }
+        Err(message) => {
+            terminal::complain(&message);
+            FAILED
+        }
+    }
+}
+
+fn attempt(arguments: &Push) -> Result<(Held, Pushed), String> {
+    let compression: Compression = arguments
+        .compression
+        .parse()
+        .map_err(|e| format!("invalid --compression: {e}; see \"walsafe push --help\""))?;
+    work_as_owner(arguments)?;
+    let held = Held::read(&arguments.pgdata).map_err(|e| sentence(&e))?;
+    let plan = push::plan(&arguments.pgdata, &arguments.destination, held.cluster, compression)
+        .map_err(|e| refusal(&e))?;
+    if let Some(timeline) = arguments.history {
+        let pushed = push::push_history(&plan, &held.pg_wal, timeline).map_err(|e| refusal(&e))?;
+        return Ok((held, pushed));
+    }
+    let bar = progress_bar(arguments);
+    let pushed = push::push(&plan, &held, &mut |step| {
+        if let Some(bar) = &bar {
+            show(bar, step);
+        }
+    });
+    if let Some(bar) = bar {
+        bar.finish_and_clear();
+    }
+    Ok((held, pushed.map_err(|e| sentence(&e))?))
+}
+
+/// Sees to it that the files belong to the owner of the archive's other files: the archiver, and servers
+/// that recover, could not read those of another user.
+fn work_as_owner(arguments: &Push) -> Result<(), String> {
+    let identity = arguments.destination.join(identity::FILE_NAME);
+    // If it is missing, the archive is refused for that.
+    let Ok(there) = std::fs::symlink_metadata(identity) else { return Ok(()) };
+    let (owner, group, user) = (there.uid(), there.gid(), sys::user());
+    if owner == user {
+        return Ok(());
+    }
+    if user != 0 {
+        return Err(format!(
+            "the files in \"{}\" belong to the user with the number {owner}, and this is user {user}: run the command as that user, or as root",
+            arguments.destination.display()
+        ));
+    }
+    sys::become_user(owner, group)
+        .map_err(|e| format!("could not work as user {owner}, who owns the archive: {e}"))
+}
+
+/// Words an error as one line, with what to do about it: in the archiver's words where the other commands
+/// have none.
+fn sentence(error: &Error) -> String {
+    let advice = error.kind().advice();
+    let hint = advice.checking.or(advice.archiving).unwrap_or_default();
+    format!("{error}: {} {hint}", error.detail())
+}
+
+fn refusal(error: &PushError) -> String {
+    match error {
+        PushError::Failed(error) => sentence(error),
+        error => error.to_string(),
+    }
+}
+
+fn progress_bar(arguments: &Push) -> Option<ProgressBar> {
+    if arguments.quiet || !std::io::stderr().is_terminal() {
+        return None;
+    }
+    let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr_with_hz(5));
+    let style = "{bar:30} {pos}/{len} files, {msg}, {elapsed_precise}";
+    if let Ok(style) = ProgressStyle::with_template(style) {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(Duration::from_millis(500));
+    Some(bar)
+}
+
+fn show(bar: &ProgressBar, step: Step) {
+    bar.set_length(step.files_total as u64);
+    bar.set_position(step.files as u64);
+    bar.set_message(megabytes(step.bytes));
+}
+
+fn reason(trouble: &Trouble) -> String {
+    match trouble {
+        Trouble::Refused(refusal) => refusal.reason().to_owned(),
+        Trouble::Failed(error) => sentence(error),
+    }
+}
+
+fn missing(pushed: &Pushed) -> String {
+    pushed.missing.iter().map(lag::range).collect::<Vec<_>>().join(", ")
+}
+
+/// What is said on standard error.
+fn troubles(pushed: &Pushed) -> Vec<String> {
+    let mut lines: Vec<String> = pushed
+        .left
+        .iter()
+        .map(|(name, trouble)| format!("\"{name}\" was not pushed: {}", reason(trouble)))
+        .collect();
+    if !pushed.missing.is_empty() {
+        lines.push(format!(
+            "the archive still lacks {}: a recovery cannot pass there. Look for these segments in the pg_wal of other servers and push from there; if they are lost, take a new base backup now",
+            missing(pushed)
+        ));
+    }
+    lines
+}
+
+fn summary(arguments: &Push, held: &Held, pushed: &Pushed) -> String {
+    let destination = arguments.destination.display();
+    let pieces = ranges(&pushed.files).join(", ");
+    match (pushed.files.len(), status(pushed)) {
+        (0, DONE) if arguments.history.is_some() => {
+            format!("nothing to push: \"{destination}\" has the history file")
+        }
+        (0, DONE) => format!(
+            "nothing to push: \"{destination}\" has all complete WAL of \"{}\", timeline {}",
+            arguments.pgdata.display(),
+            held.timeline
+        ),
+        (0, _) => format!("pushed nothing to \"{destination}\""),
+        (1, _) => {
+            format!("pushed 1 file ({}) to \"{destination}\": {pieces}", megabytes(pushed.bytes))
+        }
+        (n, _) => {
+            format!("pushed {n} files ({}) to \"{destination}\": {pieces}", megabytes(pushed.bytes))
+        }
+    }
+}
+
+/// Names files, segments that follow one another as one piece.
+fn ranges(files: &[FileName]) -> Vec<String> {
+    let follows = |a: &FileName, b: &FileName| match (a.segment(), b.segment()) {
+        (Some(a), Some(b)) => a.timeline == b.timeline,
+        _ => false,
+    };
+    files
+        .chunk_by(follows)
+        .filter_map(|piece| match piece {
+            [] => None,
+            [one] => Some(one.to_string()),
+            [first, .., last] => Some(format!("{first} to {last}")),
+        })
+        .collect()
+}
+
+fn status(pushed: &Pushed) -> u8 {
+    if pushed.left.iter().any(|(_, trouble)| !trouble.is_the_files()) {
+        FAILED
+    } else if pushed.left.is_empty() && pushed.missing.is_empty() {
+        DONE
+    } else {
+        FOUND
+    }
+}
+
+fn json(arguments: &Push, held: &Held, pushed: &Pushed) -> serde_json::Value {
+    let left: Vec<_> = pushed
+        .left
+        .iter()
+        .map(|(name, trouble)| {
+            serde_json::json!({ "file": name.as_str(), "reason": reason(trouble) })
+        })
+        .collect();
+    let missing: Vec<_> = pushed
+        .missing
+        .iter()
+        .map(|run| {
+            serde_json::json!({
+                "first": run.first.to_string(),
+                "last": run.last.to_string(),
+                "segments": run.count,
+            })
+        })
+        .collect();
+    serde_json::json!({
+        "destination": arguments.destination.display().to_string(),
+        "data_directory": arguments.pgdata.display().to_string(),
+        "system_identifier": held.cluster.system_identifier.to_string(),
+        "timeline": held.timeline,
+        "pushed": pushed.files.iter().map(FileName::as_str).collect::<Vec<_>>(),
+        "wal_bytes": pushed.bytes,
+        "already_present": pushed.present,
+        "not_pushed": left,
+        "stopped": pushed.stopped,
+        "missing": missing,
+    })
+}
