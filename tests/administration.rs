@@ -57,6 +57,8 @@ fn a_cluster_is_configured_watched_and_verified_as_documented() {
 
     document.psql(&cluster, "counts");
     document.psql(&cluster, "waiting");
+    // The manual shows a commit behind the backup.
+    cluster.sql("CREATE TABLE orders (n int)");
     document.psql(&cluster, "switch");
     cluster.wait_all_archived();
     document.shows("view-shows", &document.psql(&cluster, "view"));

@@ -143,7 +143,7 @@ fn a_standby_starts_streams_and_is_promoted_beside_it() {
 fn a_standby_is_promoted_while_its_archive_is_gone() {
     let origin = Origin::new();
     origin.row(1);
-    let command = restore_command_with(Path::new("/nonexistent/archive"), "");
+    let command = restore_command_with(Path::new("/nonexistent/archive"), "--stall-timeout=1");
     let first = origin.primary.streaming_standby().set("restore_command", &command).start();
     first.wait_replayed(&origin.primary.current_lsn());
     first.promote();

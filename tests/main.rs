@@ -25,6 +25,7 @@ mod power_cuts;
 mod promotion;
 mod proof;
 mod races;
+mod receivewal;
 mod recovery;
 mod repeated;
 mod restore;

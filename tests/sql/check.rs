@@ -54,7 +54,7 @@ fn a_good_configuration_has_nothing_to_complain_about() {
         names,
         "archive_mode, archive_library, archive_command, destination, directory, ownership, identity, \
          free space, no-replace publish, unnamed temporary files, extended attributes, \
-         flush latency, same file system, contents"
+         flush latency, same file system, contents, timelines"
     );
     // The probes leave nothing behind.
     let names = harness::scratch::names(storage.path());

@@ -52,6 +52,12 @@ impl Promoted {
         self.world.run(&self.history).unwrap().notices
     }
 
+    /// The marks of segments 1 to 5: what is ready is kept by the server, and archived when it asks.
+    fn marks(&self) -> Vec<String> {
+        let names = common::names(&self.world.pg_wal.join("archive_status"));
+        names.iter().filter_map(|name| Some(name.split_once('.')?.1.to_owned())).collect()
+    }
+
     /// The numbers of the archived segments.
     fn archived(&self) -> Vec<u32> {
         let names = self.world.names();
@@ -74,6 +80,36 @@ fn what_is_later_than_the_archives_newest_and_ends_before_the_switch_is_archived
     assert_eq!(levels(&notices), [Level::Log]);
     assert!(notices[0].message.contains("2 segments, 000000010000000000000003 to"), "{notices:?}");
     assert!(promoted.world.archive.join("00000002.history").exists());
+    assert_eq!(promoted.marks(), ["done"; 5]);
+}
+
+/// What waits anyhow is the server's to mark.
+#[test]
+fn a_file_that_waits_goes_on_waiting() {
+    let promoted = Promoted::new();
+    promoted.archive(2);
+    let status = promoted.world.pg_wal.join("archive_status");
+    let name = segment_name(1, 3);
+    std::fs::rename(status.join(format!("{name}.done")), status.join(format!("{name}.ready")))
+        .unwrap();
+    promoted.promote();
+    assert_eq!(promoted.archived(), [2, 3, 4]);
+    assert_eq!(promoted.marks(), ["done", "done", "ready", "done", "done"]);
+}
+
+/// The server's next checkpoint removed what is marked as done.
+#[test]
+fn while_the_archive_is_down_the_server_keeps_what_may_be_lacking() {
+    let promoted = Promoted::new();
+    promoted.archive(2);
+    let away = promoted.world.root.path().join("away");
+    std::fs::rename(&promoted.world.archive, &away).unwrap();
+    promoted.world.run(&promoted.history).unwrap_err();
+    // Not the one with the switch.
+    assert_eq!(promoted.marks(), ["ready", "ready", "ready", "ready", "done"]);
+    std::fs::rename(&away, &promoted.world.archive).unwrap();
+    promoted.promote();
+    assert_eq!(promoted.archived(), [2, 3, 4]);
 }
 
 #[test]
@@ -147,5 +183,6 @@ fn a_failure_is_a_warning_and_the_history_file_is_archived() {
     assert_eq!(promoted.archived(), [2]);
     assert_eq!(levels(&notices), [Level::Warning]);
     assert!(notices[0].message.starts_with("could not archive the last WAL of timeline 1"));
+    assert_eq!(promoted.marks(), ["done", "done", "ready", "ready", "done"]);
     assert!(promoted.world.archive.join("00000002.history").exists());
 }

@@ -240,7 +240,7 @@ fn another_clusters_archive_and_one_without_identity_are_refused() {
     push(&place, &[]).says(2, "could not open the archive directory");
     let place = Place::new();
     standby(&place, &[(1, &wal[0])]);
-    fs::write(place.path("data/global/pg_control"), control(OURS)[..100].to_vec()).unwrap();
+    fs::write(place.path("data/global/pg_control"), &control(OURS)[..100]).unwrap();
     push(&place, &[]).says(2, "pg_control");
 }
 

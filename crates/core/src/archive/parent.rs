@@ -1,9 +1,10 @@
 //! The last WAL of the timeline before, which a lost primary no longer archived.
 //!
 //! A standby that streams marks what it received as archived, and leaves that to its primary. If the primary
-//! is lost while its archive lags, the promoted standby has the last segments of the old timeline, and removes
-//! them at its next checkpoints. So they go into the archive before its new history file does, which is the
-//! first file that it archives.
+//! is lost while its archive lags, the promoted standby has the last segments of the old timeline, and its
+//! checkpoint after the promotion removes them. So they go into the archive before its new history file does,
+//! which is the first file that it archives. What the archive lacks is not known before it was listed, and it
+//! may be down: until then, all that could be lacking is marked as waiting, so that the server keeps it.
 
 use super::notice::{Level, Notice};
 use super::plan::{Job, Plan, Receipt};
@@ -40,8 +41,21 @@ pub(super) fn bring(
     let Some(parent) = ancestors.last().copied() else { return Vec::new() };
     let mut brought = Vec::new();
     let result = Held::on_the_way_to(timeline, ancestors, pg_wal, plan.cluster).and_then(|held| {
+        let until = held.route.from;
+        let mut kept: Vec<HeldSegment> = held
+            .segments
+            .range(..until)
+            .map(|(_, segment)| *segment)
+            .filter(|segment| held.keep(*segment))
+            .collect();
+        progress.tick();
         let leading = Leading { plan, held: &held, parent, progress };
-        leading.bring(store, &job.name, archive, &mut brought)
+        let result = leading.bring(store, &job.name, archive, (&mut kept, &mut brought));
+        // After a failure the server keeps them, and asks for each itself once the history file is archived.
+        if result.is_ok() {
+            kept.into_iter().for_each(|segment| held.release(segment));
+        }
+        result
     });
     let warning = result.unwrap_or_else(|error| Some(failed(parent, &error)));
     told(timeline, &brought).into_iter().chain(warning).collect()
@@ -56,13 +70,13 @@ struct Leading<'a> {
 }
 
 impl Leading<'_> {
-    /// Archives it, and returns a warning if something is still missing.
+    /// Archives it, and returns a warning if something is still missing. Releases what is not lacking.
     fn bring(
         &self,
         store: &dyn Store,
         history: &FileName,
         archive: &mut dyn FnMut(&Job) -> Result<Receipt, Error>,
-        brought: &mut Vec<HeldSegment>,
+        (kept, brought): (&mut Vec<HeldSegment>, &mut Vec<HeldSegment>),
     ) -> Result<Option<Notice>, Error> {
         let held = self.held;
         let visit = self.plan.visit(store, self.progress)?;
@@ -76,6 +90,13 @@ impl Leading<'_> {
         let until = held.route.from;
         let wanted = |segment: &HeldSegment| segment.start > newest && segment.start < until;
         let lacking: Vec<HeldSegment> = archived.lacks(held).filter(wanted).collect();
+        kept.retain(|segment| {
+            let stays = lacking.contains(segment);
+            if !stays {
+                held.release(*segment);
+            }
+            stays
+        });
         let (mut judge, mut refused) = (Judge::new(held, &*visit, self.progress), String::new());
         let mut buffer = Buffer::new()
             .map_err(|e| Error::io(Action::ReserveMemory, visit.location().to_owned(), e))?;

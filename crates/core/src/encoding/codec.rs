@@ -28,6 +28,9 @@ impl Codec {
     /// The encodings that add an extension to the file's name.
     pub const ENCODED: [Self; 3] = [Self::Lz4, Self::Zstd, Self::Gzip];
 
+    /// The encodings that `pg_receivewal` has.
+    pub const RECEIVED: [Self; 2] = [Self::Lz4, Self::Gzip];
+
     /// Returns the extension without its dot; empty for [`Codec::None`].
     #[must_use]
     pub const fn extension(self) -> &'static str {

@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::following::Following;
+use self::following::Following;
 use crate::error::{Action, Activity, Error};
 use crate::server::control::ControlFile;
 use crate::server::known::KnownDestinations;
@@ -19,6 +19,7 @@ use crate::store::listing::{self, Listing, Stranger};
 use crate::store::{FinalName, PROBE, Progress, Publication, Seal, Visit};
 use crate::sys::{self, Dir};
 
+mod following;
 mod unarchived;
 
 /// How a check came out.

@@ -3,7 +3,6 @@
 pub mod check;
 pub mod examine;
 pub mod finding;
-mod following;
 pub mod manifest;
 pub mod overview;
 pub mod times;

@@ -36,7 +36,7 @@ impl Evidence {
             let modified = visit.find(&file.into()).ok()??.modified()?;
             Some(SystemTime::now().duration_since(modified).ok()? > age)
         };
-        self.files.iter().all(|file| old(file) == Some(true))
+        !self.files.is_empty() && self.files.iter().all(|file| old(file) == Some(true))
     }
 }
 
@@ -169,4 +169,34 @@ fn size(
         let problem = Problem::new(FindingKind::Unreadable, reason);
         RestoreError::Damaged { path: visit.location().join(history.to_string()), problem }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::store::directory::Directory;
+    use crate::store::{Progress, Store};
+
+    /// A file that was published between the look-up and the list shows itself, and is looked at again.
+    #[test]
+    fn evidence_is_old_only_if_every_file_of_it_is() {
+        let temp = tempfile::tempdir().unwrap();
+        let file = |name: &str, seconds| {
+            let file = std::fs::File::create(temp.path().join(name)).unwrap();
+            file.set_modified(SystemTime::now() - Duration::from_secs(seconds)).unwrap();
+            StoredName::parse(name).unwrap()
+        };
+        let (old, new) = (file("00000002.history", 700), file("00000003.history", 5));
+        let gone = StoredName::parse("00000004.history").unwrap();
+        let (store, steps) = (Directory::at(temp.path()), Progress::default());
+        let visit = store.visit(&steps).unwrap();
+        let is_old = |files: &[&StoredName]| {
+            let files = files.iter().map(|file| (*file).clone()).collect();
+            Evidence::new(String::new(), files).is_older_than(Duration::from_secs(600), &*visit)
+        };
+        assert!(is_old(&[&old]));
+        assert!(!is_old(&[&old, &new]) && !is_old(&[&old, &gone]) && !is_old(&[]));
+    }
 }

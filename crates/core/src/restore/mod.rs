@@ -8,7 +8,6 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::encoding::codec::Codec;
 use crate::encoding::digest::Digest;
 use crate::error::{Action, Error};
 use crate::prove::examine::{self, Examined, Expectation, Unknown};
@@ -198,16 +197,15 @@ fn deliver(
         return Ok(None);
     }
     let mut candidates = Vec::new();
-    for codec in Codec::ALL {
-        candidates.extend(visit.find(&StoredName::new(request.name.clone(), codec).into())?);
+    for stored in StoredName::all(request.name) {
+        candidates.extend(visit.find(&(&stored).into())?.map(|found| (stored.name, found)));
     }
     let mut sound: Option<(Digest, Delivery, Option<String>)> = None;
     let mut failure = None;
-    for archived in &candidates {
+    for (name, archived) in &candidates {
         let delivery =
             Delivery::begin(request.target, request.name, owner, request.data_directory)?;
-        let result =
-            delivery.copy(|each| examine::examine(&**archived, request.name, expected, each))?;
+        let result = delivery.copy(|each| examine::examine(&**archived, name, expected, each))?;
         let path = archived.path().to_owned();
         match (judge(request, visit, expected, &result.examined)?, result.examined.content) {
             (Ok(remark), Some(content)) => match sound {

@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::encoding::codec::Codec;
 use crate::store::{identity, unchecked};
-use crate::wal::name::{FileName, NameError};
+use crate::wal::name::{FileKind, FileName, NameError};
 
 /// The name of a WAL file in an archive: its own name, and how it is compressed.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -19,7 +19,24 @@ impl StoredName {
     /// Returns the name that a file has in an archive.
     #[must_use]
     pub fn new(name: FileName, codec: Codec) -> Self {
+        // The name of a file that is being received says it itself.
+        let codec = name.received().map_or(codec, |(_, inner)| inner);
         Self { name, codec }
+    }
+
+    /// Returns every name under which an archive may hold a file.
+    #[must_use]
+    pub fn all(name: &FileName) -> Vec<Self> {
+        if name.received().is_some() {
+            return vec![Self::new(name.clone(), Codec::None)];
+        }
+        let mut all: Vec<_> = Codec::ALL.map(|codec| Self::new(name.clone(), codec)).into();
+        if let FileKind::Partial(segment) = name.kind() {
+            all.extend(
+                Codec::RECEIVED.map(|codec| Self::new(FileName::receiving(segment, codec), codec)),
+            );
+        }
+        all
     }
 
     /// Reads a name as it stands in an archive.

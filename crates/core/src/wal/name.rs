@@ -55,7 +55,9 @@ pub struct FileName(String);
 pub enum FileKind {
     /// A WAL segment, 24 upper-case hexadecimal digits.
     Segment(SegmentName),
-    /// The last, unfinished segment of a timeline, kept when a standby was promoted.
+    /// The last, unfinished segment of a timeline, kept when a standby was promoted, or received by
+    /// `pg_receivewal` so far. With compression the latter is `<segment>.gz.partial` or
+    /// `<segment>.lz4.partial` ([`FileName::received`]).
     Partial(SegmentName),
     /// A timeline history file, `TTTTTTTT.history`.
     History {
@@ -165,7 +167,9 @@ impl FileName {
             return FileKind::Other;
         };
         match extension {
-            "partial" => SegmentName::parse(stem).map_or(FileKind::Other, FileKind::Partial),
+            "partial" => SegmentName::parse(stem)
+                .or_else(|| self.received().map(|(segment, _)| segment))
+                .map_or(FileKind::Other, FileKind::Partial),
             "history" => match hex8(stem) {
                 Some(timeline) => FileKind::History { timeline },
                 None => FileKind::Other,
@@ -181,6 +185,22 @@ impl FileName {
                 .map_or(FileKind::Other, FileKind::Tail),
             _ => FileKind::Other,
         }
+    }
+
+    /// Returns which segment `pg_receivewal` writes under this name, and in which encoding: it puts the
+    /// encoding's extension before `.partial` (`get_walfile_name` in its `receivelog.c`). Such a file has no
+    /// other name in an archive.
+    #[must_use]
+    pub fn received(&self) -> Option<(SegmentName, Codec)> {
+        let (segment, extension) = self.0.strip_suffix(".partial")?.rsplit_once('.')?;
+        let codec = Codec::RECEIVED.into_iter().find(|codec| codec.extension() == extension)?;
+        Some((SegmentName::parse(segment)?, codec))
+    }
+
+    /// Makes the name under which `pg_receivewal` writes a segment in an encoding.
+    #[must_use]
+    pub fn receiving(segment: SegmentName, codec: Codec) -> Self {
+        Self(format!("{segment}.{}.partial", codec.extension()))
     }
 
     /// Makes the name under which an archive holds a server's own version of a segment that is already
@@ -230,6 +250,7 @@ impl FileName {
     pub fn stored(&self, codec: Codec) -> String {
         match codec {
             Codec::None => self.0.clone(),
+            _ if self.received().is_some() => self.0.clone(),
             encoded => format!("{}.{}", self.0, encoded.extension()),
         }
     }
@@ -242,10 +263,16 @@ impl FileName {
         for codec in Codec::ENCODED {
             let stem = stored.strip_suffix(codec.extension()).and_then(|s| s.strip_suffix('.'));
             if let Some(stem) = stem {
-                return Ok((Self::new(stem)?, codec));
+                let name = Self::new(stem)?;
+                return match name.received() {
+                    None => Ok((name, codec)),
+                    Some((_, inner)) => Err(NameError::Encoded(inner.extension())),
+                };
             }
         }
-        Ok((Self::new(stored)?, Codec::None))
+        let name = Self::new(stored)?;
+        let codec = name.received().map_or(Codec::None, |(_, codec)| codec);
+        Ok((name, codec))
     }
 }
 

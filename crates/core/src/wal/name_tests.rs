@@ -56,6 +56,28 @@ fn a_name_that_looks_encoded_is_refused_and_read_back_from_an_archive() {
     assert!(FileName::from_stored("a.gz.zst").is_err());
 }
 
+/// They were files that nobody knows: `verify` found `unknown`, and `init` did not see whose they are.
+#[test]
+fn what_pg_receivewal_writes_is_a_partial_segment_in_an_encoding() {
+    for (stored, codec) in [
+        ("000000010000000000000003.gz.partial", Codec::Gzip),
+        ("000000010000000000000003.lz4.partial", Codec::Lz4),
+    ] {
+        let (name, found) = FileName::from_stored(stored).unwrap();
+        assert_eq!((name.kind(), found), (FileKind::Partial(THREE), codec));
+        assert_eq!(name, FileName::receiving(THREE, codec));
+        assert_eq!(name.stored(codec), stored);
+        assert_eq!(name.received(), Some((THREE, codec)));
+        assert!(FileName::from_stored(&format!("{stored}.zst")).is_err());
+    }
+    // A server's own, compressed by an archiver.
+    let (name, codec) = FileName::from_stored("000000010000000000000003.partial.gz").unwrap();
+    assert_eq!((name.received(), codec), (None, Codec::Gzip));
+    for other in ["000000010000000000000003.zst.partial", "x.gz.partial"] {
+        assert_eq!(kind(other), FileKind::Other, "{other}");
+    }
+}
+
 #[test]
 fn a_tail_is_named_after_its_segment_and_its_contents_and_is_no_segment() {
     let tail = FileName::tail(THREE, Digest::of(b"x"));

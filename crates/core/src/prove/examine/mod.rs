@@ -25,11 +25,13 @@ const CHUNK: usize = 256 << 10;
 mod digests;
 mod ending;
 mod problems;
+mod received;
 
 use digests::{Claims, Hashed};
 use problems::{
     check_backup_history, damage, header_problem, read_problem, unreadable, unreadable_format,
 };
+use received::Received;
 
 /// No history file and no backup history file is longer than this.
 const MAX_OTHER_LEN: u64 = 4 << 20;
@@ -134,10 +136,14 @@ fn examine_with<V: Visit>(
             return Ok(found);
         }
     };
-    let raw = archived.read(expected.past_cache);
+    let (mut raw, mut codec) = (archived.read(expected.past_cache), archived.codec());
+    if name.received().is_some() {
+        raw = raw.and_then(|inner| Ok(Box::new(Received::new(codec, inner)?) as _));
+        codec = Codec::None;
+    }
     // One digest is enough if stored bytes and contents are the same, or if the digest of the contents is
     // there.
-    let encoded = archived.codec() != Codec::None;
+    let encoded = codec != Codec::None;
     let hash_raw =
         encoded && (expected.thorough || (claims.stored.is_some() && claims.content.is_none()));
     let mut raw = match raw {
@@ -148,7 +154,7 @@ fn examine_with<V: Visit>(
         }
     };
     let mut reading = Reading::new(name, expected, archived);
-    let ended = reading.run(&mut raw, archived.codec(), &mut found, each, visitor)?;
+    let ended = reading.run(&mut raw, codec, &mut found, each, visitor)?;
     if ended {
         found.content = reading.content;
         found.stored = match raw.hasher {

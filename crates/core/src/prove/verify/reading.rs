@@ -161,6 +161,27 @@ impl<'r> Reader<'r> {
     }
 }
 
+/// `pg_receivewal` fills a new file with zeros before it writes WAL there. For so long after the last change
+/// a file without WAL counts as new.
+const BEGINNING: Duration = Duration::from_secs(60);
+
+/// Returns whether a partial segment, of which no header could be read, is one that `pg_receivewal` has begun
+/// and written no WAL to. With compression, WAL stays in its memory for as long as it likes, and the file has
+/// at most the few bytes with which a stream begins.
+fn has_just_begun(visit: &dyn Visit, listed: &StoredName, size: Option<SegmentSize>) -> bool {
+    const STREAM_BEGINS: u64 = 32;
+    if size.is_some() || !matches!(listed.name.kind(), FileKind::Partial(_)) {
+        return false;
+    }
+    let Ok(there) = std::fs::symlink_metadata(visit.location().join(listed.to_string())) else {
+        return false;
+    };
+    if listed.name.received().is_some() {
+        return there.len() <= STREAM_BEGINS;
+    }
+    there.modified().is_ok_and(|at| at.elapsed().is_ok_and(|ago| ago < BEGINNING))
+}
+
 fn read_one(
     visit: &dyn Visit,
     listed: &StoredName,
@@ -201,9 +222,10 @@ fn read_one(
     if let Some(records) = examined.records {
         (head, tail, end) = (records.head, records.tail, Some(records.end));
     }
+    let problem = examined.problem.filter(|_| vanished || !has_just_begun(visit, listed, size));
     Read {
         listed: listed.clone(),
-        problem: examined.problem,
+        problem,
         content: examined.content,
         len: examined.len,
         had_digest: examined.had_digest,

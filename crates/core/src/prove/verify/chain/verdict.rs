@@ -18,15 +18,15 @@ impl Walk<'_> {
     ) -> (Chain, Vec<Finding>) {
         let blocked = self.over && self.total.stop.is_none();
         let mut notes = Vec::new();
+        if let Some(stop) = self.total.stop {
+            self.end = Some(stop.lsn);
+        }
         if self.consistent.is_none()
             && !self.start.end_record
             && let (Some(stop), Some(end)) = (self.start.stop, self.end)
             && stop <= end
         {
             self.consistent = Some(stop);
-        }
-        if let Some(stop) = self.total.stop {
-            self.end = Some(stop.lsn).or(self.end);
         }
         if !blocked {
             self.judge_start();
