@@ -14,7 +14,7 @@ use crate::prove::finding::{FindingKind, Problem};
 use crate::store::{StoredName, Visit, listing};
 use crate::sys;
 use crate::wal::history::Ancestor;
-use crate::wal::name::SegmentName;
+use crate::wal::name::{FileKind, SegmentName};
 use crate::wal::{End, Head, SegmentSize, Tail};
 
 /// How often the watcher is called at least.

@@ -22,6 +22,8 @@ enum Kind {
     History,
     Segment,
     Partial,
+    /// A partial segment whose name itself says how it is compressed.
+    Received,
     Backup,
     Tail,
 }
@@ -34,6 +36,9 @@ impl Packed {
                 (Kind::History, SegmentName { timeline, log: 0, segment: 0 })
             }
             FileKind::Segment(segment) => (Kind::Segment, segment),
+            FileKind::Partial(segment) if file.name.received().is_some() => {
+                (Kind::Received, segment)
+            }
             FileKind::Partial(segment) => (Kind::Partial, segment),
             FileKind::BackupHistory(segment) => (Kind::Backup, segment),
             FileKind::Tail(segment) => (Kind::Tail, segment),
@@ -57,6 +62,9 @@ impl Packed {
             Kind::History => format!("{timeline:08X}.history"),
             Kind::Segment => segment.to_string(),
             Kind::Partial => format!("{segment}.partial"),
+            Kind::Received => {
+                return Some(StoredName::new(FileName::receiving(segment, codec), codec));
+            }
             Kind::Backup => format!("{segment}.{low:08X}.backup"),
             Kind::Tail => format!("{segment}.tail.{high:08x}{low:08x}"),
         };
@@ -83,6 +91,12 @@ mod tests {
                 let file = StoredName::new(FileName::new(name).unwrap(), codec);
                 assert_eq!(Packed::of(&file).unwrap().name(), Some(file));
             }
+        }
+        for name in ["000000010000000200000003.gz.partial", "000000010000000200000003.lz4.partial"]
+        {
+            let file = StoredName::parse(name).unwrap();
+            let back = Packed::of(&file).unwrap().name().unwrap();
+            assert_eq!((back.to_string().as_str(), &back), (name, &file));
         }
         let other = StoredName::parse("000000010000000200000003.new").unwrap();
         assert_eq!(Packed::of(&other), None);
