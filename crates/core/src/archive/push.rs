@@ -346,7 +346,7 @@ impl Running<'_> {
                 }
             }
             if self.archive(&name) {
-                archived.note(self.held, *segment);
+                archived.note(self.held, *segment)?;
             }
         }
         Ok(())
