@@ -124,6 +124,27 @@ fn from_a_backup_label_the_end_of_the_backup_has_to_be_there() {
     from(&place, &label, &[]).finds(&["000000010000000000000002: gap"]);
 }
 
+/// A label in Latin 1 was "neither an LSN nor a readable backup_label", and such a `.backup` file
+/// was passed over.
+#[test]
+fn a_label_in_another_encoding_is_a_start() {
+    let to_latin = |path: &str| {
+        let text = fs::read_to_string(path).unwrap().replace("weekly", "w\u{f6}chentlich");
+        let bytes: Vec<u8> = text.chars().map(|c| u8::try_from(u32::from(c)).unwrap()).collect();
+        fs::write(path, bytes).unwrap();
+    };
+    let (place, _, backup) = with_backup(5);
+    let label = backup.label(&place, 1);
+    to_latin(&label);
+    from(&place, &label, &[]).finds(&[]);
+    backup.archive(&place, 1);
+    let name = format!("{}.{:08X}.backup", segment_name(1, 2), backup.redo % MB as u64);
+    to_latin(&place.path("archive").join(name).display().to_string());
+    let proved = from(&place, &format!("0/{:X}", backup.redo), &[]);
+    proved.finds(&[]);
+    assert_eq!(proved.report["from"]["consistent_at"], format!("0/{:X}", backup.end));
+}
+
 /// `verify --from` took any label, and the server said that it could not locate the checkpoint record.
 #[test]
 fn the_record_at_the_labels_checkpoint_location_has_to_be_a_checkpoint() {

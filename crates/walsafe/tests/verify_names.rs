@@ -7,7 +7,7 @@ mod common;
 use std::fs::{self, File};
 use std::time::{Duration, SystemTime};
 
-use common::{MB, OURS, Place, Run, Verified, Wal, segment_name, segments, set_digests, walsafe};
+use common::{MB, OURS, Place, Run, Wal, segment_name, segments, set_digests, walsafe};
 
 const NINE: &str = "000000010000000000000009";
 
@@ -97,26 +97,6 @@ fn an_encoded_file_of_an_unknown_kind_is_decoded_too() {
     let path = place.put(&name, b"no zstd");
     set_digests(&path, b"no zstd", b"of a newer server");
     place.verify().finds(&[&format!("{name}: corrupt")]);
-}
-
-/// A label in Latin 1 was "neither an LSN nor a readable backup_label", and such a `.backup` file
-/// was passed over.
-#[test]
-fn a_label_in_another_encoding_is_a_start() {
-    let place = place();
-    let label = b"START WAL LOCATION: 0/200028 (file 000000010000000000000002)\n\
-        CHECKPOINT LOCATION: 0/200060\nLABEL: w\xf6chentlich\nSTART TIMELINE: 1\n";
-    let path = place.path("backup_label");
-    fs::write(&path, label).unwrap();
-    let from = || {
-        Verified::of(
-            walsafe().args(["verify", "--json", "--from"]).args([&path, &place.path("archive")]),
-        )
-    };
-    from().finds(&[]);
-    let end = b"STOP WAL LOCATION: 0/600100 (file 000000010000000000000006)\n";
-    place.put("000000010000000000000002.00000028.backup", &[&label[..], end].concat());
-    from().finds(&["000000010000000000000006: gap"]);
 }
 
 /// Because of another cluster's segment size, gaps were reported that do not exist.

@@ -44,11 +44,10 @@ pub(super) fn judge(
         // The first timeline has no ancestors, so it has no history file.
         FileKind::History { timeline: 1 } => Ok(end("")),
         FileKind::History { timeline } => judge_history(request, visit, timeline),
-        // If these are missing, no WAL is missing: backup history files and tails are for people, and
-        // recovery asks for whole segments only.
-        FileKind::Partial(_) | FileKind::BackupHistory(_) | FileKind::Tail(_) | FileKind::Other => {
-            Ok(end(""))
-        }
+        FileKind::Tail(_) => Ok(Verdict::End("a tail is not part of any recovery".to_owned())),
+        // If these are missing, no WAL is missing: a backup history file is for people, and recovery asks
+        // for whole segments only.
+        FileKind::Partial(_) | FileKind::BackupHistory(_) | FileKind::Other => Ok(end("")),
     }
 }
 

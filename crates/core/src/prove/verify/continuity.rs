@@ -1,244 +1,61 @@
 //! What is missing: within each timeline, over the switches between them, and history files.
 
-use std::collections::TryReserveError;
-
+use super::coverage::{ByTimeline, Coverage, Each, Stop};
 use super::histories::{Shelf, is_unwritten};
 use crate::prove::finding::{Finding, FindingKind, Problem};
 use crate::store::Visit;
-use crate::wal::name::FileKind;
-use crate::wal::timeline::{Leg, Run, Stretch, Stretches, Timelines};
-use crate::wal::{Lsn, SegmentSize};
+use crate::wal::Lsn;
+use crate::wal::timeline::{Leg, Stretch, Stretches, Timelines};
 
-/// Takes a finding.
-pub(super) type Each<'e> = &'e mut dyn FnMut(Finding) -> Result<(), Stop>;
-
-/// Why findings are not looked for any further.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stop {
-    /// One is enough.
-    Found,
-    /// There is no memory.
-    NoMemory,
-}
-
-impl From<TryReserveError> for Stop {
-    fn from(_: TryReserveError) -> Self {
-        Self::NoMemory
-    }
-}
-
-/// The segments of every timeline, by their names.
+/// Calls `each` with the findings of what is missing: within each timeline, over each switch, and history
+/// files.
 ///
-/// Invariant: what grows with the archive is reserved before it is used.
-#[derive(Debug)]
-pub(super) struct Coverage {
-    pub(super) size: SegmentSize,
-    /// Where there are whole segments.
-    whole: ByTimeline<Stretches>,
-    /// Start of the last partial segment.
-    partial: ByTimeline<Lsn>,
-    /// Up to where the names say that there is, or was, WAL, if two looks agree on that.
-    agreed: ByTimeline<Lsn>,
-}
-
-impl Coverage {
-    /// Begins with none. `size` is used for segments whose header says nothing.
-    pub(super) const fn new(size: SegmentSize) -> Self {
-        Self {
-            size,
-            whole: ByTimeline::new(),
-            partial: ByTimeline::new(),
-            agreed: ByTimeline::new(),
+/// # Errors
+/// What `each` returned, or there is no memory for the stretches.
+pub(super) fn gaps(
+    coverage: &Coverage,
+    visit: &dyn Visit,
+    timelines: &Timelines,
+    each: Each<'_>,
+) -> Result<(), Stop> {
+    let shelf = Shelf { visit, timelines, coverage };
+    // Two timelines may need the same stretch of a third.
+    let mut missing: ByTimeline<Stretches> = ByTimeline::new();
+    shelf.findings().into_iter().try_for_each(&mut *each)?;
+    shelf.missing_before_branches(&mut |timeline, stretch| {
+        missing.entry(timeline)?.insert(stretch)
+    })?;
+    for (timeline, whole) in coverage.whole.iter() {
+        let (Some(first), Some(end)) = (whole.first(), whole.end()) else { continue };
+        let to = coverage.reach(timeline).map_or(end, |reach| reach.max(end));
+        let within = Stretch { from: first, to };
+        missing.entry(timeline)?.extend(whole.uncovered(within))?;
+        if timeline > 1 && !timelines.has_history(timeline) {
+            each(missing_history(timeline))?;
         }
-    }
-
-    /// Adds a file by its name. A damaged file is there all the same: it has a finding of its own.
-    ///
-    /// # Errors
-    /// There is no memory for it.
-    pub(super) fn add(
-        &mut self,
-        kind: FileKind,
-        size: Option<SegmentSize>,
-    ) -> Result<(), TryReserveError> {
-        let size = size.unwrap_or(self.size);
-        match kind {
-            FileKind::Segment(segment) => {
-                if let Some(from) = segment.start(size).or_else(|| segment.start(self.size)) {
-                    let to = from.advanced(size.bytes().into());
-                    self.whole.entry(segment.timeline)?.insert(Stretch { from, to })?;
-                }
-            }
-            FileKind::Partial(segment) => {
-                if let Some(start) = segment.start(size) {
-                    let last = self.partial.entry(segment.timeline)?;
-                    *last = start.max(*last);
-                }
-            }
-            _ => {}
+        let route = timelines.route(timeline, Lsn::default(), coverage.size);
+        if first < route.from {
+            each(wrong_history(timeline, first, route.from))?;
+            continue;
         }
-        Ok(())
-    }
-
-    /// Returns where there are whole segments of a timeline.
-    pub(super) fn whole(&self, timeline: u32) -> &Stretches {
-        const NONE: &Stretches = &Stretches::new();
-        self.whole.get(timeline).unwrap_or(NONE)
-    }
-
-    /// Returns the timelines of which there is a whole segment, by number.
-    pub(super) fn written(&self) -> impl Iterator<Item = u32> {
-        self.whole.iter().map(|(timeline, _)| timeline)
-    }
-
-    /// Returns the timelines of which there is a partial segment, and where the last one begins.
-    pub(super) fn partials(&self) -> impl Iterator<Item = (u32, Lsn)> {
-        self.partial.iter().map(|(timeline, start)| (timeline, *start))
-    }
-
-    /// Returns the end of the last whole segment.
-    fn end(&self, timeline: u32) -> Option<Lsn> {
-        self.whole(timeline).end()
-    }
-
-    /// Returns up to where the names say that there is, or was, WAL of a timeline.
-    fn reach(&self, timeline: u32) -> Option<Lsn> {
-        let agreed = self.agreed.get(timeline).copied();
-        agreed.or_else(|| self.end(timeline).max(self.partial.get(timeline).copied()))
-    }
-
-    /// Returns the stretches of `within` that no whole segment of the timeline covers.
-    fn uncovered(&self, timeline: u32, within: Stretch) -> impl Iterator<Item = Stretch> {
-        self.whole(timeline).uncovered(within)
-    }
-
-    /// Makes the finding of segments that are missing.
-    fn missing(&self, timeline: u32, stretch: Stretch) -> Finding {
-        let Run { first, last, count } = stretch.segments(timeline, self.size);
-        let reason = match count {
-            1 => "the segment is missing".to_owned(),
-            count => format!("{count} segments are missing, {first} to {last}"),
-        };
-        Finding { file: first.to_string(), problem: Problem::new(FindingKind::Gap, reason) }
-    }
-
-    /// Calls `each` with the findings of what is missing: within each timeline, over each switch, and history
-    /// files.
-    ///
-    /// # Errors
-    /// What `each` returned, or there is no memory for the stretches.
-    pub(super) fn gaps(
-        &self,
-        visit: &dyn Visit,
-        timelines: &Timelines,
-        each: Each<'_>,
-    ) -> Result<(), Stop> {
-        let shelf = Shelf { visit, timelines, coverage: self };
-        // Two timelines may need the same stretch of a third.
-        let mut missing: ByTimeline<Stretches> = ByTimeline::new();
-        shelf.findings().into_iter().try_for_each(&mut *each)?;
-        shelf.missing_before_branches(&mut |timeline, stretch| {
-            missing.entry(timeline)?.insert(stretch)
-        })?;
-        for (timeline, whole) in self.whole.iter() {
-            let (Some(first), Some(end)) = (whole.first(), whole.end()) else { continue };
-            let to = self.reach(timeline).map_or(end, |reach| reach.max(end));
-            let within = Stretch { from: first, to };
-            missing.entry(timeline)?.extend(whole.uncovered(within))?;
-            if timeline > 1 && !timelines.has_history(timeline) {
-                each(missing_history(timeline))?;
+        // What was cleaned up before the oldest segment is not missing.
+        let oldest = |leg: &Leg| coverage.whole(leg.timeline).first_in(leg.stretch);
+        let Some(reach) = route.legs.iter().filter_map(oldest).min() else { continue };
+        let mut written = 0;
+        for Leg { timeline: own, stretch } in route.legs {
+            let needed = Stretch { from: reach.max(stretch.from), ..stretch };
+            // Of one that was never written, the WAL of the timeline before goes on.
+            if written == 0 || !is_unwritten(&shelf, own, timeline) {
+                written = own;
             }
-            let route = timelines.route(timeline, Lsn::default(), self.size);
-            if first < route.from {
-                each(wrong_history(timeline, first, route.from))?;
-                continue;
-            }
-            // What was cleaned up before the oldest segment is not missing.
-            let oldest = |leg: &Leg| self.whole(leg.timeline).first_in(leg.stretch);
-            let Some(reach) = route.legs.iter().filter_map(oldest).min() else { continue };
-            let mut written = 0;
-            for Leg { timeline: own, stretch } in route.legs {
-                let needed = Stretch { from: reach.max(stretch.from), ..stretch };
-                // Of one that was never written, the WAL of the timeline before goes on.
-                if written == 0 || !is_unwritten(&shelf, own, timeline) {
-                    written = own;
-                }
-                missing.entry(written)?.extend(self.uncovered(written, needed))?;
-            }
-            missing.entry(timeline)?.insert(Stretch { from: route.from, to: first })?;
+            missing.entry(written)?.extend(coverage.uncovered(written, needed))?;
         }
-        for (timeline, missing) in missing.iter() {
-            missing.iter().try_for_each(|stretch| each(self.missing(timeline, stretch)))?;
-        }
-        Ok(())
+        missing.entry(timeline)?.insert(Stretch { from: route.from, to: first })?;
     }
-
-    /// Returns what two looks at one archive, one after the other, agree on: what either has seen is there,
-    /// and nothing counts that lies before what the second one has seen (it was removed since) or behind what
-    /// the first one has (it has come since). A gap in this is one that both have seen.
-    ///
-    /// # Errors
-    /// There is no memory for it.
-    pub(super) fn agreed(earlier: &Self, later: &Self) -> Result<Self, TryReserveError> {
-        let mut agreed = Self::new(later.size);
-        for (timeline, whole) in later.whole.iter() {
-            let Some(from) = whole.first() else { continue };
-            let Some(to) = earlier.reach(timeline).min(later.reach(timeline)) else { continue };
-            let within = Stretch { from, to };
-            let both = agreed.whole.entry(timeline)?;
-            both.extend(whole.covered(within))?;
-            both.extend(earlier.whole(timeline).covered(within))?;
-            *agreed.agreed.entry(timeline)? = to;
-            if let Some(partial) = later.partial.get(timeline) {
-                *agreed.partial.entry(timeline)? = *partial;
-            }
-        }
-        Ok(agreed)
+    for (timeline, missing) in missing.iter() {
+        missing.iter().try_for_each(|stretch| each(coverage.missing(timeline, stretch)))?;
     }
-
-    /// Returns whether a segment that was there has been removed since.
-    pub(super) fn lacks_some_of(&self, earlier: &Self) -> bool {
-        earlier.whole.iter().any(|(timeline, whole)| {
-            whole.iter().any(|stretch| self.uncovered(timeline, stretch).next().is_some())
-        })
-    }
-}
-
-/// A value for each of some timelines, by number.
-#[derive(Debug)]
-struct ByTimeline<T>(Vec<(u32, T)>);
-
-impl<T> ByTimeline<T> {
-    const fn new() -> Self {
-        Self(Vec::new())
-    }
-
-    fn position(&self, timeline: u32) -> Result<usize, usize> {
-        self.0.binary_search_by_key(&timeline, |(timeline, _)| *timeline)
-    }
-
-    fn get(&self, timeline: u32) -> Option<&T> {
-        self.0.get(self.position(timeline).ok()?).map(|(_, value)| value)
-    }
-
-    /// Returns the timeline's value, a new one if it has none.
-    #[allow(clippy::indexing_slicing, reason = "the entry was found or made there")]
-    fn entry(&mut self, timeline: u32) -> Result<&mut T, TryReserveError>
-    where
-        T: Default,
-    {
-        self.0.try_reserve(1)?;
-        let position = self.position(timeline).unwrap_or_else(|position| {
-            self.0.insert(position, (timeline, T::default()));
-            position
-        });
-        let (_, value) = &mut self.0[position];
-        Ok(value)
-    }
-
-    fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
-        self.0.iter().map(|(timeline, value)| (*timeline, value))
-    }
+    Ok(())
 }
 
 fn missing_history(timeline: u32) -> Finding {

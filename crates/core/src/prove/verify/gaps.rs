@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::continuity::{Coverage, Each, Stop};
+use super::continuity;
+use super::coverage::{Coverage, Each, Stop};
 use super::reading::Reader;
 use super::timelines::Histories;
 use super::{Progress, VerifyError};
@@ -43,7 +44,9 @@ pub fn gaps(
     let mut looks = Looks {
         reader: &mut Reader::new(&visit, None, 1, watch),
         size,
-        shows: &|coverage, histories, each| coverage.gaps(&visit, &histories.timelines, each),
+        shows: &|coverage, histories, each| {
+            continuity::gaps(coverage, &visit, &histories.timelines, each)
+        },
     };
     let first = looks.look(&mut histories)?;
     let mut findings = Findings::default();

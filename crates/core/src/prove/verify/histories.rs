@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
 
-use super::continuity::Coverage;
+use super::coverage::Coverage;
 use crate::encoding::codec::Codec;
 use crate::prove::finding::{Finding, FindingKind, Problem};
 use crate::store::{StoredName, Visit};

@@ -22,6 +22,7 @@ use crate::wal::End;
 mod accepted;
 mod chain;
 mod continuity;
+mod coverage;
 mod gaps;
 mod histories;
 mod names;
@@ -192,7 +193,9 @@ pub fn verify(
     let mut looks = Looks {
         size: coverage.size,
         reader: &mut reader,
-        shows: &|coverage, histories, each| coverage.gaps(&visit, &histories.timelines, each),
+        shows: &|coverage, histories, each| {
+            continuity::gaps(coverage, &visit, &histories.timelines, each)
+        },
     };
     let agreed = looks.agree((coverage, begun), &mut histories, &mut report.findings)?;
     report.findings.sort();
@@ -220,7 +223,7 @@ fn prove(
         shows: &|coverage, histories, _| {
             let shelf = Shelf { visit, timelines: &histories.timelines, coverage };
             let gap = chain::shows_gap(&start, options.target, &shelf);
-            if gap { Err(continuity::Stop::Found) } else { Ok(()) }
+            if gap { Err(coverage::Stop::Found) } else { Ok(()) }
         },
     };
     let first = looks.look(&mut histories)?;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::continuity::Coverage;
+use super::coverage::Coverage;
 use super::gaps::BETWEEN_LOOKS;
 use super::neighbours::{Encodings, Joints};
 use super::reading::{Read, Reader};
