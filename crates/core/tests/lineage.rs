@@ -424,33 +424,3 @@ fn a_history_file_that_is_not_needed_and_cannot_be_read_is_a_warning() {
         assert_eq!(archive(&ended, &job).unwrap().notices, []);
     }
 }
-
-/// A look that failed once was the last one: nobody warned of a drill that began while the storage had trouble.
-#[cfg(feature = "fault-injection")]
-#[test]
-fn a_look_at_the_timeline_before_that_failed_is_made_again() {
-    use walsafe_core::sys::fault::{Effect, Fault, Op, Plan as Faults};
-    let (switch, _) = version(&[]);
-    let (_, content) = version(&[40_000]);
-    for skip in 0..60 {
-        let mut world = world(2);
-        world.plan.check_wal = walsafe_core::server::settings::CheckWal::Off;
-        history(&world, 2, &[(1, switch)]);
-        fs::write(world.archive.join(segment_name(1, 4)), "").unwrap();
-        let jobs = [3, 4].map(|n| world.wal(&segment_name(2, n), &content));
-        let ended = pool(&world, 1);
-        let effect = Effect::Fail(libc::EIO);
-        let faults = Faults::everywhere(vec![Fault { op: Op::Open, skip, times: 1, effect }]);
-        let first = archive(&ended, &jobs[0]);
-        drop(faults);
-        let Ok(first) = first else { continue };
-        let failed = |notice: &Notice| notice.message.starts_with("could not find out whether");
-        if !first.notices.iter().any(failed) {
-            continue;
-        }
-        let second = archive(&ended, &jobs[1]).unwrap().notices;
-        assert!(second.iter().any(|n| n.message.starts_with("WAL after")), "{second:?}");
-        return;
-    }
-    panic!("no look failed");
-}
