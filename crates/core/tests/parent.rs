@@ -93,8 +93,7 @@ fn a_file_that_waits_goes_on_waiting() {
     promoted.archive(2);
     let status = promoted.world.pg_wal.join("archive_status");
     let name = segment_name(1, 3);
-    fs::rename(status.join(format!("{name}.done")), status.join(format!("{name}.ready")))
-        .unwrap();
+    fs::rename(status.join(format!("{name}.done")), status.join(format!("{name}.ready"))).unwrap();
     promoted.promote();
     assert_eq!(promoted.archived(), [2, 3, 4]);
     assert_eq!(promoted.marks(), ["done", "done", "ready", "done", "done"]);
@@ -154,6 +153,23 @@ fn damage_and_holes_are_told_in_one_warning_and_what_follows_is_archived() {
     let range = format!("{} to {}", segment_name(1, 2), segment_name(1, 3));
     assert!(notices[1].detail.contains(&range), "{notices:?}");
     assert!(notices[1].detail.contains("checksum"), "{notices:?}");
+}
+
+/// What the server hands over itself, whatever is wrong with it, comes before what follows it.
+#[test]
+fn nothing_passes_a_damaged_file_that_waits() {
+    let promoted = Promoted::new();
+    promoted.archive(2);
+    let mut damaged = promoted.segments[2].clone();
+    damaged[SIZE as usize / 2 + 1000] ^= 1;
+    let name = segment_name(1, 3);
+    promoted.world.wal(&name, &damaged);
+    let status = promoted.world.pg_wal.join("archive_status");
+    fs::rename(status.join(format!("{name}.done")), status.join(format!("{name}.ready"))).unwrap();
+    let notices = promoted.promote();
+    assert_eq!(promoted.archived(), [2]);
+    assert_eq!(levels(&notices), [Level::Warning]);
+    assert!(notices[0].detail.contains("checksum"), "{notices:?}");
 }
 
 /// Another server wrote the archive's newest: none of ours may come behind it.

@@ -11,7 +11,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::time::Duration;
 
 use super::attempt::archive_alone;
 use super::notice::{Level, Notice};
@@ -25,6 +26,9 @@ use crate::store::beyond::beyond;
 use crate::store::{Progress, Store, StoredName, Visit};
 use crate::sys::buffer::Buffer;
 use crate::wal::name::{FileKind, FileName};
+
+/// Pause between two tries to look, while another thread looks.
+const WAIT: Duration = Duration::from_millis(2);
 
 /// How often the archive is asked, a file at a time, where the timeline before ends there, if that fails.
 const LOOKS: u32 = 3;
@@ -51,6 +55,8 @@ enum Subject {
 pub(super) struct Arrival {
     /// Locked while a thread looks: the files of others wait until the history files are there.
     seen: Mutex<Seen>,
+    /// The progress of the thread that looks.
+    looks: Mutex<Option<Arc<Progress>>>,
     /// Raised by what may have led the path to another disk. The first visit is made again then.
     era: AtomicU64,
     /// What the administrator is to be told with the next success.
@@ -83,9 +89,9 @@ impl Arrival {
         store: &dyn Store,
         job: &Job,
         buffer: &mut Buffer,
-        progress: &Progress,
+        progress: &Arc<Progress>,
     ) -> Result<(), Error> {
-        let mut seen = lock(&self.seen);
+        let mut seen = self.enter(progress);
         let era = self.era.load(Ordering::Relaxed);
         let looks = |timeline: &u32| seen.timelines.get(timeline).copied().unwrap_or(LOOKS);
         let new_timeline = job.name.timeline().filter(|timeline| looks(timeline) > 0);
@@ -113,6 +119,26 @@ impl Arrival {
             seen.timelines.insert(timeline, left);
         }
         Ok(())
+    }
+
+    /// Waits until no other thread looks. As long as that one moves, so does whoever waits for it: a long look
+    /// is no hang.
+    fn enter(&self, progress: &Arc<Progress>) -> MutexGuard<'_, Seen> {
+        let mut steps = None;
+        let seen = loop {
+            match self.seen.try_lock() {
+                Ok(seen) => break seen,
+                Err(TryLockError::Poisoned(seen)) => break seen.into_inner(),
+                Err(TryLockError::WouldBlock) => std::thread::sleep(WAIT),
+            }
+            let now = lock(&self.looks).as_ref().map(|looks| looks.steps());
+            if now != steps {
+                progress.tick();
+            }
+            steps = now;
+        };
+        *lock(&self.looks) = Some(Arc::clone(progress));
+        seen
     }
 
     /// A call failed or hung: the path may lead to another disk from here on.
@@ -321,3 +347,33 @@ fn look_back(
 
 /// What to do about a server that archives beside the one that it was made from.
 const DRILL_HINT: &str = "In a drill, set \"archive_mode\" to \"off\" or give this server an archive directory of its own, and move what it has archived on its own timeline out of this archive. After a failover, keep the WAL of the old timeline until nobody misses anything in it.";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The file that the server asked for was reported as hanging while it waited for a long listing that
+    /// another file's thread had begun.
+    #[test]
+    fn whoever_waits_for_another_threads_look_moves_with_it_and_stands_still_with_it() {
+        let arrival = Arrival::default();
+        let (looks, waits) = (Arc::new(Progress::default()), Arc::new(Progress::default()));
+        let seen = arrival.enter(&looks);
+        std::thread::scope(|scope| {
+            scope.spawn(|| drop(arrival.enter(&waits)));
+            std::thread::sleep(20 * WAIT);
+            let before = waits.steps();
+            std::thread::sleep(20 * WAIT);
+            assert_eq!(waits.steps(), before);
+            for _ in 0..2000 {
+                looks.tick();
+                std::thread::sleep(WAIT);
+                if waits.steps() >= before + 3 {
+                    break;
+                }
+            }
+            assert!(waits.steps() >= before + 3);
+            drop(seen);
+        });
+    }
+}

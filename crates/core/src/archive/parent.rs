@@ -126,8 +126,9 @@ impl Leading<'_> {
             if let Some(refusal) = refusal {
                 refused.push_str(&format!(" {}: {}.", segment.name, refusal.reason()));
                 match refusal {
-                    Refusal::Damaged(_) => continue,
-                    Refusal::Foreign(_) => break,
+                    Refusal::Damaged(_) if !segment.waiting => continue,
+                    // Nothing passes what the server is about to ask for (guarantee G13).
+                    Refusal::Damaged(_) | Refusal::Foreign(_) => break,
                 }
             }
         }
