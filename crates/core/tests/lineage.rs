@@ -379,3 +379,52 @@ fn wal_that_the_parent_timeline_has_past_the_switch_is_named_once() {
         assert!(row.detail.starts_with(&at) && row.detail.contains(named), "{row:?}");
     }
 }
+
+/// A file ahead, in another thread, archived the history file that the server was about to ask for: what was
+/// to be said of the timeline before went with that thread's receipt, which nobody sees.
+#[test]
+fn a_history_file_that_waits_is_left_to_the_servers_own_call() {
+    let world = world(2);
+    let two = history(&world, 2, &[(1, START)]);
+    let ready = world.pg_wal.join("archive_status/00000002.history.ready");
+    fs::create_dir(ready.parent().unwrap()).unwrap();
+    fs::write(&ready, "").unwrap();
+    let (_, content) = version(&[]);
+    let segment = world.wal(&segment_name(2, 3), &content);
+    let ended = pool(&world, 2);
+    archive(&ended, &segment).unwrap();
+    assert!(!world.path(&two).exists());
+    assert!(!archive(&ended, &two).unwrap().already_present());
+
+    // Once it does not wait, it is looked for like any other.
+    fs::rename(&ready, ready.with_extension("done")).unwrap();
+    fs::remove_file(world.path(&two)).unwrap();
+    archive(&ended, &segment).unwrap();
+    assert!(world.path(&two).exists());
+}
+
+/// A history file that nobody can read blocked every file, also where the server does not descend from it.
+#[test]
+fn a_history_file_that_is_not_needed_and_cannot_be_read_is_a_warning() {
+    let (_, content) = version(&[]);
+    for (lines, stops) in
+        [(&[(1, 0x10_0000), (2, 0x20_0000)][..], true), (&[(1, 0x10_0000)], false)]
+    {
+        let world = world(3);
+        fs::create_dir(world.pg_wal.join("00000002.history")).unwrap();
+        history(&world, 3, lines);
+        let job = world.wal(&segment_name(3, 3), &content);
+        let ended = pool(&world, 2);
+        let result = archive(&ended, &job);
+        assert_eq!(world.archive.join("00000003.history").exists(), !stops);
+        if stops {
+            assert_eq!(result.unwrap_err().kind(), ErrorKind::SourceUnreadable);
+            continue;
+        }
+        let mut notices = result.unwrap().notices;
+        notices.retain(|notice| notice.level == Level::Warning);
+        let [notice] = &notices[..] else { panic!("{notices:?}") };
+        assert!(notice.message.starts_with("could not archive \"00000002.history\""), "{notice:?}");
+        assert_eq!(archive(&ended, &job).unwrap().notices, []);
+    }
+}

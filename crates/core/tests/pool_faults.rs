@@ -6,15 +6,17 @@
 mod common;
 #[path = "common/pools.rs"]
 mod pools;
+mod wal_support;
 
 use std::fs;
 use std::time::Duration;
 
 use common::*;
 use pools::*;
-use walsafe_core::archive::Job;
 use walsafe_core::archive::pool::{AHEAD_PER_WORKER, Pool};
+use walsafe_core::archive::{Job, Notice};
 use walsafe_core::error::ErrorKind;
+use walsafe_core::server::settings::CheckWal;
 use walsafe_core::sys::fault::{Effect, Fault, Op, Plan as Faults};
 
 fn hang(op: Op, skip: usize, times: usize) -> Faults {
@@ -412,5 +414,79 @@ fn a_thread_that_cannot_be_started_is_reported_at_once_as_what_it_is() {
     let _faults = none();
     for job in &jobs[1..] {
         archive(&pool, job).unwrap();
+    }
+}
+
+/// A look that failed once was the last one: nobody warned of a drill that began while the storage had trouble.
+#[test]
+fn a_look_at_the_timeline_before_that_failed_is_made_again() {
+    let _alone = alone();
+    for skip in 0..60 {
+        let mut world = World::new();
+        world.plan.check_wal = CheckWal::Off;
+        world.init();
+        world.wal("00000002.history", b"1\t0/300028\treason\n");
+        fs::write(world.archive.join(segment_name(1, 4)), "").unwrap();
+        let jobs = [3, 4].map(|n| world.wal(&segment_name(2, n), &segment(1, n, 1)));
+        let pool = pool(&world, 1);
+        let effect = Effect::Fail(libc::EIO);
+        let faults = Faults::everywhere(vec![Fault { op: Op::Open, skip, times: 1, effect }]);
+        let first = archive(&pool, &jobs[0]);
+        drop(faults);
+        let Ok(first) = first else { continue };
+        let failed = |notice: &Notice| notice.message.starts_with("could not find out whether");
+        if !first.notices.iter().any(failed) {
+            continue;
+        }
+        let second = archive(&pool, &jobs[1]).unwrap().notices;
+        assert!(second.iter().any(|n| n.message.starts_with("WAL after")), "{second:?}");
+        return;
+    }
+    panic!("no look failed");
+}
+
+/// After a hang in one of the last files of the timeline before, all others of it and the history file were
+/// published by the call that had been given up, whatever the path led to by then.
+#[test]
+fn nothing_of_the_timeline_before_is_published_after_a_hang_in_it() {
+    let _alone = alone();
+    for retire in [false, true] {
+        let mut world = World::new();
+        world.plan.cluster.system_identifier = wal_support::SYSID;
+        world.init();
+        let mut writer = wal_support::Writer::new(8192, SEGMENT as u64);
+        while writer.bytes.len() < 5 * SEGMENT {
+            writer.record(0, 0x20, &wal_support::data(4000));
+        }
+        fs::create_dir(world.pg_wal.join("archive_status")).unwrap();
+        let mut held = Vec::new();
+        for (n, content) in (1..=4).zip(writer.segments()) {
+            let name = segment_name(1, n);
+            fs::write(world.pg_wal.join(format!("archive_status/{name}.done")), "").unwrap();
+            held.push(world.wal(&name, content));
+        }
+        world.run(&held[0]).unwrap();
+        let history = world.wal("00000002.history", b"1\t0/500028\treason\n");
+        let ended = pool(&world, 1);
+        // The copies of the history file, of the first segment beside, which is there, and of the next one.
+        let faults = hang(Op::Flush, 2, 1);
+        ended.ask(&history);
+        wait_until("the hang", || faults.hits() == 1);
+        assert!(!world.path(&held[2]).exists());
+        if retire {
+            ended.retire();
+        } else {
+            ended.hold(Duration::ZERO);
+        }
+        faults.release();
+        wait_until("the thaw", || ended.busy().is_none());
+        for job in [&held[2], &held[3], &history] {
+            assert!(!world.path(job).exists(), "{}", job.name);
+        }
+        assert!(world.pg_wal.join(format!("archive_status/{}.ready", held[3].name)).exists());
+        drop(faults);
+        let again = pool(&world, 1);
+        archive(&again, &history).unwrap();
+        assert!(held.iter().all(|job| world.path(job).exists()));
     }
 }

@@ -38,13 +38,14 @@ pub fn archive_file(
     buffer: &mut Buffer,
     progress: &Progress,
 ) -> Result<Receipt, Error> {
-    let notices = bring_parent(plan, store, seam, job, buffer, progress);
+    let notices = bring_parent(plan, store, seam, job, buffer, progress, &|| true);
     let mut receipt = archive_alone(plan, store, seam, job, buffer, progress)?;
     receipt.notices.splice(0..0, notices);
     Ok(receipt)
 }
 
-/// Archives what must be in the archive before a history file gets its name: see [`parent::bring`].
+/// Archives what must be in the archive before a history file gets its name: see [`parent::bring`]. Each file
+/// is begun only while `may` says so.
 pub(super) fn bring_parent(
     plan: &Plan,
     store: &dyn Store,
@@ -52,8 +53,12 @@ pub(super) fn bring_parent(
     job: &Job,
     buffer: &mut Buffer,
     progress: &Progress,
+    may: &dyn Fn() -> bool,
 ) -> Vec<Notice> {
-    let mut archive = |job: &Job| archive_alone(plan, store, seam, job, buffer, progress);
+    let mut archive = |job: &Job| match may() {
+        true => archive_alone(plan, store, seam, job, buffer, progress),
+        false => Err(Error::Replaced { path: plan.destination.path().to_owned() }),
+    };
     parent::bring(plan, store, job, progress, &mut archive)
 }
 

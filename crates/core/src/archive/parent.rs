@@ -9,11 +9,12 @@
 use super::notice::{Level, Notice};
 use super::plan::{Job, Plan, Receipt};
 use crate::encoding::codec::Codec;
-use crate::error::{Action, Activity, Error};
+use crate::error::{Action, Activity, Error, ErrorKind};
 use crate::server::held::{self, Held, HeldSegment};
 use crate::store::lag::{self, Archived, Judge, Refusal};
 use crate::store::{Progress, Store, StoredName};
 use crate::sys::buffer::Buffer;
+use crate::wal::Lsn;
 use crate::wal::history::Ancestor;
 use crate::wal::name::{FileKind, FileName};
 use crate::wal::timeline::Run;
@@ -100,26 +101,50 @@ impl Leading<'_> {
         let (mut judge, mut refused) = (Judge::new(held, &*visit, self.progress), String::new());
         let mut buffer = Buffer::new()
             .map_err(|e| Error::io(Action::ReserveMemory, visit.location().to_owned(), e))?;
-        for segment in lacking {
-            let refusal = judge.judge(&archived, segment, &mut buffer)?;
+        for segment in self.beside(&archived, &lacking).into_iter().chain(lacking) {
+            let Ok(name) = FileName::new(&segment.name.to_string()) else { continue };
+            let there = archived.has(segment.start);
+            let mut refusal = match there {
+                true => None,
+                false => judge.judge(&archived, segment, &mut buffer)?,
+            };
+            if refusal.is_none() {
+                let source = held.pg_wal.join(name.as_str());
+                match archive(&Job { name, source }) {
+                    Err(e) if there && says_nothing(e.kind()) => {}
+                    Err(e) if e.kind().is_conflict() => {
+                        refusal = Some(Refusal::Foreign(format!("{e}: {}", e.detail())));
+                    }
+                    Err(e) => return Err(e),
+                    Ok(_) if !there => {
+                        archived.note(held, segment)?;
+                        brought.push(segment);
+                    }
+                    Ok(_) => {}
+                }
+            }
             if let Some(refusal) = refusal {
                 refused.push_str(&format!(" {}: {}.", segment.name, refusal.reason()));
                 match refusal {
-                    Refusal::Damaged(_) => continue,
-                    Refusal::Foreign(_) => break,
+                    Refusal::Damaged(_) if !segment.waiting => continue,
+                    // Nothing passes what the server is about to ask for (guarantee G13).
+                    Refusal::Damaged(_) | Refusal::Foreign(_) => break,
                 }
             }
-            let Ok(name) = FileName::new(&segment.name.to_string()) else { continue };
-            let source = held.pg_wal.join(name.as_str());
-            archive(&Job { name, source })?;
-            archived.note(held, segment)?;
-            brought.push(segment);
         }
         let size = held.cluster.segment_size;
         let later = |run: &&Run| run.first.start(size).is_some_and(|start| start > newest);
         let missing = archived.missing(held, Some(until));
         let missing: Vec<String> = missing.iter().filter(later).map(lag::range).collect();
         Ok((!missing.is_empty()).then(|| self.lacks(&missing.join(", "), &refused)))
+    }
+
+    /// Returns the segment that stands before those that the archive lacks, if both sides have it. The records
+    /// at its end do not show every difference: if it is another one, so is what comes after it.
+    fn beside(&self, archived: &Archived, lacking: &[HeldSegment]) -> Option<HeldSegment> {
+        let size = u64::from(self.held.cluster.segment_size.bytes());
+        let before = Lsn(lacking.first()?.start.0.checked_sub(size)?);
+        self.held.segments.get(&before).copied().filter(|_| archived.has(before))
     }
 
     fn lacks(&self, missing: &str, refused: &str) -> Notice {
@@ -136,6 +161,19 @@ impl Leading<'_> {
             hint: HINT.to_owned(),
         }
     }
+}
+
+/// Returns whether a difference from an archived segment, or trouble with the server's own, says nothing of
+/// the WAL behind it.
+fn says_nothing(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::ConflictPadding
+            | ErrorKind::ConflictTruncated
+            | ErrorKind::ConflictUnreadable
+            | ErrorKind::SourceMissing
+            | ErrorKind::SourceMoved
+    )
 }
 
 /// Tells what was brought.

@@ -134,16 +134,9 @@ impl Trouble {
     pub fn is_the_files(&self) -> bool {
         match self {
             Self::Refused(_) => true,
-            Self::Failed(error) => matches!(
-                error.kind(),
-                ErrorKind::Conflict
-                    | ErrorKind::ConflictTruncated
-                    | ErrorKind::ConflictPadding
-                    | ErrorKind::ConflictTimelineTail
-                    | ErrorKind::ConflictHistory
-                    | ErrorKind::ConflictUnreadable
-                    | ErrorKind::WrongSegment
-            ),
+            Self::Failed(error) => {
+                error.kind().is_conflict() || error.kind() == ErrorKind::WrongSegment
+            }
         }
     }
 }

@@ -207,7 +207,7 @@ impl ErrorKind {
                 "A recovery that follows the switch needs neither tail. Keep the archived file, and on this server rename the file's \".ready\" in \"pg_wal/archive_status\" to \".done\".",
             ),
             Self::ConflictBranch => Advice::new("58P02").archiving(
-                "A standby was promoted there, and this server stays on the old timeline. This server's file may be the only whole copy: keep it, and its \".ready\" file. If the promotion was a mistake, stop that server, and move its files (those of the newer timeline, its \".history\" file, and this one) out of the archive together; the file is then archived. If it was not, stop this server and rebuild it from the other.",
+                "A standby was promoted there, and this server has stayed on its timeline. This server's file may be the only whole copy: keep it, and its \".ready\" file. If the promotion was a mistake, stop that server, and move its files (those of the newer timeline, its \".history\" file, and this one) out of the archive together; the file is then archived. If it was not, stop this server and rebuild it from the other.",
             ),
             Self::ConflictAhead => Advice::new("58P02").archiving(AHEAD),
             Self::ConflictHistory => Advice::new("58P02").archiving(

@@ -16,6 +16,25 @@ macro_rules! kinds {
     };
 }
 
+impl ErrorKind {
+    /// Returns whether what the archive holds speaks against the server's file.
+    #[must_use]
+    pub const fn is_conflict(self) -> bool {
+        matches!(
+            self,
+            Self::ConflictTruncated
+                | Self::ConflictPadding
+                | Self::ConflictTimelineTail
+                | Self::ConflictBranch
+                | Self::ConflictAhead
+                | Self::ConflictHistory
+                | Self::ConflictUnreadable
+                | Self::Conflict
+                | Self::NotContinued
+        )
+    }
+}
+
 kinds! {
     NotConfigured,
     BadSetting,

@@ -1,8 +1,8 @@
 //! A server's own history: which timeline it is on, and which history files are in its `pg_wal`.
 //!
-//! The control file says the timeline, in a standby `pg_wal` does. The server keeps its own history file and those that it fetched on the
-//! way (`restoreTimeLineHistoryFiles`, `WalRcvFetchTimeLineHistoryFiles`); nothing removes them. A history
-//! file may be there that is not the server's own, such as that of a timeline it was once told to follow.
+//! The control file says the timeline, in a standby `pg_wal` does. The server keeps its own history file and
+//! those that it fetched on the way (`restoreTimeLineHistoryFiles`, `WalRcvFetchTimeLineHistoryFiles`);
+//! nothing removes them. A history file may be there that is not the server's own, such as that of a timeline it was once told to follow.
 
 use std::collections::BTreeSet;
 use std::io::{self, Read};
@@ -95,6 +95,13 @@ impl Lineage {
     #[must_use]
     pub fn path(&self, timeline: u32) -> PathBuf {
         self.pg_wal.join(history_name(timeline))
+    }
+
+    /// Returns whether the server has marked a history file as one that waits to be archived.
+    #[must_use]
+    pub fn waits(&self, timeline: u32) -> bool {
+        let mark = format!("archive_status/{}.ready", history_name(timeline));
+        self.pg_wal.join(mark).exists()
     }
 
     /// Returns whether a timeline is the server's own or one of its ancestors.

@@ -26,7 +26,8 @@ pub struct Archived {
     before: Option<Lsn>,
     /// Where there are segments, from the server's oldest on.
     covered: Stretches,
-    /// The newest whole segment under the name of one of the server's ancestors, also behind the switch.
+    /// The newest whole segment of the timeline before the server's own, also behind the switch, or of the way
+    /// to it. What an earlier timeline has behind its own switch says nothing.
     pub newest_of_ancestors: Option<Lsn>,
     /// Timelines whose history file is there.
     pub histories: BTreeSet<u32>,
@@ -61,10 +62,12 @@ impl Archived {
     /// Counts a segment. Returns `false` if there is no memory for it.
     fn add(&mut self, held: &Held, first: Lsn, segment: SegmentName) -> bool {
         let Some(start) = segment.start(held.cluster.segment_size) else { return true };
-        if segment.timeline != held.timeline && held.is_own(segment.timeline) {
+        let needed = held.route.needs(segment.timeline, start);
+        let parent = held.ancestors.last().map(|parent| parent.timeline);
+        if parent == Some(segment.timeline) || (needed && segment.timeline != held.timeline) {
             self.newest_of_ancestors = self.newest_of_ancestors.max(Some(start));
         }
-        if !held.route.needs(segment.timeline, start) {
+        if !needed {
             return true;
         }
         self.oldest = Some(self.oldest.map_or(start, |oldest| oldest.min(start)));

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use super::state::{Batch, State, Work};
 use crate::archive::arrival::Arrival;
@@ -173,15 +173,20 @@ impl Shared {
         let (plan, store, seam) = (&self.plan, &*self.store, &self.seam);
         let publishing = Publishing::begin(plan, seam, first, progress);
         let (mut named, mut refused) = (Vec::new(), None);
+        let may = || self.lock().may_publish(epoch);
         for mut prepared in files {
-            if !self.lock().may_publish(epoch) {
+            if !may() {
                 return Ok((Vec::new(), None));
             }
             if matches!(prepared.name.kind(), FileKind::History { .. }) {
                 let job = prepared.job();
                 let buffer = kept(buffer, &job.source)?;
-                let notices = bring_parent(plan, store, seam, &job, buffer, progress);
+                let notices = bring_parent(plan, store, seam, &job, buffer, progress, &may);
                 prepared.receipt.notices.splice(0..0, notices);
+                // That may have taken long, or hung.
+                if !may() {
+                    return Ok((Vec::new(), None));
+                }
             }
             match publishing.publish(prepared) {
                 Ok(name) => named.push(name),
@@ -195,10 +200,15 @@ impl Shared {
         Ok((receipts, refused))
     }
 
-    /// Removes stray temporary files, before this pool makes any of its own. If that cannot be done,
+    /// Removes stray temporary files, once. Those that this process is writing are none. If that cannot be done,
     /// archiving fails for the same reason, and reports it.
     fn tidy(&self, progress: &Progress) {
-        let mut tidied = self.tidied.lock().unwrap_or_else(PoisonError::into_inner);
+        // What another thread is at needs no waiting for: a long listing is progress of that thread alone.
+        let mut tidied = match self.tidied.try_lock() {
+            Ok(tidied) => tidied,
+            Err(TryLockError::Poisoned(tidied)) => tidied.into_inner(),
+            Err(TryLockError::WouldBlock) => return,
+        };
         if !*tidied {
             let visit = self.plan.visit(&*self.store, progress);
             *tidied = visit.and_then(|visit| visit.tidy()).is_ok();
