@@ -130,8 +130,24 @@ fn a_server_that_follows_a_later_timeline_already_does_not_need_the_history() {
     missing().says(126, "names that timeline");
     at(&kept, 2);
     missing().says(1, "the server follows timeline 3 already");
-    fs::write(&kept, history(&[(1, 0x30_0200)])).unwrap();
+    fs::write(&kept, "1\t0x300200\n").unwrap();
     missing().says(126, "names that timeline");
+}
+
+/// With a number as the target, a server asks for the histories of all the numbers in between. The recovery
+/// stopped for that of a timeline on which it does not go, and plain cp brings all rows back.
+#[test]
+fn a_server_that_follows_a_later_timeline_does_not_need_the_history_of_another_branch() {
+    let place = place(3);
+    let later = history(&[(1, 0x30_0200)]);
+    place.put("00000003.history", &later);
+    place.put(&segment_name(2, 3), &segments()[2]);
+    let missing = || restore(&place, "00000002.history");
+    missing().says(126, "the history of timeline 2 is missing");
+    let pid = fs::File::create(place.path("data/postmaster.pid")).unwrap();
+    pid.set_modified(std::time::SystemTime::now() - std::time::Duration::from_secs(5)).unwrap();
+    fs::write(place.path("data/pg_wal/00000003.history"), &later).unwrap();
+    missing().says(1, "the server follows timeline 3 already");
 }
 
 /// `pg_basebackup -X stream` puts it there, and the server reads it.

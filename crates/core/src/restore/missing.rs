@@ -87,7 +87,7 @@ fn judge_history(
     }
     if let Some(followed) = followed_timeline(request, timeline) {
         return Ok(Verdict::End(format!(
-            "it is not in the archive, and the server follows timeline {followed} already, whose history names it"
+            "it is not in the archive, and the server follows timeline {followed} already, whose history it has"
         )));
     }
     let survey = Survey::read(visit, request.name)?;
@@ -134,9 +134,10 @@ fn start_timeline(request: &Request<'_>) -> Option<u32> {
     }
 }
 
-/// Returns the timeline that the server has chosen already, if its history names this one as an ancestor: with
+/// Returns the later timeline that the server has chosen already, if there is one: with
 /// `recovery_target_timeline` set to a number, the server reads that history first, keeps it in `pg_wal`, and
-/// only then asks for those of its ancestors, which it can do without.
+/// only then asks for the histories of all the numbers before it, ancestors or not, which it can do without.
+/// One that looks for the newest timeline keeps none before it has found that.
 ///
 /// A file that an earlier start has kept does not count: it is older than `postmaster.pid`, which the server
 /// writes before its recovery begins.
@@ -149,12 +150,9 @@ fn followed_timeline(request: &Request<'_>, timeline: u32) -> Option<u32> {
     survey.histories_after(timeline).find_map(|(later, file)| {
         let found = pg_wal.find(&file.into()).ok()??;
         let kept = found.modified().is_some_and(|written| written > started);
-        let names = |found: examine::Examined| {
-            let ancestors = found.history.filter(|_| found.problem.is_none())?;
-            ancestors.iter().any(|there| there.timeline == timeline).then_some(later)
-        };
+        let sound = |found: examine::Examined| found.problem.is_none().then_some(later);
         let read = examine::examine(&*found, &file.name, &Expectation::default(), &mut |_| Ok(()));
-        read.ok().filter(|_| kept).and_then(names)
+        read.ok().filter(|_| kept).and_then(sound)
     })
 }
 

@@ -14,6 +14,7 @@ mod dir;
 pub mod fault;
 #[forbid(unsafe_code)]
 mod file;
+pub mod front;
 mod memory;
 mod process;
 #[forbid(unsafe_code)]

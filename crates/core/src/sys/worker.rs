@@ -73,9 +73,7 @@ impl Worker {
     /// The copy could not be made, or this process has more than one thread: what the others hold (locks,
     /// memory that is being allocated) would be held in the copy for ever.
     pub fn start(work: impl FnOnce() -> u8) -> io::Result<Self> {
-        if std::fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() != 1) {
-            return Err(io::Error::other("the process has more than one thread"));
-        }
+        refuse_threads()?;
         let nowhere = File::open("/dev/null")?;
         let (life, life_end) = io::pipe()?;
         let (mut relayed, mut ends) = (Vec::new(), Vec::new());
@@ -140,7 +138,7 @@ impl Worker {
             }
         }
         self.relayed = kept;
-        if ended { self.collect().map(Some) } else { Ok(None) }
+        if ended { collect(self.pid).map(Some) } else { Ok(None) }
     }
 
     /// Kills the copy. Returns `false` if it has not ended after this time: the kernel holds it in a call.
@@ -159,25 +157,34 @@ impl Worker {
             }
         }
     }
+}
 
-    fn collect(&self) -> io::Result<End> {
-        let mut status = 0;
-        loop {
-            // SAFETY: the status is ours, and outlives the call.
-            match check(unsafe { libc::waitpid(self.pid, &raw mut status, 0) }) {
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                result => {
-                    result?;
-                    break;
-                }
+/// Makes sure that this process has one thread, so that a copy of it finds everything in order.
+pub(super) fn refuse_threads() -> io::Result<()> {
+    if std::fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() != 1) {
+        return Err(io::Error::other("the process has more than one thread"));
+    }
+    Ok(())
+}
+
+/// Waits for a child, and returns how it has ended.
+pub(super) fn collect(pid: libc::pid_t) -> io::Result<End> {
+    let mut status = 0;
+    loop {
+        // SAFETY: the status is ours, and outlives the call.
+        match check(unsafe { libc::waitpid(pid, &raw mut status, 0) }) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            result => {
+                result?;
+                break;
             }
         }
-        Ok(if libc::WIFEXITED(status) {
-            End::Exited(u8::try_from(libc::WEXITSTATUS(status)).unwrap_or(u8::MAX))
-        } else {
-            End::Killed(libc::WTERMSIG(status))
-        })
     }
+    Ok(if libc::WIFEXITED(status) {
+        End::Exited(u8::try_from(libc::WEXITSTATUS(status)).unwrap_or(u8::MAX))
+    } else {
+        End::Killed(libc::WTERMSIG(status))
+    })
 }
 
 /// Hands on what is in a pipe: one piece of it, or all of it up to its end. Returns whether more can come.
@@ -209,14 +216,8 @@ fn be_the_copy(
     work: impl FnOnce() -> u8,
 ) -> u8 {
     let _life = ManuallyDrop::new(life);
-    #[cfg(target_os = "linux")]
-    // SAFETY: takes no memory of ours.
-    unsafe {
-        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL)
-    };
-    // SAFETY: takes no arguments.
-    if unsafe { libc::getppid() } != parent {
-        return u8::MAX; // it ended before it was watched
+    if !end_with(parent) {
+        return u8::MAX;
     }
     lead(libc::STDIN_FILENO, nowhere.as_raw_fd());
     for (stream, end) in ends {
@@ -225,9 +226,20 @@ fn be_the_copy(
     work()
 }
 
+/// Has this process killed when its parent ends. Returns `false` if that has ended already.
+pub(super) fn end_with(parent: libc::pid_t) -> bool {
+    #[cfg(target_os = "linux")]
+    // SAFETY: takes no memory of ours.
+    unsafe {
+        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL)
+    };
+    // SAFETY: takes no arguments.
+    unsafe { libc::getppid() == parent }
+}
+
 /// Makes a standard stream lead to where a descriptor leads. If that fails, it stays as it was: the work is
 /// the same.
-fn lead(stream: RawFd, to: RawFd) {
+pub(super) fn lead(stream: RawFd, to: RawFd) {
     // SAFETY: both numbers are open descriptors, or the call fails; nothing in this process owns the standard
     // streams' numbers.
     unsafe { libc::dup2(to, stream) };

@@ -6,11 +6,13 @@ use std::time::{Duration, Instant};
 
 use walsafe_core::error::{Activity, Standby};
 use walsafe_core::restore::{self, Outcome, Request, RestoreError, own};
+use walsafe_core::sys::front;
+use walsafe_core::sys::worker::End;
 use walsafe_core::wal::name::{FileKind, FileName};
 
 use super::{DONE, said};
 use crate::arguments::{OnError, Restore};
-use crate::guard::STOP;
+use crate::guard::{self, STOP};
 use crate::terminal;
 use crate::watchdog::{self, Lost, Signs};
 
@@ -49,6 +51,11 @@ pub(super) fn run(arguments: &Restore) -> u8 {
 
 impl Ending {
     const ALL: [Self; 4] = [Self::Delivered, Self::NotArchived, Self::TriesAgain, Self::Stops];
+
+    /// Returns what a process has said by its exit status. One that says nothing is in trouble.
+    fn of(status: u8) -> Self {
+        Self::ALL.into_iter().find(|ending| *ending as u8 == status).unwrap_or(Self::Stops)
+    }
 }
 
 /// What the server asks for, and which kind of server it is.
@@ -71,7 +78,21 @@ impl Call<'_> {
             ));
             return Ending::NotArchived;
         }
-        self.watched()
+        self.in_front()
+    }
+
+    /// Makes the attempt, and does not wait for what the storage holds, nor leave that to the server.
+    fn in_front(&self) -> Ending {
+        if self.arguments.watch.timeout().is_none() {
+            return self.watched();
+        }
+        let what = match front::run(|| guard::run(STOP, || self.watched() as u8)) {
+            Ok(End::Exited(status)) => return Ending::of(status),
+            Ok(End::Killed(signal)) => format!("its process was ended by signal {signal}"),
+            Err(e) => format!("could not start a process: {e}"),
+        };
+        self.tell(&format!("could not restore \"{}\": {what}", self.arguments.file));
+        Ending::Stops
     }
 
     fn name(&self) -> Option<FileName> {
@@ -83,10 +104,7 @@ impl Call<'_> {
         let Restore { from, file, watch, .. } = self.arguments;
         let work = |signs: &Signs| self.attempt(signs) as u8;
         match watchdog::watch(from, watch.timeout(), work) {
-            Ok(status) => {
-                let ending = Ending::ALL.into_iter().find(|ending| *ending as u8 == status);
-                ending.unwrap_or(Ending::Stops)
-            }
+            Ok(status) => Ending::of(status),
             Err(Lost::Stalled(error)) => {
                 let hint = error.kind().hint(Activity::Restoring);
                 let is_history = file.ends_with(".history");
