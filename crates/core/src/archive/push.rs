@@ -15,8 +15,9 @@ use super::plan::{Job, Outcome, Plan, Receipt};
 use super::seam::Seam;
 use crate::encoding::codec::Compression;
 use crate::error::{Action, Error, ErrorKind};
-use crate::server::held::{self, Held, HeldSegment};
+use crate::server::held::{Held, HeldSegment};
 use crate::server::known::KnownDestinations;
+use crate::server::lineage;
 use crate::server::settings::{CheckWal, Destination, DestinationError, FileMode, FsyncPolicy};
 use crate::store::directory::temporary::Owner;
 use crate::store::directory::{Directory, Staging};
@@ -217,7 +218,7 @@ pub fn push(plan: &Plan, held: &Held, each: &mut dyn FnMut(Step)) -> Result<Push
 pub fn push_history(plan: &Plan, pg_wal: &Path, timeline: u32) -> Result<Pushed, PushError> {
     let name = format!("{timeline:08X}.history");
     let path = pg_wal.join(&name);
-    let there = match held::read_history(pg_wal, timeline) {
+    let there = match lineage::read_history(pg_wal, timeline) {
         Err(e) if e.kind() != ErrorKind::SourceMissing => return Err(e.into()),
         there => matches!(there, Ok(Some(_))),
     };
