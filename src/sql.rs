@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use pgrx::prelude::*;
 use walsafe_core::error::Error;
 use walsafe_core::prove::check;
-use walsafe_core::prove::finding::Finding;
+use walsafe_core::prove::finding::{Finding, Findings};
 use walsafe_core::prove::verify::{self, VerifyError};
 use walsafe_core::server::ready;
 use walsafe_core::server::settings::Destination;
@@ -186,7 +186,9 @@ fn walsafe_archive_gaps(
     TableIterator::new(rows(result))
 }
 
-fn rows(result: Result<Vec<Finding>, VerifyError>) -> std::vec::IntoIter<Row> {
+/// Makes the rows one by one, as the server asks for them: there may be one for each file of an archive, and
+/// the server keeps what it has asked for in memory and files of its own.
+fn rows(result: Result<Findings, VerifyError>) -> impl Iterator<Item = Row> {
     let findings = match result {
         Ok(findings) => findings,
         Err(VerifyError::Archive(error)) => report::raise_error(&error),
@@ -196,14 +198,13 @@ fn rows(result: Result<Vec<Finding>, VerifyError>) -> std::vec::IntoIter<Row> {
             &error.to_string(),
         ),
     };
-    let rows: Vec<Row> = findings
-        .into_iter()
-        .map(|Finding { file, problem }| {
-            let advice = problem.advice().to_owned();
-            (file, problem.kind.name().to_owned(), problem.reason, advice)
-        })
-        .collect();
-    rows.into_iter()
+    let mut next = 0;
+    std::iter::from_fn(move || {
+        let Finding { file, problem } = findings.get(next)?;
+        next += 1;
+        let advice = problem.advice().to_owned();
+        Some((file, problem.kind.name().to_owned(), problem.reason, advice))
+    })
 }
 
 /// Runs `work` beside the session's main thread.

@@ -85,7 +85,7 @@ fn a_second_promotion_in_one_segment_goes_on_and_a_recovery_follows_it() {
     assert_eq!(two.stat_archiver().failed_count, 0);
     assert_eq!(archive.read(&last), first);
     let tails = archive.names().into_iter().filter(|name| name.contains(".tail."));
-    assert_eq!(tails.collect::<Vec<_>>(), [tail.clone()]);
+    assert_eq!(tails.collect::<Vec<_>>(), std::slice::from_ref(&tail));
     fs::remove_file(archive.join(&last)).unwrap();
 
     let reports = warnings(&two, mark);

@@ -29,6 +29,7 @@ mod receivewal;
 mod recovery;
 mod repeated;
 mod restore;
+mod scale;
 mod settings;
 mod soak;
 mod sql;

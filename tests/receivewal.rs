@@ -12,7 +12,12 @@ struct Receiver(Child);
 impl Receiver {
     fn start(primary: &Cluster, archive: &Scratch, compress: &str) -> Self {
         let mut command = primary.client("pg_receivewal");
-        command.arg("-D").arg(archive.path()).args(["--synchronous", "--compress", compress]);
+        command.arg("-D").arg(archive.path()).args([
+            "--synchronous",
+            "--slot=archive",
+            "--compress",
+            compress,
+        ]);
         Self(command.stderr(Stdio::null()).spawn().expect("pg_receivewal runs"))
     }
 }
@@ -30,6 +35,8 @@ fn its_directory_is_an_archive_up_to_the_last_record_received() {
     for (compress, extension) in [("none", ""), ("gzip", ".gz"), ("lz4", ".lz4")] {
         let (primary, archive) = (Cluster::builder().start(), Scratch::new("archive"));
         primary.sql("CREATE TABLE rows (n int)");
+        // Only with a slot does it tell the server what it has flushed.
+        primary.sql("SELECT pg_create_physical_replication_slot('archive', true)");
         let receiver = Receiver::start(&primary, &archive, compress);
         let streams = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'";
         primary

@@ -196,7 +196,7 @@ fn a_tail_is_verified_and_counts_for_no_range() {
     fs::write(world.archive.join(&tail), &ours).unwrap();
     let found = |archive: &Path| verify(archive, &verify::Options::default(), &mut |_| true);
     let report = found(&world.archive).unwrap();
-    assert_eq!(report.findings, []);
+    assert!(report.findings.is_empty(), "{report:?}");
     assert_eq!(
         (report.checked.files, report.checked.segments, report.checked.by_records),
         (1, 0, 1)
@@ -211,13 +211,17 @@ fn a_tail_is_verified_and_counts_for_no_range() {
     damaged[10_000] ^= 1;
     fs::write(world.archive.join(&tail), &damaged).unwrap();
     let report = found(&world.archive).unwrap();
-    assert_eq!(report.findings[0].problem.kind.name(), "corrupt", "{report:?}");
+    assert_eq!(report.findings.get(0).unwrap().problem.kind.name(), "corrupt", "{report:?}");
     // Behind the last record, only the name shows it.
     let mut changed = ours;
     changed[SEGMENT - 1] ^= 1;
     fs::write(world.archive.join(&tail), &changed).unwrap();
     let report = found(&world.archive).unwrap();
-    assert_eq!(report.findings[0].problem.kind.name(), "digest-mismatch", "{report:?}");
+    assert_eq!(
+        report.findings.get(0).unwrap().problem.kind.name(),
+        "digest-mismatch",
+        "{report:?}"
+    );
 }
 
 /// An archive that began after a promotion never got the history files.

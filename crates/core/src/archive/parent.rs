@@ -113,7 +113,7 @@ impl Leading<'_> {
             let Ok(name) = FileName::new(&segment.name.to_string()) else { continue };
             let source = held.pg_wal.join(name.as_str());
             archive(&Job { name, source })?;
-            archived.note(held, segment);
+            archived.note(held, segment)?;
             brought.push(segment);
         }
         let size = held.cluster.segment_size;

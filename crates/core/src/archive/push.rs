@@ -347,7 +347,7 @@ impl Running<'_> {
                 }
             }
             if self.archive(&name) {
-                archived.note(self.held, *segment);
+                archived.note(self.held, *segment)?;
             }
         }
         Ok(())

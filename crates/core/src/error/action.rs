@@ -57,10 +57,14 @@ pub enum Action {
     ReadStatus,
     /// Reading `global/pg_control`.
     ReadControl,
+    /// Keeping the names that lie in an archive in memory.
+    HoldNames,
     /// Allocating what a file is copied through.
     ReserveMemory,
     /// Starting a thread to copy with.
     StartThread,
+    /// Starting a thread to read an archive with.
+    StartReader,
     /// Making the handle that wakes the archiver's main thread.
     MakePool,
 }
@@ -95,8 +99,10 @@ impl Action {
             Self::Remember => "record the archive directory in the data directory",
             Self::ReadStatus => "read \"pg_wal/archive_status\"",
             Self::ReadControl => "read \"global/pg_control\"",
+            Self::HoldNames => "hold in memory what the archive holds",
             Self::ReserveMemory => "reserve memory for the copy",
             Self::StartThread => "start a thread for the copy",
+            Self::StartReader => "start a thread to read the archive",
             Self::MakePool => "make the handle that wakes the archiver",
         }
     }
@@ -119,7 +125,7 @@ impl Action {
         match source.raw_os_error() {
             Some(libc::EMFILE | libc::ENFILE) => ErrorKind::TooManyOpenFiles,
             Some(libc::ENOMEM) => ErrorKind::OutOfMemory,
-            _ if self == Self::StartThread => ErrorKind::NoThread,
+            _ if matches!(self, Self::StartThread | Self::StartReader) => ErrorKind::NoThread,
             _ if self == Self::MakePool => ErrorKind::NoSocket,
             // An encoder fails only if it lacks memory, and says so in its own words.
             None if self == Self::Encode => ErrorKind::OutOfMemory,

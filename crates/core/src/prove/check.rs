@@ -15,7 +15,7 @@ use crate::store::directory::lacks_unnamed_files;
 use crate::store::directory::temporary::{self, Owner};
 use crate::store::directory::{Directory, DirectoryVisit};
 use crate::store::identity::{self, Identity};
-use crate::store::listing::Listing;
+use crate::store::listing::{self, Listing, Stranger};
 use crate::store::{FinalName, PROBE, Progress, Publication, Seal, Visit};
 use crate::sys::{self, Dir};
 
@@ -354,42 +354,45 @@ fn same_file_system(dir: &Dir, data: &Path) -> Check {
     }
 }
 
-/// Reads the names once, for what lies there and for what a recovery follows.
+/// Looks at what lies there, and at what a recovery follows.
 fn names(visit: &dyn Visit, options: &Options<'_>) -> Vec<Check> {
-    match Listing::read(visit) {
+    let (mut others, mut first) = (0_u64, None);
+    let listing = Listing::read(visit, &mut |name, what| match what {
+        Stranger::Temporary(_) => {}
+        Stranger::Unknown if listing::archived(visit, name).is_some() => {}
+        Stranger::Unknown => {
+            others += 1;
+            first.get_or_insert_with(|| name.escape_default().to_string());
+        }
+    });
+    match listing {
         Err(e) => vec![failed("contents", &e)],
-        Ok(mut listing) => {
-            listing.claim_archived(visit);
-            vec![contents(&listing), timelines(visit, &listing, options)]
+        Ok(listing) => {
+            let strange = first.map(|first| {
+                format!(
+                    "; {others} files that are not WAL, such as \"{first}\". Find out who put them there."
+                )
+            });
+            vec![contents(&listing, strange), timelines(visit, options)]
         }
     }
 }
 
-fn contents(listing: &Listing) -> Check {
-    let name = "contents";
-    let segments = listing.files.iter().filter(|file| file.name.segment().is_some());
-    let newest = segments.clone().map(|file| file.name.as_str()).max();
-    let newest = newest.map_or_else(String::new, |name| format!(", the newest {name}"));
-    let found = format!("{} segments{newest}", segments.count());
-    match listing.unknown.first() {
-        None => made(name, Status::Ok, found),
-        Some(first) => {
-            let others = listing.unknown.len();
-            let detail = format!(
-                "{found}; {others} files that are not WAL, such as \"{}\". Find out who put them there.",
-                first.escape_default()
-            );
-            made(name, Status::Warning, detail)
-        }
+fn contents(listing: &Listing, strange: Option<String>) -> Check {
+    let newest = listing.newest.map_or_else(String::new, |name| format!(", the newest {name}"));
+    let found = format!("{} segments{newest}", listing.segments);
+    match strange {
+        None => made("contents", Status::Ok, found),
+        Some(strange) => made("contents", Status::Warning, format!("{found}{strange}")),
     }
 }
 
 /// Says which timeline a recovery with default settings follows. It is a warning if that leaves WAL behind:
 /// a drill that archived here takes every later recovery along.
-fn timelines(visit: &dyn Visit, listing: &Listing, options: &Options<'_>) -> Check {
+fn timelines(visit: &dyn Visit, options: &Options<'_>) -> Check {
     let name = "timelines";
     let unwatched = Progress::default();
-    let following = match Following::of(visit, listing, options.steps.unwrap_or(&unwatched)) {
+    let following = match Following::of(visit, options.steps.unwrap_or(&unwatched)) {
         Ok(following) => following,
         Err(e) => return failed(name, &e),
     };

@@ -11,8 +11,8 @@ use crate::encoding::codec::Codec;
 use crate::error::Error;
 use crate::store::directory::Directory;
 use crate::store::identity::Identity;
-use crate::store::listing::{self, Listing};
-use crate::store::{Progress, Store, Visit};
+use crate::store::listing::{self, Listing, Walk};
+use crate::store::{Progress, Store, StoredName, Visit};
 use crate::sys;
 use crate::wal::SegmentSize;
 use crate::wal::name::FileKind;
@@ -70,8 +70,7 @@ impl Overview {
     pub fn read(path: &Path, steps: &Progress) -> Result<Self, Error> {
         let store = Directory::at(path);
         let visit = store.visit(steps)?;
-        let listing = Listing::read(&*visit)?;
-        Self::of(&*visit, &listing, steps)
+        Self::at(&*visit, steps)
     }
 
     /// The same, and reads the segments at both ends of each timeline for the first and the last commit there.
@@ -82,27 +81,38 @@ impl Overview {
     pub fn read_with_commits(path: &Path, steps: &Progress) -> Result<Self, Error> {
         let store = Directory::at(path);
         let visit = store.visit(steps)?;
-        let listing = Listing::read(&*visit)?;
-        let mut overview = Self::of(&*visit, &listing, steps)?;
+        let mut overview = Self::at(&*visit, steps)?;
+        let mut files = Walk::all(&*visit).collect::<Result<Vec<_>, Error>>()?;
+        files.sort();
         let size = overview.segment_size.unwrap_or(SegmentSize::DEFAULT);
         for timeline in &mut overview.timelines {
             let number = timeline.timeline;
-            let found = times::of(&*visit, &listing.files, number, size, &mut overview.unreadable);
+            let found = times::of(&*visit, &files, number, size, &mut overview.unreadable);
             timeline.commits = found;
         }
         Ok(overview)
     }
 
-    fn of(visit: &dyn Visit, listing: &Listing, steps: &Progress) -> Result<Self, Error> {
+    fn at(visit: &dyn Visit, steps: &Progress) -> Result<Self, Error> {
+        let mut others = 0;
+        Listing::read(visit, &mut |_, _| others += 1)?;
+        Ok(Self { others, ..Self::of(visit, Walk::all(visit), steps)? })
+    }
+
+    fn of(
+        visit: &dyn Visit,
+        files: impl Iterator<Item = Result<StoredName, Error>>,
+        steps: &Progress,
+    ) -> Result<Self, Error> {
         let mut overview = Self {
             identity: Identity::at(visit)?,
-            segment_size: listing::segment_size(visit, &listing.files),
-            others: (listing.temporaries.len() + listing.unknown.len()) as u64,
+            segment_size: listing::segment_size(visit)?,
             ..Self::default()
         };
         let size = overview.segment_size.unwrap_or(SegmentSize::DEFAULT);
         let mut timelines: BTreeMap<u32, (Timeline, Stretches)> = BTreeMap::new();
-        for file in &listing.files {
+        for file in files {
+            let file = file?;
             let Some(timeline) = file.name.timeline() else { continue };
             let metadata = std::fs::symlink_metadata(visit.location().join(file.to_string()));
             steps.tick();
@@ -115,10 +125,11 @@ impl Overview {
             match file.name.kind() {
                 FileKind::Segment(segment) => {
                     known.segments += 1;
-                    whole.extend(segment.start(size).map(|from| {
+                    let stretch = segment.start(size).map(|from| {
                         let to = from.advanced(size.bytes().into());
                         Stretch { from, to }
-                    }));
+                    });
+                    whole.extend(stretch).map_err(|_| listing::no_memory(visit))?;
                 }
                 FileKind::Partial(_) => known.partials += 1,
                 FileKind::Tail(_) => known.tails += 1,
@@ -166,9 +177,10 @@ mod tests {
         }
         let (store, steps) = (Directory::at(temp.path()), Progress::default());
         let visit = store.visit(&steps).unwrap();
-        let listing = Listing::read(&*visit).unwrap();
+        let mut files = Walk::all(&*visit);
+        let first = files.next();
         std::fs::remove_file(temp.path().join("000000010000000000000001")).unwrap();
-        let overview = Overview::of(&*visit, &listing, &steps).unwrap();
+        let overview = Overview::of(&*visit, first.into_iter().chain(files), &steps).unwrap();
         assert_eq!(overview.unreadable, []);
         assert_eq!(overview.timelines.iter().map(|t| t.segments).sum::<u64>(), 1);
     }

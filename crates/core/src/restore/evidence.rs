@@ -159,7 +159,11 @@ fn size(
     survey: &Survey,
     history: &StoredName,
 ) -> Result<SegmentSize, RestoreError> {
-    let known = expected.segment_size.or_else(|| listing::segment_size(visit, &survey.samples()));
+    let of = |file: &StoredName| {
+        SegmentSize::new(listing::header(visit, file)?.segment_size.into()).ok()
+    };
+    let sample = || survey.samples().iter().find_map(of);
+    let known = expected.segment_size.or_else(sample);
     known.ok_or_else(|| {
         let reason = "no segment that is there shows the segment size, without which nobody can tell where it branched off";
         let problem = Problem::new(FindingKind::Unreadable, reason);

@@ -1,5 +1,8 @@
 //! Making sure that an archive is this cluster's.
 
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
 use crate::error::{Action, Error};
 use crate::server::known::KnownDestinations;
 use crate::store::directory::temporary;
@@ -80,27 +83,26 @@ fn other_cluster(visit: &dyn Visit, identity: &Identity, cluster: &Cluster) -> E
 /// The directory could not be read, holds segments of another cluster, or holds files and nothing
 /// that shows whose they are.
 fn check_adoptable(visit: &dyn Visit, cluster: &Cluster) -> Result<(), Error> {
-    let (mut segments, mut others) = (Vec::new(), 0_u64);
+    let (mut sample, mut segments, mut others) = (Sample::default(), 0_u64, 0_u64);
     visit.list(&mut |stored| {
         let parsed = StoredName::parse(stored).ok();
         let segment = parsed.and_then(|parsed| Some((parsed.name.segment()?, parsed)));
         match segment {
-            Some(segment) => segments.push(segment),
+            Some((segment, stored)) => {
+                segments += 1;
+                sample.add(segment, stored);
+            }
             // Another server's identity file has appeared since the caller looked. It is judged when ours
             // is about to be published.
             None if stored == "lost+found" || temporary::is_own_name(stored) => {}
             None => others += 1,
         }
     })?;
-    if segments.is_empty() && others == 0 {
+    if segments == 0 && others == 0 {
         return Ok(());
     }
-    // By address first: the newest WAL is what another cluster would have added.
-    segments.sort_by_key(|(SegmentName { timeline, log, segment }, stored)| {
-        (*log, *segment, *timeline, stored.clone())
-    });
     let mut ours = 0;
-    for (_, stored) in sample(&segments) {
+    for stored in sample.all() {
         let Some(theirs) = system_identifier(visit, stored)? else { continue };
         if theirs != cluster.system_identifier {
             return Err(Error::OtherCluster {
@@ -115,19 +117,47 @@ fn check_adoptable(visit: &dyn Visit, cluster: &Cluster) -> Result<(), Error> {
         return Err(Error::NotAdoptable {
             path: visit.location().to_owned(),
             reason: format!(
-                "{} WAL segments and {others} other files are there, and none of the segments shows this cluster's system identifier",
-                segments.len()
+                "{segments} WAL segments and {others} other files are there, and none of the segments shows this cluster's system identifier"
             ),
         });
     }
     Ok(())
 }
 
-/// Picks at most [`SAMPLE`] entries, evenly, the first and the last among them.
-fn sample<T>(all: &[T]) -> impl Iterator<Item = &T> {
-    let last = all.len().saturating_sub(1);
-    let picks = all.len().min(SAMPLE);
-    (0..picks).filter_map(move |i| all.get(if picks > 1 { i * last / (picks - 1) } else { 0 }))
+/// At most [`SAMPLE`] of the segments of an archive, however many there are: the first and the last by
+/// address (the newest WAL is what another cluster would have added), and others spread over all of them.
+#[derive(Default)]
+struct Sample {
+    first: Option<(Address, StoredName)>,
+    last: Option<(Address, StoredName)>,
+    /// Those whose names have the smallest hashes.
+    spread: BTreeMap<u64, StoredName>,
+}
+
+/// Where a segment lies in the WAL, and on which timeline.
+type Address = (u32, u32, u32);
+
+impl Sample {
+    fn add(&mut self, SegmentName { timeline, log, segment }: SegmentName, stored: StoredName) {
+        let at = (log, segment, timeline);
+        if self.first.as_ref().is_none_or(|(first, _)| at < *first) {
+            self.first = Some((at, stored.clone()));
+        }
+        if self.last.as_ref().is_none_or(|(last, _)| at > *last) {
+            self.last = Some((at, stored.clone()));
+        }
+        let mut hasher = DefaultHasher::new();
+        stored.hash(&mut hasher);
+        self.spread.insert(hasher.finish(), stored);
+        if self.spread.len() > SAMPLE - 2 {
+            self.spread.pop_last();
+        }
+    }
+
+    fn all(&self) -> impl Iterator<Item = &StoredName> {
+        let ends = [&self.first, &self.last].into_iter().flatten().map(|(_, stored)| stored);
+        ends.chain(self.spread.values())
+    }
 }
 
 /// Reads the system identifier out of an archived segment; `None` if it has no valid header (after an

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use crate::encoding::codec::Codec;
 use crate::error::{Action, Error, ErrorKind};
 use crate::server::held::{Held, HeldSegment};
-use crate::store::{Found, Progress, StoredName, Visit};
+use crate::store::{Found, Progress, StoredName, Visit, listing};
 use crate::sys::buffer::Buffer;
 use crate::sys::read_full;
 use crate::wal::name::{FileKind, FileName, SegmentName};
@@ -40,12 +40,12 @@ impl Archived {
     /// # Errors
     /// They could not be read to their end.
     pub fn read(visit: &dyn Visit, held: &Held) -> Result<Self, Error> {
-        let mut archived = Self::default();
+        let (mut archived, mut kept) = (Self::default(), true);
         let first = held.segments.keys().next().copied().unwrap_or(Lsn(u64::MAX));
         visit.list(&mut |stored| {
             let Ok(stored) = StoredName::parse(stored) else { return };
             match stored.name.kind() {
-                FileKind::Segment(segment) => archived.add(held, first, segment),
+                FileKind::Segment(segment) => kept &= archived.add(held, first, segment),
                 FileKind::History { timeline } if held.histories.contains(&timeline) => {
                     archived.histories.insert(timeline);
                 }
@@ -55,23 +55,24 @@ impl Archived {
                 _ => {}
             }
         })?;
-        Ok(archived)
+        if kept { Ok(archived) } else { Err(listing::no_memory(visit)) }
     }
 
-    fn add(&mut self, held: &Held, first: Lsn, segment: SegmentName) {
-        let Some(start) = segment.start(held.cluster.segment_size) else { return };
+    /// Counts a segment. Returns `false` if there is no memory for it.
+    fn add(&mut self, held: &Held, first: Lsn, segment: SegmentName) -> bool {
+        let Some(start) = segment.start(held.cluster.segment_size) else { return true };
         if segment.timeline != held.timeline && held.is_own(segment.timeline) {
             self.newest_of_ancestors = self.newest_of_ancestors.max(Some(start));
         }
         if !held.route.needs(segment.timeline, start) {
-            return;
+            return true;
         }
         self.oldest = Some(self.oldest.map_or(start, |oldest| oldest.min(start)));
         if start < first {
             self.before = self.before.max(Some(start));
-        } else {
-            self.covered.insert(Stretch { from: start, to: held.behind(start) });
+            return true;
         }
+        self.covered.insert(Stretch { from: start, to: held.behind(start) }).is_ok()
     }
 
     /// Returns whether the archive has the segment of the history at this address, which is not far
@@ -93,8 +94,15 @@ impl Archived {
     }
 
     /// Notes that a segment is there now.
-    pub fn note(&mut self, held: &Held, segment: HeldSegment) {
-        self.covered.insert(Stretch { from: segment.start, to: held.behind(segment.start) });
+    ///
+    /// # Errors
+    /// There is no memory for it.
+    pub fn note(&mut self, held: &Held, segment: HeldSegment) -> Result<(), Error> {
+        let stretch = Stretch { from: segment.start, to: held.behind(segment.start) };
+        self.covered.insert(stretch).map_err(|_| {
+            let no_memory = std::io::Error::from_raw_os_error(libc::ENOMEM);
+            Error::io(Action::HoldNames, &held.pg_wal, no_memory)
+        })
     }
 
     /// Returns what is missing of the history between the segment that precedes the server's oldest and
@@ -111,7 +119,7 @@ impl Archived {
         let to = until.or_else(|| last.max(self.covered.end()));
         let (Some(from), Some(to)) = (from, to) else { return Vec::new() };
         let missing = self.covered.uncovered(Stretch { from, to });
-        missing.into_iter().flat_map(|stretch| runs(held, stretch)).collect()
+        missing.flat_map(|stretch| runs(held, stretch)).collect()
     }
 }
 

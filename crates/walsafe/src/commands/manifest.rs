@@ -2,7 +2,7 @@
 
 use walsafe_core::prove::manifest::{self, Origin};
 use walsafe_core::store::directory::Directory;
-use walsafe_core::store::listing::Listing;
+use walsafe_core::store::listing::{self, Listing, Stranger, Walk};
 use walsafe_core::store::{FinalName, Store};
 
 use super::{DONE, FAILED, FOUND, print_json, sentence};
@@ -14,21 +14,39 @@ use crate::watchdog::Signs;
 pub(super) fn run(arguments: &Manifest, signs: &Signs) -> u8 {
     let path = &arguments.archive;
     let store = Directory::at(path);
-    let listed = store
-        .visit(&signs.steps)
-        .and_then(|visit| Listing::read(&*visit).map(|listing| (visit, listing)));
-    let (visit, mut listing) = match listed {
-        Ok(listed) => listed,
+    let visit = match store.visit(&signs.steps) {
+        Ok(visit) => visit,
         Err(e) => {
             terminal::complain(&sentence(&e));
             return FAILED;
         }
     };
-    listing.claim_archived(&*visit);
+    let mut archived = Vec::new();
+    let read = Listing::read(&*visit, &mut |name, what| {
+        if what == Stranger::Unknown {
+            archived.extend(listing::archived(&*visit, name));
+        }
+    });
+    let listing = match read {
+        Ok(listing) => listing,
+        Err(e) => {
+            terminal::complain(&sentence(&e));
+            return FAILED;
+        }
+    };
+    archived.sort();
     let marked = listing.marked.then_some(FinalName::Identity);
-    let names = listing.files.into_iter().map(FinalName::from).chain(marked);
+    let files = Walk::all(&*visit).chain(archived.into_iter().map(Ok));
+    let names = files.map(|file| file.map(FinalName::from)).chain(marked.map(Ok));
     let (mut output, mut entries, mut complete) = (Output::new(), Vec::new(), true);
     for name in names {
+        let name = match name {
+            Ok(name) => name,
+            Err(e) => {
+                terminal::complain(&sentence(&e));
+                return FAILED;
+            }
+        };
         match manifest::stored_digest(&*visit, &name, arguments.read) {
             Ok(None) => {}
             Ok(Some((digest, origin))) if arguments.json => {

@@ -123,8 +123,8 @@ fn show(bar: &ProgressBar, progress: &Progress) {
 
 fn print(report: &Report) -> bool {
     let mut output = Output::new();
-    for finding in &report.findings {
-        output.line(line(finding));
+    for finding in report.findings.iter() {
+        output.line(line(&finding));
         output.line(format_args!("    {}", finding.problem.advice()));
     }
     for Accepted { finding, backup } in &report.accepted {
@@ -274,7 +274,7 @@ fn json(arguments: &Verify, report: &Report) -> serde_json::Value {
         "archive": arguments.archive.display().to_string(),
         "system_identifier": report.system_identifier.map(|identifier| identifier.to_string()),
         "identity_file": report.marked,
-        "findings": report.findings.iter().map(finding).collect::<Vec<_>>(),
+        "findings": report.findings.iter().map(|found| finding(&found)).collect::<Vec<_>>(),
         "accepted": report.accepted.iter().map(accepted).collect::<Vec<_>>(),
         "default_recovery": report.heading.as_ref().map(heading),
         "checked": {

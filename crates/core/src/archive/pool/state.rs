@@ -36,6 +36,8 @@ pub(super) struct State<P> {
     /// The files of the last look and those under way. Nothing in it is published before an earlier one,
     /// except for the file that the server waits for.
     order: BTreeMap<Turn, File<P>>,
+    /// A file ahead that has failed. Nothing at or behind it is started before the server asks for that.
+    barrier: Option<Turn>,
     /// Copies that will not be published. A thread drops them, without the lock: that may take its time,
     /// and hang.
     discarded: Vec<P>,
@@ -61,6 +63,7 @@ impl<P> State<P> {
             wanted: None,
             asked: None,
             order: BTreeMap::new(),
+            barrier: None,
             discarded: Vec::new(),
             generation: 0,
             epoch: 0,
@@ -97,6 +100,10 @@ impl<P> State<P> {
         // What is not archived may have become ready late, and still stands before the next ones.
         self.order.retain(|before, file| *before >= turn || !file.is_archived());
         (self.wanted, self.asked) = (Some(job.clone()), None);
+        if self.is_barred(&turn) {
+            self.barrier = None;
+            self.enter(if self.goes_ahead() { Phase::Asked } else { self.phase });
+        }
         match self.order.get(&turn) {
             None => {
                 let file = File { job: job.clone(), listed: false, stage: Stage::Waiting };
@@ -199,12 +206,20 @@ impl<P> State<P> {
         self.phase == Phase::Ahead { more: true } && !self.order.values().any(waits)
     }
 
+    fn is_barred(&self, turn: &Turn) -> bool {
+        self.barrier.as_ref().is_some_and(|barrier| turn >= barrier)
+    }
+
     /// Takes over what a look has found to wait, and nothing of an earlier look. Returns how many files wait
     /// for a thread.
     pub(super) fn offer(&mut self, jobs: impl IntoIterator<Item = Job>) -> usize {
         self.order.values_mut().for_each(|file| file.listed = false);
         for job in jobs {
-            let file = self.order.entry(Turn::of(&job.name)).or_insert_with(|| File {
+            let turn = Turn::of(&job.name);
+            if self.is_barred(&turn) {
+                continue;
+            }
+            let file = self.order.entry(turn).or_insert_with(|| File {
                 job,
                 listed: false,
                 stage: Stage::Waiting,
@@ -243,12 +258,30 @@ impl<P> State<P> {
     /// path, and what was archived ahead is then gone. Copies that wait take up space, and keep the archive
     /// open. The next look tells which files wait.
     fn forget(&mut self) {
+        self.barrier = None;
+        self.forget_behind(None);
+    }
+
+    /// Forgets the files at or behind a turn; without one, all. What was archived ahead before it is looked
+    /// up once more. What was made ready before it stays so: before it counts, the path must still lead to
+    /// the place where it lies.
+    fn forget_behind(&mut self, from: Option<&Turn>) {
         self.generation += 1;
-        self.order.values_mut().for_each(|file| file.listed = false);
-        self.keep(|file, wanted| wanted || file.running().is_some());
+        for (turn, file) in &mut self.order {
+            let stays = from.is_some_and(|from| turn < from);
+            file.listed &= stays;
+            if stays && matches!(file.stage, Stage::Done(Done { result: Ok(_), ahead: true })) {
+                file.stage = Stage::Waiting;
+            }
+        }
+        self.keep(|file, wanted| file.listed || wanted || file.running().is_some());
         let again = self.wanted.as_ref().map(|job| job.name.clone()).filter(|name| {
             let file = self.order.get(&Turn::of(name));
-            file.is_some_and(|file| matches!(file.stage, Stage::Done(Done { ahead: true, .. })))
+            file.is_some_and(|file| match file.stage {
+                Stage::Done(Done { ahead, .. }) => ahead,
+                Stage::Waiting => self.asked.is_none(),
+                Stage::Running(_) | Stage::Ready { .. } => false,
+            })
         });
         if let Some(name) = again {
             self.begin_again(&name);
@@ -278,12 +311,12 @@ impl<P> State<P> {
 
     /// Notes what came of making a file ready.
     pub(super) fn finish_prepare(&mut self, name: &FileName, result: Result<P, Error>) {
-        let Some((ahead, current, late)) = self.end(name) else { return };
+        let Some((ahead, _, late)) = self.end(name) else { return };
         match result {
             Err(error) => self.fail(name, ahead || late, error),
-            // A look from before a failure is not in force any more. The file that the server waits for
-            // needs none.
-            Ok(file) if !late && (self.is_wanted(name) || (current && self.is_listed(name))) => {
+            // What a failure has taken off the list waits for the next look. The file that the server waits
+            // for needs none.
+            Ok(file) if !late && (self.is_wanted(name) || self.is_listed(name)) => {
                 self.set(name, Stage::Ready { file, ahead });
             }
             Ok(file) => {
@@ -324,8 +357,19 @@ impl<P> State<P> {
         Some((running.ahead, current, running.epoch != self.epoch))
     }
 
-    /// Notes a failure. One from before the file was asked for is forgotten: the file is tried once more.
+    /// Notes a failure. One from before the file was asked for is forgotten: the file is tried once more when
+    /// the server comes to it. What stands before it goes on meanwhile.
     fn fail(&mut self, name: &FileName, unasked: bool, error: Error) {
+        let turn = Turn::of(name);
+        if unasked && self.goes_ahead() && !self.is_wanted(name) {
+            self.enter(Phase::Ahead { more: false });
+            if !self.is_barred(&turn) {
+                self.barrier = Some(turn.clone());
+            }
+            self.forget_behind(Some(&turn));
+            self.begin_again(name);
+            return;
+        }
         if self.goes_ahead() {
             self.enter(Phase::Asked);
         }

@@ -1,12 +1,12 @@
 //! Which timeline a recovery with default settings follows, and what WAL it leaves behind.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io::Read;
 
 use crate::error::{Action, Error};
 use crate::store::beyond::beyond;
-use crate::store::listing::{self, Listing};
+use crate::store::listing::{self, Walk};
 use crate::store::{Progress, StoredName, Visit};
 use crate::wal::name::{FileKind, SegmentName};
 use crate::wal::timeline::Timelines;
@@ -40,39 +40,33 @@ impl Following {
     ///
     /// # Errors
     /// One of them could not be read.
-    pub(super) fn of(
-        visit: &dyn Visit,
-        listing: &Listing,
-        steps: &Progress,
-    ) -> Result<Self, Error> {
+    pub(super) fn of(visit: &dyn Visit, steps: &Progress) -> Result<Self, Error> {
         let mut timelines = Timelines::default();
-        let mut there = BTreeSet::new();
-        for file in &listing.files {
-            match file.name.kind() {
-                FileKind::History { timeline } => {
-                    let ancestors =
-                        read(visit, file)?.and_then(|text| history::parse(timeline, &text).ok());
-                    timelines.add(timeline, ancestors);
-                }
-                FileKind::Segment(segment) => {
-                    there.insert(segment.timeline);
-                }
-                _ => {}
+        for file in Walk::histories(visit) {
+            let file = file?;
+            if let FileKind::History { timeline } = file.name.kind() {
+                let ancestors =
+                    read(visit, &file)?.and_then(|text| history::parse(timeline, &text).ok());
+                timelines.add(timeline, ancestors);
             }
         }
-        let Some(newest) = timelines.newest(there, None, Lsn::INVALID) else {
+        // The last whole segment of each timeline.
+        let mut there: BTreeMap<u32, SegmentName> = BTreeMap::new();
+        for file in Walk::files(visit) {
+            if let FileKind::Segment(segment) = file?.name.kind() {
+                let last = there.entry(segment.timeline).or_insert(segment);
+                *last = segment.max(*last);
+            }
+        }
+        let Some(newest) = timelines.newest(there.keys().copied(), None, Lsn::INVALID) else {
             return Ok(Self::default());
         };
-        let size = listing::segment_size(visit, &listing.files).unwrap_or(SegmentSize::DEFAULT);
+        let size = listing::segment_size(visit)?.unwrap_or(SegmentSize::DEFAULT);
         let mut left = Vec::new();
         for ancestor in timelines.ancestors(newest) {
             let (timeline, switch) = (ancestor.timeline, ancestor.switch);
             let behind = SegmentName::holding(timeline, switch, size);
-            let later = listing.files.iter().filter_map(|file| match file.name.kind() {
-                FileKind::Segment(segment) if segment.timeline == timeline => Some(segment),
-                _ => None,
-            });
-            let last = match later.max().filter(|last| *last > behind) {
+            let last = match there.get(&timeline).copied().filter(|last| *last > behind) {
                 None => beyond(visit, timeline, switch, size, steps)?,
                 last => last,
             };

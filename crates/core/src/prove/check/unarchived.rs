@@ -6,7 +6,7 @@ use super::{Check, Status, failed, made};
 use crate::error::{Action, Error};
 use crate::server::held::{self, Held};
 use crate::store::lag::{self, Archived, Judge, Refusal};
-use crate::store::{Progress, Visit};
+use crate::store::{Progress, Visit, listing};
 use crate::sys::buffer::Buffer;
 use crate::wal::timeline::{Stretch, Stretches};
 
@@ -36,8 +36,9 @@ fn compare(visit: &dyn Visit, data_directory: &Path) -> Result<Check, Error> {
     for segment in segments {
         match judge.judge(&archived, segment, &mut buffer)? {
             None => {
-                lacking.insert(Stretch { from: segment.start, to: held.behind(segment.start) });
-                archived.note(&held, segment);
+                let stretch = Stretch { from: segment.start, to: held.behind(segment.start) };
+                lacking.insert(stretch).map_err(|_| listing::no_memory(visit))?;
+                archived.note(&held, segment)?;
                 count += 1;
             }
             Some(refusal) => {

@@ -9,8 +9,8 @@ use crate::encoding::codec::{Codec, Decoder};
 use crate::encoding::digest::{Digest, Hasher};
 use crate::prove::finding::{FindingKind, Problem};
 use crate::store::Found;
-use crate::sys::read_full;
 use crate::sys::slice::part;
+use crate::sys::{read_full, zeroed};
 use crate::wal::history::{self, Ancestor};
 use crate::wal::name::{FileKind, FileName, SegmentName};
 use crate::wal::segment::{self, Cluster, HEADER_LEN};
@@ -34,7 +34,7 @@ use problems::{
 use received::Received;
 
 /// No history file and no backup history file is longer than this.
-const MAX_OTHER_LEN: u64 = 64 << 20;
+const MAX_OTHER_LEN: u64 = 4 << 20;
 /// The largest segment that there can be.
 const MAX_SEGMENT_LEN: u64 = 1 << 30;
 
@@ -98,7 +98,7 @@ impl Examined {
 /// complete at the end.
 ///
 /// # Errors
-/// What `each` returned; everything that is wrong with the file is in the value.
+/// What `each` returned, or there is no memory; everything that is wrong with the file is in the value.
 pub fn examine(
     archived: &dyn Found,
     name: &FileName,
@@ -233,7 +233,7 @@ impl<'a> Reading<'a> {
             }
         };
         let mut visitor = Some(visitor);
-        let (mut buffer, mut hasher, mut records) = (vec![0; CHUNK], Hasher::default(), None);
+        let (mut buffer, mut hasher, mut records) = (zeroed(CHUNK)?, Hasher::default(), None);
         loop {
             let got = match read_full(&mut decoder, &mut buffer) {
                 Ok(got) => got,
@@ -256,6 +256,8 @@ impl<'a> Reading<'a> {
                 records.feed(chunk);
             }
             if self.segment.is_none() && self.name.kind() != FileKind::Other {
+                let no_memory = |_| io::Error::from_raw_os_error(libc::ENOMEM);
+                self.text.try_reserve(chunk.len()).map_err(no_memory)?;
                 self.text.extend_from_slice(chunk);
             }
             // A stream that never ends is damage, and so is one that continues after the segment. None

@@ -8,7 +8,7 @@ use super::{Options, Progress, Report, Start, VerifyError, verify};
 use crate::prove::finding::{Finding, FindingKind};
 use crate::store;
 use crate::store::directory::Directory;
-use crate::store::listing::{self, Listing};
+use crate::store::listing::{self, Walk};
 use crate::store::{StoredName, Visit};
 use crate::wal::name::{FileKind, FileName};
 use crate::wal::{Lsn, SegmentSize};
@@ -29,7 +29,7 @@ pub struct Accepted {
 /// the newest backup is tried.
 pub(super) fn judge(
     path: &Path,
-    options: &Options,
+    options: &Options<'_>,
     report: &mut Report,
     watch: &mut dyn FnMut(&Progress) -> bool,
 ) -> Result<(), VerifyError> {
@@ -38,20 +38,24 @@ pub(super) fn judge(
     }
     let (store, steps) = (Directory::at(path), store::Progress::default());
     let visit = store.open(&steps)?;
-    let listing = Listing::read(&visit)?;
-    let size = listing::segment_size(&visit, &listing.files).unwrap_or(SegmentSize::DEFAULT);
-    let mut newest: BTreeMap<u32, (Lsn, &StoredName)> = BTreeMap::new();
-    for file in &listing.files {
+    let size = listing::segment_size(&visit)?.unwrap_or(SegmentSize::DEFAULT);
+    let mut newest: BTreeMap<u32, (Lsn, StoredName)> = BTreeMap::new();
+    for file in Walk::of(&visit, |kind| matches!(kind, FileKind::BackupHistory(_))) {
+        let file = file?;
         if let FileKind::BackupHistory(segment) = file.name.kind()
-            && let Some(start) = start_of(&visit, file)
+            && let Some(start) = start_of(&visit, &file)
         {
-            let best = newest.entry(segment.timeline).or_insert((start.lsn, file));
-            *best = (*best).max((start.lsn, file));
+            let this = (start.lsn, file);
+            if newest.get(&segment.timeline).is_none_or(|best| *best < this) {
+                newest.insert(segment.timeline, this);
+            }
         }
     }
     for (timeline, (lsn, file)) in newest.into_iter().rev() {
-        let behind = |finding: &Finding| is_before(finding, timeline, lsn, size);
-        if !report.findings.iter().any(behind) {
+        let behind = |finding: &Finding| {
+            is_gap_before(&finding.file, finding.problem.kind, timeline, lsn, size)
+        };
+        if !report.findings.iter().any(|finding| behind(&finding)) {
             continue;
         }
         let start = Start { timeline: Some(timeline), ..Start::at(lsn) };
@@ -59,10 +63,11 @@ pub(super) fn judge(
         if !verify(path, &proof, watch)?.findings.is_empty() {
             continue;
         }
-        let (gone, left) = std::mem::take(&mut report.findings).into_iter().partition(behind);
-        report.findings = left;
-        let accept = |finding| Accepted { finding, backup: file.to_string() };
-        report.accepted.extend(Vec::into_iter(gone).map(accept));
+        let backup = file.to_string();
+        let gone = report.findings.iter().filter(behind);
+        report.accepted.extend(gone.map(|finding| Accepted { finding, backup: backup.clone() }));
+        let gap = |file: &str, kind| is_gap_before(file, kind, timeline, lsn, size);
+        report.findings.retain(|file, kind| !gap(file, kind));
     }
     Ok(())
 }
@@ -76,11 +81,17 @@ fn start_of(visit: &dyn Visit, file: &StoredName) -> Option<Start> {
 
 /// Returns whether a finding is a gap that begins before the backup does. If the backup began within the gap, it
 /// could not be recovered.
-fn is_before(finding: &Finding, timeline: u32, lsn: Lsn, size: SegmentSize) -> bool {
-    if finding.problem.kind != FindingKind::Gap {
+fn is_gap_before(
+    file: &str,
+    kind: FindingKind,
+    timeline: u32,
+    lsn: Lsn,
+    size: SegmentSize,
+) -> bool {
+    if kind != FindingKind::Gap {
         return false;
     }
-    match FileName::new(&finding.file).map(|name| name.kind()) {
+    match FileName::new(file).map(|name| name.kind()) {
         Ok(FileKind::Segment(first)) => first.start(size).is_some_and(|start| start < lsn),
         Ok(FileKind::History { timeline: missing }) => missing < timeline,
         _ => false,

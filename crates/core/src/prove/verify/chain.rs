@@ -10,10 +10,10 @@ use std::io::Read as _;
 use super::histories::{Heading, Shelf};
 use super::{Checked, Progress, Start, TargetTimeline, Until, VerifyError};
 use crate::prove::examine::Expectation;
-use crate::prove::finding::Finding;
+use crate::prove::finding::{Finding, FindingKind};
 use crate::store::StoredName;
 use crate::wal::Lsn;
-use crate::wal::name::FileKind;
+use crate::wal::name::SegmentName;
 
 pub(crate) mod notes;
 mod pipeline;
@@ -77,15 +77,15 @@ pub(super) fn prove(
     let start = completed(&task.start, shelf);
     let plan = Plan::find(&start, task.goal, shelf);
     let ask = Ask { from: start.lsn, checkpoint: start.checkpoint, until: task.until.clone() };
-    let files: Vec<&StoredName> = plan
+    let files: Vec<StoredName> = plan
         .steps
         .iter()
         .flat_map(|step| match step {
             Step::Read(segment) => shelf.stored(&segment.to_string()),
-            Step::Hole(..) => &[],
+            Step::Hole(..) => Vec::new(),
         })
-        .copied()
         .collect();
+    let files: Vec<&StoredName> = files.iter().collect();
     let expected = Expectation {
         system_identifier: task.system_identifier,
         thorough: true,
@@ -101,26 +101,30 @@ pub(super) fn prove(
     Ok(walk.finish(task, plan.findings.clone()))
 }
 
+/// Returns whether the names show that something is missing on the way.
+pub(super) fn shows_gap(start: &Start, goal: TargetTimeline, shelf: &Shelf<'_>) -> bool {
+    let plan = Plan::find(&completed(start, shelf), goal, shelf);
+    plan.steps.iter().any(|step| matches!(step, Step::Hole(..)))
+        || plan.findings.iter().any(|finding| finding.problem.kind == FindingKind::Gap)
+}
+
 /// Adds to a start what the backup's own history file says, which the server archives after the backup.
 fn completed(start: &Start, shelf: &Shelf<'_>) -> Start {
     const MAX_LEN: u64 = 64 << 10;
-    let at = start.lsn.segment_start(shelf.size);
-    let of_start = |file: &&StoredName| match file.name.kind() {
-        FileKind::BackupHistory(segment) => {
-            let name = format!("{segment}.{:08X}.backup", start.lsn.segment_offset(shelf.size));
-            segment.start(shelf.size) == Some(at)
-                && start.timeline.is_none_or(|timeline| timeline == segment.timeline)
-                && file.name.as_str() == name
-        }
-        _ => false,
-    };
     let read = |file: &StoredName| {
         let found = shelf.visit.find(&file.into()).ok()??;
         let mut text = Vec::new();
         found.decode().ok()?.take(MAX_LEN).read_to_end(&mut text).ok()?;
         Start::from_label(&String::from_utf8_lossy(&text)).ok()
     };
-    match shelf.files.iter().copied().find(of_start).and_then(read) {
+    // Without a timeline in the label, that of any.
+    let timelines: Vec<u32> = start.timeline.map_or_else(|| shelf.written().collect(), |t| vec![t]);
+    let history = timelines.into_iter().find_map(|timeline| {
+        let segment = SegmentName::holding(timeline, start.lsn, shelf.size());
+        let offset = start.lsn.segment_offset(shelf.size());
+        shelf.stored(&format!("{segment}.{offset:08X}.backup")).iter().find_map(read)
+    });
+    match history {
         Some(history) => Start {
             timeline: start.timeline.or(history.timeline),
             checkpoint: start.checkpoint.or(history.checkpoint),

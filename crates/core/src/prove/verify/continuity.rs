@@ -1,127 +1,114 @@
 //! What is missing: within each timeline, over the switches between them, and history files.
 
-use std::collections::BTreeMap;
-use std::path::Path;
+use std::collections::TryReserveError;
 
 use super::histories::{Shelf, is_unwritten};
-use super::reading::{Read, read_all, take_histories, timelines_of};
-use super::{Progress, VerifyError};
 use crate::prove::finding::{Finding, FindingKind, Problem};
-use crate::store;
-use crate::store::StoredName;
 use crate::store::Visit;
-use crate::store::directory::Directory;
-use crate::store::listing::{self, Listing};
 use crate::wal::name::FileKind;
 use crate::wal::timeline::{Leg, Run, Stretch, Stretches, Timelines};
 use crate::wal::{Lsn, SegmentSize};
 
-/// Returns the most frequent value; of two, the smaller one.
-pub(super) fn most<T: Ord + Copy>(values: impl Iterator<Item = T>) -> Option<T> {
-    let mut counts = BTreeMap::new();
-    for value in values {
-        *counts.entry(value).or_insert(0_u64) += 1;
-    }
-    counts
-        .into_iter()
-        .min_by_key(|(value, count)| (std::cmp::Reverse(*count), *value))
-        .map(|(v, _)| v)
+/// Takes a finding.
+pub(super) type Each<'e> = &'e mut dyn FnMut(Finding) -> Result<(), Stop>;
+
+/// Why findings are not looked for any further.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stop {
+    /// One is enough.
+    Found,
+    /// There is no memory.
+    NoMemory,
 }
 
-/// Returns a finding for each stretch of segments, and each history file, that is missing from an archive,
-/// according to the names, the history files and one segment's header. See [`super::verify`] for `watch`.
+impl From<TryReserveError> for Stop {
+    fn from(_: TryReserveError) -> Self {
+        Self::NoMemory
+    }
+}
+
+/// The segments of every timeline, by their names.
 ///
-/// # Errors
-/// The directory could not be read, or the run was cancelled.
-pub fn gaps(
-    path: &Path,
-    watch: &mut dyn FnMut(&Progress) -> bool,
-) -> Result<Vec<Finding>, VerifyError> {
-    let (store, steps) = (Directory::at(path), store::Progress::default());
-    let visit = store.open(&steps)?;
-    let mut listing = Listing::read(&visit)?;
-    if listing.files.is_empty() && !listing.marked {
-        return Err(VerifyError::Nothing { path: path.to_owned() });
-    }
-    let size = listing::segment_size(&visit, &listing.files).unwrap_or(SegmentSize::DEFAULT);
-    let histories = take_histories(&mut listing.files);
-    let timelines = timelines_of(&read_all(&visit, histories, None, 1, watch)?);
-    let of = |files: &[StoredName]| {
-        let mut coverage = Coverage::new(size, timelines.clone());
-        files.iter().for_each(|file| coverage.add(file.name.kind(), size));
-        coverage.gaps(&Shelf::new(&visit, &timelines, size, files.iter()))
-    };
-    let gaps = of(&listing.files);
-    if gaps.is_empty() {
-        return Ok(gaps);
-    }
-    // What was removed while the names were read is not a gap: they are read in no order.
-    listing.files.retain(|file| visit.holds(&file.into()));
-    Ok(of(&listing.files))
-}
-
-/// The segments of every timeline, and how the timelines descend.
+/// Invariant: what grows with the archive is reserved before it is used.
 #[derive(Debug)]
 pub(super) struct Coverage {
     pub(super) size: SegmentSize,
-    timelines: Timelines,
     /// Where there are whole segments.
-    whole: BTreeMap<u32, Stretches>,
+    whole: ByTimeline<Stretches>,
     /// Start of the last partial segment.
-    partial: BTreeMap<u32, Lsn>,
+    partial: ByTimeline<Lsn>,
+    /// Up to where the names say that there is, or was, WAL, if two looks agree on that.
+    agreed: ByTimeline<Lsn>,
 }
 
 impl Coverage {
-    fn new(size: SegmentSize, timelines: Timelines) -> Self {
-        Self { size, timelines, whole: BTreeMap::new(), partial: BTreeMap::new() }
-    }
-
-    /// Sorts what was read. A damaged file is there all the same: it has a finding of its own. `size` is
-    /// used if no segment's header was read.
-    pub(super) fn of(read: &[Read], size: SegmentSize) -> Self {
-        // The header of a segment with a problem, such as another cluster's, counts only if there is no
-        // better one.
-        let sound = |file: &Read| file.size.filter(|_| file.problem.is_none());
-        let usual = most(read.iter().filter_map(sound))
-            .or_else(|| most(read.iter().filter_map(|f| f.size)));
-        let mut coverage = Self::new(usual.unwrap_or(size), timelines_of(read));
-        for file in read {
-            coverage.add(file.listed.name.kind(), sound(file).unwrap_or(coverage.size));
+    /// Begins with none. `size` is used for segments whose header says nothing.
+    pub(super) const fn new(size: SegmentSize) -> Self {
+        Self {
+            size,
+            whole: ByTimeline::new(),
+            partial: ByTimeline::new(),
+            agreed: ByTimeline::new(),
         }
-        coverage
     }
 
-    fn add(&mut self, kind: FileKind, size: SegmentSize) {
+    /// Adds a file by its name. A damaged file is there all the same: it has a finding of its own.
+    ///
+    /// # Errors
+    /// There is no memory for it.
+    pub(super) fn add(
+        &mut self,
+        kind: FileKind,
+        size: Option<SegmentSize>,
+    ) -> Result<(), TryReserveError> {
+        let size = size.unwrap_or(self.size);
         match kind {
             FileKind::Segment(segment) => {
                 if let Some(from) = segment.start(size).or_else(|| segment.start(self.size)) {
                     let to = from.advanced(size.bytes().into());
-                    self.whole.entry(segment.timeline).or_default().insert(Stretch { from, to });
+                    self.whole.entry(segment.timeline)?.insert(Stretch { from, to })?;
                 }
             }
             FileKind::Partial(segment) => {
                 if let Some(start) = segment.start(size) {
-                    let last = self.partial.entry(segment.timeline).or_insert(start);
+                    let last = self.partial.entry(segment.timeline)?;
                     *last = start.max(*last);
                 }
             }
             _ => {}
         }
-    }
-
-    /// Returns the start of the timeline's last partial segment.
-    fn partial_start(&self, timeline: u32) -> Option<Lsn> {
-        self.partial.get(&timeline).copied()
+        Ok(())
     }
 
     /// Returns where there are whole segments of a timeline.
-    fn whole(&self, timeline: u32) -> &Stretches {
+    pub(super) fn whole(&self, timeline: u32) -> &Stretches {
         const NONE: &Stretches = &Stretches::new();
-        self.whole.get(&timeline).unwrap_or(NONE)
+        self.whole.get(timeline).unwrap_or(NONE)
+    }
+
+    /// Returns the timelines of which there is a whole segment, by number.
+    pub(super) fn written(&self) -> impl Iterator<Item = u32> {
+        self.whole.iter().map(|(timeline, _)| timeline)
+    }
+
+    /// Returns the timelines of which there is a partial segment, and where the last one begins.
+    pub(super) fn partials(&self) -> impl Iterator<Item = (u32, Lsn)> {
+        self.partial.iter().map(|(timeline, start)| (timeline, *start))
+    }
+
+    /// Returns the end of the last whole segment.
+    fn end(&self, timeline: u32) -> Option<Lsn> {
+        self.whole(timeline).end()
+    }
+
+    /// Returns up to where the names say that there is, or was, WAL of a timeline.
+    fn reach(&self, timeline: u32) -> Option<Lsn> {
+        let agreed = self.agreed.get(timeline).copied();
+        agreed.or_else(|| self.end(timeline).max(self.partial.get(timeline).copied()))
     }
 
     /// Returns the stretches of `within` that no whole segment of the timeline covers.
-    fn uncovered(&self, timeline: u32, within: Stretch) -> Vec<Stretch> {
+    fn uncovered(&self, timeline: u32, within: Stretch) -> impl Iterator<Item = Stretch> {
         self.whole(timeline).uncovered(within)
     }
 
@@ -135,26 +122,35 @@ impl Coverage {
         Finding { file: first.to_string(), problem: Problem::new(FindingKind::Gap, reason) }
     }
 
-    /// Returns the findings of what is missing: within each timeline, over each switch, and history
-    /// files. The shelf holds the same files.
-    pub(super) fn gaps(&self, shelf: &Shelf<'_>) -> Vec<Finding> {
+    /// Calls `each` with the findings of what is missing: within each timeline, over each switch, and history
+    /// files.
+    ///
+    /// # Errors
+    /// What `each` returned, or there is no memory for the stretches.
+    pub(super) fn gaps(
+        &self,
+        visit: &dyn Visit,
+        timelines: &Timelines,
+        each: Each<'_>,
+    ) -> Result<(), Stop> {
+        let shelf = Shelf { visit, timelines, coverage: self };
         // Two timelines may need the same stretch of a third.
-        let mut missing: BTreeMap<u32, Stretches> = BTreeMap::new();
-        let mut findings = shelf.findings();
-        for (timeline, stretch) in shelf.missing_before_branches() {
-            missing.entry(timeline).or_default().insert(stretch);
-        }
-        for (&timeline, whole) in &self.whole {
+        let mut missing: ByTimeline<Stretches> = ByTimeline::new();
+        shelf.findings().into_iter().try_for_each(&mut *each)?;
+        shelf.missing_before_branches(&mut |timeline, stretch| {
+            missing.entry(timeline)?.insert(stretch)
+        })?;
+        for (timeline, whole) in self.whole.iter() {
             let (Some(first), Some(end)) = (whole.first(), whole.end()) else { continue };
-            let to = self.partial_start(timeline).map_or(end, |partial| partial.max(end));
+            let to = self.reach(timeline).map_or(end, |reach| reach.max(end));
             let within = Stretch { from: first, to };
-            missing.entry(timeline).or_default().extend(whole.uncovered(within));
-            if timeline > 1 && !self.timelines.has_history(timeline) {
-                findings.push(missing_history(timeline));
+            missing.entry(timeline)?.extend(whole.uncovered(within))?;
+            if timeline > 1 && !timelines.has_history(timeline) {
+                each(missing_history(timeline))?;
             }
-            let route = self.timelines.route(timeline, Lsn::default(), self.size);
+            let route = timelines.route(timeline, Lsn::default(), self.size);
             if first < route.from {
-                findings.push(wrong_history(timeline, first, route.from));
+                each(wrong_history(timeline, first, route.from))?;
                 continue;
             }
             // What was cleaned up before the oldest segment is not missing.
@@ -164,17 +160,84 @@ impl Coverage {
             for Leg { timeline: own, stretch } in route.legs {
                 let needed = Stretch { from: reach.max(stretch.from), ..stretch };
                 // Of one that was never written, the WAL of the timeline before goes on.
-                if written == 0 || !is_unwritten(shelf, own, timeline) {
+                if written == 0 || !is_unwritten(&shelf, own, timeline) {
                     written = own;
                 }
-                missing.entry(written).or_default().extend(self.uncovered(written, needed));
+                missing.entry(written)?.extend(self.uncovered(written, needed))?;
             }
-            missing.entry(timeline).or_default().insert(Stretch { from: route.from, to: first });
+            missing.entry(timeline)?.insert(Stretch { from: route.from, to: first })?;
         }
-        for (timeline, missing) in missing {
-            findings.extend(missing.iter().map(|stretch| self.missing(timeline, stretch)));
+        for (timeline, missing) in missing.iter() {
+            missing.iter().try_for_each(|stretch| each(self.missing(timeline, stretch)))?;
         }
-        findings
+        Ok(())
+    }
+
+    /// Returns what two looks at one archive, one after the other, agree on: what either has seen is there,
+    /// and nothing counts that lies before what the second one has seen (it was removed since) or behind what
+    /// the first one has (it has come since). A gap in this is one that both have seen.
+    ///
+    /// # Errors
+    /// There is no memory for it.
+    pub(super) fn agreed(earlier: &Self, later: &Self) -> Result<Self, TryReserveError> {
+        let mut agreed = Self::new(later.size);
+        for (timeline, whole) in later.whole.iter() {
+            let Some(from) = whole.first() else { continue };
+            let Some(to) = earlier.reach(timeline).min(later.reach(timeline)) else { continue };
+            let within = Stretch { from, to };
+            let both = agreed.whole.entry(timeline)?;
+            both.extend(whole.covered(within))?;
+            both.extend(earlier.whole(timeline).covered(within))?;
+            *agreed.agreed.entry(timeline)? = to;
+            if let Some(partial) = later.partial.get(timeline) {
+                *agreed.partial.entry(timeline)? = *partial;
+            }
+        }
+        Ok(agreed)
+    }
+
+    /// Returns whether a segment that was there has been removed since.
+    pub(super) fn lacks_some_of(&self, earlier: &Self) -> bool {
+        earlier.whole.iter().any(|(timeline, whole)| {
+            whole.iter().any(|stretch| self.uncovered(timeline, stretch).next().is_some())
+        })
+    }
+}
+
+/// A value for each of some timelines, by number.
+#[derive(Debug)]
+struct ByTimeline<T>(Vec<(u32, T)>);
+
+impl<T> ByTimeline<T> {
+    const fn new() -> Self {
+        Self(Vec::new())
+    }
+
+    fn position(&self, timeline: u32) -> Result<usize, usize> {
+        self.0.binary_search_by_key(&timeline, |(timeline, _)| *timeline)
+    }
+
+    fn get(&self, timeline: u32) -> Option<&T> {
+        self.0.get(self.position(timeline).ok()?).map(|(_, value)| value)
+    }
+
+    /// Returns the timeline's value, a new one if it has none.
+    #[allow(clippy::indexing_slicing, reason = "the entry was found or made there")]
+    fn entry(&mut self, timeline: u32) -> Result<&mut T, TryReserveError>
+    where
+        T: Default,
+    {
+        self.0.try_reserve(1)?;
+        let position = self.position(timeline).unwrap_or_else(|position| {
+            self.0.insert(position, (timeline, T::default()));
+            position
+        });
+        let (_, value) = &mut self.0[position];
+        Ok(value)
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
+        self.0.iter().map(|(timeline, value)| (*timeline, value))
     }
 }
 

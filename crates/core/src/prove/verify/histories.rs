@@ -1,12 +1,14 @@
 //! What history files show: which timeline a recovery heads for, and what must exist because they name it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
 
+use super::continuity::Coverage;
+use crate::encoding::codec::Codec;
 use crate::prove::finding::{Finding, FindingKind, Problem};
 use crate::store::{StoredName, Visit};
 use crate::sys::read_full;
-use crate::wal::name::{FileKind, SegmentName};
+use crate::wal::name::{FileName, SegmentName};
 use crate::wal::segment::HEADER_LEN;
 use crate::wal::timeline::{Stretch, Stretches, Timelines};
 use crate::wal::{
@@ -21,12 +23,8 @@ const ORPHAN_AFTER: Duration = Duration::from_secs(3600);
 pub(super) struct Shelf<'a> {
     pub(super) visit: &'a dyn Visit,
     pub(super) timelines: &'a Timelines,
-    pub(super) size: SegmentSize,
-    /// Sorted by name.
-    pub(super) files: Vec<&'a StoredName>,
-    whole: BTreeMap<u32, Stretches>,
-    /// Where partial segments begin; a recovery never asks for one.
-    partial: BTreeMap<u32, Lsn>,
+    /// Where there are segments. A recovery never asks for a partial one.
+    pub(super) coverage: &'a Coverage,
 }
 
 /// How a segment begins.
@@ -52,39 +50,19 @@ pub struct Heading {
     pub aside: Option<Lsn>,
 }
 
-impl<'a> Shelf<'a> {
-    pub(super) fn new(
-        visit: &'a dyn Visit,
-        timelines: &'a Timelines,
-        size: SegmentSize,
-        files: impl Iterator<Item = &'a StoredName>,
-    ) -> Self {
-        let mut files: Vec<_> = files.collect();
-        files.sort();
-        let (mut whole, mut partial) = (BTreeMap::<u32, Stretches>::new(), BTreeMap::new());
-        for file in &files {
-            match file.name.kind() {
-                FileKind::Segment(segment) => {
-                    if let Some(from) = segment.start(size) {
-                        let to = from.advanced(size.bytes().into());
-                        whole.entry(segment.timeline).or_default().insert(Stretch { from, to });
-                    }
-                }
-                FileKind::Partial(segment) => {
-                    if let Some(start) = segment.start(size) {
-                        let last = partial.entry(segment.timeline).or_insert(start);
-                        *last = start.max(*last);
-                    }
-                }
-                _ => {}
-            }
-        }
-        Self { visit, timelines, size, files, whole, partial }
+impl Shelf<'_> {
+    /// Returns the segment size.
+    pub(super) fn size(&self) -> SegmentSize {
+        self.coverage.size
     }
 
     /// Returns the timelines of which there is a whole segment.
     pub(super) fn written(&self) -> impl Iterator<Item = u32> {
-        self.whole.keys().copied()
+        self.coverage.written()
+    }
+
+    fn is_written(&self, timeline: u32) -> bool {
+        self.of(timeline).first().is_some()
     }
 
     /// Returns the timelines that have segments or are named by a history file.
@@ -95,12 +73,11 @@ impl<'a> Shelf<'a> {
 
     /// Returns the timeline of the last partial segment that begins here.
     pub(super) fn partial_at(&self, at: Lsn) -> Option<u32> {
-        self.partial.iter().find(|(_, start)| **start == at).map(|(timeline, _)| *timeline)
+        self.coverage.partials().find(|(_, start)| *start == at).map(|(timeline, _)| timeline)
     }
 
     fn of(&self, timeline: u32) -> &Stretches {
-        const NONE: &Stretches = &Stretches::new();
-        self.whole.get(&timeline).unwrap_or(NONE)
+        self.coverage.whole(timeline)
     }
 
     /// Returns whether the whole segment that begins here is there.
@@ -113,7 +90,7 @@ impl<'a> Shelf<'a> {
     pub(super) fn goes_on_at(&self, timeline: u32, at: Lsn) -> Option<Lsn> {
         let later = self.of(timeline).first_in(Stretch { from: at, to: Lsn(u64::MAX) });
         let branches = self.timelines.descendants_of(timeline);
-        let branch = branches.map(|branch| branch.switch.segment_start(self.size));
+        let branch = branches.map(|branch| branch.switch.segment_start(self.size()));
         later.into_iter().chain(branch.filter(|switch| *switch > at).min()).min()
     }
 
@@ -123,7 +100,7 @@ impl<'a> Shelf<'a> {
         if timeline < 2 {
             return None;
         }
-        if self.whole.contains_key(&timeline) {
+        if self.is_written(timeline) {
             return Some(format!("segments of timeline {timeline} are there"));
         }
         if timeline <= start {
@@ -133,22 +110,21 @@ impl<'a> Shelf<'a> {
         Some(format!("the history of timeline {} names it", later.timeline))
     }
 
-    /// Returns the encodings of a segment that there are.
-    pub(super) fn stored(&self, name: &str) -> &[&'a StoredName] {
-        let from = self.files.partition_point(|file| file.name.as_str() < name);
-        let rest = self.files.get(from..).unwrap_or_default();
-        let count = rest.partition_point(|file| file.name.as_str() <= name);
-        rest.get(..count).unwrap_or_default()
+    /// Returns the encodings of a file that there are.
+    pub(super) fn stored(&self, name: &str) -> Vec<StoredName> {
+        let Ok(name) = FileName::new(name) else { return Vec::new() };
+        let all = Codec::ALL.into_iter().map(|codec| StoredName::new(name.clone(), codec));
+        all.filter(|stored| self.visit.holds(&stored.into())).collect()
     }
 
     fn name(&self, timeline: u32, at: Lsn) -> String {
-        SegmentName::holding(timeline, at, self.size).to_string()
+        SegmentName::holding(timeline, at, self.size()).to_string()
     }
 
     /// Returns how a segment begins, if that can be read.
     fn beginning(&self, name: &str) -> Option<Beginning> {
         self.stored(name).iter().find_map(|file| {
-            let found = self.visit.find(&(*file).into()).ok()??;
+            let found = self.visit.find(&file.into()).ok()??;
             let mut bytes = [0; HEADER_LEN + RecordHeader::SIZE];
             let got = read_full(&mut found.decode().ok()?, &mut bytes).ok()?;
             let page = LongPageHeader::parse(bytes.get(..got)?).ok()?.page;
@@ -161,11 +137,11 @@ impl<'a> Shelf<'a> {
     /// Returns where the last record begins that ends in a segment.
     fn last_record(&self, name: &str) -> Option<Lsn> {
         self.stored(name).iter().find_map(|file| {
-            let found = self.visit.find(&(*file).into()).ok()??;
+            let found = self.visit.find(&file.into()).ok()??;
             let spec = SegmentSpec {
                 timeline: file.name.segment()?.timeline,
-                start: file.name.segment()?.start(self.size)?,
-                segment_size: self.size,
+                start: file.name.segment()?.start(self.size())?,
+                segment_size: self.size(),
                 system_identifier: None,
             };
             let mut last = None;
@@ -194,10 +170,10 @@ impl<'a> Shelf<'a> {
     pub(super) fn towards(&self, from: u32, timeline: u32) -> Heading {
         let parent = self.timelines.parent(timeline).filter(|_| timeline != from);
         // Towards a timeline of which nothing was written, the parent's WAL is replayed to its end.
-        let own = self.whole.contains_key(&timeline);
+        let own = self.is_written(timeline);
         let end = parent.filter(|_| own).and_then(|parent| self.of(parent.timeline).end());
         let behind =
-            |switch: Lsn| switch.segment_start(self.size).advanced(self.size.bytes().into());
+            |switch: Lsn| switch.segment_start(self.size()).advanced(self.size().bytes().into());
         Heading {
             from,
             timeline,
@@ -208,7 +184,7 @@ impl<'a> Shelf<'a> {
     }
 
     fn modified(&self, timeline: u32) -> Option<SystemTime> {
-        let file = self.stored(&format!("{timeline:08X}.history")).first()?;
+        let file = self.stored(&format!("{timeline:08X}.history")).into_iter().next()?;
         let path = self.visit.location().join(file.to_string());
         std::fs::symlink_metadata(path).ok()?.modified().ok()
     }
@@ -216,8 +192,10 @@ impl<'a> Shelf<'a> {
     /// Returns the finding of a history file for which a default recovery heads although no WAL of its timeline
     /// is there; `None` if the timeline is not such a one, or has just begun.
     pub(super) fn orphan(&self, timeline: u32) -> Option<Finding> {
-        let written =
-            |timeline| self.whole.contains_key(&timeline) || self.partial.contains_key(&timeline);
+        let written = |timeline| {
+            self.is_written(timeline)
+                || self.coverage.partials().any(|(partial, _)| partial == timeline)
+        };
         let descends = |branch: crate::wal::timeline::Branch| written(branch.timeline);
         if !self.timelines.has_history(timeline)
             || written(timeline)
@@ -253,7 +231,7 @@ impl<'a> Shelf<'a> {
                 // That of a timeline with segments is missed with those.
                 if ancestor.timeline > 1
                     && lowest.is_some_and(|lowest| lowest < ancestor.timeline)
-                    && !self.whole.contains_key(&ancestor.timeline)
+                    && !self.is_written(ancestor.timeline)
                     && !self.timelines.has_history(ancestor.timeline)
                     && !findings.iter().any(|finding: &Finding| finding.file == name)
                 {
@@ -271,23 +249,25 @@ impl<'a> Shelf<'a> {
         findings
     }
 
-    /// Returns the stretches that timelines without a segment need of their ancestors, as findings would name
-    /// them: the history file shows that the WAL up to the branch was written.
-    pub(super) fn missing_before_branches(&self) -> Vec<(u32, Stretch)> {
-        let mut missing = Vec::new();
-        for timeline in self.timelines.with_history().filter(|t| !self.whole.contains_key(t)) {
-            let route = self.timelines.route(timeline, Lsn::default(), self.size);
+    /// Calls `each` with the stretches that timelines without a segment need of their ancestors and that are
+    /// missing: the history file shows that the WAL up to the branch was written.
+    pub(super) fn missing_before_branches<E>(
+        &self,
+        each: &mut dyn FnMut(u32, Stretch) -> Result<(), E>,
+    ) -> Result<(), E> {
+        for timeline in self.timelines.with_history().filter(|t| !self.is_written(*t)) {
+            let route = self.timelines.route(timeline, Lsn::default(), self.size());
             // What was cleaned up before the oldest segment is not missing.
             let oldest =
                 route.legs.iter().filter_map(|leg| self.of(leg.timeline).first_in(leg.stretch));
             let Some(reach) = oldest.min() else { continue };
             for leg in route.legs {
                 let needed = Stretch { from: reach.max(leg.stretch.from), ..leg.stretch };
-                let holes = self.of(leg.timeline).uncovered(needed);
-                missing.extend(holes.into_iter().map(|hole| (leg.timeline, hole)));
+                let mut holes = self.of(leg.timeline).uncovered(needed);
+                holes.try_for_each(|hole| each(leg.timeline, hole))?;
             }
         }
-        missing
+        Ok(())
     }
 }
 
@@ -298,7 +278,7 @@ impl<'a> Shelf<'a> {
 /// older one, although the timeline in question is said to have begun before it. If it begins with a segment of
 /// its own, its first record names the last one of the older timeline.
 pub(super) fn is_unwritten(shelf: &Shelf<'_>, timeline: u32, target: u32) -> bool {
-    if shelf.whole.contains_key(&timeline) {
+    if shelf.is_written(timeline) {
         return false;
     }
     let ancestors = shelf.timelines.ancestors(target);
@@ -314,8 +294,8 @@ pub(super) fn is_unwritten(shelf: &Shelf<'_>, timeline: u32, target: u32) -> boo
     let before = Lsn(own.switch.0.saturating_sub(1));
     let older = ancestors.get(..at).unwrap_or_default().iter().rev();
     let mut written =
-        older.filter(|older| shelf.has(older.timeline, before.segment_start(shelf.size)));
-    own.switch == own.switch.segment_start(shelf.size)
+        older.filter(|older| shelf.has(older.timeline, before.segment_start(shelf.size())));
+    own.switch == own.switch.segment_start(shelf.size())
         && beginning.prev.is_some()
         && written.next().is_some_and(|older| {
             shelf.last_record(&shelf.name(older.timeline, before)) == beginning.prev

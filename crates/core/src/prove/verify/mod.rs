@@ -1,41 +1,49 @@
 //! Proving that an archive is whole.
 //!
-//! [`verify`] reads every file through [`crate::prove::examine`], in parallel, and then compares the
-//! files: continuity of each timeline and over the switches between them, records that cross from
+//! [`verify`] reads every file through [`crate::prove::examine`], in parallel and by address, and compares the
+//! files on the way: continuity of each timeline and over the switches between them, records that cross from
 //! one segment to the next, encodings of one name. It writes nothing.
 
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use thiserror::Error as ThisError;
 
 use crate::error::Error;
 use crate::prove::examine::Examined;
-use crate::prove::finding::{Finding, FindingKind, Problem};
+use crate::prove::finding::{Finding, FindingKind, Findings, Problem};
 use crate::store;
-use crate::store::Visit;
 use crate::store::directory::Directory;
 use crate::store::identity::{self, Identity};
-use crate::store::listing::{self, Listing};
-use crate::wal::{End, SegmentSize};
+use crate::store::listing::{self, Listing, Walk};
+use crate::store::{StoredName, Visit};
+use crate::wal::End;
 
 mod accepted;
 mod chain;
 mod continuity;
+mod gaps;
 mod histories;
 mod names;
 mod neighbours;
 mod reading;
 mod start;
+mod sum;
+mod timelines;
 mod until;
+mod usual;
 
-use continuity::Coverage;
+use gaps::{BETWEEN_LOOKS, Looks};
 use histories::Shelf;
-use reading::{Read, keep_present, read_all, take_histories, timelines_of};
+use names::Strangers;
+use reading::{Read, Reader};
+use sum::Sum;
+use timelines::Histories;
 
 pub use accepted::Accepted;
 pub(crate) use chain::notes;
 pub use chain::{Chain, Commit, Stop};
-pub use continuity::gaps;
+pub use gaps::gaps;
 pub use histories::Heading;
 pub use start::{Start, StartError};
 pub use until::{TargetTimeline, Until};
@@ -91,7 +99,7 @@ pub struct Checked {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Report {
     /// What is wrong, sorted by file.
-    pub findings: Vec<Finding>,
+    pub findings: Findings,
     /// What was checked, and how.
     pub checked: Checked,
     /// The system identifier that files were compared with: that of the identity file or, if there is none,
@@ -129,9 +137,11 @@ pub enum VerifyError {
 /// `watch` is called in the calling thread, at least ten times a second, with how far the run
 /// has come; it ends the run by returning `false`, which takes effect at the next chunk of each file.
 ///
+/// Memory is bounded whatever the archive's size, but for the findings and the gaps.
+///
 /// # Errors
-/// The directory could not be opened or listed, there is nothing in it, or the run was cancelled.
-/// An entry that could not be read is a finding.
+/// The directory could not be opened or listed, there is nothing in it, there is no memory for what is wrong
+/// with it, or the run was cancelled. An entry that could not be read is a finding.
 pub fn verify(
     path: &Path,
     options: &Options<'_>,
@@ -139,90 +149,115 @@ pub fn verify(
 ) -> Result<Report, VerifyError> {
     let (store, unwatched) = (Directory::at(path), store::Progress::default());
     let visit = store.open(options.steps.unwrap_or(&unwatched))?;
-    let mut listing = Listing::read(&visit)?;
-    let mut report = Report { marked: listing.marked, ..Report::default() };
+    let mut report = Report::default();
+    let mut strangers = Strangers::new(visit.dir());
+    let listing = Listing::read(&visit, &mut |name, what| {
+        // A recovery has nothing to do with them.
+        if options.from.is_none() {
+            strangers.add(&visit, name, &what, &mut report.findings);
+        }
+    })?;
+    let claimed = strangers.finish().ok_or_else(|| listing::no_memory(&visit))?;
     match Identity::at(&visit) {
         Ok(identity) => {
             report.system_identifier = identity.map(|identity| identity.system_identifier);
         }
-        Err(error) => report.findings.push(identity_finding(&error)),
+        Err(error) => keep(&visit, &mut report.findings, &identity_finding(&error))?,
     }
-    if listing.files.is_empty() && !listing.marked {
+    report.marked = listing.marked;
+    if listing.is_empty() && claimed.is_empty() {
         return Err(VerifyError::Nothing { path: path.to_owned() });
     }
+    let mut reader = Reader::new(&visit, report.system_identifier, options.threads, watch);
+    let mut sum = Sum::begin(&mut reader, report)?;
+    let mut histories = Histories::default();
+    reader.progress.files_total = usize::try_from(listing.files).unwrap_or(usize::MAX);
+    histories.read(&mut reader, &mut |read| sum.add(read))?;
     if let Some(start) = options.from {
-        // Histories first: they say which segments are needed.
-        let mut files = listing.files.clone();
-        let histories = take_histories(&mut files);
-        let read = read_all(&visit, histories, report.system_identifier, options.threads, watch)?;
-        let timelines = timelines_of(&read);
-        let size = listing::segment_size(&visit, &listing.files).unwrap_or(SegmentSize::DEFAULT);
-        let shelf = Shelf::new(&visit, &timelines, size, listing.files.iter());
-        for file in &read {
-            report.checked.count(file);
-            report.findings.extend(file.finding());
-        }
-        let task = chain::Task {
-            start,
-            goal: options.target,
-            until: options.until.clone(),
-            threads: options.threads,
-            system_identifier: report.system_identifier,
-            shelf: &shelf,
-        };
-        let (chain, findings) = chain::prove(&task, &mut report.checked, watch)?;
-        report.findings.extend(findings);
-        report.chain = Some(chain);
-        report.sort();
-        return Ok(report);
+        return prove(start, options, reader, sum, histories);
     }
-    listing.claim_archived(&visit);
-    report.findings.extend(names::strays(visit.dir(), &listing));
-    report.findings.extend(names::unknown(visit.dir(), &listing));
-    let mut read =
-        read_all(&visit, listing.files, report.system_identifier, options.threads, watch)?;
-    keep_present(&visit, &mut read);
-    report.absorb(read, &visit);
+    let mut walk = Walk::files(&visit);
+    reader.read_all(walk.by_ref(), &mut |read| sum.add(read))?;
+    let begun = walk.begun();
+    reader.progress.files_total += claimed.lines().count();
+    reader.read_all(names(&claimed), &mut |read| sum.add(read))?;
+    let written = std::mem::take(&mut sum.written);
+    if !written.is_empty() {
+        // They do not count as read yet.
+        reader.progress.files -= written.lines().count();
+        reader.wait_until(Instant::now() + BETWEEN_LOOKS)?;
+        reader.read_all(names(&written), &mut |read| sum.add_again(&read))?;
+    }
+    let Sum { mut report, coverage, .. } = sum.without_removed();
+    let mut looks = Looks {
+        size: coverage.size,
+        reader: &mut reader,
+        shows: &|coverage, histories, each| coverage.gaps(&visit, &histories.timelines, each),
+    };
+    let agreed = looks.agree((coverage, begun), &mut histories, &mut report.findings)?;
+    report.findings.sort();
+    let shelf = Shelf { visit: &visit, timelines: &histories.timelines, coverage: &agreed };
+    report.heading = shelf.written().next().map(|oldest| shelf.heading(oldest));
     if options.accept_gaps {
-        accepted::judge(path, options, &mut report, watch)?;
+        accepted::judge(path, options, &mut report, reader.watch)?;
     }
     Ok(report)
 }
 
-impl Report {
-    /// Sums up what was read, and compares the files.
-    fn absorb(&mut self, mut read: Vec<Read>, visit: &dyn Visit) {
-        read.sort_by_cached_key(|file| file.listed.to_string());
-        if self.system_identifier.is_none() {
-            self.system_identifier =
-                continuity::most(read.iter().filter_map(|r| r.system_identifier));
-        }
-        for file in &mut read {
-            if let (Some(found), Some(expected)) = (file.system_identifier, self.system_identifier)
-                && found != expected
-                && file.problem.is_none()
-            {
-                let reason =
-                    format!("system identifier is {found}, that of most segments {expected}");
-                file.problem = Some(Problem::new(FindingKind::WrongCluster, reason));
-            }
-            self.checked.count(file);
-        }
-        neighbours::join_edges(&mut read);
-        neighbours::compare_encodings(&mut read);
-        self.findings.extend(read.iter().filter_map(Read::finding));
-        let coverage = Coverage::of(&read, SegmentSize::DEFAULT);
-        let timelines = timelines_of(&read);
-        let files = read.iter().map(|file| &file.listed);
-        let shelf = Shelf::new(visit, &timelines, coverage.size, files);
-        self.findings.extend(coverage.gaps(&shelf));
-        self.heading = shelf.written().next().map(|oldest| shelf.heading(oldest));
-        self.sort();
-    }
+/// Proves what a recovery needs. Which segments are there is looked at a second time if one is missing.
+fn prove(
+    start: Start,
+    options: &Options<'_>,
+    mut reader: Reader<'_>,
+    sum: Sum<'_>,
+    mut histories: Histories,
+) -> Result<Report, VerifyError> {
+    let visit = reader.visit;
+    let Sum { mut report, coverage, .. } = sum;
+    let mut looks = Looks {
+        size: coverage.size,
+        reader: &mut reader,
+        shows: &|coverage, histories, _| {
+            let shelf = Shelf { visit, timelines: &histories.timelines, coverage };
+            let gap = chain::shows_gap(&start, options.target, &shelf);
+            if gap { Err(continuity::Stop::Found) } else { Ok(()) }
+        },
+    };
+    let first = looks.look(&mut histories)?;
+    let coverage = looks.settle(first, &mut histories)?;
+    let task = chain::Task {
+        start,
+        goal: options.target,
+        until: options.until.clone(),
+        threads: options.threads,
+        system_identifier: report.system_identifier,
+        shelf: &Shelf { visit, timelines: &histories.timelines, coverage: &coverage },
+    };
+    let (chain, findings) = chain::prove(&task, &mut report.checked, reader.watch)?;
+    findings.iter().try_for_each(|finding| keep(visit, &mut report.findings, finding))?;
+    report.chain = Some(chain);
+    report.findings.sort();
+    Ok(report)
+}
 
-    fn sort(&mut self) {
-        self.findings.sort_by(|a, b| (&a.file, a.problem.kind).cmp(&(&b.file, b.problem.kind)));
+/// Returns the files of a list with one name in each line.
+fn names(lines: &str) -> impl Iterator<Item = Result<StoredName, Error>> {
+    lines.lines().filter_map(|name| StoredName::parse(name).ok()).map(Ok)
+}
+
+/// Adds a name to such a list. Returns `false` if there is no memory for it.
+fn add_line(lines: &mut String, name: &str) -> bool {
+    let room = lines.try_reserve(name.len() + 1).is_ok();
+    if room {
+        lines.push_str(name);
+        lines.push('\n');
     }
+    room
+}
+
+/// Adds a finding.
+fn keep(visit: &dyn Visit, findings: &mut Findings, finding: &Finding) -> Result<(), Error> {
+    findings.push(finding).map_err(|_| listing::no_memory(visit))
 }
 
 impl Checked {

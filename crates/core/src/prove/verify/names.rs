@@ -4,9 +4,11 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use crate::prove::finding::{Finding, FindingKind, Problem};
+use super::add_line;
+use crate::prove::finding::{Finding, FindingKind, Findings, Problem};
+use crate::store::Visit;
 use crate::store::directory::temporary::Owner;
-use crate::store::listing::Listing;
+use crate::store::listing::{self, Stranger};
 use crate::sys::{self, Dir};
 use crate::wal::name::FileName;
 
@@ -17,15 +19,54 @@ const STRAY_AFTER: Duration = Duration::from_secs(3600);
 /// The same for a temporary file of `basic_archive`, which writes it in one go and removes only its own.
 const BASIC_STRAY_AFTER: Duration = Duration::from_secs(60);
 
-/// Makes the findings of temporary files that nobody is writing any more.
-pub(super) fn strays(dir: &Dir, listing: &Listing) -> Vec<Finding> {
-    let host = sys::host_name();
-    let stray = |(name, owner): &(String, Option<Owner>)| {
-        let reason = stray(&dir.path().join(name), owner.as_ref(), &host)?;
-        let problem = Problem::new(FindingKind::StrayTemporary, reason);
-        Some(Finding { file: name.clone(), problem })
-    };
-    listing.temporaries.iter().filter_map(stray).collect()
+/// Judges names that are not those of WAL files.
+pub(super) struct Strangers<'d> {
+    dir: &'d Dir,
+    host: String,
+    /// Files that were archived all the same, one name in each line.
+    archived: String,
+    /// There was memory for everything.
+    kept: bool,
+}
+
+impl<'d> Strangers<'d> {
+    pub(super) fn new(dir: &'d Dir) -> Self {
+        Self { dir, host: sys::host_name(), archived: String::new(), kept: true }
+    }
+
+    /// Takes a name: a temporary file that nobody is writing any more is a finding, and so is what nobody
+    /// knows.
+    pub(super) fn add(
+        &mut self,
+        visit: &dyn Visit,
+        name: &str,
+        what: &Stranger,
+        findings: &mut Findings,
+    ) {
+        let problem = match what {
+            Stranger::Temporary(owner) => {
+                stray(&self.dir.path().join(name), owner.as_ref(), &self.host)
+                    .map(|reason| Problem::new(FindingKind::StrayTemporary, reason))
+            }
+            Stranger::Unknown if listing::archived(visit, name).is_some() => {
+                self.kept &= add_line(&mut self.archived, name);
+                None
+            }
+            // What is gone by now is not a finding.
+            Stranger::Unknown => unknown_reason(self.dir, name)
+                .map(|reason| Problem::new(FindingKind::Unknown, reason)),
+        };
+        if let Some(problem) = problem {
+            let finding = Finding { file: name.to_owned(), problem };
+            self.kept &= findings.push(&finding).is_ok();
+        }
+    }
+
+    /// Returns the files that were archived all the same, one name in each line; `None` if there was no memory
+    /// for everything.
+    pub(super) fn finish(self) -> Option<String> {
+        self.kept.then_some(self.archived)
+    }
 }
 
 /// Returns why a temporary file counts as left behind; `None` if it may be in use.
@@ -64,15 +105,6 @@ fn last_change(path: &Path) -> io::Result<(Duration, String)> {
     })
 }
 
-/// Makes the findings of names that no file of an archive has. What is gone by now is not one.
-pub(super) fn unknown(dir: &Dir, listing: &Listing) -> Vec<Finding> {
-    let finding = |name: &String| {
-        let reason = unknown_reason(dir, name)?;
-        Some(Finding { file: name.clone(), problem: Problem::new(FindingKind::Unknown, reason) })
-    };
-    listing.unknown.iter().filter_map(finding).collect()
-}
-
 fn unknown_reason(dir: &Dir, name: &str) -> Option<String> {
     let what = match dir.entry(name) {
         Ok(Some(entry)) if entry.is_file() && FileName::from_stored(name).is_ok() => {
@@ -97,15 +129,20 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+    use crate::store::Progress;
+    use crate::store::directory::Directory;
 
     /// A name that had gone since it was listed was a finding. One that cannot be looked up still is.
     #[test]
     fn an_unknown_name_that_is_gone_is_not_a_finding_and_one_that_is_not_text_is() {
         let temp = tempfile::tempdir().unwrap();
-        let dir = Dir::open(temp.path()).unwrap();
-        let unknown_names = vec!["notes.txt".to_owned(), "not\u{fffd}es".to_owned()];
-        let listing = Listing { unknown: unknown_names, ..Listing::default() };
-        let found = unknown(&dir, &listing);
-        assert_eq!(found.iter().map(|f| f.file.as_str()).collect::<Vec<_>>(), ["not\u{fffd}es"]);
+        let (store, steps) = (Directory::at(temp.path()), Progress::default());
+        let visit = store.open(&steps).unwrap();
+        let (mut found, mut strangers) = (Findings::default(), Strangers::new(visit.dir()));
+        for name in ["notes.txt", "not\u{fffd}es"] {
+            strangers.add(&visit, name, &Stranger::Unknown, &mut found);
+        }
+        assert_eq!(strangers.finish().as_deref(), Some(""));
+        assert_eq!(found.iter().map(|f| f.file).collect::<Vec<_>>(), ["not\u{fffd}es"]);
     }
 }

@@ -1,20 +1,20 @@
 //! Every file of an archive, read through [`examine`], several at a time.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use super::{Progress, VerifyError};
 use crate::encoding::digest::Digest;
-use crate::error::Error;
+use crate::error::{Action, Error};
 use crate::prove::examine::{self, Examined, Expectation};
-use crate::prove::finding::{Finding, FindingKind, Problem};
-use crate::store::{StoredName, Visit};
+use crate::prove::finding::{FindingKind, Problem};
+use crate::store::{StoredName, Visit, listing};
 use crate::sys;
 use crate::wal::history::Ancestor;
 use crate::wal::name::{FileKind, SegmentName};
-use crate::wal::timeline::Timelines;
 use crate::wal::{End, Head, SegmentSize, Tail};
 
 /// How often the watcher is called at least.
@@ -37,91 +37,128 @@ pub(super) struct Read {
     pub(super) history: Option<Vec<Ancestor>>,
     /// It was removed while the archive was verified.
     pub(super) vanished: bool,
+    /// There was no memory to read it.
+    pub(super) no_memory: bool,
+    /// How long before it was read something was last written to it, if that is known.
+    pub(super) idle: Option<Duration>,
 }
 
-impl Read {
-    /// Returns the finding of a file that has a problem.
-    pub(super) fn finding(&self) -> Option<Finding> {
-        let problem = self.problem.clone()?;
-        Some(Finding { file: self.listed.to_string(), problem })
+/// How many files are read before they are compared: all that is kept of files at a time.
+pub(super) const BATCH: usize = 512;
+
+/// How an archive is read.
+pub(super) struct Reader<'r> {
+    pub(super) visit: &'r dyn Visit,
+    pub(super) system_identifier: Option<u64>,
+    pub(super) threads: usize,
+    pub(super) watch: &'r mut dyn FnMut(&Progress) -> bool,
+    /// How far it has come, over all batches.
+    pub(super) progress: Progress,
+}
+
+impl<'r> Reader<'r> {
+    pub(super) fn new(
+        visit: &'r dyn Visit,
+        system_identifier: Option<u64>,
+        threads: usize,
+        watch: &'r mut dyn FnMut(&Progress) -> bool,
+    ) -> Self {
+        Self { visit, system_identifier, threads, watch, progress: Progress::default() }
     }
-}
 
-/// Collects what the history files among those read say.
-pub(super) fn timelines_of(read: &[Read]) -> Timelines {
-    let mut timelines = Timelines::default();
-    for file in read {
-        if let FileKind::History { timeline } = file.listed.name.kind() {
-            timelines.add(timeline, file.history.clone());
+    /// Reads all files of a walk, several at a time, and calls `each` with what is needed of each, in the
+    /// order of the walk.
+    ///
+    /// # Errors
+    /// The walk's, those of `each`, a thread could not be started, or the run was cancelled.
+    pub(super) fn read_all(
+        &mut self,
+        mut walk: impl Iterator<Item = Result<StoredName, Error>>,
+        each: &mut dyn FnMut(Read) -> Result<(), VerifyError>,
+    ) -> Result<(), VerifyError> {
+        loop {
+            let batch = walk.by_ref().take(BATCH).collect::<Result<Vec<StoredName>, Error>>()?;
+            if batch.is_empty() {
+                return Ok(());
+            }
+            self.read_batch(&batch)?.into_iter().try_for_each(&mut *each)?;
         }
     }
-    timelines
-}
 
-/// Drops the files that are gone by now. `pg_archivecleanup` removes old segments in no order. Some of them
-/// may have been read before it ran, and there would be gaps between those.
-pub(super) fn keep_present(visit: &dyn Visit, read: &mut Vec<Read>) {
-    read.retain(|file| !file.vanished && visit.holds(&(&file.listed).into()));
-}
+    /// Waits, and tells the watcher all the while.
+    ///
+    /// # Errors
+    /// The run was cancelled.
+    pub(super) fn wait_until(&mut self, time: Instant) -> Result<(), VerifyError> {
+        loop {
+            if !(self.watch)(&self.progress) {
+                return Err(VerifyError::Cancelled);
+            }
+            let left = time.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(());
+            }
+            thread::sleep(left.min(WATCH_EVERY));
+        }
+    }
 
-/// Takes the history files out of a list.
-pub(super) fn take_histories(files: &mut Vec<StoredName>) -> Vec<StoredName> {
-    let is_history = |file: &StoredName| matches!(file.name.kind(), FileKind::History { .. });
-    let histories = files.iter().filter(|file| is_history(file)).cloned().collect();
-    files.retain(|file| !is_history(file));
-    histories
-}
-
-/// Reads files, several at a time, and keeps what is needed of each.
-pub(super) fn read_all(
-    visit: &dyn Visit,
-    files: Vec<StoredName>,
-    system_identifier: Option<u64>,
-    threads: usize,
-    watch: &mut dyn FnMut(&Progress) -> bool,
-) -> Result<Vec<Read>, VerifyError> {
-    let total = files.len();
-    let expected = Expectation {
-        system_identifier,
-        thorough: true,
-        past_cache: true,
-        ..Expectation::default()
-    };
-    let (next, bytes, stop) = (AtomicUsize::new(0), AtomicU64::new(0), AtomicBool::new(false));
-    let (sender, receiver) = mpsc::channel();
-    let mut done = Vec::with_capacity(total);
-    let mut going = true;
-    thread::scope(|scope| {
-        sys::with_signals_blocked(|| {
-            for _ in 0..threads.clamp(1, total.max(1)) {
-                let sender = sender.clone();
-                let (files, next, bytes, stop, expected) =
-                    (&files, &next, &bytes, &stop, &expected);
-                scope.spawn(move || {
-                    while let Some(listed) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        let read = read_one(visit, listed, expected, bytes, stop);
-                        if stop.load(Ordering::Relaxed) || sender.send(read).is_err() {
-                            break;
+    fn read_batch(&mut self, files: &[StoredName]) -> Result<Vec<Read>, VerifyError> {
+        let Self { visit, system_identifier, threads, watch, progress } = self;
+        let (visit, before) = (*visit, *progress);
+        let expected = Expectation {
+            system_identifier: *system_identifier,
+            thorough: true,
+            past_cache: true,
+            ..Expectation::default()
+        };
+        let (next, bytes, stop) = (AtomicUsize::new(0), AtomicU64::new(0), AtomicBool::new(false));
+        let (sender, receiver) = mpsc::channel();
+        let mut done = Vec::with_capacity(files.len());
+        let mut going = true;
+        thread::scope(|scope| {
+            let started = sys::with_signals_blocked(|| {
+                (0..(*threads).clamp(1, files.len().max(1))).try_for_each(|_| {
+                    let sender = sender.clone();
+                    let (next, bytes, stop, expected) = (&next, &bytes, &stop, &expected);
+                    let work = move || {
+                        loop {
+                            let index = next.fetch_add(1, Ordering::Relaxed);
+                            let Some(listed) = files.get(index) else { break };
+                            let read = read_one(visit, listed, expected, bytes, stop);
+                            if stop.load(Ordering::Relaxed) || sender.send((index, read)).is_err() {
+                                break;
+                            }
                         }
+                    };
+                    thread::Builder::new().spawn_scoped(scope, work).map(drop)
+                })
+            });
+            // Once the workers have gone, nothing more can come.
+            drop(sender);
+            while started.is_ok() && done.len() < files.len() && going {
+                match receiver.recv_timeout(WATCH_EVERY) {
+                    Ok((_, read)) if read.no_memory => {
+                        stop.store(true, Ordering::Relaxed);
+                        return Err(listing::no_memory(visit));
                     }
-                });
+                    Ok(read) => done.push(read),
+                    Err(RecvTimeoutError::Timeout) => {}
+                    // A worker that panicked makes the scope panic.
+                    Err(RecvTimeoutError::Disconnected) => break,
+                }
+                progress.files = before.files + done.len();
+                progress.bytes = before.bytes + bytes.load(Ordering::Relaxed);
+                going = watch(progress);
             }
-        });
-        // Once the workers have gone, nothing more can come.
-        drop(sender);
-        while done.len() < total && going {
-            match receiver.recv_timeout(WATCH_EVERY) {
-                Ok(read) => done.push(read),
-                Err(RecvTimeoutError::Timeout) => {}
-                // A worker that panicked makes the scope panic.
-                Err(RecvTimeoutError::Disconnected) => break,
-            }
-            let bytes = bytes.load(Ordering::Relaxed);
-            going = watch(&Progress { files: done.len(), files_total: total, bytes });
+            stop.store(true, Ordering::Relaxed);
+            started.map_err(|e| Error::io(Action::StartReader, visit.location(), e))
+        })?;
+        if !going {
+            return Err(VerifyError::Cancelled);
         }
-        stop.store(true, Ordering::Relaxed);
-    });
-    if going { Ok(done) } else { Err(VerifyError::Cancelled) }
+        done.sort_unstable_by_key(|(index, _)| *index);
+        Ok(done.into_iter().map(|(_, read)| read).collect())
+    }
 }
 
 /// `pg_receivewal` fills a new file with zeros before it writes WAL there. For so long after the last change
@@ -156,16 +193,22 @@ fn read_one(
         problem: Some(Problem::new(FindingKind::Unreadable, reason)),
         ..Examined::default()
     };
-    let mut vanished = false;
+    let (mut vanished, mut idle, mut no_memory) = (false, None, false);
     let examined = match visit.find(&listed.into()) {
-        Ok(Some(found)) => examine::examine(&*found, &listed.name, expected, &mut |chunk| {
-            bytes.fetch_add(chunk.len() as u64, Ordering::Relaxed);
-            if stop.load(Ordering::Relaxed) {
-                return Err(std::io::ErrorKind::Interrupted.into());
-            }
-            Ok(())
-        })
-        .unwrap_or_else(|e| unreadable(e.to_string())),
+        Ok(Some(found)) => {
+            let examined = examine::examine(&*found, &listed.name, expected, &mut |chunk| {
+                bytes.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+                if stop.load(Ordering::Relaxed) {
+                    return Err(std::io::ErrorKind::Interrupted.into());
+                }
+                Ok(())
+            });
+            idle = last_written(found.path());
+            examined.unwrap_or_else(|e| {
+                no_memory = e.raw_os_error() == Some(libc::ENOMEM);
+                unreadable(e.to_string())
+            })
+        }
         Ok(None) => {
             vanished = true;
             Examined::default()
@@ -194,5 +237,14 @@ fn read_one(
         end,
         history: examined.history,
         vanished,
+        no_memory,
+        idle,
     }
+}
+
+/// Returns how long ago something was last written to a file. A time in the future comes from another clock,
+/// and shows how far that one is off.
+fn last_written(path: &Path) -> Option<Duration> {
+    let at = std::fs::symlink_metadata(path).ok()?.modified().ok()?;
+    Some(SystemTime::now().duration_since(at).unwrap_or_else(|ahead| ahead.duration()))
 }

@@ -150,6 +150,9 @@ pub fn remove_stray_of(dir: &Dir, us: &Owner, name: &str) -> Result<usize, Error
     remove_where(dir, us, |name| name.starts_with(&begin), || ())
 }
 
+/// How many names are kept at a time; for more stray files the directory is read again.
+const AT_A_TIME: usize = 1024;
+
 /// The same, but only those that `of` chooses. `step` is called for each name that is looked at, and for each
 /// that is removed.
 pub(super) fn remove_where(
@@ -158,19 +161,26 @@ pub(super) fn remove_where(
     of: impl Fn(&str) -> bool,
     step: impl Fn(),
 ) -> Result<usize, Error> {
-    let mut stray = Vec::new();
-    dir.for_each_name(|name| {
-        step();
-        if of(name) && is_stray(name, us) {
-            stray.push(name.to_owned());
+    let mut all = 0;
+    loop {
+        let mut stray = Vec::new();
+        dir.for_each_name(|name| {
+            step();
+            if stray.len() < AT_A_TIME && of(name) && is_stray(name, us) {
+                stray.push(name.to_owned());
+            }
+        })
+        .map_err(|e| Error::io(Action::ListDestination, dir.path(), e))?;
+        let removed = |name: &&String| {
+            step();
+            dir.unlink(name).is_ok()
+        };
+        let removed = stray.iter().filter(removed).count();
+        all += removed;
+        if stray.len() < AT_A_TIME || removed == 0 {
+            return Ok(all);
         }
-    })
-    .map_err(|e| Error::io(Action::ListDestination, dir.path(), e))?;
-    let removed = |name: &&String| {
-        step();
-        dir.unlink(name).is_ok()
-    };
-    Ok(stray.iter().filter(removed).count())
+    }
 }
 
 /// Returns whether a name in an archive is one that this project gives to its own files, so that it is

@@ -1,6 +1,6 @@
 //! Sets of addresses: the stretches that segments cover, and those that they do not.
 
-use std::collections::BTreeMap;
+use std::collections::TryReserveError;
 
 use crate::wal::lsn::{Lsn, SegmentSize};
 use crate::wal::name::SegmentName;
@@ -53,101 +53,114 @@ pub struct Run {
 
 /// A set of addresses.
 ///
-/// Invariant: its stretches are not empty, do not overlap and do not touch. So its memory grows with the
-/// number of holes, not with that of segments.
+/// Invariant: its stretches are in order, are not empty, do not overlap and do not touch. So its memory grows
+/// with the number of holes, not with that of segments: 16 bytes each. It is reserved before it is used,
+/// because a set as large as an archive makes it must be able to fail without ending the process. Stretches
+/// that come in order are added at its end, at no cost.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Stretches {
-    /// The end of each stretch, by its beginning.
-    ends: BTreeMap<Lsn, Lsn>,
+    all: Vec<Stretch>,
 }
 
 impl Stretches {
     /// Returns the empty set.
     #[must_use]
     pub const fn new() -> Self {
-        Self { ends: BTreeMap::new() }
+        Self { all: Vec::new() }
     }
 
     /// Adds a stretch.
-    pub fn insert(&mut self, stretch: Stretch) {
+    ///
+    /// # Errors
+    /// There is no memory for it. The set stays as it was.
+    pub fn insert(&mut self, stretch: Stretch) -> Result<(), TryReserveError> {
         if stretch.is_empty() {
-            return;
+            return Ok(());
         }
-        let Stretch { mut from, mut to } = stretch;
-        // From the last stretch that begins early enough to touch it, back to one that ends before it.
-        while let Some((&start, &end)) = self.ends.range(..=to).next_back()
-            && end >= from
-        {
-            self.ends.remove(&start);
-            (from, to) = (from.min(start), to.max(end));
+        self.all.try_reserve(1)?;
+        // Those that touch or overlap it become one with it.
+        let first = self.all.partition_point(|there| there.to < stretch.from);
+        let mut merged = stretch;
+        let touched = self.all.iter().skip(first).take_while(|there| there.from <= stretch.to);
+        let mut count = 0;
+        for there in touched {
+            (merged.from, merged.to) = (merged.from.min(there.from), merged.to.max(there.to));
+            count += 1;
         }
-        self.ends.insert(from, to);
+        match self.all.get_mut(first).filter(|_| count > 0) {
+            Some(there) => {
+                *there = merged;
+                self.all.drain(first + 1..first + count);
+            }
+            None => self.all.insert(first, merged),
+        }
+        Ok(())
+    }
+
+    /// Adds each stretch.
+    ///
+    /// # Errors
+    /// There is no memory for it. The set holds some of them then.
+    pub fn extend(
+        &mut self,
+        stretches: impl IntoIterator<Item = Stretch>,
+    ) -> Result<(), TryReserveError> {
+        stretches.into_iter().try_for_each(|stretch| self.insert(stretch))
     }
 
     /// Returns the stretches in order, each as long as possible.
     pub fn iter(&self) -> impl Iterator<Item = Stretch> {
-        self.ends.iter().map(|(from, to)| Stretch { from: *from, to: *to })
+        self.all.iter().copied()
     }
 
     /// Returns the first address.
     #[must_use]
     pub fn first(&self) -> Option<Lsn> {
-        self.ends.first_key_value().map(|(from, _)| *from)
+        self.all.first().map(|stretch| stretch.from)
     }
 
     /// Returns the first address behind the last stretch.
     #[must_use]
     pub fn end(&self) -> Option<Lsn> {
-        self.ends.last_key_value().map(|(_, to)| *to)
+        self.all.last().map(|stretch| stretch.to)
+    }
+
+    /// Returns the stretches that reach into `within` or begin behind it, in order.
+    fn from(&self, within: Stretch) -> impl Iterator<Item = Stretch> {
+        let before = self.all.partition_point(|stretch| stretch.to <= within.from);
+        self.all.iter().skip(before).copied()
     }
 
     /// Returns the first address of the set that lies in `within`.
     #[must_use]
     pub fn first_in(&self, within: Stretch) -> Option<Lsn> {
-        let mut before = self.ends.range(..=within.from);
-        let first = match before.next_back() {
-            Some((_, to)) if *to > within.from => within.from,
-            _ => *self.ends.range(within.from..).next()?.0,
-        };
+        let first = self.from(within).next()?.from.max(within.from);
         within.contains(first).then_some(first)
     }
 
+    /// Returns the parts of `within` that are in the set, in order.
+    pub fn covered(&self, within: Stretch) -> impl Iterator<Item = Stretch> {
+        self.from(within).take_while(move |stretch| stretch.from < within.to).map(move |stretch| {
+            Stretch { from: stretch.from.max(within.from), to: stretch.to.min(within.to) }
+        })
+    }
+
     /// Returns the parts of `within` that are not in the set, in order.
-    #[must_use]
-    pub fn uncovered(&self, within: Stretch) -> Vec<Stretch> {
-        let (mut missing, mut at) = (Vec::new(), within.from);
-        for stretch in self.iter().filter(|stretch| stretch.to > within.from) {
-            if stretch.from >= within.to {
-                break;
-            }
-            if stretch.from > at {
-                missing.push(Stretch { from: at, to: stretch.from });
-            }
+    pub fn uncovered(&self, within: Stretch) -> impl Iterator<Item = Stretch> {
+        let behind = Stretch { from: within.to, to: within.to };
+        let mut at = within.from;
+        self.covered(within).chain([behind]).filter_map(move |stretch| {
+            let missing = Stretch { from: at, to: stretch.from };
             at = stretch.to;
-        }
-        if at < within.to {
-            missing.push(Stretch { from: at, to: within.to });
-        }
-        missing
-    }
-}
-
-impl Extend<Stretch> for Stretches {
-    fn extend<T: IntoIterator<Item = Stretch>>(&mut self, stretches: T) {
-        stretches.into_iter().for_each(|stretch| self.insert(stretch));
-    }
-}
-
-impl FromIterator<Stretch> for Stretches {
-    fn from_iter<T: IntoIterator<Item = Stretch>>(stretches: T) -> Self {
-        let mut set = Self::new();
-        set.extend(stretches);
-        set
+            (!missing.is_empty()).then_some(missing)
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use std::collections::BTreeSet;
 
     use proptest::prelude::*;
@@ -158,8 +171,14 @@ mod tests {
         Stretch { from: Lsn(from), to: Lsn(to) }
     }
 
+    fn of(stretches: impl IntoIterator<Item = Stretch>) -> Stretches {
+        let mut set = Stretches::new();
+        set.extend(stretches).unwrap();
+        set
+    }
+
     fn set(stretches: &[(u64, u64)]) -> Stretches {
-        stretches.iter().map(|(from, to)| stretch(*from, *to)).collect()
+        of(stretches.iter().map(|(from, to)| stretch(*from, *to)))
     }
 
     fn all(set: &Stretches) -> Vec<Stretch> {
@@ -177,8 +196,8 @@ mod tests {
     #[test]
     fn an_empty_stretch_adds_nothing_and_has_no_holes() {
         assert_eq!(set(&[(4, 4), (5, 3)]), Stretches::new());
-        assert_eq!(set(&[(1, 2)]).uncovered(stretch(7, 7)), []);
-        assert_eq!(set(&[(1, 2), (5, 9)]).uncovered(stretch(7, 3)), []);
+        assert_eq!(set(&[(1, 2)]).uncovered(stretch(7, 7)).count(), 0);
+        assert_eq!(set(&[(1, 2), (5, 9)]).uncovered(stretch(7, 3)).count(), 0);
     }
 
     #[test]
@@ -213,7 +232,7 @@ mod tests {
             let plain: BTreeSet<u64> =
                 parts.iter().flat_map(|(from, len)| *from..*from + *len).collect();
             let set: Stretches =
-                parts.iter().map(|(from, len)| stretch(*from, *from + *len)).collect();
+                of(parts.iter().map(|(from, len)| stretch(*from, *from + *len)));
             let numbers = |stretches: &[Stretch]| -> Vec<u64> {
                 stretches.iter().flat_map(|stretch| stretch.from.0..stretch.to.0).collect()
             };
@@ -224,7 +243,12 @@ mod tests {
             prop_assert_eq!(set.end(), plain.last().map(|at| Lsn(*at + 1)));
             let within = stretch(from, from + len);
             let lacks: Vec<u64> = (from..from + len).filter(|at| !plain.contains(at)).collect();
-            prop_assert_eq!(numbers(&set.uncovered(within)), lacks);
+            let missing: Vec<Stretch> = set.uncovered(within).collect();
+            prop_assert_eq!(numbers(&missing), lacks);
+            prop_assert!(missing.windows(2).all(|pair| matches!(pair, [a, b] if a.to < b.from)));
+            let has: Vec<u64> = (from..from + len).filter(|at| plain.contains(at)).collect();
+            let there: Vec<Stretch> = set.covered(within).collect();
+            prop_assert_eq!(numbers(&there), has);
             let first = plain.range(from..from + len).next().map(|at| Lsn(*at));
             prop_assert_eq!(set.first_in(within), first);
         }

@@ -113,7 +113,7 @@ fn not_a_child(own: u32, at: Lsn, target: u32, shelf: &Shelf<'_>) -> (Problem, u
 /// Goes from segment to segment as the server asks for them: under the newest timeline of the history that had
 /// begun by then, else under an older one, but never under an older one than the last.
 fn steps(from: Lsn, target: u32, shelf: &Shelf<'_>) -> (Vec<Step>, Lsn) {
-    let size = shelf.size;
+    let size = shelf.size();
     // The newest first, each with the segment in which it began.
     let mut history = Vec::new();
     let mut begin = Lsn::INVALID;

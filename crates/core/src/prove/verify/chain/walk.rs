@@ -65,7 +65,7 @@ impl<'a> Walk<'a> {
     }
 
     fn size(&self) -> SegmentSize {
-        self.shelf.size
+        self.shelf.size()
     }
 
     pub(super) fn name(&self, timeline: u32, at: Lsn) -> String {
