@@ -207,7 +207,7 @@ impl ErrorKind {
                 "A recovery that follows the switch needs neither tail. Keep the archived file, and on this server rename the file's \".ready\" in \"pg_wal/archive_status\" to \".done\".",
             ),
             Self::ConflictBranch => Advice::new("58P02").archiving(
-                "A standby was promoted there, and this server goes on without it. This server's file may be the only whole copy: keep it, and its \".ready\" file. If the promotion was a mistake, stop that server, and move its files (those of the newer timeline, its \".history\" file, and this one) out of the archive together; the file is then archived. If it was not, stop this server and rebuild it from the other.",
+                "A standby was promoted there, and this server has stayed on its timeline. This server's file may be the only whole copy: keep it, and its \".ready\" file. If the promotion was a mistake, stop that server, and move its files (those of the newer timeline, its \".history\" file, and this one) out of the archive together; the file is then archived. If it was not, stop this server and rebuild it from the other.",
             ),
             Self::ConflictAhead => Advice::new("58P02").archiving(AHEAD),
             Self::ConflictHistory => Advice::new("58P02").archiving(
@@ -253,7 +253,7 @@ impl ErrorKind {
                 "Put a good copy there, from a second archive or a standby's pg_wal, and start recovery again. \"walsafe verify\" shows what else is wrong.",
             ),
             Self::Hole => Advice::new("58P01").restoring(
-                "Put the missing file there, from a second archive or a server's pg_wal, and start recovery again. \"walsafe verify\" shows what else is missing. To end recovery before the hole, set a recovery target, or add \"--end-at-hole SEGMENT\" with the name of the missing segment to restore_command.",
+                "Put the missing file there, and start recovery again. \"walsafe push --pgdata DATA_DIRECTORY ARCHIVE_DIRECTORY\" brings it from a server that has it; otherwise take it from a second archive. \"walsafe verify\" shows what else is missing. To end recovery before the hole, set a recovery target, or add \"--end-at-hole SEGMENT\" with the name of the missing segment to restore_command.",
             ),
             Self::HistoryHole => Advice::new("58P01").restoring(
                 "Put the file there: \"walsafe push --pgdata DATA_DIRECTORY --history N ARCHIVE_DIRECTORY\" takes that of timeline N from a server that has it. Then start recovery again. To stay on the timeline of the base backup, set recovery_target_timeline to 'current'.",
