@@ -2,24 +2,17 @@
 //! files get their names in the server's order (G13).
 
 use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
-use harness::{Cluster, ClusterBuilder, Scratch, Stop, archive, command, dose, scratch};
+use harness::{Cluster, ClusterBuilder, Scratch, Stop, archive, dose, scratch};
 
 const DESTINATION: &str = "walsafe_archive.destination";
 const WORKERS: &str = "walsafe_archive.workers";
 
-/// A copy of a data directory, as a snapshot of its file system would be.
-fn snapshot(cluster: &Cluster) -> Scratch {
-    let home = Scratch::new("snapshot");
-    command::run(Command::new("cp").arg("-a").arg(cluster.data()).arg(home.path()));
-    home
-}
-
-/// A cluster from a snapshot, which archives nothing before it is told where to.
-fn from(snapshot: Scratch) -> ClusterBuilder {
-    ClusterBuilder::existing(snapshot)
+/// A clone of a stopped cluster, which archives nothing before it is told where to.
+fn clone_of(cluster: &Cluster) -> ClusterBuilder {
+    cluster
+        .clone_stopped()
         .set("archive_mode", "on")
         .set("archive_library", "walsafe_archive")
         .set(DESTINATION, "")
@@ -55,7 +48,7 @@ fn a_clone_adds_nothing_behind_the_point_where_it_left() {
     let primary = keep(Cluster::archiving_to(archive.path())).start();
     primary.wait_archived(&primary.switch_wal());
     primary.stop(Stop::Fast);
-    let clone = from(snapshot(&primary)).start();
+    let clone = clone_of(&primary).start();
     primary.start();
     // Messages of one length: only their contents tell the two histories apart.
     for (cluster, text) in [(&primary, "of the primary"), (&clone, "of the clone  ")] {
@@ -103,7 +96,7 @@ fn a_data_directory_put_back_to_a_snapshot_adds_nothing_to_the_archive() {
     let before = builder.start();
     before.wait_archived(&before.switch_wal());
     before.stop(Stop::Fast);
-    let put_back = from(snapshot(&before)).set(WORKERS, "4").start();
+    let put_back = clone_of(&before).set(WORKERS, "4").start();
     before.start();
     let names = before.fill_segments(3);
     before.wait_archived(&names[2]);

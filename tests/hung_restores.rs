@@ -55,8 +55,11 @@ fn every_command_ends_with_the_status_of_trouble() {
                 let server = &server;
                 scope.spawn(move || ends(server, vec![command, "--stall-timeout=1", archive], 2));
             }
-            let init = vec!["init", "--stall-timeout=1", "--pgdata", path(&data), archive];
-            scope.spawn(|| ends(&server, init, 2));
+            for command in ["init", "push"] {
+                let (server, data) = (&server, path(&data));
+                let line = vec![command, "--stall-timeout=1", "--pgdata", data, archive];
+                scope.spawn(move || ends(server, line, 2));
+            }
         });
         assert_eq!((server.names(), standby.names()), (vec![], vec!["standby.signal".to_owned()]));
     }

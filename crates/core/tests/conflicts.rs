@@ -204,6 +204,7 @@ fn a_tail_past_the_switch_of_a_timeline_is_distinguished_from_other_differences(
         for (theirs, kind) in [(&tail, past_switch), (&before, ErrorKind::Conflict)] {
             let world = World::new();
             world.init();
+            world.be_on(if in_archive { 1 } else { 2 });
             let job = world.wal(&segment_name(1, 3), &ours);
             let dir: &Path = if in_archive { &world.archive } else { &world.pg_wal };
             let name = if codec == "none" { "00000002.history" } else { "00000002.history.gz" };
@@ -218,6 +219,61 @@ fn a_tail_past_the_switch_of_a_timeline_is_distinguished_from_other_differences(
                 assert!(hint.contains("may be the only whole copy: keep it"), "{hint}");
                 assert!(!hint.contains(".done"), "{hint}");
             }
+        }
+    }
+}
+
+/// A standby fetches the history file of each timeline that it is told to follow, and nothing removes it. Once
+/// that promotion was undone, the file counted as the server's own: for a conflict behind that switch it was told
+/// to mark the only whole copy as done.
+#[test]
+fn a_history_file_that_a_standby_once_fetched_is_not_the_servers_own() {
+    let half = SEGMENT / 2;
+    let switch = 3 * SEGMENT + half;
+    let (ours, own_tail) = (segment(1, 3, 1), ErrorKind::ConflictTimelineTail);
+    let mut theirs = ours.clone();
+    theirs[half + 9] ^= 1;
+    let cases = [
+        // It stayed on timeline 1.
+        (Some(1), vec![(2, format!("1\t0/{switch:X}\tx\n"))], None),
+        // It is on timeline 3, which branched off timeline 1 later.
+        (
+            Some(3),
+            vec![
+                (2, format!("1\t0/{switch:X}\tx\n")),
+                (3, format!("1\t0/{:X}\tx\n", switch + SEGMENT)),
+            ],
+            None,
+        ),
+        // Timeline 2 is its own, or an ancestor of its own.
+        (Some(2), vec![(2, format!("1\t0/{switch:X}\tx\n"))], Some(2)),
+        (
+            Some(3),
+            vec![
+                (2, format!("1\t0/{switch:X}\tx\n")),
+                (3, format!("1\t0/{switch:X}\tx\n2\t0/{:X}\tx\n", switch + SEGMENT)),
+            ],
+            Some(2),
+        ),
+        // Nothing says which timeline it is on.
+        (None, vec![(2, format!("1\t0/{switch:X}\tx\n"))], None),
+    ];
+    for (timeline, histories, successor) in cases {
+        let world = World::new();
+        world.init();
+        if let Some(timeline) = timeline {
+            world.be_on(timeline);
+        }
+        for (timeline, text) in &histories {
+            world.wal(&format!("{timeline:08X}.history"), text.as_bytes());
+        }
+        let job = world.wal(&segment_name(1, 3), &ours);
+        fs::write(world.path(&job), &theirs).unwrap();
+        let kind = successor.map_or(ErrorKind::Conflict, |_| own_tail);
+        let error = refused(&world, &job, kind);
+        if let Some(successor) = successor {
+            let detail = error.detail();
+            assert!(detail.contains(&format!("where timeline {successor}")), "{detail}");
         }
     }
 }

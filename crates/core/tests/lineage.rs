@@ -19,7 +19,6 @@ use walsafe_core::error::ErrorKind;
 use walsafe_core::prove::check::{self, Status};
 use walsafe_core::prove::overview::Overview;
 use walsafe_core::prove::verify::{self, verify};
-use walsafe_core::server::control::ControlFile;
 
 #[path = "common/pools.rs"]
 mod pools;
@@ -32,25 +31,8 @@ fn world(timeline: u32) -> World {
     let mut world = World::new();
     world.plan.cluster.system_identifier = wal_support::SYSID;
     world.init();
-    be_on(&world, timeline);
+    world.be_on(timeline);
     world
-}
-
-/// Writes a control file as PostgreSQL 15 does.
-fn be_on(world: &World, timeline: u32) {
-    let mut bytes = vec![0; 8192];
-    bytes[..8].copy_from_slice(&wal_support::SYSID.to_ne_bytes());
-    bytes[8..12].copy_from_slice(&1300_u32.to_ne_bytes());
-    bytes[48..52].copy_from_slice(&1_u32.to_ne_bytes()); // checkPointCopy.ThisTimeLineID
-    bytes[144..148].copy_from_slice(&timeline.to_ne_bytes()); // minRecoveryPointTLI
-    bytes[228..232].copy_from_slice(&(SEGMENT as u32).to_ne_bytes());
-    let crc = crc32c::crc32c(&bytes[..288]);
-    bytes[288..292].copy_from_slice(&crc.to_ne_bytes());
-    let global = world.root.path().join("data/global");
-    fs::create_dir_all(&global).unwrap();
-    fs::write(global.join("pg_control"), bytes).unwrap();
-    let data = world.root.path().join("data");
-    assert_eq!(ControlFile::read(&data).unwrap().timeline, Some(timeline));
 }
 
 /// Segment 3, with records of these lengths behind a common beginning, and zeros behind them.

@@ -313,6 +313,8 @@ pub(crate) struct Push {
     /// Compression, as the archive's other files have it: none, lz4, zstd[:LEVEL] or gzip[:LEVEL]
     #[arg(long, value_name = "CODEC", default_value = "none")]
     pub(crate) compression: String,
+    #[command(flatten)]
+    pub(crate) watch: Watch,
     /// Write the result as JSON
     #[arg(long)]
     pub(crate) json: bool,

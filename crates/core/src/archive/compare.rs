@@ -9,6 +9,7 @@ use super::place::{Place, ahead};
 use crate::encoding::digest::{Digest, Hasher};
 use crate::error::{Action, Difference, Error, Nature};
 use crate::server::last::LastArchived;
+use crate::server::lineage::Lineage;
 use crate::server::source::Source;
 use crate::store::{Found, Progress};
 use crate::sys::buffer::CHUNK;
@@ -130,14 +131,19 @@ fn explain(
     };
     let size = context.segment_size;
     let Some(start) = segment.start(size) else { return Ok(Nature::Other) };
-    let ours = Place::of_server(source);
     let theirs = Place::look(context.archive, segment.timeline).unwrap_or_default();
-    // The server's own history decides. A standby that was promoted by mistake leaves its history file in
-    // the archive too, and this server's file may then be the only whole one.
-    let differs_at = start.advanced(first);
+    // The server's own history decides: neither the archive's, nor a history file in pg_wal that the server
+    // once fetched. A standby that was promoted by mistake leaves one, and this server's file may then be the
+    // only whole one. Where nothing says which history is its own, nothing shows that it left the timeline.
+    let own = Lineage::of(context.known.data_directory()).unwrap_or_default();
+    let left = own.left(segment.timeline);
+    let (differs_at, end) = (start.advanced(first), start.advanced(size.bytes().into()));
     let at = (start, differs_at);
-    if let Some(Branch { timeline: successor, switch }) = ours.branch(segment, at, size) {
-        return Ok(Nature::TimelineTail { switch, successor });
+    if let Some(left) = &left
+        && (start..end).contains(&left.switch)
+        && left.switch <= differs_at
+    {
+        return Ok(Nature::TimelineTail { switch: left.switch, successor: left.successor() });
     }
     if let Some(Branch { timeline: successor, switch }) = theirs.branch(segment, at, size) {
         return Ok(Nature::ForeignBranch { switch, successor });
@@ -157,9 +163,8 @@ fn explain(
         Some(Parting::AtRecord { lsn, ends }) => {
             let note = LastArchived::read(context.known.data_directory());
             // A timeline that the server has left may go on without it.
-            let left = ours.timelines.branches_of(segment.timeline).next().is_some();
             let partial = matches!(context.name.kind(), FileKind::Partial(_));
-            let newest = theirs.newest.filter(|_| !left && !partial);
+            let newest = theirs.newest.filter(|_| left.is_none() && !partial);
             match ahead(source, context, segment, newest, note, progress) {
                 Some(newest) => {
                     Nature::Ahead { first_record: lsn, newest, last: note.map(|note| note.segment) }

@@ -10,7 +10,8 @@ use super::notice::{Level, Notice};
 use super::plan::{Job, Plan, Receipt};
 use crate::encoding::codec::Codec;
 use crate::error::{Action, Activity, Error, ErrorKind};
-use crate::server::held::{self, Held, HeldSegment};
+use crate::server::held::{Held, HeldSegment};
+use crate::server::lineage;
 use crate::store::lag::{self, Archived, Judge, Refusal};
 use crate::store::{Progress, Store, StoredName};
 use crate::sys::buffer::Buffer;
@@ -38,7 +39,7 @@ pub(super) fn bring(
     let FileKind::History { timeline } = job.name.kind() else { return Vec::new() };
     let Some(pg_wal) = job.source.parent() else { return Vec::new() };
     // What is wrong with the file itself is the caller's to report.
-    let Ok(Some(ancestors)) = held::read_history(pg_wal, timeline) else { return Vec::new() };
+    let Ok(Some(ancestors)) = lineage::read_history(pg_wal, timeline) else { return Vec::new() };
     let Some(parent) = ancestors.last().copied() else { return Vec::new() };
     let mut brought = Vec::new();
     let result = Held::on_the_way_to(timeline, ancestors, pg_wal, plan.cluster).and_then(|held| {

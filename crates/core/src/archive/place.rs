@@ -1,21 +1,17 @@
-//! What lies beside a file: the timeline history files of the server or of the archive, and how far the
-//! archive goes.
+//! What lies beside an archived file: the timeline history files of the archive, and how far it goes.
 
 use std::io;
-use std::path::Path;
 
 use crate::encoding::digest::{Digest, Hasher};
 use crate::error::Error;
 use crate::server::known::KnownDestinations;
 use crate::server::last::LastArchived;
 use crate::server::source::Source;
-use crate::store::directory::temporary::Owner;
-use crate::store::directory::{Directory, Staging};
-use crate::store::{Found, Progress, Store, StoredName, Visit};
+use crate::store::{Found, Progress, StoredName, Visit};
 use crate::sys;
 use crate::sys::buffer::{Buffer, CHUNK};
 use crate::sys::read_full;
-use crate::wal::history::{self, Ancestor};
+use crate::wal::history;
 use crate::wal::name::{FileKind, FileName, SegmentName};
 use crate::wal::timeline::{Branch, Timelines};
 use crate::wal::{Lsn, SegmentSize};
@@ -29,11 +25,11 @@ pub(super) struct Context<'a> {
     pub(super) segment_size: SegmentSize,
     /// The archive: its history files say where timelines branched off, if not on this server.
     pub(super) archive: &'a dyn Visit,
-    /// The data directory, whose note says what this server has archived.
+    /// The data directory: the server's own history, and the note of what it has archived.
     pub(super) known: &'a KnownDestinations,
 }
 
-/// What one place, the server's `pg_wal` or the archive, shows of timelines.
+/// What an archive shows of timelines.
 #[derive(Debug, Default)]
 pub(super) struct Place {
     /// What its history files say. One that cannot be read says nothing.
@@ -72,15 +68,6 @@ impl Place {
         Ok(Self { timelines, newest: newest.map(|(_, stored)| stored) })
     }
 
-    /// Reads the server's own history files, which lie beside the file to be archived; none where they
-    /// cannot be read.
-    pub(super) fn of_server(source: &Source) -> Self {
-        let (owner, progress) = (Owner::this_process(), Progress::default());
-        let pg_wal = source.path().parent().map(|dir| Directory::new(dir, owner, Staging::Unnamed));
-        let visit = pg_wal.as_ref().and_then(|dir| dir.visit(&progress).ok());
-        visit.and_then(|visit| Self::look(&*visit, 0).ok()).unwrap_or_default()
-    }
-
     /// Returns the timeline that branched off within a segment, between its start and another address; of
     /// several, the one that branched off last.
     pub(super) fn branch(
@@ -95,34 +82,6 @@ impl Place {
             .filter(|branch| (start..end).contains(&branch.switch) && branch.switch <= until)
             .max_by_key(|branch| branch.switch)
     }
-}
-
-/// Returns which segment the server has before one of its own, by the history file of that timeline in its
-/// `pg_wal`; `None` for the first of all. The segment with a switch is read under the newer timeline's
-/// name. A history that cannot be read is taken for a timeline without a switch.
-pub(super) fn before(
-    source: &Source,
-    segment: SegmentName,
-    size: SegmentSize,
-) -> Option<SegmentName> {
-    // No server writes the segment at address 0.
-    let start = segment.start(size)?.0.checked_sub(size.bytes().into()).filter(|at| *at > 0)?;
-    let start = Lsn(start);
-    let timeline = segment.timeline;
-    let path = source.path().with_file_name(format!("{timeline:08X}.history"));
-    let mut timelines = Timelines::default();
-    timelines.add(timeline, read_history(&path, timeline));
-    let route = timelines.route(timeline, start, size);
-    let leg = route.legs.iter().find(|leg| leg.stretch.contains(start));
-    Some(SegmentName::holding(leg.map_or(timeline, |leg| leg.timeline), start, size))
-}
-
-/// Reads a history file of the server; `None` if it is not there or cannot be understood.
-fn read_history(path: &Path, timeline: u32) -> Option<Vec<Ancestor>> {
-    let mut contents = sys::zeroed(CHUNK).ok()?;
-    let len = Source::open(path).ok()?.read_at(&mut contents, 0).ok()?;
-    contents.truncate(len);
-    history::parse(timeline, &contents).ok()
 }
 
 /// Returns the newest segment of this timeline in the archive, if that is WAL which the server has not

@@ -15,8 +15,9 @@ use super::plan::{Job, Outcome, Plan, Receipt};
 use super::seam::Seam;
 use crate::encoding::codec::Compression;
 use crate::error::{Action, Error, ErrorKind};
-use crate::server::held::{self, Held, HeldSegment};
+use crate::server::held::{Held, HeldSegment};
 use crate::server::known::KnownDestinations;
+use crate::server::lineage;
 use crate::server::settings::{CheckWal, Destination, DestinationError, FileMode, FsyncPolicy};
 use crate::store::directory::temporary::Owner;
 use crate::store::directory::{Directory, Staging};
@@ -66,13 +67,14 @@ pub fn plan(
     destination: &Path,
     cluster: Cluster,
     compression: Compression,
+    progress: &Progress,
 ) -> Result<Plan, PushError> {
     let path = std::path::absolute(destination)
         .map_err(|e| Error::io(Action::OpenDestination, destination, e))?;
     let destination = Destination::new(&path.to_string_lossy(), data_directory)
         .map_err(PushError::Destination)?;
-    let (store, progress) = (Directory::at(&path), Progress::default());
-    let visit = store.visit(&progress)?;
+    let store = Directory::at(&path);
+    let visit = store.visit(progress)?;
     match Identity::at(&*visit)? {
         None => return Err(PushError::Unmarked { path }),
         Some(there) if there.system_identifier != cluster.system_identifier => {
@@ -159,16 +161,21 @@ pub struct Pushed {
     pub missing: Vec<Run>,
 }
 
-/// Brings everything that the archive lacks.
+/// Brings everything that the archive lacks. `progress` moves with each step in the archive.
 ///
 /// On return, what [`Pushed::files`] names survives a power cut, and nothing that stood under a final name was
 /// changed. If the machine dies half-way, a beginning of it is there.
 ///
 /// # Errors
 /// The archive could not be listed, or there is no memory. Trouble with one file is in the value.
-pub fn push(plan: &Plan, held: &Held, each: &mut dyn FnMut(Step)) -> Result<Pushed, Error> {
-    let (store, progress) = (plan.store(), Progress::default());
-    let visit = store.visit(&progress)?;
+pub fn push(
+    plan: &Plan,
+    held: &Held,
+    progress: &Progress,
+    each: &mut dyn FnMut(Step),
+) -> Result<Pushed, Error> {
+    let store = plan.store();
+    let visit = store.visit(progress)?;
     let archived = Archived::read(&*visit, held)?;
     let reserve = |e| Error::io(Action::ReserveMemory, plan.destination.path(), e);
     let mut run = Running {
@@ -176,7 +183,7 @@ pub fn push(plan: &Plan, held: &Held, each: &mut dyn FnMut(Step)) -> Result<Push
         held,
         store: &store,
         seam: Seam::default(),
-        progress: &progress,
+        progress,
         buffer: Buffer::large().map_err(reserve)?,
         pushed: Pushed::default(),
         step: Step::default(),
@@ -207,21 +214,26 @@ pub fn push(plan: &Plan, held: &Held, each: &mut dyn FnMut(Step)) -> Result<Push
 ///
 /// # Errors
 /// There is none in the data directory, or it cannot be understood. Trouble with the archive is in the value.
-pub fn push_history(plan: &Plan, pg_wal: &Path, timeline: u32) -> Result<Pushed, PushError> {
+pub fn push_history(
+    plan: &Plan,
+    pg_wal: &Path,
+    timeline: u32,
+    progress: &Progress,
+) -> Result<Pushed, PushError> {
     let name = format!("{timeline:08X}.history");
     let path = pg_wal.join(&name);
-    let there = match held::read_history(pg_wal, timeline) {
+    let there = match lineage::read_history(pg_wal, timeline) {
         Err(e) if e.kind() != ErrorKind::SourceMissing => return Err(e.into()),
         there => matches!(there, Ok(Some(_))),
     };
     let Some(name) = FileName::new(&name).ok().filter(|_| there) else {
         return Err(PushError::NoHistory { path });
     };
-    let (store, progress) = (plan.store(), Progress::default());
+    let store = plan.store();
     let reserve = |e| Error::io(Action::ReserveMemory, plan.destination.path(), e);
     let mut buffer = Buffer::new().map_err(reserve)?;
     let job = Job { name, source: path };
-    let result = archive_alone(plan, &store, &Seam::default(), &job, &mut buffer, &progress);
+    let result = archive_alone(plan, &store, &Seam::default(), &job, &mut buffer, progress);
     let mut pushed = Pushed::default();
     pushed.note(job.name, result);
     Ok(pushed)

@@ -13,11 +13,11 @@ use std::sync::{Mutex, PoisonError};
 
 use super::notice::{Level, Notice};
 use super::pair::{Pair, buffers};
-use super::place::before;
 use super::plan::{Job, Plan};
 use crate::encoding::codec::Codec;
 use crate::encoding::digest::CONTENT_ATTRIBUTE;
 use crate::error::Error;
+use crate::server::lineage;
 use crate::server::settings::CheckWal;
 use crate::server::source::Source;
 use crate::store::{Found, Progress, StoredName, Visit};
@@ -52,8 +52,9 @@ impl Seam {
         if known.is_some_and(|known| known == name || leads_to(known, name, size)) {
             return Ok(None);
         }
-        let Some(before) = before(newcomer.source, name, size).filter(|at| known != Some(*at))
-        else {
+        let pg_wal = newcomer.source.path().parent();
+        let before = pg_wal.and_then(|pg_wal| lineage::before(pg_wal, name, size));
+        let Some(before) = before.filter(|at| known != Some(*at)) else {
             return Ok(None);
         };
         match newcomer.compare(name, before)? {

@@ -253,7 +253,7 @@ impl ErrorKind {
                 "Put a good copy there, from a second archive or a standby's pg_wal, and start recovery again. \"walsafe verify\" shows what else is wrong.",
             ),
             Self::Hole => Advice::new("58P01").restoring(
-                "Put the missing file there, from a second archive or a server's pg_wal, and start recovery again. \"walsafe verify\" shows what else is missing. To end recovery before the hole, set a recovery target, or add \"--end-at-hole SEGMENT\" with the name of the missing segment to restore_command.",
+                "Put the missing file there, and start recovery again. \"walsafe push --pgdata DATA_DIRECTORY ARCHIVE_DIRECTORY\" brings it from a server that has it; otherwise take it from a second archive. \"walsafe verify\" shows what else is missing. To end recovery before the hole, set a recovery target, or add \"--end-at-hole SEGMENT\" with the name of the missing segment to restore_command.",
             ),
             Self::HistoryHole => Advice::new("58P01").restoring(
                 "Put the file there: \"walsafe push --pgdata DATA_DIRECTORY --history N ARCHIVE_DIRECTORY\" takes that of timeline N from a server that has it. Then start recovery again. To stay on the timeline of the base backup, set recovery_target_timeline to 'current'.",

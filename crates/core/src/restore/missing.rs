@@ -7,6 +7,7 @@ use crate::encoding::codec::Codec;
 use crate::prove::examine::{self, Expectation};
 use crate::prove::verify::Start;
 use crate::server::control::ControlFile;
+use crate::server::lineage;
 use crate::store::directory::Directory;
 use crate::store::{Store, StoredName, Visit};
 use crate::wal::history::Ancestor;
@@ -142,17 +143,15 @@ fn start_timeline(request: &Request<'_>) -> Option<u32> {
 /// A file that an earlier start has kept does not count: it is older than `postmaster.pid`, which the server
 /// writes before its recovery begins.
 fn followed_timeline(request: &Request<'_>, timeline: u32) -> Option<u32> {
-    let store = Directory::at(delivery::parent(request.target));
+    let pg_wal = delivery::parent(request.target);
     let pid_file = std::fs::metadata(request.data_directory.join("postmaster.pid")).ok()?;
     let started = pid_file.modified().ok()?;
-    let pg_wal = store.visit(request.steps).ok()?;
-    let survey = Survey::read(&*pg_wal, request.name).ok()?;
-    survey.histories_after(timeline).find_map(|(later, file)| {
-        let found = pg_wal.find(&file.into()).ok()??;
-        let kept = found.modified().is_some_and(|written| written > started);
-        let sound = |found: examine::Examined| found.problem.is_none().then_some(later);
-        let read = examine::examine(&*found, &file.name, &Expectation::default(), &mut |_| Ok(()));
-        read.ok().filter(|_| kept).and_then(sound)
+    let later = lineage::histories(pg_wal).ok()?.into_iter().filter(|later| *later > timeline);
+    later.rev().find(|later| {
+        let file = std::fs::metadata(pg_wal.join(lineage::history_name(*later)));
+        let written = file.and_then(|file| file.modified());
+        written.is_ok_and(|written| written > started)
+            && matches!(lineage::read_history(pg_wal, *later), Ok(Some(_)))
     })
 }
 

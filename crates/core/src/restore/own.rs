@@ -7,12 +7,8 @@
 use std::path::Path;
 
 use super::delivery;
-use crate::sys::{Dir, read_full};
-use crate::wal::history;
+use crate::server::lineage;
 use crate::wal::name::{FileKind, FileName};
-
-/// No history file is longer than this.
-const MAX_LEN: usize = 1 << 20;
 
 /// Returns whether there can be no file of this name: the first timeline has no ancestors.
 #[must_use]
@@ -25,15 +21,7 @@ pub fn cannot_exist(name: &FileName) -> bool {
 #[must_use]
 pub fn has_history(name: &FileName, target: &Path) -> bool {
     let FileKind::History { timeline } = name.kind() else { return false };
-    let read = || -> std::io::Result<Vec<u8>> {
-        let mut file = Dir::open(delivery::parent(target))?.open_file(name.as_str())?;
-        let mut text = vec![0; MAX_LEN];
-        let len = read_full(&mut file, &mut text)?;
-        text.truncate(len);
-        Ok(text)
-    };
-    let Ok(text) = read() else { return false };
-    history::parse(timeline, &text).is_ok_and(|ancestors| !ancestors.is_empty())
+    lineage::read_history(delivery::parent(target), timeline).is_ok_and(|found| found.is_some())
 }
 
 #[cfg(test)]

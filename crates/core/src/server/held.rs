@@ -13,19 +13,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use super::lineage::Lineage;
 use super::position::{self, Position};
 use super::source::Source;
 use crate::error::{Action, Error};
 use crate::sys::Dir;
 use crate::sys::buffer::Buffer;
-use crate::wal::history::{self, Ancestor};
+use crate::wal::history::Ancestor;
 use crate::wal::name::{FileKind, FileName, SegmentName};
 use crate::wal::segment::{self, Cluster, HEADER_LEN};
 use crate::wal::timeline::{Route, Timelines};
 use crate::wal::{Lsn, SegmentChecker, SegmentReport, SegmentSpec};
-
-/// No history file is longer than this.
-const MAX_HISTORY: usize = 1 << 20;
 
 /// A segment that is complete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,15 +76,9 @@ impl Held {
         let Position { cluster, timeline, flushed, .. } = Position::read(data_directory)?;
         let pg_wal = data_directory.join("pg_wal");
         let names = Names::read(&pg_wal)?;
-        let timelines = names.timelines(&pg_wal);
-        // The control file of a standby is as old as its last restartpoint.
-        let newest = names.status.keys().filter_map(|name| match name.kind() {
-            FileKind::Segment(segment) => Some(segment.timeline),
-            _ => None,
-        });
-        let newest = newest.filter(|newer| timelines.is_ancestor(timeline, *newer)).max();
-        let timeline = newest.unwrap_or(timeline);
-        let ancestors = timelines.ancestors(timeline).to_vec();
+        let own = Lineage::of(data_directory)?;
+        let timeline = own.timeline.unwrap_or(timeline);
+        let ancestors = own.timelines.ancestors(timeline).to_vec();
         Ok(Self::of(pg_wal, cluster, (timeline, ancestors), &names, flushed))
     }
 
@@ -274,27 +266,6 @@ impl Names {
         })?;
         Ok(names)
     }
-
-    /// Reads the history files. One that cannot be read or understood is known by its name.
-    fn timelines(&self, pg_wal: &Path) -> Timelines {
-        let mut timelines = Timelines::default();
-        for timeline in &self.histories {
-            timelines.add(*timeline, read_history(pg_wal, *timeline).ok().flatten());
-        }
-        timelines
-    }
-}
-
-/// Reads a history file in `pg_wal`; `None` if it cannot be understood.
-///
-/// # Errors
-/// The file could not be read.
-pub fn read_history(pg_wal: &Path, timeline: u32) -> Result<Option<Vec<Ancestor>>, Error> {
-    let source = Source::open(&pg_wal.join(format!("{timeline:08X}.history")))?;
-    let mut text = vec![0; MAX_HISTORY];
-    let read = source.read_at(&mut text, 0)?;
-    text.truncate(read);
-    Ok(history::parse(timeline, &text).ok().filter(|ancestors| !ancestors.is_empty()))
 }
 
 fn for_each(path: &Path, action: Action, each: impl FnMut(&str)) -> Result<(), Error> {

@@ -51,7 +51,12 @@ impl Position {
         })
     }
 
-    fn parse(control: &ControlFile, contents: &[u8], data_directory: &Path) -> Option<Self> {
+    /// Reads the contents of a control file; `None` for a layout that this version does not know.
+    pub(super) fn parse(
+        control: &ControlFile,
+        contents: &[u8],
+        data_directory: &Path,
+    ) -> Option<Self> {
         let segment_size = control.segment_size?;
         let number = |at: usize| {
             contents.get(at..).and_then(|rest| rest.first_chunk()).copied().map(u32::from_ne_bytes)

@@ -14,6 +14,7 @@ use walsafe_core::archive::{Job, Plan, Receipt, Seam, archive_file};
 use walsafe_core::encoding::codec::{Codec, Compression};
 use walsafe_core::encoding::digest::{CONTENT_ATTRIBUTE, STORED_ATTRIBUTE};
 use walsafe_core::error::Error;
+use walsafe_core::server::control::ControlFile;
 use walsafe_core::server::known::KnownDestinations;
 use walsafe_core::server::settings::{CheckWal, Destination, FileMode, FsyncPolicy};
 use walsafe_core::store::directory::Staging;
@@ -75,6 +76,22 @@ impl World {
         let source = self.pg_wal.join(name);
         fs::write(&source, content).unwrap();
         Job { name: FileName::new(name).unwrap(), source }
+    }
+
+    /// Writes a control file as PostgreSQL 15 does, of a server that is on this timeline.
+    pub fn be_on(&self, timeline: u32) {
+        let mut bytes = vec![0; 8192];
+        bytes[..8].copy_from_slice(&self.plan.cluster.system_identifier.to_ne_bytes());
+        bytes[8..12].copy_from_slice(&1300_u32.to_ne_bytes());
+        bytes[48..52].copy_from_slice(&1_u32.to_ne_bytes()); // checkPointCopy.ThisTimeLineID
+        bytes[144..148].copy_from_slice(&timeline.to_ne_bytes()); // minRecoveryPointTLI
+        bytes[228..232].copy_from_slice(&(SEGMENT as u32).to_ne_bytes());
+        let crc = crc32c::crc32c(&bytes[..288]);
+        bytes[288..292].copy_from_slice(&crc.to_ne_bytes());
+        let data = self.root.path().join("data");
+        fs::create_dir_all(data.join("global")).unwrap();
+        fs::write(data.join("global/pg_control"), bytes).unwrap();
+        assert_eq!(ControlFile::read(&data).unwrap().timeline, Some(timeline));
     }
 
     /// Puts the `n`th segment of timeline 1 into `pg_wal`, with contents that `seed` decides.

@@ -55,7 +55,9 @@ pub(crate) fn run(arguments: &[OsString]) -> u8 {
             Command::Manifest(arguments) => {
                 watched(&arguments.archive, &arguments.watch, |s| manifest::run(&arguments, s))
             }
-            Command::Push(arguments) => push::run(&arguments),
+            Command::Push(arguments) => {
+                watched(&arguments.destination, &arguments.watch, |s| push::run(&arguments, s))
+            }
             Command::Completions(arguments) => generate::completions(&arguments),
             Command::Man(arguments) => generate::man(&arguments),
         },

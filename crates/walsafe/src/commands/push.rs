@@ -17,11 +17,12 @@ use walsafe_core::wal::name::FileName;
 use super::{DONE, FAILED, FOUND, megabytes, print_json};
 use crate::arguments::Push;
 use crate::terminal::{self, Output};
+use crate::watchdog::Signs;
 
 /// Runs the command and returns its exit status.
-pub(super) fn run(arguments: &Push) -> u8 {
-    match attempt(arguments) {
-        Ok((held, pushed)) => {
+pub(super) fn run(arguments: &Push, signs: &Signs) -> u8 {
+    match attempt(arguments, signs) {
+        Ok((held, pushed)) => signs.elsewhere(|| {
             for line in troubles(&pushed) {
                 terminal::complain(&line);
             }
@@ -33,7 +34,7 @@ pub(super) fn run(arguments: &Push) -> u8 {
                 output.finish()
             };
             if written { status(&pushed) } else { FAILED }
-        }
+        }),
         Err(message) => {
             terminal::complain(&message);
             FAILED
@@ -41,21 +42,25 @@ pub(super) fn run(arguments: &Push) -> u8 {
     }
 }
 
-fn attempt(arguments: &Push) -> Result<(Held, Pushed), String> {
+fn attempt(arguments: &Push, signs: &Signs) -> Result<(Held, Pushed), String> {
     let compression: Compression = arguments
         .compression
         .parse()
         .map_err(|e| format!("invalid --compression: {e}; see \"walsafe push --help\""))?;
+    // Before a thread starts: the progress bar has one.
     work_as_owner(arguments)?;
+    let steps = &signs.steps;
     let held = Held::read(&arguments.pgdata).map_err(|e| sentence(&e))?;
-    let plan = push::plan(&arguments.pgdata, &arguments.destination, held.cluster, compression)
-        .map_err(|e| refusal(&e))?;
+    let plan =
+        push::plan(&arguments.pgdata, &arguments.destination, held.cluster, compression, steps)
+            .map_err(|e| refusal(&e))?;
     if let Some(timeline) = arguments.history {
-        let pushed = push::push_history(&plan, &held.pg_wal, timeline).map_err(|e| refusal(&e))?;
+        let pushed =
+            push::push_history(&plan, &held.pg_wal, timeline, steps).map_err(|e| refusal(&e))?;
         return Ok((held, pushed));
     }
     let bar = progress_bar(arguments);
-    let pushed = push::push(&plan, &held, &mut |step| {
+    let pushed = push::push(&plan, &held, steps, &mut |step| {
         if let Some(bar) = &bar {
             show(bar, step);
         }
