@@ -79,7 +79,7 @@ fn recoveries_over_three_timelines_find_their_way_and_leave_no_finding() {
     let label = origin.backup.data().join("backup_label");
     let proof = walsafe(&["verify", "--from", path(&label), path(origin.archive.path())]);
     assert_eq!(proof.code, Some(0), "{proof:?}");
-    assert!(proof.out.contains("on timeline 3"), "{proof:?}");
+    assert!(proof.out.contains("the recovery goes to timeline 3"), "{proof:?}");
 
     // Each end can be reached: the newest timeline, an older one, and from the later backup.
     let latest = origin.recovery().start();

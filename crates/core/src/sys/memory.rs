@@ -3,6 +3,7 @@
 #![allow(unsafe_code, reason = "system calls that the standard library does not offer")]
 
 use std::alloc::{Layout, alloc_zeroed};
+use std::collections::TryReserveError;
 use std::io;
 
 use crate::sys::fault::{Op, announce};
@@ -34,6 +35,18 @@ pub fn zeroed(len: usize) -> io::Result<Vec<u8>> {
     // SAFETY: the global allocator has just returned this memory, for bytes and of this length; all of
     // it is initialised, and nothing else refers to it.
     Ok(unsafe { Vec::from_raw_parts(memory, len, len) })
+}
+
+/// How much memory is left alone by whatever grows.
+const HEADROOM: usize = 2 << 20;
+
+/// Makes sure that what is small and allocated without a look, such as the text of a message, finds room too:
+/// where there is none for that, the process ends. Whoever holds much calls this before it takes more.
+///
+/// # Errors
+/// There is too little memory.
+pub fn headroom() -> Result<(), TryReserveError> {
+    Vec::<u8>::new().try_reserve_exact(HEADROOM)
 }
 
 /// Asks the kernel to use huge pages for some memory. It is advice: a failure means nothing.

@@ -29,7 +29,7 @@ pub use self::file::{
     set_owner, source_entry, write_all_at,
 };
 pub use self::memory::{
-    DIRECT_ALIGNMENT, HUGE_PAGE, give_memory_back, prefer_huge_pages, shared, zeroed,
+    DIRECT_ALIGNMENT, HUGE_PAGE, give_memory_back, headroom, prefer_huge_pages, shared, zeroed,
 };
 pub use self::process::{
     become_user, host_name, process_runs, start_thread, user, with_signals_blocked,

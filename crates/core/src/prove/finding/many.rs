@@ -3,6 +3,7 @@
 use std::collections::TryReserveError;
 
 use super::{Finding, FindingKind, Problem};
+use crate::sys;
 
 /// Findings, with nothing but their text in memory. There may be one for each file of a large archive, so a
 /// lack of memory is an error here, and never the end of the process.
@@ -31,6 +32,7 @@ impl Findings {
     pub fn push(&mut self, finding: &Finding) -> Result<(), TryReserveError> {
         let Finding { file, problem: Problem { kind, reason, advice } } = finding;
         let own = advice.as_deref().unwrap_or_default();
+        sys::headroom()?;
         self.text.try_reserve(file.len() + reason.len() + own.len())?;
         self.all.try_reserve(1)?;
         let at = self.text.len();

@@ -81,6 +81,7 @@ impl<'r> Reader<'r> {
             if batch.is_empty() {
                 return Ok(());
             }
+            sys::headroom().map_err(|_| listing::no_memory(self.visit))?;
             self.read_batch(&batch)?.into_iter().try_for_each(&mut *each)?;
         }
     }

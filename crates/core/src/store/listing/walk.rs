@@ -6,6 +6,7 @@ use super::packed::Packed;
 use super::{Sorted, no_memory, sort};
 use crate::error::Error;
 use crate::store::{StoredName, Visit};
+use crate::sys;
 use crate::wal::name::FileKind;
 
 /// How many names are kept at a time, of 24 bytes each. An archive with no more of them is listed once; for
@@ -160,7 +161,8 @@ impl<O: Fn(&Packed, &Packed) -> std::cmp::Ordering> Window<O> {
             self.bound = self.kept.last().copied();
             return self.add(packed);
         }
-        if self.kept.try_reserve(1).is_err() {
+        let full = self.kept.len() == self.kept.capacity();
+        if full && (self.kept.try_reserve(1).is_err() || sys::headroom().is_err()) {
             return false;
         }
         self.kept.push(packed);

@@ -2,6 +2,7 @@
 
 use std::collections::TryReserveError;
 
+use crate::sys;
 use crate::wal::lsn::{Lsn, SegmentSize};
 use crate::wal::name::SegmentName;
 
@@ -77,7 +78,10 @@ impl Stretches {
         if stretch.is_empty() {
             return Ok(());
         }
-        self.all.try_reserve(1)?;
+        if self.all.len() == self.all.capacity() {
+            self.all.try_reserve(1)?;
+            sys::headroom()?;
+        }
         // Those that touch or overlap it become one with it.
         let first = self.all.partition_point(|there| there.to < stretch.from);
         let mut merged = stretch;
