@@ -48,6 +48,8 @@ enum Subject {
     LeftBehind(u32),
     /// Whether it does could not be found out.
     Unclear(u32),
+    /// The last WAL of the timelines before this one: the n-th of what there is to say.
+    Before(u32, usize),
 }
 
 /// What has been looked at in one destination.
@@ -144,6 +146,19 @@ impl Arrival {
     /// A call failed or hung: the path may lead to another disk from here on.
     pub(super) fn look_again(&self) {
         self.era.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Keeps what was said when the last WAL before a timeline was archived, until there is a success to report
+    /// it with: it is not said again once the history file has its name. What an earlier try has said is old.
+    pub(super) fn keep_notices(&self, timeline: u32, said: Vec<Notice>) {
+        if said.is_empty() {
+            return;
+        }
+        let mut notices = lock(&self.notices);
+        notices
+            .retain(|(subject, _)| !matches!(subject, Subject::Before(of, _) if *of == timeline));
+        let numbered = said.into_iter().enumerate();
+        notices.extend(numbered.map(|(n, notice)| (Subject::Before(timeline, n), notice)));
     }
 
     /// Takes what is to be reported with a success in this destination, each once in a process.
