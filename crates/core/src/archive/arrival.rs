@@ -27,8 +27,9 @@ use crate::store::{Progress, Store, StoredName, Visit};
 use crate::sys::buffer::Buffer;
 use crate::wal::name::{FileKind, FileName};
 
-/// Pause between two tries to look, while another thread looks.
+/// First and longest pause between two tries to look, while another thread looks.
 const WAIT: Duration = Duration::from_millis(2);
+const LONGEST_WAIT: Duration = Duration::from_millis(64);
 
 /// How often the archive is asked, a file at a time, where the timeline before ends there, if that fails.
 const LOOKS: u32 = 3;
@@ -126,18 +127,19 @@ impl Arrival {
     /// Waits until no other thread looks. As long as that one moves, so does whoever waits for it: a long look
     /// is no hang.
     fn enter(&self, progress: &Arc<Progress>) -> MutexGuard<'_, Seen> {
-        let mut steps = None;
+        let (mut steps, mut pause) = (None, WAIT);
         let seen = loop {
             match self.seen.try_lock() {
                 Ok(seen) => break seen,
                 Err(TryLockError::Poisoned(seen)) => break seen.into_inner(),
-                Err(TryLockError::WouldBlock) => std::thread::sleep(WAIT),
+                Err(TryLockError::WouldBlock) => std::thread::sleep(pause),
             }
             let now = lock(&self.looks).as_ref().map(|looks| looks.steps());
             if now != steps {
                 progress.tick();
             }
             steps = now;
+            pause = LONGEST_WAIT.min(pause * 2);
         };
         *lock(&self.looks) = Some(Arc::clone(progress));
         seen
