@@ -445,30 +445,57 @@ fn a_look_at_the_timeline_before_that_failed_is_made_again() {
     panic!("no look failed");
 }
 
+/// A server that was promoted with segments 1 to 4 of timeline 1, of which the archive has the first: those,
+/// and the new history file.
+fn promoted() -> (World, Vec<Job>, Job) {
+    let mut world = World::new();
+    world.plan.cluster.system_identifier = wal_support::SYSID;
+    world.init();
+    let mut writer = wal_support::Writer::new(8192, SEGMENT as u64);
+    while writer.bytes.len() < 5 * SEGMENT {
+        writer.record(0, 0x20, &wal_support::data(4000));
+    }
+    fs::create_dir(world.pg_wal.join("archive_status")).unwrap();
+    let mut held = Vec::new();
+    for (n, content) in (1..=4).zip(writer.segments()) {
+        let name = segment_name(1, n);
+        fs::write(world.pg_wal.join(format!("archive_status/{name}.done")), "").unwrap();
+        held.push(world.wal(&name, content));
+    }
+    world.run(&held[0]).unwrap();
+    let history = world.wal("00000002.history", b"1\t0/500028\treason\n");
+    (world, held, history)
+}
+
+/// The warning was part of the receipt, which a failed flush takes back; and once the history file had its
+/// name, nobody looked again.
+#[test]
+fn what_is_missing_of_the_timeline_before_is_told_although_the_flush_failed() {
+    let _alone = alone();
+    let (world, held, history) = promoted();
+    held[1..].iter().for_each(|job| fs::remove_file(&job.source).unwrap());
+    let pool = pool(&world, 1);
+    let effect = Effect::Fail(libc::EIO);
+    let fault = Fault { op: Op::FlushDirectory, skip: 0, times: 1, effect };
+    let faults = Faults::everywhere(vec![fault]);
+    archive(&pool, &history).unwrap_err();
+    assert!(world.path(&history).exists());
+    drop(faults);
+    let notices = archive(&pool, &history).unwrap().notices;
+    let lacks = |notice: &Notice| notice.message.starts_with("the archive lacks WAL of timeline 1");
+    assert_eq!(notices.iter().filter(|notice| lacks(notice)).count(), 1, "{notices:?}");
+    assert_eq!(archive(&pool, &history).unwrap().notices, []);
+}
+
 /// After a hang in one of the last files of the timeline before, all others of it and the history file were
 /// published by the call that had been given up, whatever the path led to by then.
 #[test]
 fn nothing_of_the_timeline_before_is_published_after_a_hang_in_it() {
     let _alone = alone();
     for retire in [false, true] {
-        let mut world = World::new();
-        world.plan.cluster.system_identifier = wal_support::SYSID;
-        world.init();
-        let mut writer = wal_support::Writer::new(8192, SEGMENT as u64);
-        while writer.bytes.len() < 5 * SEGMENT {
-            writer.record(0, 0x20, &wal_support::data(4000));
-        }
-        fs::create_dir(world.pg_wal.join("archive_status")).unwrap();
-        let mut held = Vec::new();
-        for (n, content) in (1..=4).zip(writer.segments()) {
-            let name = segment_name(1, n);
-            fs::write(world.pg_wal.join(format!("archive_status/{name}.done")), "").unwrap();
-            held.push(world.wal(&name, content));
-        }
-        world.run(&held[0]).unwrap();
-        let history = world.wal("00000002.history", b"1\t0/500028\treason\n");
+        let (world, held, history) = promoted();
         let ended = pool(&world, 1);
-        // The copies of the history file, of the first segment beside, which is there, and of the next one.
+        // The history file's copy, the first segment, which is there, and the next one's copy.
         let faults = hang(Op::Flush, 2, 1);
         ended.ask(&history);
         wait_until("the hang", || faults.hits() == 1);

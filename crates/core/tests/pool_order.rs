@@ -251,7 +251,7 @@ fn a_file_that_is_asked_for_waits_for_no_other() {
     pool.offer([late.clone()]);
     wait_until("the hang", || faults.hits() == 1);
     pool.ask(&jobs[1]);
-    pool.offer([&[late.clone()], &jobs[1..]].concat());
+    pool.offer([std::slice::from_ref(&late), &jobs[1..]].concat());
     for job in &jobs[1..3] {
         pool.ask(job);
         assert!(!finish(&pool, job).unwrap().already_present());

@@ -27,8 +27,9 @@ use crate::store::{Progress, Store, StoredName, Visit};
 use crate::sys::buffer::Buffer;
 use crate::wal::name::{FileKind, FileName};
 
-/// Pause between two tries to look, while another thread looks.
+/// First and longest pause between two tries to look, while another thread looks.
 const WAIT: Duration = Duration::from_millis(2);
+const LONGEST_WAIT: Duration = Duration::from_millis(64);
 
 /// How often the archive is asked, a file at a time, where the timeline before ends there, if that fails.
 const LOOKS: u32 = 3;
@@ -48,6 +49,8 @@ enum Subject {
     LeftBehind(u32),
     /// Whether it does could not be found out.
     Unclear(u32),
+    /// The last WAL of the timelines before this one: the n-th of what there is to say.
+    Before(u32, usize),
 }
 
 /// What has been looked at in one destination.
@@ -124,18 +127,19 @@ impl Arrival {
     /// Waits until no other thread looks. As long as that one moves, so does whoever waits for it: a long look
     /// is no hang.
     fn enter(&self, progress: &Arc<Progress>) -> MutexGuard<'_, Seen> {
-        let mut steps = None;
+        let (mut steps, mut pause) = (None, WAIT);
         let seen = loop {
             match self.seen.try_lock() {
                 Ok(seen) => break seen,
                 Err(TryLockError::Poisoned(seen)) => break seen.into_inner(),
-                Err(TryLockError::WouldBlock) => std::thread::sleep(WAIT),
+                Err(TryLockError::WouldBlock) => std::thread::sleep(pause),
             }
             let now = lock(&self.looks).as_ref().map(|looks| looks.steps());
             if now != steps {
                 progress.tick();
             }
             steps = now;
+            pause = LONGEST_WAIT.min(pause * 2);
         };
         *lock(&self.looks) = Some(Arc::clone(progress));
         seen
@@ -144,6 +148,19 @@ impl Arrival {
     /// A call failed or hung: the path may lead to another disk from here on.
     pub(super) fn look_again(&self) {
         self.era.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Keeps what was said when the last WAL before a timeline was archived, until there is a success to report
+    /// it with: it is not said again once the history file has its name. What an earlier try has said is old.
+    pub(super) fn keep_notices(&self, timeline: u32, said: Vec<Notice>) {
+        if said.is_empty() {
+            return;
+        }
+        let mut notices = lock(&self.notices);
+        notices
+            .retain(|(subject, _)| !matches!(subject, Subject::Before(of, _) if *of == timeline));
+        let numbered = said.into_iter().enumerate();
+        notices.extend(numbered.map(|(n, notice)| (Subject::Before(timeline, n), notice)));
     }
 
     /// Takes what is to be reported with a success in this destination, each once in a process.

@@ -174,15 +174,15 @@ impl Shared {
         let publishing = Publishing::begin(plan, seam, first, progress);
         let (mut named, mut refused) = (Vec::new(), None);
         let may = || self.lock().may_publish(epoch);
-        for mut prepared in files {
+        for prepared in files {
             if !may() {
                 return Ok((Vec::new(), None));
             }
-            if matches!(prepared.name.kind(), FileKind::History { .. }) {
+            if let FileKind::History { timeline } = prepared.name.kind() {
                 let job = prepared.job();
                 let buffer = kept(buffer, &job.source)?;
                 let notices = bring_parent(plan, store, seam, &job, buffer, progress, &may);
-                prepared.receipt.notices.splice(0..0, notices);
+                self.arrival.keep_notices(timeline, notices);
                 // That may have taken long, or hung.
                 if !may() {
                     return Ok((Vec::new(), None));
