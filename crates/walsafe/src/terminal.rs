@@ -3,7 +3,10 @@
 //! Neither may change what the program does: a closed pipe is not an error, and nothing here panics.
 
 use std::fmt::Display;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// Writes one line to standard error. That it cannot be written changes nothing.
 pub(crate) fn complain(message: &str) {
@@ -14,6 +17,19 @@ pub(crate) fn complain(message: &str) {
 /// Turns a text into one line, so that a log has one entry for one event.
 fn one_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// Returns a progress bar on standard error, unless that is no terminal. It starts a thread.
+pub(crate) fn progress_bar(quiet: bool, style: &str) -> Option<ProgressBar> {
+    if quiet || !io::stderr().is_terminal() {
+        return None;
+    }
+    let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr_with_hz(5));
+    if let Ok(style) = ProgressStyle::with_template(style) {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(Duration::from_millis(500));
+    Some(bar)
 }
 
 /// Standard output, buffered. Once its reader has closed it, the rest is dropped.

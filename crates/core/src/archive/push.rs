@@ -201,7 +201,7 @@ pub fn push(
     run.step.files_total = histories.len() + segments.len() + backups.len();
     let mut archived = archived;
     run.histories(&histories);
-    run.segments(&segments, &mut archived, &mut Judge::new(held, &*visit, &progress))?;
+    run.segments(&segments, &mut archived, &mut Judge::new(held, &*visit, progress))?;
     for name in backups {
         run.archive(name);
     }

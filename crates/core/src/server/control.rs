@@ -24,12 +24,12 @@ const READ: usize = 512;
 const SEGMENT_SIZE_AT: usize = 228;
 
 /// Offset of `checkPointCopy.ThisTimeLineID`, the same in every layout known here.
-const CHECKPOINT_TIMELINE_AT: usize = 48;
+pub(super) const CHECKPOINT_TIMELINE_AT: usize = 48;
 
 /// Offset of `minRecoveryPointTLI`, the same in every layout known here.
-const RECOVERY_TIMELINE_AT: usize = 144;
+pub(super) const RECOVERY_TIMELINE_AT: usize = 144;
 /// Offset of `minRecoveryPoint`, the same in every layout known here.
-const MINIMUM_AT: usize = 136;
+pub(super) const MINIMUM_AT: usize = 136;
 
 /// The server rewrites the file in place, and a reader may see half of a write: so a wrong checksum is
 /// looked at again, this often.

@@ -16,9 +16,6 @@ use crate::wal::segment::Cluster;
 const STATE_AT: usize = 16;
 const CHECKPOINT_AT: usize = 32;
 const REDO_AT: usize = 40;
-const CHECKPOINT_TIMELINE_AT: usize = 48;
-const RECOVERED_TO_AT: usize = 136;
-const RECOVERED_TIMELINE_AT: usize = 144;
 
 /// `DB_SHUTDOWNED_IN_RECOVERY`.
 const SHUT_DOWN_IN_RECOVERY: u32 = 2;
@@ -69,8 +66,10 @@ impl Position {
         let recovers = |name| data_directory.join(name).exists();
         Some(Self {
             cluster: Cluster { system_identifier: control.system_identifier, segment_size },
-            timeline: number(CHECKPOINT_TIMELINE_AT)?.max(number(RECOVERED_TIMELINE_AT)?).max(1),
-            flushed: address(CHECKPOINT_AT)?.max(address(REDO_AT)?).max(address(RECOVERED_TO_AT)?),
+            timeline: control.timeline.unwrap_or(1),
+            flushed: address(CHECKPOINT_AT)?
+                .max(address(REDO_AT)?)
+                .max(control.minimum.unwrap_or_default()),
             in_recovery: matches!(state, SHUT_DOWN_IN_RECOVERY | IN_ARCHIVE_RECOVERY)
                 || recovers("standby.signal")
                 || recovers("recovery.signal"),
@@ -109,9 +108,9 @@ mod tests {
         for (at, lsn) in [(CHECKPOINT_AT, 0x30_0028_u64), (REDO_AT, 0x30_0000)] {
             bytes[at..][..8].copy_from_slice(&lsn.to_ne_bytes());
         }
-        bytes[CHECKPOINT_TIMELINE_AT..][..4].copy_from_slice(&1_u32.to_ne_bytes());
-        bytes[RECOVERED_TO_AT..][..8].copy_from_slice(&0x50_0000_u64.to_ne_bytes());
-        bytes[RECOVERED_TIMELINE_AT..][..4].copy_from_slice(&2_u32.to_ne_bytes());
+        bytes[control::CHECKPOINT_TIMELINE_AT..][..4].copy_from_slice(&1_u32.to_ne_bytes());
+        bytes[control::MINIMUM_AT..][..8].copy_from_slice(&0x50_0000_u64.to_ne_bytes());
+        bytes[control::RECOVERY_TIMELINE_AT..][..4].copy_from_slice(&2_u32.to_ne_bytes());
         let crc = crc32c::crc32c(&bytes[..288]);
         bytes[288..292].copy_from_slice(&crc.to_ne_bytes());
         std::fs::create_dir(temp.path().join("global")).unwrap();

@@ -3,7 +3,7 @@
 use walsafe_core::encoding::codec::Codec;
 use walsafe_core::prove::overview::{Overview, Timeline};
 
-use super::{DONE, FAILED, FOUND, commit_json, megabytes, print_json, sentence};
+use super::{DONE, FAILED, FOUND, commit_json, megabytes, print_json, run_json, sentence};
 use crate::arguments::List;
 use crate::terminal::{self, Output};
 use crate::time::rfc3339;
@@ -103,17 +103,7 @@ fn print(overview: &Overview, times: bool) -> bool {
 }
 
 fn timeline_json(timeline: &Timeline) -> serde_json::Value {
-    let ranges: Vec<_> = timeline
-        .runs
-        .iter()
-        .map(|run| {
-            serde_json::json!({
-                "first": run.first.to_string(),
-                "last": run.last.to_string(),
-                "segments": run.count,
-            })
-        })
-        .collect();
+    let ranges: Vec<_> = timeline.runs.iter().map(run_json).collect();
     serde_json::json!({
         "timeline": timeline.timeline,
         "ranges": ranges,

@@ -7,6 +7,7 @@ use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use walsafe_core::error::{Activity, Error};
 use walsafe_core::prove::verify::Commit;
+use walsafe_core::wal::timeline::Run;
 
 use crate::arguments::{Command, Program, Watch};
 use crate::guard::STOP;
@@ -143,6 +144,15 @@ fn commit_json(commit: &Commit) -> serde_json::Value {
         "time": commit.time.to_string(),
         "lsn": commit.lsn.to_string(),
         "xid": commit.xid,
+    })
+}
+
+/// Describes a run of segments.
+fn run_json(run: &Run) -> serde_json::Value {
+    serde_json::json!({
+        "first": run.first.to_string(),
+        "last": run.last.to_string(),
+        "segments": run.count,
     })
 }
 

@@ -1,10 +1,8 @@
 //! `walsafe push`: brings into an archive what a server has and the archive lacks.
 
-use std::io::IsTerminal;
 use std::os::unix::fs::MetadataExt;
-use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::ProgressBar;
 use walsafe_core::archive::push::{self, PushError, Pushed, Step, Trouble};
 use walsafe_core::encoding::codec::Compression;
 use walsafe_core::error::Error;
@@ -14,7 +12,7 @@ use walsafe_core::store::lag;
 use walsafe_core::sys;
 use walsafe_core::wal::name::FileName;
 
-use super::{DONE, FAILED, FOUND, megabytes, print_json};
+use super::{DONE, FAILED, FOUND, megabytes, print_json, run_json};
 use crate::arguments::Push;
 use crate::terminal::{self, Output};
 use crate::watchdog::Signs;
@@ -59,7 +57,8 @@ fn attempt(arguments: &Push, signs: &Signs) -> Result<(Held, Pushed), String> {
             push::push_history(&plan, &held.pg_wal, timeline, steps).map_err(|e| refusal(&e))?;
         return Ok((held, pushed));
     }
-    let bar = progress_bar(arguments);
+    let style = "{bar:30} {pos}/{len} files, {msg}, {elapsed_precise}";
+    let bar = terminal::progress_bar(arguments.quiet, style);
     let pushed = push::push(&plan, &held, steps, &mut |step| {
         if let Some(bar) = &bar {
             show(bar, step);
@@ -104,19 +103,6 @@ fn refusal(error: &PushError) -> String {
         PushError::Failed(error) => sentence(error),
         error => error.to_string(),
     }
-}
-
-fn progress_bar(arguments: &Push) -> Option<ProgressBar> {
-    if arguments.quiet || !std::io::stderr().is_terminal() {
-        return None;
-    }
-    let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr_with_hz(5));
-    let style = "{bar:30} {pos}/{len} files, {msg}, {elapsed_precise}";
-    if let Ok(style) = ProgressStyle::with_template(style) {
-        bar.set_style(style);
-    }
-    bar.enable_steady_tick(Duration::from_millis(500));
-    Some(bar)
 }
 
 fn show(bar: &ProgressBar, step: Step) {
@@ -208,17 +194,7 @@ fn json(arguments: &Push, held: &Held, pushed: &Pushed) -> serde_json::Value {
             serde_json::json!({ "file": name.as_str(), "reason": reason(trouble) })
         })
         .collect();
-    let missing: Vec<_> = pushed
-        .missing
-        .iter()
-        .map(|run| {
-            serde_json::json!({
-                "first": run.first.to_string(),
-                "last": run.last.to_string(),
-                "segments": run.count,
-            })
-        })
-        .collect();
+    let missing: Vec<_> = pushed.missing.iter().map(run_json).collect();
     serde_json::json!({
         "destination": arguments.destination.display().to_string(),
         "data_directory": arguments.pgdata.display().to_string(),

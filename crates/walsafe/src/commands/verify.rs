@@ -1,10 +1,8 @@
 //! `walsafe verify`: proves that an archive is whole.
 
-use std::io::IsTerminal;
 use std::path::Path;
-use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::ProgressBar;
 use walsafe_core::error::{Activity, ErrorKind};
 use walsafe_core::prove::finding::Finding;
 use walsafe_core::prove::verify::{
@@ -43,7 +41,8 @@ pub(super) fn run(arguments: &Verify, signs: &Signs) -> u8 {
         accept_gaps: arguments.accept_gaps,
         steps: Some(&signs.steps),
     };
-    let bar = progress_bar(arguments);
+    let style = "{bar:30} {pos}/{len} files, {msg}, {elapsed_precise}, {eta} to go";
+    let bar = terminal::progress_bar(arguments.quiet, style);
     let result = verify::verify(&arguments.archive, &options, &mut |progress| {
         if let Some(bar) = &bar {
             show(bar, progress);
@@ -98,19 +97,6 @@ fn complain(arguments: &Verify, error: &VerifyError) {
         }
         VerifyError::Cancelled => terminal::complain(&error.to_string()),
     }
-}
-
-fn progress_bar(arguments: &Verify) -> Option<ProgressBar> {
-    if arguments.quiet || !std::io::stderr().is_terminal() {
-        return None;
-    }
-    let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr_with_hz(5));
-    let style = "{bar:30} {pos}/{len} files, {msg}, {elapsed_precise}, {eta} to go";
-    if let Ok(style) = ProgressStyle::with_template(style) {
-        bar.set_style(style);
-    }
-    bar.enable_steady_tick(Duration::from_millis(500));
-    Some(bar)
 }
 
 fn show(bar: &ProgressBar, progress: &Progress) {
