@@ -5,7 +5,7 @@
 
 use super::copy::{Copied, Reader};
 use super::notice::Notice;
-use super::parent;
+use super::parent::{self, Kept};
 use super::plan::{Job, Outcome, Plan, Receipt};
 use super::present::{Present, Sight};
 use super::publish::{Copy, Prepared, Publishing};
@@ -38,7 +38,8 @@ pub fn archive_file(
     buffer: &mut Buffer,
     progress: &Progress,
 ) -> Result<Receipt, Error> {
-    let notices = bring_parent(plan, store, seam, job, buffer, progress, &|| true);
+    let known = (seam, &Kept::default());
+    let notices = bring_parent(plan, store, known, job, buffer, progress, &|| true);
     let mut receipt = archive_alone(plan, store, seam, job, buffer, progress)?;
     receipt.notices.splice(0..0, notices);
     Ok(receipt)
@@ -49,7 +50,7 @@ pub fn archive_file(
 pub(super) fn bring_parent(
     plan: &Plan,
     store: &dyn Store,
-    seam: &Seam,
+    (seam, kept): (&Seam, &Kept),
     job: &Job,
     buffer: &mut Buffer,
     progress: &Progress,
@@ -59,7 +60,7 @@ pub(super) fn bring_parent(
         true => archive_alone(plan, store, seam, job, buffer, progress),
         false => Err(Error::Replaced { path: plan.destination.path().to_owned() }),
     };
-    parent::bring(plan, store, job, progress, &mut archive)
+    parent::bring(plan, store, kept, job, progress, &mut archive)
 }
 
 /// Archives one file, and nothing beside it: for `walsafe push`, which brings the rest itself.

@@ -6,6 +6,8 @@
 //! which is the first file that it archives. What the archive lacks is not known before it was listed, and it
 //! may be down: until then, all that could be lacking is marked as waiting, so that the server keeps it.
 
+use std::sync::{Mutex, PoisonError};
+
 use super::notice::{Level, Notice};
 use super::plan::{Job, Plan, Receipt};
 use crate::encoding::codec::Codec;
@@ -22,6 +24,40 @@ use crate::wal::timeline::Run;
 
 const HINT: &str = "A recovery across the switch of timelines needs these segments. While they are in a \"pg_wal\", of this server, of the lost one or of another standby, \"walsafe push --pgdata DATA_DIRECTORY ARCHIVE_DIRECTORY\" brings them. If they are lost, take a new base backup now.";
 
+/// The segments that this pool has the server keep, although the server has them marked as archived.
+#[derive(Debug, Default)]
+pub(super) struct Kept(Mutex<Vec<HeldSegment>>);
+
+impl Kept {
+    /// Has the server keep what may have to be brought before this history file, whether the archive can be
+    /// reached or not: the next checkpoint would remove it. Does nothing for any other file.
+    pub(super) fn keep(&self, plan: &Plan, job: &Job) {
+        if let Some((_, Ok(held))) = way(plan, job) {
+            self.add(&held);
+        }
+    }
+
+    fn add(&self, held: &Held) {
+        let before = held.segments.range(..held.route.from).map(|(_, segment)| *segment);
+        let marked = before.filter(|segment| held.keep(*segment));
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(marked);
+    }
+
+    fn take(&self) -> Vec<HeldSegment> {
+        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Returns from where the timeline of a history file branched off, and what the server holds on the way there.
+/// What is wrong with the file itself is for others to report.
+fn way(plan: &Plan, job: &Job) -> Option<(Ancestor, Result<Held, Error>)> {
+    let FileKind::History { timeline } = job.name.kind() else { return None };
+    let pg_wal = job.source.parent()?;
+    let ancestors = lineage::read_history(pg_wal, timeline).ok()??;
+    let parent = *ancestors.last()?;
+    Some((parent, Held::on_the_way_to(timeline, ancestors, pg_wal, plan.cluster)))
+}
+
 /// Archives what the archive lacks of the timelines before the one whose history file is about to be
 /// archived for the first time, in order: segments in `pg_wal` that are later than the archive's newest of
 /// those timelines, and end at or before the switch. Each is checked by its records, and against those that
@@ -32,25 +68,17 @@ const HINT: &str = "A recovery across the switch of timelines needs these segmen
 pub(super) fn bring(
     plan: &Plan,
     store: &dyn Store,
+    kept: &Kept,
     job: &Job,
     progress: &Progress,
     archive: &mut dyn FnMut(&Job) -> Result<Receipt, Error>,
 ) -> Vec<Notice> {
-    let FileKind::History { timeline } = job.name.kind() else { return Vec::new() };
-    let Some(pg_wal) = job.source.parent() else { return Vec::new() };
-    // What is wrong with the file itself is the caller's to report.
-    let Ok(Some(ancestors)) = lineage::read_history(pg_wal, timeline) else { return Vec::new() };
-    let Some(parent) = ancestors.last().copied() else { return Vec::new() };
+    let Some((parent, held)) = way(plan, job) else { return Vec::new() };
     let mut brought = Vec::new();
-    let result = Held::on_the_way_to(timeline, ancestors, pg_wal, plan.cluster).and_then(|held| {
-        let until = held.route.from;
-        let mut kept: Vec<HeldSegment> = held
-            .segments
-            .range(..until)
-            .map(|(_, segment)| *segment)
-            .filter(|segment| held.keep(*segment))
-            .collect();
+    let result = held.and_then(|held| {
+        kept.add(&held);
         progress.tick();
+        let mut kept = kept.take();
         let leading = Leading { plan, held: &held, parent, progress };
         let result = leading.bring(store, &job.name, archive, (&mut kept, &mut brought));
         // After a failure the server keeps them, and asks for each itself once the history file is archived.
@@ -60,6 +88,7 @@ pub(super) fn bring(
         result
     });
     let warning = result.unwrap_or_else(|error| Some(failed(parent, &error)));
+    let timeline = job.name.timeline().unwrap_or_default();
     told(timeline, &brought).into_iter().chain(warning).collect()
 }
 
@@ -93,7 +122,7 @@ impl Leading<'_> {
         let wanted = |segment: &HeldSegment| segment.start > newest && segment.start < until;
         let lacking: Vec<HeldSegment> = archived.lacks(held).filter(wanted).collect();
         kept.retain(|segment| {
-            let stays = lacking.contains(segment);
+            let stays = lacking.iter().any(|lacking| lacking.start == segment.start);
             if !stays {
                 held.release(*segment);
             }
@@ -126,8 +155,9 @@ impl Leading<'_> {
             }
             if let Some(refusal) = refusal {
                 refused.push_str(&format!(" {}: {}.", segment.name, refusal.reason()));
+                let ours = kept.iter().any(|kept| kept.start == segment.start);
                 match refusal {
-                    Refusal::Damaged(_) if !segment.waiting => continue,
+                    Refusal::Damaged(_) if !segment.waiting || ours => continue,
                     // Nothing passes what the server is about to ask for (guarantee G13).
                     Refusal::Damaged(_) | Refusal::Foreign(_) => break,
                 }

@@ -34,11 +34,17 @@ pub fn zeroed(len: usize) -> io::Result<Vec<u8>> {
     }
     // SAFETY: the global allocator has just returned this memory, for bytes and of this length; all of
     // it is initialised, and nothing else refers to it.
-    Ok(unsafe { Vec::from_raw_parts(memory, len, len) })
+    let buffer = unsafe { Vec::from_raw_parts(memory, len, len) };
+    if len >= LARGE {
+        headroom().map_err(|_| no_memory())?;
+    }
+    Ok(buffer)
 }
 
 /// How much memory is left alone by whatever grows.
-const HEADROOM: usize = 2 << 20;
+const HEADROOM: usize = 4 << 20;
+/// Buffers of this length and more leave that much.
+const LARGE: usize = 64 << 10;
 
 /// Makes sure that what is small and allocated without a look, such as the text of a message, finds room too:
 /// where there is none for that, the process ends. Whoever holds much calls this before it takes more.

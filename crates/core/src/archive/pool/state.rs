@@ -213,6 +213,11 @@ impl<P> State<P> {
     /// Takes over what a look has found to wait, and nothing of an earlier look. Returns how many files wait
     /// for a thread.
     pub(super) fn offer(&mut self, jobs: impl IntoIterator<Item = Job>) -> usize {
+        if !self.goes_ahead() {
+            // A file has failed while somebody looked. It may be out of the order by now, and nothing may pass
+            // it: the next look counts, after the next success.
+            return usize::from(self.asked.is_some());
+        }
         self.order.values_mut().for_each(|file| file.listed = false);
         for job in jobs {
             let turn = Turn::of(&job.name);

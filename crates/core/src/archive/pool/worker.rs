@@ -9,6 +9,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use super::state::{Batch, State, Work};
 use crate::archive::arrival::Arrival;
 use crate::archive::attempt::{bring_parent, prepare};
+use crate::archive::parent::Kept;
 use crate::archive::publish::{Prepared, Publishing};
 use crate::archive::{Plan, Receipt, Seam};
 use crate::error::{Action, Error};
@@ -22,6 +23,7 @@ pub(super) struct Shared {
     plan: Plan,
     store: Box<dyn Store>,
     seam: Seam,
+    kept: Kept,
     state: Mutex<State<Prepared>>,
     /// There may be something to start, or the end has come.
     work: Condvar,
@@ -41,6 +43,7 @@ impl Shared {
             plan,
             store,
             seam: Seam::default(),
+            kept: Kept::default(),
             state,
             work: Condvar::new(),
             wake,
@@ -74,6 +77,7 @@ impl Shared {
                 }
                 Work::Prepare(job, progress) => {
                     let prepared = or_panic(|| {
+                        self.kept.keep(&self.plan, &job);
                         self.tidy(&progress);
                         let buffer = kept(&mut buffer, &job.source)?;
                         let (plan, store) = (&self.plan, &*self.store);
@@ -181,7 +185,8 @@ impl Shared {
             if let FileKind::History { timeline } = prepared.name.kind() {
                 let job = prepared.job();
                 let buffer = kept(buffer, &job.source)?;
-                let notices = bring_parent(plan, store, seam, &job, buffer, progress, &may);
+                let notices =
+                    bring_parent(plan, store, (seam, &self.kept), &job, buffer, progress, &may);
                 self.arrival.keep_notices(timeline, notices);
                 // That may have taken long, or hung.
                 if !may() {

@@ -45,6 +45,8 @@ pub(super) struct Read {
 
 /// How many files are read before they are compared: all that is kept of files at a time.
 pub(super) const BATCH: usize = 512;
+/// Stack of a thread that reads, in bytes: the buffers are on the heap.
+const STACK: usize = 1 << 20;
 
 /// How an archive is read.
 pub(super) struct Reader<'r> {
@@ -131,7 +133,9 @@ impl<'r> Reader<'r> {
                             }
                         }
                     };
-                    thread::Builder::new().spawn_scoped(scope, work).map(drop)
+                    sys::headroom().map_err(|_| std::io::ErrorKind::OutOfMemory)?;
+                    let thread = thread::Builder::new().stack_size(STACK);
+                    thread.spawn_scoped(scope, work).map(drop)
                 })
             });
             // Once the workers have gone, nothing more can come.
