@@ -182,7 +182,7 @@ fn what_is_not_the_end_of_a_timeline_that_the_server_has_left_is_a_conflict() {
         let job = world.wal(&segment_name(1, 3), &ours);
         fs::write(world.path(&job), theirs).unwrap();
         let names = world.names();
-        let error = world.run(&job).expect_err(what);
+        let error = world.run(&job).unwrap_err();
         assert_eq!(error.kind().sqlstate(), "58P02", "{what}: {error}");
         assert_eq!(names, world.names(), "{what}");
     }
@@ -321,7 +321,8 @@ fn wal_that_the_parent_timeline_has_past_the_switch_is_named_once() {
     let (switch, until_switch) = version(&[]);
     let (_, past_switch) = version(&[40_000]);
     let far = segment_name(1, 3 + 64);
-    let cases: [(Option<(&str, &[u8])>, Option<&str>); 5] = [
+    type There<'a> = Option<(&'a str, &'a [u8])>;
+    let cases: [(There<'_>, Option<&str>); 5] = [
         (None, None),
         // Whoever archived it had no more WAL than we have.
         (Some((&segment_name(1, 3), &until_switch)), None),
