@@ -401,7 +401,7 @@ fn a_history_file_that_is_not_needed_and_cannot_be_read_is_a_warning() {
         let result = archive(&ended, &job);
         assert_eq!(world.archive.join("00000003.history").exists(), !stops);
         if stops {
-            assert_eq!(result.unwrap_err().kind(), ErrorKind::SourceUnreadable);
+            assert_eq!(result.unwrap_err().kind(), ErrorKind::SourceNotAFile);
             continue;
         }
         let mut notices = result.unwrap().notices;

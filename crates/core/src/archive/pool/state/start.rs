@@ -68,7 +68,11 @@ impl<P> State<P> {
         let wanted = self.wanted.as_ref().map(|job| Turn::of(&job.name));
         let wanted = wanted.filter(|turn| self.order.get(turn).is_some_and(File::is_ready));
         let unarchived = self.order.iter().skip_while(|(_, file)| file.is_archived());
-        let run = unarchived.take_while(|(_, file)| file.is_ready()).map(|(turn, _)| turn);
+        // What is ready and in no look is from a call that the server gave up: the next look decides.
+        let may = |(turn, file): &(&Turn, &File<P>)| {
+            file.is_ready() && (file.listed || wanted.as_ref() == Some(*turn))
+        };
+        let run = unarchived.take_while(may).map(|(turn, _)| turn);
         let run: Vec<_> = if self.goes_ahead() { run.cloned().collect() } else { Vec::new() };
         let turns = match wanted {
             // What stands before it must not hold it back.

@@ -166,6 +166,12 @@ impl Model {
                 if !late {
                     self.unarchived.remove(&Turn::of(&name));
                 }
+                // What was published while the server waited for it, with no trouble since, could be taken at
+                // once: trouble with another file afterwards changes nothing.
+                let waited = self.state.wanted.as_ref().is_some_and(|job| job.name == name);
+                if waited && self.ahead.get(&name) == Some(&self.trouble) {
+                    self.ahead.remove(&name);
+                }
                 Some(Ok(receipt()))
             } else {
                 (at == named).then_some(Err(Error::NotConfigured))
