@@ -88,7 +88,7 @@ fn storage_that_is_slow_is_not_given_up() {
         scope.spawn(|| {
             while !over.load(Ordering::Relaxed) {
                 let hang = storage.stall();
-                thread::sleep(Duration::from_millis(500));
+                thread::sleep(Duration::from_millis(200));
                 drop(hang);
                 thread::sleep(Duration::from_millis(1));
             }
