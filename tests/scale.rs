@@ -30,7 +30,7 @@ fn within(cluster: &Cluster, megabytes: u32, sql: &str) -> Result<String, String
 #[test]
 fn a_session_without_memory_gets_an_error_and_the_cluster_lives() {
     // What kept each of their names took 4 MB for these alone.
-    let names = dose(30_000, 300_000);
+    let names = dose(30_000, 60_000);
     let archive = archive(names);
     let cluster = Cluster::builder().start();
     cluster.sql("CREATE EXTENSION walsafe_archive");

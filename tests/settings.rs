@@ -211,15 +211,18 @@ fn a_weaker_policy_gives_a_warning_at_load_and_when_a_reload_brings_it() {
             (warnings(Mark::default()).len() == 1).then_some(())
         });
         cluster.sql("LOAD 'walsafe_archive'");
-        // A refused value tells when the archiver has read the files. Each is another one, since one
-        // reload can be read twice, and the second time after the next one was asked for.
+        // A refused value tells that the archiver is reading the files, and a second one that it was through
+        // with them before. Each is another one, since one reload can be read twice, and the second time after
+        // the next one was asked for.
         let wait_until_read = |what: &str| {
-            let (mark, value) = (cluster.mark(), format!("many of {what}"));
-            cluster.reconfigure("walsafe_archive.workers", &value);
-            cluster.wait_until("the refusal", || {
-                let reports = cluster.log().archiver_reports(mark);
-                reports.iter().any(|report| report.message.contains(&value)).then_some(())
-            });
+            for time in ["first", "second"] {
+                let (mark, value) = (cluster.mark(), format!("many of {what}, {time}"));
+                cluster.reconfigure("walsafe_archive.workers", &value);
+                cluster.wait_until("the refusal", || {
+                    let reports = cluster.log().archiver_reports(mark);
+                    reports.iter().any(|report| report.message.contains(&value)).then_some(())
+                });
+            }
         };
         for (policy, says) in
             [("full", ""), ("file", "can lose the names"), ("none", "empty or torn")]
