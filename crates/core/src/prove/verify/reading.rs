@@ -187,13 +187,25 @@ fn has_just_begun(visit: &dyn Visit, listed: &StoredName, size: Option<SegmentSi
     there.modified().is_ok_and(|at| at.elapsed().is_ok_and(|ago| ago < BEGINNING))
 }
 
-fn read_one(
+/// What came of looking a file up and reading it to its end.
+pub(super) struct Looked {
+    pub(super) examined: Examined,
+    /// It is not there any more.
+    pub(super) vanished: bool,
+    /// How long ago it was last written to.
+    idle: Option<Duration>,
+    no_memory: bool,
+}
+
+/// Looks a file up and examines it. Counts the bytes, hands them to `each`, and ends early once `stop` is set.
+/// A file that cannot be looked up or read is a problem of its own.
+pub(super) fn look_into(
     visit: &dyn Visit,
     listed: &StoredName,
     expected: &Expectation,
-    bytes: &AtomicU64,
-    stop: &AtomicBool,
-) -> Read {
+    (bytes, stop): (&AtomicU64, &AtomicBool),
+    each: &mut dyn FnMut(&[u8]),
+) -> Looked {
     let unreadable = |reason: String| Examined {
         problem: Some(Problem::new(FindingKind::Unreadable, reason)),
         ..Examined::default()
@@ -206,6 +218,7 @@ fn read_one(
                 if stop.load(Ordering::Relaxed) {
                     return Err(std::io::ErrorKind::Interrupted.into());
                 }
+                each(chunk);
                 Ok(())
             });
             idle = last_written(found.path());
@@ -222,6 +235,18 @@ fn read_one(
         Err(Error::Io { source, .. }) => unreadable(source.to_string()),
         Err(other) => unreadable(other.to_string()),
     };
+    Looked { examined, vanished, idle, no_memory }
+}
+
+fn read_one(
+    visit: &dyn Visit,
+    listed: &StoredName,
+    expected: &Expectation,
+    bytes: &AtomicU64,
+    stop: &AtomicBool,
+) -> Read {
+    let Looked { examined, vanished, idle, no_memory } =
+        look_into(visit, listed, expected, (bytes, stop), &mut |_| {});
     let size = examined.header.and_then(|h| SegmentSize::new(h.segment_size.into()).ok());
     let (mut head, mut tail, mut end) = (None, None, None);
     if let Some(records) = examined.records {

@@ -8,9 +8,8 @@ use std::thread;
 use std::time::Duration;
 
 use super::notes::{Ask, Watched, Watcher};
-use crate::error::Error;
-use crate::prove::examine::{self, Examined, Expectation};
-use crate::prove::finding::{FindingKind, Problem};
+use crate::prove::examine::{Examined, Expectation};
+use crate::prove::verify::reading::{Looked, look_into};
 use crate::prove::verify::{Progress, VerifyError};
 use crate::store::{StoredName, Visit};
 use crate::sys;
@@ -130,31 +129,10 @@ fn read_one<'a>(
     listed: &'a StoredName,
     expected: &Expectation,
     ask: &Ask,
-    (bytes, stop): (&AtomicU64, &AtomicBool),
+    progress: (&AtomicU64, &AtomicBool),
 ) -> File<'a> {
-    let unreadable = |reason: String| Examined {
-        problem: Some(Problem::new(FindingKind::Unreadable, reason)),
-        ..Examined::default()
-    };
     let mut watcher = Watcher::new(ask, listed.name.segment());
-    let mut vanished = false;
-    let examined = match visit.find(&listed.into()) {
-        Ok(Some(found)) => examine::examine(&*found, &listed.name, expected, &mut |chunk| {
-            bytes.fetch_add(chunk.len() as u64, Ordering::Relaxed);
-            if stop.load(Ordering::Relaxed) {
-                return Err(std::io::ErrorKind::Interrupted.into());
-            }
-            watcher.feed(chunk);
-            Ok(())
-        })
-        .unwrap_or_else(|e| unreadable(e.to_string())),
-        Ok(None) => {
-            vanished = true;
-            Examined::default()
-        }
-        Err(Error::NotAFile { found, .. }) => unreadable(format!("it is {found}")),
-        Err(Error::Io { source, .. }) => unreadable(source.to_string()),
-        Err(other) => unreadable(other.to_string()),
-    };
+    let Looked { examined, vanished, .. } =
+        look_into(visit, listed, expected, progress, &mut |chunk| watcher.feed(chunk));
     File { listed, examined, watched: watcher.finish(), vanished }
 }
