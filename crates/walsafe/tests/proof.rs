@@ -489,3 +489,31 @@ fn what_makes_no_sense_on_the_command_line_is_refused() {
     refuses(&["--from", "0/1", "--target-timeline", "newest"], "latest");
     refuses(&["--from", "0/1", "--accept-gaps"], "cannot be used with");
 }
+
+/// Where a timeline begins with a segment of its own, that was not compared with the one before: the archive was
+/// said to be recoverable, and the recovery stops, or is promoted, before the branch.
+#[test]
+fn a_segment_that_ends_early_before_a_branch_at_its_end_is_found() {
+    let (place, mut wal, backup) = with_backup(3);
+    let label = backup.label(&place, 1);
+    for _ in 0..100 {
+        wal.record(3000);
+    }
+    wal.switch();
+    let fork = wal.branch_at_segment(2);
+    let last = u32::try_from(fork / MB as u64).unwrap() - 1;
+    put(&place, &mut wal, 1, 1..=last);
+    put(&place, &mut wal, 2, last + 1..=last + 2);
+    history(&place, 2, &[(1, fork)]);
+    let proved = from(&place, &label, &[]);
+    proved.finds(&[]);
+    assert_eq!(proved.report["from"]["end_timeline"], 2);
+    let name = segment_name(1, last);
+    let mut bytes = wal.segments(last as usize)[last as usize - 1].clone();
+    bytes[12 * 8192..].fill(0);
+    place.put(&name, &bytes);
+    let proved = from(&place, &label, &[]);
+    proved.finds(&[&format!("{name}: corrupt")]);
+    let end = proved.report["from"]["end"].as_str().unwrap().to_owned();
+    assert!(end < format!("0/{fork:X}"), "{end}");
+}

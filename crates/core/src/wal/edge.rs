@@ -206,7 +206,15 @@ pub struct Joined {
 /// ([`Tail::is_resolved`]).
 #[must_use]
 pub fn join(before: &Tail, head: &Head, after: Option<&Tail>) -> Option<Joined> {
-    if !head.follows(before) || !before.is_resolved() {
+    if head.follows(before) { join_on_way(before, head, after) } else { None }
+}
+
+/// The same for two segments that a recovery reads one after the other, whatever timelines their names say: the
+/// caller knows the way. Where a timeline begins with a segment of its own, nothing in that names the timeline
+/// before.
+#[must_use]
+pub fn join_on_way(before: &Tail, head: &Head, after: Option<&Tail>) -> Option<Joined> {
+    if before.next != head.start || !before.is_resolved() {
         return None;
     }
     let mut joined = Joined { damage: None, record: None, tail: after.cloned() };

@@ -59,7 +59,7 @@ mod walk;
 
 pub use check::{SegmentChecker, check_segment, read_segment};
 pub use damage::{Damage, DamageKind};
-pub use edge::{Head, Joined, Tail, continues, join};
+pub use edge::{Head, Joined, Tail, continues, join, join_on_way};
 pub use edges::{Edges, Met};
 pub use fit::{Doubt, Fit};
 pub use header::{

@@ -9,7 +9,7 @@ use crate::prove::verify::Start;
 use crate::prove::verify::histories::Shelf;
 use crate::wal::name::SegmentName;
 use crate::wal::timeline::{Run, Stretch};
-use crate::wal::{End, Head, Lsn, SegmentSize, Tail, join};
+use crate::wal::{End, Head, Lsn, SegmentSize, Tail, join_on_way};
 
 /// The recovery, as far as it has come.
 pub(super) struct Walk<'a> {
@@ -184,7 +184,7 @@ impl<'a> Walk<'a> {
     /// Joins a segment with the one before: the record that crosses, and the link to it.
     fn meet(&mut self, head: Option<&Head>, tail: &mut Option<Tail>, rest: &Part, from: Lsn) {
         let Some((before, head)) = self.tail.take().zip(head) else { return };
-        let Some(joined) = join(&before, head, tail.as_ref()) else { return };
+        let Some(joined) = join_on_way(&before, head, tail.as_ref()) else { return };
         if let Some(damage) = joined.damage {
             let reason = format!("{damage}, where it meets its neighbour");
             let file = self.name(damage.timeline, damage.segment);
