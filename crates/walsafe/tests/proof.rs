@@ -517,3 +517,67 @@ fn a_segment_that_ends_early_before_a_branch_at_its_end_is_found() {
     let end = proved.report["from"]["end"].as_str().unwrap().to_owned();
     assert!(end < format!("0/{fork:X}"), "{end}");
 }
+
+/// An archive that was begun after a promotion does not have the history file, and the server does without it:
+/// this was a gap.
+#[test]
+fn the_history_of_the_backups_own_timeline_may_be_missing() {
+    let (place, mut wal) = (Place::new(), Wal::new(OURS, 2));
+    wal.segments(1);
+    let backup = Backup::take(&mut wal);
+    put(&place, &mut wal, 2, 2..=4);
+    let label = backup.label(&place, 2);
+    let proved = from(&place, &label, &[]);
+    proved.finds(&[]);
+    let note = proved.report["from"]["notes"][0].as_str().unwrap();
+    assert!(note.starts_with("00000002.history is not there"), "{note}");
+}
+
+/// Makes the label that of a standby's backup, with this minimum recovery point in the control file.
+fn of_a_standby(place: &Place, label: &str, minimum: u64, timeline: u32) {
+    let text = fs::read_to_string(label).unwrap().replace("FROM: primary", "FROM: standby");
+    fs::write(label, text).unwrap();
+    let mut bytes = common::control_on(OURS, 1);
+    bytes[136..144].copy_from_slice(&minimum.to_ne_bytes());
+    bytes[144..148].copy_from_slice(&timeline.to_ne_bytes());
+    let crc = crc32c::crc32c(&bytes[..288]);
+    bytes[288..292].copy_from_slice(&crc.to_ne_bytes());
+    fs::create_dir_all(place.path("global")).unwrap();
+    fs::write(place.path("global/pg_control"), bytes).unwrap();
+}
+
+/// A standby's backup may begin with the same checkpoint as one of the primary. It was taken for consistent where
+/// that one ended.
+#[test]
+fn the_end_of_a_primarys_backup_is_not_that_of_a_standbys() {
+    let (place, mut wal, backup) = with_backup(4);
+    let label = backup.label(&place, 1);
+    let minimum = wal.record_of(0, 0x20, 0, &[]);
+    put(&place, &mut wal, 1, 5..=6);
+    of_a_standby(&place, &label, minimum, 1);
+    backup.archive(&place, 1);
+    let proved = from(&place, &label, &[]);
+    proved.finds(&[]);
+    assert_eq!(proved.report["from"]["consistent_at"], format!("0/{minimum:X}"));
+    from(&place, &label, &["--until", &format!("0/{:X}", backup.end)])
+        .finds(&["000000010000000000000005: unrecoverable"]);
+}
+
+/// A timeline that left before the point from which on a standby's backup is consistent was taken for one that the
+/// recovery can go to. The server refuses to start.
+#[test]
+fn a_standbys_backup_that_ends_behind_a_branch_cannot_go_there() {
+    let (place, mut wal, backup) = with_backup(5);
+    let label = backup.label(&place, 1);
+    let (fork, minimum) = (0x30_0000, wal.record_of(0, 0x20, 0, &[]));
+    put(&place, &mut wal, 1, 6..=6);
+    history(&place, 2, &[(1, fork)]);
+    of_a_standby(&place, &label, fork, 1);
+    from(&place, &label, &[]).finds(&[]);
+    of_a_standby(&place, &label, minimum, 1);
+    let proved = from(&place, &label, &[]);
+    proved.finds(&["00000002.history: unrecoverable"]);
+    assert!(reason(&proved).contains("does not contain minimum recovery point"), "{proved:?}");
+    assert_eq!(proved.report["from"]["end_timeline"], 1);
+    from(&place, &label, &["--target-timeline", "current"]).finds(&[]);
+}

@@ -80,9 +80,18 @@ fn start(text: &str, timeline: Option<u32>) -> Result<Start, String> {
     let start = Start::from_label(&String::from_utf8_lossy(&contents))
         .map_err(|e| format!("\"{text}\" is not a backup_label: {e}"))?;
     // The backup of a standby is consistent where its control file says, if that lies beside the label.
-    let minimum = || ControlFile::read(Path::new(text).parent()?).ok()?.minimum;
-    let stop = start.stop.or_else(|| if start.end_record { None } else { minimum() });
-    Ok(Start { timeline: timeline.or(start.timeline), stop, ..start })
+    let control = || {
+        let control = ControlFile::read(Path::new(text).parent()?).ok()?;
+        control.minimum.map(|minimum| (minimum, control.timeline))
+    };
+    let mut start = Start { timeline: timeline.or(start.timeline), ..start };
+    if start.stop.is_none()
+        && !start.end_record
+        && let Some((minimum, on)) = control()
+    {
+        (start.stop, start.stop_timeline) = (Some(minimum), on);
+    }
+    Ok(start)
 }
 
 fn complain(arguments: &Verify, error: &VerifyError) {

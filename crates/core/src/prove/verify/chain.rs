@@ -111,6 +111,11 @@ pub(super) fn shows_gap(start: &Start, goal: TargetTimeline, shelf: &Shelf<'_>) 
 /// Adds to a start what the backup's own history file says, which the server archives after the backup.
 fn completed(start: &Start, shelf: &Shelf<'_>) -> Start {
     const MAX_LEN: u64 = 64 << 10;
+    // The backup of a standby has none. One for its address is that of a backup of the primary, which began with
+    // the checkpoint that the standby had restarted from.
+    if start.checkpoint.is_some() && !start.end_record {
+        return *start;
+    }
     let read = |file: &StoredName| {
         let found = shelf.visit.find(&file.into()).ok()??;
         let mut text = Vec::new();

@@ -16,6 +16,8 @@ pub struct Start {
     pub checkpoint: Option<Lsn>,
     /// The address up to which a backup needs WAL to be consistent, if it is known.
     pub stop: Option<Lsn>,
+    /// The timeline of that address, if it is known: the server wants both in the history it follows.
+    pub stop_timeline: Option<u32>,
     /// The backup is consistent only behind the record that says so (`XLOG_BACKUP_END`): it was taken from a
     /// primary.
     pub end_record: bool,
@@ -33,7 +35,14 @@ impl Start {
     /// Begins at an address.
     #[must_use]
     pub fn at(lsn: Lsn) -> Self {
-        Self { lsn, timeline: None, checkpoint: None, stop: None, end_record: false }
+        Self {
+            lsn,
+            timeline: None,
+            checkpoint: None,
+            stop: None,
+            stop_timeline: None,
+            end_record: false,
+        }
     }
 
     /// Reads a `backup_label` or a backup history file (`build_backup_content` in
@@ -57,6 +66,7 @@ impl Start {
             ),
             checkpoint: address("CHECKPOINT LOCATION"),
             stop: address("STOP WAL LOCATION"),
+            stop_timeline: None,
             end_record: value("BACKUP METHOD") == Some("streamed")
                 && value("BACKUP FROM") != Some("standby"),
         })
@@ -81,6 +91,7 @@ mod tests {
             timeline: Some(1),
             checkpoint: Some(Lsn(0x200_0060)),
             stop: None,
+            stop_timeline: None,
             end_record: true,
         };
         assert_eq!(start, expected);

@@ -47,9 +47,11 @@ impl Plan {
             timelines.owner(start.lsn, newest).unwrap_or(newest)
         });
         let mut findings = Vec::new();
+        // The control file of a standby's backup may be on a later timeline than its label.
+        let current = start.stop_timeline.map_or(start_timeline, |stop| stop.max(start_timeline));
         let target = match goal {
-            TargetTimeline::Current => start_timeline,
-            TargetTimeline::Latest => latest(start_timeline, shelf),
+            TargetTimeline::Current => current,
+            TargetTimeline::Latest => latest(current, shelf),
             TargetTimeline::Number(number) => {
                 let exists = number == 1 || timelines.has_history(number);
                 if !exists {
@@ -61,8 +63,9 @@ impl Plan {
                 if exists { number } else { start_timeline }
             }
         };
-        // The server asks for each number on the way, and for one more.
-        let asked_for = start_timeline.max(2)..=target;
+        // The server asks for each number on the way, and for one more. It does without that of the timeline on
+        // which it begins, which an archive that was begun after a promotion need not have.
+        let asked_for = start_timeline.saturating_add(1)..=target;
         for number in shelf.mentioned().into_iter().filter(|number| asked_for.contains(number)) {
             if !timelines.has_history(number)
                 && let Some(evidence) = shelf.needs_history(number, start_timeline)
@@ -76,6 +79,10 @@ impl Plan {
         if timelines.owner(at, target) != Some(start_timeline) {
             let (problem, instead) = not_a_child(start_timeline, at, target, shelf);
             findings.push(Finding { file: history_name(target), problem });
+            way = instead;
+        }
+        if let Some((problem, instead)) = not_its_minimum(start, (start_timeline, at), way, shelf) {
+            findings.push(Finding { file: history_name(way), problem });
             way = instead;
         }
         let (steps, end) = steps(start.lsn, way, shelf);
@@ -108,6 +115,34 @@ fn not_a_child(own: u32, at: Lsn, target: u32, shelf: &Shelf<'_>) -> (Problem, u
         "Set recovery_target_timeline = '{instead}' for a recovery from this backup. The rest of this report is about that timeline."
     );
     (Problem::new(FindingKind::Unrecoverable, reason).with_advice(advice), instead)
+}
+
+/// What the server says of a timeline that the point is not part of from which on the backup of a standby is
+/// consistent, and the one that it can go to.
+fn not_its_minimum(
+    start: &Start,
+    (own, at): (u32, Lsn),
+    target: u32,
+    shelf: &Shelf<'_>,
+) -> Option<(Problem, u32)> {
+    let (minimum, needed) = start.stop.zip(start.stop_timeline)?;
+    let (timelines, last) = (shelf.timelines, Lsn(minimum.0.saturating_sub(1)));
+    let has_it = |timeline: u32| {
+        timelines.owner(at, timeline) == Some(own)
+            && timelines.owner(last, timeline) == Some(needed)
+    };
+    if has_it(target) {
+        return None;
+    }
+    let instead =
+        timelines.with_history().filter(|t| has_it(*t)).max().unwrap_or(needed).max(needed);
+    let reason = format!(
+        "requested timeline {target} does not contain minimum recovery point {minimum} on timeline {needed}, from which on the backup is consistent"
+    );
+    let advice = format!(
+        "Set recovery_target_timeline = '{instead}' for a recovery from this backup. The rest of this report is about that timeline."
+    );
+    Some((Problem::new(FindingKind::Unrecoverable, reason).with_advice(advice), instead))
 }
 
 /// Goes from segment to segment as the server asks for them: under the newest timeline of the history that had

@@ -52,6 +52,13 @@ impl Walk<'_> {
                 "a prepared transaction ended at {lsn} whose number could not be read: it may be the target"
             ));
         }
+        let own = self.plan.start_timeline;
+        if own > 1 && !self.shelf.timelines.has_history(own) {
+            notes.push(format!(
+                "{} is not there: this recovery does without it, and one from a backup on an older timeline does not get there",
+                history_name(own)
+            ));
+        }
         findings.append(&mut self.findings);
         let chain = Chain {
             start: self.start.lsn,
