@@ -508,12 +508,14 @@ fn a_segment_that_ends_early_before_a_branch_at_its_end_is_found() {
     let proved = from(&place, &label, &[]);
     proved.finds(&[]);
     assert_eq!(proved.report["from"]["end_timeline"], 2);
+    place.verify().finds(&[]);
     let name = segment_name(1, last);
     let mut bytes = wal.segments(last as usize)[last as usize - 1].clone();
     bytes[12 * 8192..].fill(0);
     place.put(&name, &bytes);
     let proved = from(&place, &label, &[]);
     proved.finds(&[&format!("{name}: corrupt")]);
+    place.verify().finds(&[&format!("{name}: corrupt")]);
     let end = proved.report["from"]["end"].as_str().unwrap().to_owned();
     assert!(end < format!("0/{fork:X}"), "{end}");
 }

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use super::coverage::Coverage;
 use crate::encoding::codec::Codec;
+use crate::prove::examine::{self, Expectation};
 use crate::prove::finding::{Finding, FindingKind, Problem};
 use crate::store::{StoredName, Visit};
 use crate::sys::read_full;
@@ -247,6 +248,42 @@ impl Shelf<'_> {
             }
         }
         findings
+    }
+
+    /// Returns the findings of segments whose WAL ends early although a timeline branched off at their end. Names
+    /// do not tell that the first segment of that timeline goes on where they end.
+    pub(super) fn short_before_branches(&self) -> Vec<Finding> {
+        let mut findings: Vec<Finding> = Vec::new();
+        for timeline in self.timelines.with_history() {
+            let Some(parent) = self.timelines.parent(timeline) else { continue };
+            let before = Lsn(parent.switch.0.saturating_sub(1)).segment_start(self.size());
+            if parent.switch != parent.switch.segment_start(self.size())
+                || !self.has(parent.timeline, before)
+            {
+                continue;
+            }
+            let stored = self.stored(&self.name(parent.timeline, before)).into_iter().next();
+            if let Some(file) = stored
+                && let Some(end) = self.ends_early(&file)
+                && !findings.iter().any(|finding| finding.file == file.to_string())
+            {
+                let reason = format!(
+                    "its WAL ends at {end}, and timeline {timeline} left timeline {} at {}, behind it",
+                    parent.timeline, parent.switch
+                );
+                let problem = Problem::new(FindingKind::Corrupt, reason);
+                findings.push(Finding { file: file.to_string(), problem });
+            }
+        }
+        findings
+    }
+
+    /// Returns where a sound segment's WAL ends, if that is early.
+    fn ends_early(&self, file: &StoredName) -> Option<Lsn> {
+        let found = self.visit.find(&file.into()).ok()??;
+        let expected = Expectation::default();
+        let found = examine::examine(&*found, &file.name, &expected, &mut |_| Ok(())).ok()?;
+        found.ends_early.filter(|_| found.problem.is_none())
     }
 
     /// Calls `each` with the stretches that timelines without a segment need of their ancestors and that are

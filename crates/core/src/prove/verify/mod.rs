@@ -198,8 +198,14 @@ pub fn verify(
         },
     };
     let agreed = looks.agree((coverage, begun), &mut histories, &mut report.findings)?;
-    report.findings.sort();
     let shelf = Shelf { visit: &visit, timelines: &histories.timelines, coverage: &agreed };
+    for finding in shelf.short_before_branches() {
+        // If the timeline itself goes on too, that has shown it already.
+        if !report.findings.iter().any(|known| known.file == finding.file) {
+            keep(&visit, &mut report.findings, &finding)?;
+        }
+    }
+    report.findings.sort();
     report.heading = shelf.written().next().map(|oldest| shelf.heading(oldest));
     if options.accept_gaps {
         accepted::judge(path, options, &mut report, reader.watch)?;
