@@ -10,9 +10,9 @@ use harness::{Cluster, Picture, Stop, scratch};
 const DATA: &str = "/var/lib/postgresql/15/main";
 
 /// Adds the page's settings of a recovery. They count, and not those of an attempt before.
-fn set_target(cluster: &Cluster, document: &Document, block: &str, archive: &Path) {
+fn set_target(cluster: &Cluster, target: Vec<(String, String)>, archive: &Path) {
     cluster.set_conf("restore_command", &restore_command(archive));
-    for (name, value) in document.settings(block) {
+    for (name, value) in target {
         cluster.set_conf(&name, &value);
     }
 }
@@ -70,7 +70,7 @@ fn a_second_attempt_does_not_follow_the_first_ones_timeline() {
     assert!(listed.contains("timeline 1: ") && !listed.contains("timeline 2"), "{listed}");
     let proof = document.run(server, "target-proof");
     assert!(proof.ends_with("no findings\n"), "{proof}");
-    set_target(server, &document, "target", archive);
+    set_target(server, document.settings("target"), archive);
     let before = Picture::of(archive);
     let shown = start_and_pause(server, &document);
     assert!(shown.contains("\n   1\n(1 row)"), "{shown}");
@@ -105,7 +105,7 @@ fn a_second_attempt_does_not_follow_the_first_ones_timeline() {
     let kept = fs::read(server.data().join("postgresql.conf")).expect("the settings");
     document.run(server, "again");
     scratch::write(&server.data().join("postgresql.conf"), kept);
-    set_target(server, &document, "target-again", archive);
+    set_target(server, document.settings("target-again"), archive);
     let before = Picture::of(archive);
     let shown = start_and_pause(server, &document);
     assert!(shown.contains("\n   2\n(1 row)"), "{shown}");
