@@ -1,5 +1,5 @@
-//! What administrators do with a server that archives, also in trouble: the commands of docs/operations.md
-//! and docs/walsafe.md, word for word.
+//! What administrators do with a server that archives, also in trouble: the commands of docs/operations.md,
+//! docs/emergencies.md, docs/point-in-time.md and docs/walsafe.md, word for word.
 
 use std::fs;
 use std::path::Path;
@@ -20,6 +20,10 @@ const IDENTITY: &str = "walsafe_archive.id";
 
 fn operations() -> Document {
     Document::new("operations.md")
+}
+
+fn emergencies() -> Document {
+    Document::new("emergencies.md")
 }
 
 fn with(builder: ClusterBuilder, settings: &[(String, String)]) -> ClusterBuilder {
@@ -154,12 +158,12 @@ fn only_a_session_with_the_library_checks_values(cluster: &Cluster) {
 /// recovered leaves a hole in the archive.
 #[test]
 fn what_the_lost_server_had_not_archived_is_recovered_and_archived() {
-    let document = operations();
     let origin = Origin::with(|builder| builder.set("restore_command", "false"));
-    let document = document
+    let document = Document::new("point-in-time.md")
         .with("/mnt/archive", origin.archive.path())
         .with("/mnt/backups/base", origin.backup.data())
         .with(DATA, origin.primary.data());
+    let restoring = operations().with("/mnt/archive", origin.archive.path());
     origin.row(1);
     origin.primary.switch_wal();
     origin.primary.wait_all_archived();
@@ -172,11 +176,12 @@ fn what_the_lost_server_had_not_archived_is_recovered_and_archived() {
     chmod(origin.archive.path(), 0o700);
     assert!(origin.primary.ready_files().len() > 3);
 
-    document.run(&origin.primary, "put-in-place");
+    document.run(&origin.primary, "old-aside");
     let verified = document.run(&origin.primary, "archive-by-hand");
     assert!(verified.ends_with("no findings\n"), "{verified}");
+    document.run(&origin.primary, "put-in-place");
     document.run(&origin.primary, "last-wal-of-the-lost");
-    for (name, value) in document.settings("restore-setting") {
+    for (name, value) in restoring.settings("restore-setting") {
         origin.primary.set_conf(&name, &value);
     }
     origin.primary.start();
@@ -186,12 +191,13 @@ fn what_the_lost_server_had_not_archived_is_recovered_and_archived() {
     assert_clean(origin.archive.path());
 
     // So the archive alone is enough now, to any point in time.
-    let mut target = document.settings("target");
-    assert_eq!(target[0].0, "recovery_target_time");
-    target[0].1 = between;
+    let target = [
+        ("recovery_target_time".to_owned(), between),
+        ("recovery_target_action".to_owned(), "promote".to_owned()),
+    ];
     let recovered = with(origin.recovery(), &target).start();
     assert_eq!(rows_after_recovery(&recovered), "1");
-    let all = with(origin.recovery(), &document.settings("restore-stop")).start();
+    let all = with(origin.recovery(), &restoring.settings("restore-stop")).start();
     assert_eq!(rows_after_recovery(&all), "1,2,3,4");
 }
 
@@ -203,7 +209,7 @@ fn another_archive_meanwhile_and_a_recovery_that_reads_both() {
     let origin = Origin::new();
     let place = Scratch::new("place");
     let (first, second) = (origin.archive.path().to_owned(), place.join("archive-2"));
-    let document = operations().with("/mnt/archive-2", &second).with("/mnt/archive", &first);
+    let document = emergencies().with("/mnt/archive-2", &second).with("/mnt/archive", &first);
     make_as_documented(&document, &origin.primary, "second-directory", &second);
     let away = Scratch::new("away");
     let hide = |archive: &Path| fs::rename(archive, away.join("archive")).expect("renamed");
@@ -229,7 +235,7 @@ fn another_archive_meanwhile_and_a_recovery_that_reads_both() {
     // Nothing in the second archive shows that there is more: a mere `||` would end here.
     let begun = Scratch::new("begun");
     scratch::write(&begun.join(IDENTITY), scratch::read(&second.join(IDENTITY)));
-    let nearly = operations().with("/mnt/archive-2", begun.path()).with("/mnt/archive", &first);
+    let nearly = emergencies().with("/mnt/archive-2", begun.path()).with("/mnt/archive", &first);
     hide(&first);
     let nearly = nearly.settings("restore-both-archives");
     let stopped = with(origin.recovery(), &nearly).create();
@@ -252,11 +258,11 @@ fn a_full_pg_wal_is_moved_and_nothing_is_lost() {
     let write = "SELECT pg_logical_emit_message(false, 'x', repeat('y', 900000)) FROM generate_series(1, 200)";
     cluster.psql(write).expect_err("no space");
     cluster.wait_for_log(mark, "PANIC:");
-    operations().shows("full", &full(&cluster.log().since(mark)));
+    emergencies().shows("full", &full(&cluster.log().since(mark)));
     if cluster.try_wait_exit(Duration::from_secs(2)).is_none() {
         cluster.stop(Stop::Immediate);
     }
-    let document = operations().with(DATA, cluster.data()).with("/mnt/roomy", roomy.path());
+    let document = emergencies().with(DATA, cluster.data()).with("/mnt/roomy", roomy.path());
     document.run(&cluster, "move-pg-wal");
     cluster.start();
     chmod(archive.path(), 0o700);
@@ -288,7 +294,7 @@ fn a_library_that_is_missing_is_reported_and_archiving_resumes_when_it_is_back()
     let archive = Scratch::new("archive");
     let cluster = Cluster::archiving_to(archive.path()).server(&server).start();
     let log = cluster.wait_for_log(Mark::default(), "could not access file");
-    operations().shows("no-library", &log);
+    emergencies().shows("no-library", &log);
     fs::rename(home.join("library"), &library).expect("renamed");
     let name = cluster.switch_wal();
     cluster.wait_until("the next archiver", || {
@@ -355,9 +361,9 @@ fn what_stops_a_recovery_is_in_the_documentation() {
     origin.row(1);
     origin.lose();
     let page =
-        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/operations.md"))
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/emergencies.md"))
             .expect("the page");
-    let page = page.split_once("### Recovery stops").expect("a section").1;
+    let page = page.split_once("## Recovery stops\n").expect("a section").1;
     let place = Scratch::new("place");
     let archive = origin.archive.path();
     let name = scratch::names(archive).into_iter().find(|name| name.len() == 24).expect("one");

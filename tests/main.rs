@@ -21,6 +21,7 @@ mod moving_over;
 mod one_history;
 mod operations;
 mod pg_test;
+mod point_in_time;
 mod power_cuts;
 mod promotion;
 mod proof;

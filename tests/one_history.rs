@@ -92,7 +92,7 @@ fn a_data_directory_put_back_to_a_snapshot_is_told_that_the_archive_is_ahead_of_
     assert_eq!(Picture::of(&archive), before);
 
     // What the HINT says, with the commands of the manual.
-    Document::new("operations.md")
+    Document::new("emergencies.md")
         .with("/mnt/archive/main", &archive)
         .with("/var/lib/postgresql/15/main", back.data())
         .run(&back, "ahead");
