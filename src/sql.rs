@@ -136,10 +136,11 @@ fn walsafe_archive_check()
         let path = settings.destination.path().to_owned();
         let data_directory = settings::data_directory();
         let min_free = settings.min_free_space;
-        let checks = in_background(move |_| {
+        let checks = in_background(move |cancelled| {
             let options = check::Options {
                 data_directory: Some(data_directory),
                 min_free,
+                cancelled: Some(cancelled),
                 ..check::Options::default()
             };
             check::check(&path, &options)

@@ -19,6 +19,7 @@ pub(super) fn run(arguments: &Check) -> u8 {
             min_free: u64::from(arguments.min_free) << 20,
             read_only: arguments.read_only,
             steps: Some(&signs.steps),
+            cancelled: None,
         };
         let checks = check::check(archive, &options);
         signs.elsewhere(|| print(arguments, &checks))
