@@ -23,6 +23,7 @@ use crate::sys::{self, Dir};
 
 mod contents;
 mod following;
+pub mod restoring;
 mod unarchived;
 
 /// How a check came out.
