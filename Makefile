@@ -52,6 +52,17 @@ $(INSTALL) -m $(1) "$(2)" "$(DESTDIR)$(3).new" && mv -f "$(DESTDIR)$(3).new" "$(
 endef
 
 install: install-extension install-program
+	@$(left_to_do)
+
+# Where a server looks for programs: the PATH that Debian's pg_ctlcluster and systemd give it.
+define left_to_do
+test -n "$(DESTDIR)" || case :/usr/local/bin:/usr/bin:/bin: in \
+*":$(bindir):"*) echo "Left to do: the settings, as docs/operations.md has them under \"Configure\"." ;; \
+*) echo "Left to do: the settings, as docs/operations.md has them under \"Configure\". A server does not look in" \
+	"$(bindir) unless that is in its PATH, so write: restore_command = '$(bindir)/walsafe restore --from" \
+	"ARCHIVE_DIRECTORY %f \"%p\"'" ;; \
+esac
+endef
 
 install-extension: extension
 	$(INSTALL) -d "$(DESTDIR)$(pkglibdir)" "$(DESTDIR)$(sharedir)/extension"

@@ -103,11 +103,25 @@ LANGUAGE C VOLATILE PARALLEL RESTRICTED;
 COMMENT ON FUNCTION walsafe_archive_gaps(text) IS
     'returns the segments that are missing from an archive';
 
+CREATE FUNCTION walsafe_archive_test(
+    timeout double precision DEFAULT 60,
+    OUT destination text,
+    OUT file text,
+    OUT status text,
+    OUT detail text)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'walsafe_archive_test_wrapper'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION walsafe_archive_test(double precision) IS
+    'ends a segment, waits so many seconds until it is archived, and reads it back: ok or error';
+
 REVOKE ALL ON FUNCTION walsafe_archive_stat() FROM PUBLIC;
 REVOKE ALL ON FUNCTION walsafe_archive_reset() FROM PUBLIC;
 REVOKE ALL ON FUNCTION walsafe_archive_check() FROM PUBLIC;
 REVOKE ALL ON FUNCTION walsafe_archive_verify(text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION walsafe_archive_gaps(text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION walsafe_archive_test(double precision) FROM PUBLIC;
 REVOKE ALL ON walsafe_archive_status FROM PUBLIC;
 
 GRANT EXECUTE ON FUNCTION walsafe_archive_stat() TO pg_monitor;

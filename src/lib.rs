@@ -3,7 +3,8 @@
 //! A thin shell around `walsafe_core`: settings in, one report out. `module` has the callbacks of
 //! each server version, `archiver` what they do, `waiting` how the main thread waits, `settings` the
 //! configuration parameters, `configuration` what the server's own parameters say, `report` the one place
-//! that calls ereport, `raised` the one that catches what the server raises, `sql` the functions.
+//! that calls ereport, `raised` the one that catches what the server raises, `sql` the functions, `end_to_end` what
+//! the test among them does.
 
 #![allow(unsafe_code, reason = "the server's interface is C; every block has its argument")]
 
@@ -11,6 +12,7 @@ mod archiver;
 mod background;
 mod configuration;
 mod damage;
+mod end_to_end;
 mod last;
 mod module;
 mod raised;

@@ -3,20 +3,26 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use pgrx::prelude::*;
 use walsafe_core::error::Error;
 use walsafe_core::prove::check;
+use walsafe_core::prove::check::restoring::{self, Restoring};
+use walsafe_core::prove::examine::Expectation;
 use walsafe_core::prove::finding::{Finding, Findings};
+use walsafe_core::prove::read_back::{ReadBack, read_back};
 use walsafe_core::prove::verify::{self, VerifyError};
+use walsafe_core::server::control::ControlFile;
 use walsafe_core::server::ready;
 use walsafe_core::server::settings::Destination;
 use walsafe_core::server::stats::{self, Stats};
 use walsafe_core::sys;
+use walsafe_core::wal::name::FileName;
 
 use crate::background::{self, Failure};
 use crate::configuration;
+use crate::end_to_end;
 use crate::reload;
 use crate::report::{self, Report};
 use crate::settings;
@@ -171,13 +177,27 @@ fn walsafe_archive_check()
         let path = settings.destination.path().to_owned();
         let data_directory = settings::data_directory();
         let min_free = settings.min_free_space;
-        let checks = in_background(move |_| {
+        let command = settings::value(c"restore_command").to_string_lossy().into_owned();
+        rows.push(restoring::archive_timeout(
+            &settings::value(c"archive_timeout").to_string_lossy(),
+        ));
+        let checks = in_background(move |cancelled| {
             let options = check::Options {
                 data_directory: Some(data_directory),
                 min_free,
+                cancelled: Some(cancelled),
                 ..check::Options::default()
             };
-            check::check(&path, &options)
+            let server = std::env::current_exe().ok();
+            let restore_command = restoring::restore_command(&Restoring {
+                command: &command,
+                path: std::env::var_os("PATH").as_deref(),
+                archive: &path,
+                programs: server.as_deref().and_then(Path::parent),
+            });
+            let mut checks = vec![restore_command];
+            checks.extend(check::check(&path, &options));
+            checks
         });
         rows.extend(checks);
     }
@@ -185,6 +205,47 @@ fn walsafe_archive_check()
         rows.into_iter()
             .map(|c| (c.name.to_owned(), c.status.name().to_owned(), report::for_server(c.detail))),
     )
+}
+
+/// Ends a segment, waits for it in the archive and reads it back.
+#[pg_extern(sql = false)]
+fn walsafe_archive_test(
+    timeout: f64,
+) -> TableIterator<
+    'static,
+    (name!(destination, String), name!(file, String), name!(status, String), name!(detail, String)),
+> {
+    let Ok(limit) = Duration::try_from_secs_f64(timeout) else {
+        report::raise(
+            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            "invalid timeout",
+            "It is a number of seconds, 0 or more.",
+        );
+    };
+    let archive = end_to_end::destination();
+    let destination = archive.display().to_string();
+    let data_directory = settings::data_directory();
+    let segment = end_to_end::switch().to_string();
+    let name = FileName::new(&segment).map_err(|e| e.to_string());
+    let name = name.unwrap_or_else(|reason| {
+        report::raise(PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, "invalid name of a segment", &reason)
+    });
+    let found = in_background(move |cancelled| {
+        let control = ControlFile::read(data_directory).ok();
+        let expected = Expectation {
+            system_identifier: control.map(|control| control.system_identifier),
+            thorough: true,
+            past_cache: true,
+            ..Expectation::default()
+        };
+        read_back(&archive, &name, &expected, limit, &|| !cancelled.load(Ordering::Relaxed))
+    });
+    let file = match &found {
+        ReadBack::Whole { stored, .. } | ReadBack::Wrong { stored, .. } => stored.to_string(),
+        ReadBack::NotThere(_) => segment,
+    };
+    let (status, detail) = end_to_end::outcome(&found, timeout);
+    TableIterator::once((destination, file, status.name().to_owned(), detail))
 }
 
 /// A finding as a row.

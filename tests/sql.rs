@@ -4,6 +4,7 @@
 use harness::{Cluster, ClusterBuilder, Scratch};
 
 mod check;
+mod end_to_end;
 mod extension;
 mod hang;
 mod raised;

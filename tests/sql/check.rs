@@ -42,7 +42,9 @@ fn point_to(cluster: &Cluster, destination: &Path) {
 fn a_good_configuration_has_nothing_to_complain_about() {
     require!(privileged());
     let storage = Mount::new(Fs::Ext4, 64);
-    let cluster = start(Cluster::archiving_to(storage.path()));
+    let command = crate::support::recovery::restore_command(storage.path());
+    let builder = Cluster::archiving_to(storage.path()).set("archive_timeout", "300");
+    let cluster = start(builder.set("restore_command", &command));
     cluster.wait_archived(&cluster.switch_wal());
     let found = cluster.sql(
         "SELECT check_name, status, detail FROM walsafe_archive_check() WHERE status <> 'ok'
@@ -52,7 +54,7 @@ fn a_good_configuration_has_nothing_to_complain_about() {
     let names = cluster.sql("SELECT string_agg(check_name, ', ') FROM walsafe_archive_check()");
     assert_eq!(
         names,
-        "archive_mode, archive_library, archive_command, destination, directory, ownership, identity, \
+        "archive_mode, archive_library, archive_command, destination, archive_timeout, restore_command, directory, ownership, identity, \
          free space, no-replace publish, unnamed temporary files, extended attributes, \
          flush latency, same file system, contents, timelines, temporary files"
     );

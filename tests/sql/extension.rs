@@ -140,7 +140,7 @@ fn declared_in_rust() -> Vec<Declared> {
 fn the_rows_of_the_library_are_those_that_the_sql_declares() {
     let (_archive, cluster) = archiving();
     let functions = declared_in_rust();
-    assert_eq!(functions.len(), 5, "{functions:?}");
+    assert_eq!(functions.len(), 6, "{functions:?}");
     for Declared { name, arguments, columns } in functions {
         let declared = cluster.sql(&format!(
             "SELECT string_agg(proargnames[n] || ' ' || format_type(proallargtypes[n], NULL), ',' ORDER BY n)

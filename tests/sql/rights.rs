@@ -3,13 +3,14 @@
 use super::archiving;
 
 /// Everything that the extension offers, each as a statement.
-const CALLS: [(&str, &str); 6] = [
+const CALLS: [(&str, &str); 7] = [
     ("view", "SELECT count(*) FROM walsafe_archive_status"),
     ("stat", "SELECT count(*) FROM walsafe_archive_stat()"),
     ("check", "SELECT count(*) FROM walsafe_archive_check()"),
     ("verify", "SELECT count(*) FROM walsafe_archive_verify()"),
     ("gaps", "SELECT count(*) FROM walsafe_archive_gaps()"),
     ("reset", "SELECT walsafe_archive_reset()"),
+    ("test", "SELECT status FROM walsafe_archive_test()"),
 ];
 
 #[test]
@@ -25,15 +26,18 @@ fn each_role_may_do_what_the_documentation_says_and_no_more() {
          GRANT EXECUTE ON FUNCTION walsafe_archive_gaps(text) TO granted;
          CREATE ROLE resetter;
          GRANT EXECUTE ON FUNCTION walsafe_archive_reset() TO resetter;
+         CREATE ROLE tester;
+         GRANT EXECUTE ON FUNCTION walsafe_archive_test(double precision) TO tester;
          CREATE ROLE monitor_and_reader IN ROLE pg_monitor, pg_read_server_files",
     );
-    let all = ["view", "stat", "check", "verify", "gaps", "reset"];
+    let all = ["view", "stat", "check", "verify", "gaps", "reset", "test"];
     for (role, may) in [
         ("nobody", &[][..]),
         ("monitor", &all[..3]),
         ("reader", &all[3..5]),
         ("granted", &[]),
-        ("resetter", &all[5..]),
+        ("resetter", &all[5..6]),
+        ("tester", &all[6..]),
         ("monitor_and_reader", &all[..5]),
         ("postgres", &all),
     ] {

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use self::following::Following;
@@ -20,7 +21,9 @@ use crate::store::listing::{self, Listing, Stranger};
 use crate::store::{FinalName, PROBE, Progress, Publication, Seal, Visit};
 use crate::sys::{self, Dir};
 
+mod contents;
 mod following;
+pub mod restoring;
 mod unarchived;
 
 /// How a check came out.
@@ -70,6 +73,8 @@ pub struct Options<'a> {
     pub remove_stray: bool,
     /// Counts the steps, for whoever watches over storage that hangs.
     pub steps: Option<&'a Progress>,
+    /// Set when nobody waits for the result any more: a gap is looked at twice, 2 s apart.
+    pub cancelled: Option<&'a AtomicBool>,
 }
 
 /// A flush that takes longer than this slows archiving down noticeably.
@@ -435,7 +440,8 @@ fn names(visit: &dyn Visit, options: &Options<'_>) -> Vec<Check> {
                     "; {others} files that are not WAL, such as \"{first}\". Find out who put them there."
                 )
             });
-            vec![contents(&listing, strange), timelines(visit, options)]
+            let contents = contents::contents(visit, options, &listing, strange);
+            vec![contents, timelines(visit, options)]
         }
     }
 }
@@ -470,15 +476,6 @@ fn leftovers(dir: &Dir, options: &Options<'_>) -> Check {
             );
             made(name, Status::Warning, detail)
         }
-    }
-}
-
-fn contents(listing: &Listing, strange: Option<String>) -> Check {
-    let newest = listing.newest.map_or_else(String::new, |name| format!(", the newest {name}"));
-    let found = format!("{} segments{newest}", listing.segments);
-    match strange {
-        None => made("contents", Status::Ok, found),
-        Some(strange) => made("contents", Status::Warning, format!("{found}{strange}")),
     }
 }
 

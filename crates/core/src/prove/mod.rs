@@ -5,5 +5,6 @@ pub mod examine;
 pub mod finding;
 pub mod manifest;
 pub mod overview;
+pub mod read_back;
 pub mod times;
 pub mod verify;

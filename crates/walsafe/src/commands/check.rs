@@ -20,6 +20,7 @@ pub(super) fn run(arguments: &Check) -> u8 {
             read_only: arguments.read_only,
             remove_stray: arguments.remove_stray,
             steps: Some(&signs.steps),
+            cancelled: None,
         };
         let checks = check::check(archive, &options);
         signs.elsewhere(|| print(arguments, &checks))

@@ -2,6 +2,10 @@
 
 use walsafe_core::encoding::codec::Codec;
 use walsafe_core::prove::overview::{Overview, Timeline};
+use walsafe_core::prove::verify::{Missing, VerifyError};
+use walsafe_core::store::Store;
+use walsafe_core::store::directory::Directory;
+use walsafe_core::wal::timeline::Run;
 
 use super::{DONE, FAILED, FOUND, commit_json, megabytes, print_json, run_json, sentence};
 use crate::arguments::List;
@@ -12,24 +16,34 @@ use crate::watchdog::Signs;
 /// Runs the command and returns its exit status.
 pub(super) fn run(arguments: &List, signs: &Signs) -> u8 {
     let read = if arguments.times { Overview::read_with_commits } else { Overview::read };
-    let overview = match read(&arguments.archive, &signs.steps) {
-        Ok(overview) => overview,
-        Err(e) => {
+    let archive = Directory::at(&arguments.archive);
+    let found = read(&arguments.archive, &signs.steps).map_err(VerifyError::Archive);
+    let found = found.and_then(|overview| {
+        let visit = archive.visit(&signs.steps)?;
+        Ok((overview, Missing::read(&*visit, &mut |_| true)?))
+    });
+    let (overview, missing) = match found {
+        Ok(found) => found,
+        Err(VerifyError::Archive(e)) => {
             terminal::complain(&sentence(&e));
             return FAILED;
         }
+        Err(e) => {
+            terminal::complain(&e.to_string());
+            return FAILED;
+        }
     };
-    signs.elsewhere(|| report(arguments, &overview))
+    signs.elsewhere(|| report(arguments, &overview, &missing))
 }
 
-fn report(arguments: &List, overview: &Overview) -> u8 {
+fn report(arguments: &List, overview: &Overview, missing: &Missing) -> u8 {
     for (name, error) in &overview.unreadable {
         terminal::complain(&format!("could not look up \"{}\": {error}", name.escape_default()));
     }
     let written = if arguments.json {
-        print_json(&json(arguments, overview))
+        print_json(&json(arguments, overview, missing))
     } else {
-        print(overview, arguments.times)
+        print(overview, missing, arguments.times)
     };
     match (written, overview.unreadable.is_empty()) {
         (false, _) => FAILED,
@@ -47,7 +61,7 @@ const fn encoding(codec: Codec) -> &'static str {
     }
 }
 
-fn print(overview: &Overview, times: bool) -> bool {
+fn print(overview: &Overview, missing: &Missing, times: bool) -> bool {
     let mut output = Output::new();
     match &overview.identity {
         Some(identity) => output.line(format_args!(
@@ -71,8 +85,12 @@ fn print(overview: &Overview, times: bool) -> bool {
             "timeline {}: {} segments, {} partial{tails}, {} backups{history}",
             timeline.timeline, timeline.segments, timeline.partials, timeline.backups
         ));
-        for run in &timeline.runs {
-            output.line(format_args!("  {} to {}  {:>8}", run.first, run.last, run.count));
+        let there = timeline.runs.iter().map(|run| (run, ""));
+        let gaps = missing.runs.iter().filter(|run| run.first.timeline == timeline.timeline);
+        let mut runs: Vec<_> = there.chain(gaps.map(|run| (run, "  gap"))).collect();
+        runs.sort_by_key(|(run, _)| run.first);
+        for (run, gap) in runs {
+            output.line(format_args!("  {} to {}  {:>8}{gap}", run.first, run.last, run.count));
         }
         output.line(format_args!(
             "  {} in files, {} on disk",
@@ -92,6 +110,16 @@ fn print(overview: &Overview, times: bool) -> bool {
             (false, ..) => {}
         }
     }
+    let elsewhere: Vec<_> = missing.runs.iter().filter(|run| !has(overview, run)).collect();
+    if !elsewhere.is_empty() || !missing.histories.is_empty() {
+        output.line("");
+    }
+    for run in elsewhere {
+        output.line(format_args!("  {} to {}  {:>8}  gap", run.first, run.last, run.count));
+    }
+    for history in &missing.histories {
+        output.line(format_args!("  {history}  gap"));
+    }
     output.line("");
     for (codec, count) in &overview.encodings {
         output.line(format_args!("{count} files {}", encoding(*codec)));
@@ -100,6 +128,11 @@ fn print(overview: &Overview, times: bool) -> bool {
         output.line(format_args!("{} files that are not WAL", overview.others));
     }
     output.finish()
+}
+
+/// Returns whether the timeline of missing segments has files, and so a paragraph of its own.
+fn has(overview: &Overview, run: &Run) -> bool {
+    overview.timelines.iter().any(|timeline| timeline.timeline == run.first.timeline)
 }
 
 fn timeline_json(timeline: &Timeline) -> serde_json::Value {
@@ -121,7 +154,7 @@ fn timeline_json(timeline: &Timeline) -> serde_json::Value {
     })
 }
 
-fn json(arguments: &List, overview: &Overview) -> serde_json::Value {
+fn json(arguments: &List, overview: &Overview, missing: &Missing) -> serde_json::Value {
     let encodings: serde_json::Map<_, _> = overview
         .encodings
         .iter()
@@ -134,6 +167,8 @@ fn json(arguments: &List, overview: &Overview) -> serde_json::Value {
         "created": identity.map(|identity| identity.created.clone()),
         "segment_size": overview.segment_size.map(|size| size.bytes()),
         "timelines": overview.timelines.iter().map(timeline_json).collect::<Vec<_>>(),
+        "gaps": missing.runs.iter().map(run_json).collect::<Vec<_>>(),
+        "missing_histories": missing.histories,
         "encodings": encodings,
         "others": overview.others,
     })

@@ -18,6 +18,23 @@ pub(super) fn gaps(
     timelines: &Timelines,
     each: Each<'_>,
 ) -> Result<(), Stop> {
+    for (timeline, missing) in missing(coverage, visit, timelines, each)?.iter() {
+        missing.iter().try_for_each(|stretch| each(coverage.missing(timeline, stretch)))?;
+    }
+    Ok(())
+}
+
+/// Returns the stretches of segments that are missing, within each timeline and over each switch, and calls
+/// `each` with the findings of history files.
+///
+/// # Errors
+/// What `each` returned, or there is no memory for the stretches.
+pub(super) fn missing(
+    coverage: &Coverage,
+    visit: &dyn Visit,
+    timelines: &Timelines,
+    each: Each<'_>,
+) -> Result<ByTimeline<Stretches>, Stop> {
     let shelf = Shelf { visit, timelines, coverage };
     // Two timelines may need the same stretch of a third.
     let mut missing: ByTimeline<Stretches> = ByTimeline::new();
@@ -52,10 +69,7 @@ pub(super) fn gaps(
         }
         missing.entry(timeline)?.insert(Stretch { from: route.from, to: first })?;
     }
-    for (timeline, missing) in missing.iter() {
-        missing.iter().try_for_each(|stretch| each(coverage.missing(timeline, stretch)))?;
-    }
-    Ok(())
+    Ok(missing)
 }
 
 fn missing_history(timeline: u32) -> Finding {

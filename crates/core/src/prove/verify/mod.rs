@@ -25,6 +25,7 @@ mod continuity;
 mod coverage;
 mod gaps;
 mod histories;
+mod missing;
 mod names;
 mod neighbours;
 mod reading;
@@ -46,6 +47,7 @@ pub(crate) use chain::notes;
 pub use chain::{Chain, Commit, Stop};
 pub use gaps::gaps;
 pub use histories::Heading;
+pub use missing::Missing;
 pub use start::{Start, StartError};
 pub use until::{TargetTimeline, Until};
 
