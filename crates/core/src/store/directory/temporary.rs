@@ -373,7 +373,7 @@ mod tests {
         let dir = Dir::open(temp.path()).unwrap();
         let removed = (0..1000).find_map(|_| match remove_stray(&dir, &us()).unwrap() {
             0 => {
-                std::thread::sleep(std::time::Duration::from_millis(2));
+                std::thread::sleep(Duration::from_millis(2));
                 None
             }
             n => Some(n),
