@@ -357,7 +357,7 @@ fn what_a_host_left_that_is_gone_is_removed_when_asked() {
     }
     let archive = place.path("archive");
     let run = |arguments: &[&str]| {
-        let output = std::process::Command::new(env!("CARGO_BIN_EXE_walsafe"))
+        let output = Command::new(env!("CARGO_BIN_EXE_walsafe"))
             .args(arguments)
             .arg(&archive)
             .output()
