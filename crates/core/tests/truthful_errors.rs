@@ -204,9 +204,9 @@ fn a_check_that_cannot_be_made_says_what_failed() {
             "read the free space of the archive's file system",
         ),
         ("unnamed temporary files", Op::CreateUnnamed, libc::EIO, "create a temporary file"),
-        ("extended attributes", Op::CreateNamed, libc::ENOSPC, "create a temporary file"),
+        ("extended attributes", Op::CreateUnnamed, libc::ENOSPC, "create a temporary file"),
         ("extended attributes", Op::SetAttribute, libc::EIO, "set an attribute of a probe file"),
-        ("flush latency", Op::CreateNamed, libc::EROFS, "create a temporary file"),
+        ("flush latency", Op::CreateUnnamed, libc::EROFS, "create a temporary file"),
         ("flush latency", Op::Write, libc::EDQUOT, "write a probe file in the archive"),
         ("flush latency", Op::Flush, libc::EIO, "flush a probe file"),
         ("flush latency", Op::FlushDirectory, libc::EIO, "flush the archive directory"),
@@ -236,8 +236,9 @@ fn a_check_that_cannot_be_made_says_what_failed() {
 fn a_probe_that_cannot_be_removed_is_called_that() {
     let world = World::new();
     world.init();
-    let effect = Effect::Fail(libc::EIO);
-    let plan = Plan::new(vec![Fault { op: Op::Unlink, skip: 0, times: usize::MAX, effect }]);
+    let always = |op, errno| Fault { op, skip: 0, times: usize::MAX, effect: Effect::Fail(errno) };
+    let unnamed = always(Op::CreateUnnamed, libc::EOPNOTSUPP);
+    let plan = Plan::new(vec![unnamed, always(Op::Unlink, libc::EIO)]);
     let check = checked(&world, "extended attributes");
     drop(plan);
     assert!(check.detail.starts_with("could not remove a probe file"), "{}", check.detail);

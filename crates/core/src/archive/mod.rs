@@ -21,6 +21,7 @@ mod publish;
 pub mod push;
 mod seam;
 mod tail;
+mod without;
 
 pub use attempt::archive_file;
 pub use notice::{Level, Notice};

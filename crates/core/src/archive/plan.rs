@@ -46,7 +46,11 @@ impl Plan {
     /// store is used for many files.
     #[must_use]
     pub fn store(&self) -> Directory {
-        Directory::new(self.destination.path(), self.owner.clone(), self.staging)
+        let store = Directory::new(self.destination.path(), self.owner.clone(), self.staging);
+        match self.fsync_policy {
+            FsyncPolicy::Full => store,
+            FsyncPolicy::File | FsyncPolicy::None => store.without_directory_flush(),
+        }
     }
 
     /// Goes to the archive, and makes sure that it is this cluster's.

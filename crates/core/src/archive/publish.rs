@@ -6,6 +6,7 @@
 use super::plan::{Job, Outcome, Plan, Receipt};
 use super::present::Sight;
 use super::seam::{Newcomer, Seam};
+use super::without;
 use crate::error::Error;
 use crate::server::settings::FsyncPolicy;
 use crate::server::source::Source;
@@ -128,7 +129,12 @@ impl<'a> Publishing<'a> {
     /// (guarantee G8).
     pub(super) fn settle(self, named: Vec<Named>) -> Result<Vec<Receipt>, Error> {
         let space = self.settled()?;
-        Ok(named.into_iter().map(|Named(receipt)| Receipt { space, ..receipt }).collect())
+        let said = |Named(receipt)| Receipt { space, ..receipt };
+        let mut receipts: Vec<_> = named.into_iter().map(said).collect();
+        if let Some(first) = receipts.first_mut() {
+            self.tell_limits(first);
+        }
+        Ok(receipts)
     }
 
     /// Makes the name of a single file durable; otherwise as [`Publishing::settle`].
@@ -137,7 +143,16 @@ impl<'a> Publishing<'a> {
     /// As [`Publishing::settle`].
     pub(super) fn settle_one(self, Named(receipt): Named) -> Result<Receipt, Error> {
         let space = self.settled()?;
-        Ok(Receipt { space, ..receipt })
+        let mut receipt = Receipt { space, ..receipt };
+        self.tell_limits(&mut receipt);
+        Ok(receipt)
+    }
+
+    /// Adds what files have had to do without. Whoever reports it does that once.
+    fn tell_limits(&self, receipt: &mut Receipt) {
+        let limits = self.visit.limits();
+        let notice = |(limit, refused)| without::notice(self.visit.location(), limit, &refused);
+        receipt.notices.extend(limits.into_iter().map(notice));
     }
 
     fn settled(&self) -> Result<Option<Space>, Error> {

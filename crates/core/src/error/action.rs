@@ -135,6 +135,9 @@ impl Action {
                 ErrorKind::DataDirectory if self == Self::ReadSource => ErrorKind::SourceUnreadable,
                 kind => kind,
             },
+            _ if self == Self::FlushDirectory && refuses_flush(source) => {
+                ErrorKind::NoDirectoryFlush
+            }
             Some(libc::ENOSPC) => ErrorKind::OutOfSpace,
             Some(libc::EDQUOT) => ErrorKind::QuotaExceeded,
             Some(libc::EROFS) => ErrorKind::ReadOnly,
@@ -150,6 +153,12 @@ impl Action {
             _ => ErrorKind::IoError,
         }
     }
+}
+
+/// Returns whether an error says that directories cannot be flushed here at all. Any other one says that this
+/// flush failed.
+pub(crate) fn refuses_flush(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP | libc::EBADF))
 }
 
 /// Returns the class of an error of the system in the data directory, or where a restored file is

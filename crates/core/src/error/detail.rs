@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 
-use super::Error;
+use super::{Error, ErrorKind};
 use crate::sys::Space;
 
 /// Writes an error's DETAIL.
@@ -13,6 +13,19 @@ pub(super) struct Detail<'a>(pub(super) &'a Error);
 impl fmt::Display for Detail<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
+            Error::Io { path, space: Some(space), source, .. }
+                if self.0.kind() == ErrorKind::OutOfInodes =>
+            {
+                let Space { total, free, .. } = space;
+                write!(
+                    f,
+                    "\"{}\": {}. No inode is left there for another file; {} MB of {} MB are free.",
+                    path.display(),
+                    system_text(source),
+                    free >> 20,
+                    total >> 20
+                )
+            }
             Error::Io { path, space, source, .. } => {
                 f.write_str(&on_file_system(path, *space, source))
             }
@@ -93,7 +106,7 @@ impl fmt::Display for Detail<'_> {
 
 /// Words an error of the system at a path; where space is short, says how much there is.
 pub(crate) fn on_file_system(path: &Path, space: Option<Space>, source: &io::Error) -> String {
-    let room = space.map_or_else(String::new, |Space { total, free }| {
+    let room = space.map_or_else(String::new, |Space { total, free, .. }| {
         format!(" {} MB of {} MB are free there.", free >> 20, total >> 20)
     });
     format!("\"{}\": {}.{room}", path.display(), system_text(source))

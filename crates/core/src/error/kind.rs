@@ -39,6 +39,8 @@ kinds! {
     NotConfigured,
     BadSetting,
     OutOfSpace,
+    OutOfInodes,
+    NoDirectoryFlush,
     QuotaExceeded,
     ReadOnly,
     PermissionDenied,

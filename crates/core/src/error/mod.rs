@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use thiserror::Error as ThisError;
 
 pub use self::action::Action;
-pub(crate) use self::action::of_data_directory;
+pub(crate) use self::action::{of_data_directory, refuses_flush};
 pub use self::advice::{Activity, Advice, Standby};
 pub use self::conflict::{Difference, Nature};
 use self::detail::Detail;
@@ -235,6 +235,11 @@ impl Error {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
+            Self::Io { action: Action::CreateTemporary, space: Some(space), source, .. }
+                if space.lacks_inodes() && source.raw_os_error() == Some(libc::ENOSPC) =>
+            {
+                ErrorKind::OutOfInodes
+            }
             Self::Io { action, source, .. } => action.kind_of(source),
             Self::NotConfigured => ErrorKind::NotConfigured,
             Self::BadSetting { .. } => ErrorKind::BadSetting,
@@ -279,7 +284,7 @@ mod tests {
         let error = Error::Io {
             action: Action::WriteCopy,
             path: "/mnt/archive/x".into(),
-            space: Some(Space { total: 100 << 20, free: 3 << 20 }),
+            space: Some(Space { total: 100 << 20, free: 3 << 20, free_inodes: None }),
             source: io::Error::from_raw_os_error(libc::ENOSPC),
         };
         assert_eq!(error.kind().sqlstate(), "53100");

@@ -8,7 +8,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use self::following::Following;
-use crate::error::{Action, Activity, Error};
+use crate::encoding::digest::{CHECKED_ATTRIBUTE, CONTENT_ATTRIBUTE, STORED_ATTRIBUTE};
+use crate::error::{Action, Activity, Error, ErrorKind};
 use crate::server::control::ControlFile;
 use crate::server::known::KnownDestinations;
 use crate::store::directory::lacks_unnamed_files;
@@ -91,7 +92,9 @@ pub fn check(path: &Path, options: &Options<'_>) -> Vec<Check> {
     checks.push(space(dir, options));
     if !options.read_only {
         remove_probes(dir);
-        checks.extend([publish(&visit), unnamed(dir), attributes(dir), flush(dir, steps)]);
+        let append_only = dir.is_append_only();
+        checks.push(if append_only { only_appended(dir) } else { publish(&visit) });
+        checks.extend([unnamed(dir), attributes(dir), flush(dir, steps)]);
     }
     checks.extend(options.data_directory.map(|data| same_file_system(dir, data)));
     checks.extend(names(&visit, options));
@@ -235,6 +238,13 @@ fn space(dir: &Dir, options: &Options<'_>) -> Check {
         Err(e) => return failed(name, &Error::io(Action::ReadSpace, dir.path(), e)),
     };
     let found = format!("{} MB of {} MB are free", space.free >> 20, space.total >> 20);
+    if space.lacks_inodes() {
+        let detail = format!(
+            "{found}, but no inode for another file. {}",
+            ErrorKind::OutOfInodes.hint(Activity::Checking)
+        );
+        return made(name, if options.read_only { Status::Warning } else { Status::Error }, detail);
+    }
     if options.min_free > 0 && space.free < options.min_free {
         let wanted = options.min_free >> 20;
         made(name, Status::Warning, format!("{found}, less than the {wanted} MB asked for"))
@@ -273,7 +283,7 @@ fn unnamed(dir: &Dir) -> Check {
     match dir.create_unnamed() {
         Ok(_) => made(name, Status::Ok, "the file system has them"),
         Err(e) if !lacks_unnamed_files(&e) => {
-            failed(name, &Error::io(Action::CreateTemporary, dir.path(), e))
+            failed(name, &of_probe(dir, Action::CreateTemporary, e))
         }
         Err(e) => {
             let detail = format!(
@@ -286,27 +296,63 @@ fn unnamed(dir: &Dir) -> Check {
 
 fn attributes(dir: &Dir) -> Check {
     let name = "extended attributes";
+    // As large as those of an archived file: an inode may have room for less.
+    let value = "0".repeat(64);
     let probe = |file: &File| {
-        sys::set_attribute(file, "user.walsafe.check", "1").map_err(|e| (Action::SealProbe, e))
+        for attribute in [STORED_ATTRIBUTE, CONTENT_ATTRIBUTE, CHECKED_ATTRIBUTE] {
+            let refused = sys::offer_attribute(file, attribute, &value)
+                .map_err(|e| (Action::SealProbe, e))?;
+            if refused.is_some() {
+                return Ok(refused);
+            }
+        }
+        Ok(None)
     };
     match with_probe(dir, probe) {
-        Ok(true) => made(name, Status::Ok, "the file system has them"),
-        Ok(false) => {
-            let detail = "the file system has none: files carry no digest there, and restore and verify check records instead";
+        Ok(None) => made(name, Status::Ok, "the file system has them"),
+        Ok(Some(refused)) => {
+            let detail = format!(
+                "the file system has none for an archived file ({refused}): files carry no digest there, and restore and verify check records instead"
+            );
             made(name, Status::Warning, detail)
         }
         Err(e) => failed(name, &e),
     }
 }
 
-/// Runs a test on a new file with a temporary name, and removes it. A failure is reported as that of the
-/// action that failed.
+/// Says what an append-only directory means for archiving. Nothing with a name is tried there: it would stay.
+fn only_appended(dir: &Dir) -> Check {
+    let name = "no-replace publish";
+    let mut detail =
+        "not tried: the directory is append-only (chattr +a), and the probe would stay there"
+            .to_owned();
+    if dir.create_unnamed().is_ok() {
+        return made(name, Status::Ok, detail);
+    }
+    detail += ". The file system has no unnamed files, so each archived file leaves a temporary one. Put the archive on another file system, or run \"chattr -a\".";
+    made(name, Status::Warning, detail)
+}
+
+/// Makes the error of a probe; where space or inodes may be short, says what there is.
+fn of_probe(dir: &Dir, action: Action, source: io::Error) -> Error {
+    let short = matches!(source.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT));
+    let space = if short { dir.space().ok() } else { None };
+    Error::Io { action, path: dir.path().to_owned(), space, source }
+}
+
+/// Runs a test on a new file, and removes it. The file has a name only where it must: what has one cannot be
+/// removed everywhere. A failure is reported as that of the action that failed.
 fn with_probe<T>(
     dir: &Dir,
     test: impl FnOnce(&File) -> Result<T, (Action, io::Error)>,
 ) -> Result<T, Error> {
     let temporary = Owner::this_process().temporary_name(PROBE);
-    let fail = |(action, e)| Error::io(action, dir.path(), e);
+    let fail = |(action, e)| of_probe(dir, action, e);
+    match dir.create_unnamed() {
+        Ok(file) => return test(&file).map_err(fail),
+        Err(e) if !lacks_unnamed_files(&e) => return Err(fail((Action::CreateTemporary, e))),
+        Err(_) => {}
+    }
     let file = dir.create_named(&temporary).map_err(|e| fail((Action::CreateTemporary, e)))?;
     let result = test(&file).map_err(fail);
     drop(file);

@@ -24,11 +24,13 @@ mod conformance;
 pub mod directory;
 pub mod identity;
 pub mod lag;
+pub mod limit;
 pub mod listing;
 mod names;
 mod progress;
 pub mod unchecked;
 
+pub use limit::Limit;
 pub use names::{FinalName, PROBE, StoredName};
 pub use progress::Progress;
 
@@ -98,6 +100,11 @@ pub trait Visit: Sync {
     /// # Errors
     /// The names could not be read to their end.
     fn tidy(&self) -> Result<(), Error>;
+
+    /// Returns what files have had to do without here, and how it was refused, since the store was made.
+    fn limits(&self) -> Vec<(Limit, io::Error)> {
+        Vec::new()
+    }
 
     /// Returns the size of the place and what is left of it, where that is known.
     fn space(&self) -> Option<Space>;

@@ -21,6 +21,17 @@ pub struct Space {
     pub total: u64,
     /// What an unprivileged process may still use.
     pub free: u64,
+    /// How many more files an unprivileged process may create; `None` where that is not limited in number.
+    pub free_inodes: Option<u64>,
+}
+
+impl Space {
+    /// Returns whether another file lacks an inode, and not space.
+    #[must_use]
+    pub fn lacks_inodes(&self) -> bool {
+        // Where inodes are made of free space, a full file system has none of either.
+        self.free_inodes == Some(0) && self.free >= 1 << 20
+    }
 }
 
 /// An open directory. Names given to its methods are single components, and symbolic links at
@@ -263,6 +274,30 @@ impl Dir {
         })
     }
 
+    /// Returns whether names can be added to the directory and none removed (`chattr +a`), where the file
+    /// system tells.
+    #[cfg(target_os = "linux")]
+    #[must_use]
+    pub fn is_append_only(&self) -> bool {
+        let mut stat = MaybeUninit::<libc::statx>::zeroed();
+        // SAFETY: the path is an empty string that ends in a zero byte, `stat` is large enough for the
+        // result, and the descriptor is open because `self` owns it.
+        let result = check(unsafe {
+            let (fd, flags) = (self.fd.as_raw_fd(), libc::AT_EMPTY_PATH);
+            libc::statx(fd, c"".as_ptr(), flags, 0, stat.as_mut_ptr())
+        });
+        // SAFETY: the structure consists of integers, for which zero is a value.
+        let stat = unsafe { stat.assume_init() };
+        result.is_ok() && stat.stx_attributes & libc::STATX_ATTR_APPEND as u64 != 0
+    }
+
+    /// Returns whether names can be added to the directory and none removed: not known on this system.
+    #[cfg(not(target_os = "linux"))]
+    #[must_use]
+    pub fn is_append_only(&self) -> bool {
+        false
+    }
+
     /// Returns the size of the directory's file system and the space left on it.
     ///
     /// # Errors
@@ -344,6 +379,7 @@ fn space_of(fd: RawFd) -> io::Result<Space> {
     Ok(Space {
         total: stat.f_blocks as u64 * stat.f_frsize as u64,
         free: stat.f_bavail as u64 * stat.f_frsize as u64,
+        free_inodes: (stat.f_files > 0).then_some(stat.f_favail as u64),
     })
 }
 

@@ -18,6 +18,8 @@ pub enum Op {
     Write,
     Truncate,
     SetAttribute,
+    /// Made to look at what is archived, never to archive: not one of [`Op::ALL`].
+    ReadAttribute,
     SetMode,
     SetOwner,
     Flush,
@@ -34,7 +36,7 @@ pub enum Op {
 }
 
 impl Op {
-    /// Every operation, for tests that fail each in turn.
+    /// Every operation of archiving, for tests that fail each in turn.
     pub const ALL: [Self; 21] = [
         Self::OpenDirectory,
         Self::Open,

@@ -75,7 +75,9 @@ fn mark(arguments: &Init, cluster: &Cluster, mode: FileMode, signs: &Signs) -> R
     let data = std::fs::metadata(&arguments.pgdata)
         .map_err(|e| Error::io(Action::LookUpData, &arguments.pgdata, e))?;
     let (user, group) = (data.uid(), data.gid());
-    let store = Directory::at(&arguments.destination).belonging_to(user, group);
+    // Which policy holds is the server's to say: it flushes the identity once more at its first file.
+    let store =
+        Directory::at(&arguments.destination).belonging_to(user, group).without_directory_flush();
     let visit = store.open(&signs.steps)?;
     let created = admission::init(&visit, cluster, mode.bits())?;
     if !created {

@@ -21,6 +21,7 @@ use std::time::Duration;
 use self::state::State;
 use self::worker::Shared;
 use super::publish::Prepared;
+use super::without;
 use super::{Job, Plan, Receipt};
 use crate::error::{Action, Error};
 use crate::sys;
@@ -107,6 +108,7 @@ impl Pool {
         let mut result = self.shared.lock().take_result(&job.name)?;
         self.shared.wake_workers();
         if let Ok(receipt) = &mut result {
+            without::once(self.plan().destination.path(), &mut receipt.notices);
             receipt
                 .notices
                 .extend(self.shared.arrival.take_notices(self.plan().destination.path()));

@@ -6,7 +6,6 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::sync::Arc;
 
 use super::reading::PastCache;
 use super::sink::Sink;
@@ -14,10 +13,11 @@ use super::temporary::TemporaryName;
 use super::{Here, Staging};
 use crate::encoding::digest::{CHECKED_ATTRIBUTE, CONTENT_ATTRIBUTE, Hasher, STORED_ATTRIBUTE};
 use crate::error::{Action, Error};
+use crate::store::limit::Limit;
 use crate::store::{Digests, Draft, FinalName, Progress, Publication, Seal, Sealed};
+use crate::sys;
 use crate::sys::buffer::Buffer;
 use crate::sys::read_full;
-use crate::sys::{self, Dir};
 
 /// A file being written.
 ///
@@ -46,7 +46,7 @@ struct DirectorySealed {
 
 /// A temporary name, which goes when this is dropped.
 struct Named {
-    dir: Arc<Dir>,
+    here: Here,
     name: TemporaryName,
     /// The name was renamed away: there is nothing to remove.
     gone: bool,
@@ -55,8 +55,14 @@ struct Named {
 impl Drop for Named {
     fn drop(&mut self) {
         if !self.gone {
-            // A file that cannot be removed now is removed when an archiver next starts here.
-            let _ = self.dir.unlink(&self.name);
+            // A file that cannot be removed now is removed when an archiver next starts here; in a directory
+            // that only takes names in (`chattr +a`), never.
+            let removed = self.here.dir.unlink(&self.name);
+            if let Err(e) = removed.as_ref()
+                && e.raw_os_error() == Some(libc::EPERM)
+            {
+                self.here.ways.limits.note(Limit::Removal, e);
+            }
         }
     }
 }
@@ -97,7 +103,7 @@ impl<'p> DirectoryDraft<'p> {
             .dir
             .create_named(&name)
             .map_err(|e| failed(here, &final_name, Action::CreateTemporary, e))?;
-        let temporary = Some(Named { dir: Arc::clone(&here.dir), name, gone: false });
+        let temporary = Some(Named { here: here.clone(), name, gone: false });
         own(here, &final_name, &file)?;
         let (here, sink) = (here.clone(), Sink::new(file));
         Ok(Self { here, progress, final_name, sink, temporary })
@@ -119,9 +125,11 @@ impl<'p> DirectoryDraft<'p> {
         attributes.extend(seal.checked.map(|how| (CHECKED_ATTRIBUTE, how.as_str().to_owned())));
         let mut carries_attributes = true;
         for (attribute, value) in attributes {
-            carries_attributes = sys::set_attribute(file, attribute, &value)
+            let refused = sys::offer_attribute(file, attribute, &value)
                 .map_err(|e| self.failed(Action::SealCopy, e))?;
-            if !carries_attributes {
+            if let Some(refused) = refused {
+                self.here.ways.limits.note(Limit::Attributes, &refused);
+                carries_attributes = false;
                 break;
             }
         }

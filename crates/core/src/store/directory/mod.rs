@@ -4,6 +4,7 @@
 //! file system allows is found out below the seam, with the first file, and a [`Directory`] remembers
 //! it. What was remembered never stops a file: where the way that worked is refused, the other one is tried.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -12,8 +13,9 @@ use self::draft::DirectoryDraft;
 pub(crate) use self::draft::lacks_unnamed_files;
 use self::reading::Archived;
 use self::temporary::Owner;
-use crate::error::{Action, Error};
+use crate::error::{Action, Error, refuses_flush};
 use crate::server::known::KnownDestinations;
+use crate::store::limit::{Limit, Limits};
 use crate::store::{Draft, FinalName, Found, Place, PlaceId, Progress, Store, Visit};
 use crate::sys::{Dir, Space};
 
@@ -58,13 +60,23 @@ struct Ways {
     staging: AtomicU8,
     /// User and group of new files, if they are not to be this process's own.
     belonging_to: Option<(u32, u32)>,
+    /// A file system that does not flush directories will do.
+    without_directory_flush: bool,
+    /// What files have had to do without.
+    limits: Limits,
 }
 
 impl Directory {
     /// Names a directory, and the way of staging to begin with; looks at nothing yet.
     #[must_use]
     pub fn new(path: impl Into<PathBuf>, owner: Owner, staging: Staging) -> Self {
-        let ways = Ways { owner, staging: AtomicU8::new(staging as u8), belonging_to: None };
+        let ways = Ways {
+            owner,
+            staging: AtomicU8::new(staging as u8),
+            belonging_to: None,
+            without_directory_flush: false,
+            limits: Limits::default(),
+        };
         Self { path: path.into(), ways: Arc::new(ways) }
     }
 
@@ -81,6 +93,22 @@ impl Directory {
             owner: self.ways.owner.clone(),
             staging: AtomicU8::new(self.ways.staging.load(Ordering::Relaxed)),
             belonging_to: Some((user, group)),
+            without_directory_flush: self.ways.without_directory_flush,
+            limits: Limits::default(),
+        };
+        Self { ways: Arc::new(ways), ..self }
+    }
+
+    /// Accepts that directories cannot be flushed at all here. A flush that is made and fails stays an error.
+    /// Never for what has to survive a power cut by guarantee G1.
+    #[must_use]
+    pub fn without_directory_flush(self) -> Self {
+        let ways = Ways {
+            owner: self.ways.owner.clone(),
+            staging: AtomicU8::new(self.ways.staging.load(Ordering::Relaxed)),
+            belonging_to: self.ways.belonging_to,
+            without_directory_flush: true,
+            limits: Limits::default(),
         };
         Self { ways: Arc::new(ways), ..self }
     }
@@ -209,7 +237,12 @@ impl Visit for DirectoryVisit<'_> {
     }
 
     fn settle(&self) -> Result<(), Error> {
-        self.dir().flush().map_err(|e| Error::io(Action::FlushDirectory, self.dir().path(), e))?;
+        match self.dir().flush() {
+            Err(e) if !(self.here.ways.without_directory_flush && refuses_flush(&e)) => {
+                return Err(Error::io(Action::FlushDirectory, self.dir().path(), e));
+            }
+            _ => {}
+        }
         self.progress.tick();
         Ok(())
     }
@@ -224,6 +257,10 @@ impl Visit for DirectoryVisit<'_> {
         }
         let step = || self.progress.tick();
         temporary::remove_where(self.dir(), self.here.owner(), |_| true, step).map(drop)
+    }
+
+    fn limits(&self) -> Vec<(Limit, io::Error)> {
+        self.here.ways.limits.noted()
     }
 
     fn space(&self) -> Option<Space> {

@@ -1,0 +1,55 @@
+//! What the administrator is told, once, of what files are archived without.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use super::notice::{Level, Notice};
+use crate::store::Limit;
+
+const ATTRIBUTES: &str = "files are archived without extended attributes";
+const REMOVAL: &str = "temporary files stay in the archive";
+
+/// What this process has said, and of which destination. A pool that follows another one, because a setting
+/// changed, does not say it again.
+static SAID: Mutex<BTreeSet<(PathBuf, &'static str)>> = Mutex::new(BTreeSet::new());
+
+/// Makes the notice of a limit of the archive at `path`.
+pub(super) fn notice(path: &Path, limit: Limit, refused: &io::Error) -> Notice {
+    let path = path.display();
+    let (level, sqlstate, message, detail, hint) = match limit {
+        Limit::Attributes => (
+            Level::Log,
+            "00000",
+            ATTRIBUTES,
+            format!(
+                "\"{path}\" refuses them: {refused}. Files carry no digest there; restore and verify check records instead."
+            ),
+            "For digests, allow extended attributes of users in the archive's file system (on ext4, inodes of 256 bytes or more).",
+        ),
+        Limit::Removal => (
+            Level::Warning,
+            "01000",
+            REMOVAL,
+            format!(
+                "\"{path}\" does not let files be removed: {refused}. One file \".walsafe.*.tmp\" stays for each file that is archived."
+            ),
+            "If the directory is append-only (lsattr -d), put the archive on a file system with unnamed temporary files (ext4, XFS, btrfs), or take the attribute away (chattr -a).",
+        ),
+    };
+    let (message, hint) = (message.to_owned(), hint.to_owned());
+    Notice { level, sqlstate, message, detail, hint }
+}
+
+/// Keeps of these notices those that were not given yet for this destination. Those of other kinds stay.
+pub(super) fn once(destination: &Path, notices: &mut Vec<Notice>) {
+    if notices.is_empty() {
+        return;
+    }
+    let mut said = SAID.lock().unwrap_or_else(PoisonError::into_inner);
+    notices.retain(|notice| {
+        let known = [ATTRIBUTES, REMOVAL].into_iter().find(|known| notice.message == *known);
+        known.is_none_or(|known| said.insert((destination.to_owned(), known)))
+    });
+}

@@ -1,0 +1,195 @@
+//! Storage that refuses what is only good to have, or a flush of a directory: what is archived all the same,
+//! what is demanded, and what is said.
+
+#![cfg(feature = "fault-injection")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
+
+mod common;
+
+use std::fs;
+
+use common::*;
+use walsafe_core::error::{Activity, ErrorKind};
+use walsafe_core::prove::check::{self, Status};
+use walsafe_core::server::settings::{CheckWal, FsyncPolicy};
+use walsafe_core::store::directory::Staging;
+use walsafe_core::sys;
+use walsafe_core::sys::fault::{Effect, Fault, Op, Plan};
+
+const ALWAYS: usize = 1_000_000;
+const WITHOUT: &str = "files are archived without extended attributes";
+
+fn always(op: Op, errno: i32) -> Plan {
+    Plan::new(vec![Fault { op, skip: 0, times: ALWAYS, effect: Effect::Fail(errno) }])
+}
+
+/// The identity file's directory was flushed whatever the policy, so under no policy anything was archived.
+#[test]
+fn a_directory_that_takes_no_flush_is_refused_under_full_and_accepted_otherwise() {
+    for errno in [libc::EINVAL, libc::EOPNOTSUPP, libc::EBADF] {
+        for policy in [FsyncPolicy::File, FsyncPolicy::None, FsyncPolicy::Full] {
+            let mut world = World::new();
+            world.plan.fsync_policy = policy;
+            let job = world.segment(1, 1);
+            // The identity's name is flushed when it is given and when it is read back; then comes the
+            // data directory.
+            let effect = Effect::Fail(errno);
+            let fault = |times| vec![Fault { op: Op::FlushDirectory, skip: 0, times, effect }];
+            let faults = Plan::new(fault(2));
+            let result = run(&world.plan, &job);
+            drop(faults);
+            if policy == FsyncPolicy::Full {
+                let error = result.unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::NoDirectoryFlush, "{errno}");
+                let hint = error.kind().hint(Activity::Archiving);
+                assert!(hint.contains("\"walsafe_archive.fsync_policy\""), "{hint}");
+                assert!(hint.contains("\"file\"") && hint.contains("power cut"), "{hint}");
+                continue;
+            }
+            assert!(!result.unwrap().already_present());
+            // As after a restart: what is durable is not known, and the identity is flushed anew.
+            let data = world.pg_wal.parent().unwrap();
+            fs::remove_file(data.join(walsafe_core::server::known::FILE_NAME)).unwrap();
+            let faults = Plan::new(fault(1));
+            assert!(run(&world.plan, &job).unwrap().already_present());
+            assert_eq!(faults.hits(), 1, "{errno}");
+            drop(faults);
+        }
+    }
+}
+
+/// A flush that was made and failed counts under every policy that makes it (guarantee G8).
+#[test]
+fn a_flush_of_the_directory_that_fails_is_an_error_under_every_policy() {
+    for errno in [libc::EIO, libc::ENOSPC, libc::EDQUOT] {
+        for policy in [FsyncPolicy::File, FsyncPolicy::None, FsyncPolicy::Full] {
+            let mut world = World::new();
+            world.plan.fsync_policy = policy;
+            let job = world.segment(1, 1);
+            let plan = always(Op::FlushDirectory, errno);
+            let error = run(&world.plan, &job).unwrap_err();
+            drop(plan);
+            assert_ne!(error.kind(), ErrorKind::NoDirectoryFlush, "{errno}");
+        }
+    }
+}
+
+/// All but `EOPNOTSUPP` failed the file, `ENOSPC` with advice to free space; that one said nothing.
+#[test]
+fn a_file_that_takes_no_attributes_is_archived_without_and_the_receipt_says_so() {
+    for errno in [libc::EOPNOTSUPP, libc::EPERM, libc::EACCES, libc::EINVAL, libc::ENOSPC] {
+        for staging in STAGINGS {
+            let mut world = World::new();
+            (world.plan.staging, world.plan.check_wal) = (staging, CheckWal::Off);
+            let job = world.segment(1, 1);
+            let plan = always(Op::SetAttribute, errno);
+            let receipt = run(&world.plan, &job).unwrap();
+            drop(plan);
+            let notice = receipt.notices.iter().find(|notice| notice.message == WITHOUT).unwrap();
+            assert!(notice.detail.contains(&format!("os error {errno}")), "{notice:?}");
+            assert!(world.archive.join("walsafe_archive.unchecked").exists(), "{errno}");
+        }
+    }
+    let world = World::new();
+    let job = world.segment(1, 1);
+    let plan = always(Op::SetAttribute, libc::EIO);
+    assert_eq!(run(&world.plan, &job).unwrap_err().kind(), ErrorKind::IoError);
+    drop(plan);
+}
+
+/// A refusal to read them was trouble with the file, for `restore` and `verify` too.
+#[test]
+fn attributes_that_may_not_be_read_are_none_and_an_io_error_is_trouble() {
+    let temp = scratch();
+    fs::write(temp.path().join("a"), "x").unwrap();
+    let file = fs::File::open(temp.path().join("a")).unwrap();
+    for errno in [libc::EOPNOTSUPP, libc::EPERM, libc::EACCES, libc::EINVAL] {
+        let plan = always(Op::ReadAttribute, errno);
+        assert_eq!(sys::attribute(&file, "user.x").unwrap(), None, "{errno}");
+        drop(plan);
+    }
+    let plan = always(Op::ReadAttribute, libc::EIO);
+    assert_eq!(sys::attribute(&file, "user.x").unwrap_err().raw_os_error(), Some(libc::EIO));
+    drop(plan);
+}
+
+/// In an append-only directory a temporary file stayed for each segment, without a word.
+#[test]
+fn a_temporary_file_that_cannot_be_removed_is_told_of() {
+    let mut world = World::new();
+    world.plan.staging = Staging::Named;
+    let job = world.segment(1, 1);
+    let plan = always(Op::Unlink, libc::EPERM);
+    let receipt = run(&world.plan, &job).unwrap();
+    drop(plan);
+    let stays = receipt.notices.iter().find(|n| n.message == "temporary files stay in the archive");
+    assert!(stays.unwrap().hint.contains("chattr -a"), "{stays:?}");
+}
+
+/// A probe with a name stays where names cannot be removed: three of each check did.
+#[test]
+fn probes_have_no_name_where_files_need_none() {
+    let temp = scratch();
+    let plan = Plan::new(vec![]);
+    let checks = check::check(temp.path(), &check::Options::default());
+    let named = plan.calls().into_iter().filter(|op| *op == Op::CreateNamed).count();
+    drop(plan);
+    assert_eq!(named, 0);
+    let flush = checks.iter().find(|check| check.name == "flush latency").unwrap();
+    assert_eq!(flush.status, Status::Ok, "{flush:?}");
+}
+
+/// "57 MB of 58 MB are free", with advice to free space; and `check` said that the file system has no unnamed
+/// files.
+#[test]
+fn a_file_system_without_inodes_is_called_that() {
+    let Some(mount) = Mount::with("mkfs.ext4", "loop,nodelalloc") else {
+        return skip("a file system without inodes");
+    };
+    let world = World::at(mount.tempdir());
+    let job = world.segment(1, 1);
+    let spare = world.root.path().join("spare");
+    fs::create_dir(&spare).unwrap();
+    let mut n = 0;
+    let full = loop {
+        match fs::write(spare.join(n.to_string()), "") {
+            Ok(()) => n += 1,
+            Err(e) => break e,
+        }
+    };
+    assert_eq!(full.raw_os_error(), Some(libc::ENOSPC));
+    let error = run(&world.plan, &job).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OutOfInodes, "{error:?}");
+    assert!(error.detail().contains("No inode is left"), "{}", error.detail());
+    let checks = check::check(&world.archive, &check::Options::default());
+    for name in ["free space", "unnamed temporary files", "extended attributes"] {
+        let check = checks.iter().find(|check| check.name == name).unwrap();
+        assert_eq!(check.status, Status::Error, "{check:?}");
+        assert!(check.detail.contains("inode") && !check.detail.contains("has none"), "{check:?}");
+    }
+    for n in 0..8 {
+        fs::remove_file(spare.join(n.to_string())).unwrap();
+    }
+    assert!(!run(&world.plan, &job).unwrap().already_present());
+}
+
+/// `check` left three files in it each time.
+#[test]
+fn a_check_leaves_nothing_in_an_append_only_directory() {
+    let Some(mount) = Mount::new("mkfs.ext4") else { return skip("an append-only directory") };
+    let world = World::at(mount.tempdir());
+    let chattr = |flag: &str| {
+        let mut command = std::process::Command::new("chattr");
+        assert!(command.arg(flag).arg(&world.archive).status().unwrap().success());
+    };
+    chattr("+a");
+    let checks = check::check(&world.archive, &check::Options::default());
+    let left = world.names();
+    let archived = run(&world.plan, &world.segment(1, 1));
+    chattr("-a");
+    assert_eq!(left, Vec::<String>::new());
+    assert!(!archived.unwrap().already_present());
+    let check = checks.iter().find(|check| check.name == "no-replace publish").unwrap();
+    assert!(check.detail.contains("append-only"), "{check:?}");
+    assert!(checks.iter().all(|check| check.status != Status::Error), "{checks:?}");
+}
