@@ -163,8 +163,12 @@ impl Trial {
         let Effect::Fail(errno) = fault.effect else { return };
         let expected = TROUBLE.iter().find(|(number, _)| *number == errno).map(|(_, kind)| *kind);
         // A temporary name that cannot be removed, or space that cannot be told, fails nothing.
-        // Neither does an attribute that is refused: what counts is the file.
-        let refused = fault.op == Op::SetAttribute && matches!(errno, libc::ENOSPC | libc::EACCES);
+        // Neither does an attribute, or a permission, that is refused: what counts is the file.
+        let refused = match fault.op {
+            Op::SetAttribute => matches!(errno, libc::ENOSPC | libc::EACCES),
+            Op::SetMode => errno == libc::EACCES,
+            _ => false,
+        };
         let harmless = refused || matches!(fault.op, Op::Unlink | Op::FileSystem);
         match (result, expected) {
             (Ok(_), Some(_)) => {
