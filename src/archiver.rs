@@ -79,6 +79,14 @@ struct Archiver {
     damage: DamageWatch,
     last: LastNote,
     watch: Watch,
+    said: Option<Said>,
+}
+
+/// What the log says of where files go.
+struct Said {
+    settings: Settings,
+    /// A call has failed since.
+    failed: bool,
 }
 
 impl Archiver {
@@ -90,6 +98,7 @@ impl Archiver {
             damage: DamageWatch::new(),
             last: LastNote::default(),
             watch: Watch::default(),
+            said: None,
         }
     }
 
@@ -102,12 +111,18 @@ impl Archiver {
         let result = caught(|| self.archive_with(&settings, name, path));
         let damaged = match &result {
             Ok(outcome) => {
+                self.say_where(&settings);
                 outcome.notices.iter().for_each(report::notice);
                 self.last.note(name, outcome);
                 self.warn_of_space(&settings, outcome);
                 outcome.records.as_ref().map_or(0, |records| self.damage.look(name, records))
             }
-            Err(_) => 0,
+            Err(_) => {
+                if let Some(said) = &mut self.said {
+                    said.failed = true;
+                }
+                0
+            }
         };
         self.watch.count(name, settings.destination.path(), started, &result, damaged);
         result
@@ -126,6 +141,35 @@ impl Archiver {
         let mut waiter = Waiter::new(job.name.as_str());
         wait_for_retired(&mut self.retired, settings, &mut waiter)?;
         ask(pool, &job, settings, &mut waiter)
+    }
+
+    /// Logs one line when archiving to a destination begins, and when it succeeds again after a failure.
+    fn say_where(&mut self, settings: &Settings) {
+        let same = |said: &Said| {
+            said.settings.destination == settings.destination
+                && said.settings.fsync_policy == settings.fsync_policy
+                && said.settings.compression == settings.compression
+        };
+        let word = match &self.said {
+            Some(said) if same(said) && !said.failed => return,
+            Some(said) if same(said) => "resumes",
+            _ => "begins",
+        };
+        // SAFETY: a number that the server read from its control file before it started the archiver.
+        let system_identifier = unsafe { pg_sys::GetSystemIdentifier() };
+        let name = |setting| settings::value(setting).to_string_lossy().into_owned();
+        Report {
+            code: PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
+            message: format!("archiving to \"{}\" {word}", settings.destination.path().display()),
+            detail: format!(
+                "Cluster {system_identifier}, flush policy \"{}\", compression \"{}\".",
+                name(c"walsafe_archive.fsync_policy"),
+                name(c"walsafe_archive.compression")
+            ),
+            hint: String::new(),
+        }
+        .log();
+        self.said = Some(Said { settings: settings.clone(), failed: false });
     }
 
     fn warn_of_space(&mut self, settings: &Settings, outcome: &Receipt) {

@@ -1,7 +1,9 @@
 //! What the server's own configuration says about archiving: with which module, and whether it can work.
 
 use std::ffi::CStr;
+use std::time::{Duration, SystemTime};
 
+use pgrx::{Spi, pg_sys};
 use walsafe_core::error::Error;
 use walsafe_core::prove::check::{Check, Status};
 use walsafe_core::server::settings::Destination;
@@ -18,6 +20,20 @@ pub(crate) fn archives_with_this_module() -> bool {
     server_setting(c"archive_mode") != "off"
         && is_this_module(&server_setting(c"archive_library"))
         && !(COMMAND_HINDERS && is_set(&server_setting(c"archive_command")))
+}
+
+/// Returns whether the server is in recovery and archives nothing until it is promoted.
+pub(crate) fn is_idle_standby() -> bool {
+    // SAFETY: reads the server's shared memory, in a session.
+    let in_recovery = unsafe { pg_sys::RecoveryInProgress() };
+    in_recovery && server_setting(c"archive_mode") != "always"
+}
+
+/// Returns when the archiver that runs now was started; `None` if there is none, or the role may not know.
+pub(crate) fn archiver_start() -> Option<SystemTime> {
+    let query = "SELECT extract(epoch FROM backend_start)::float8 FROM pg_catalog.pg_stat_activity WHERE backend_type = 'archiver'";
+    let seconds = Spi::get_one::<f64>(query).ok()??;
+    SystemTime::UNIX_EPOCH.checked_add(Duration::try_from_secs_f64(seconds).ok()?)
 }
 
 /// Returns whether a library is this module, by its name, which may have a path (for example `$libdir`) and
@@ -42,6 +58,13 @@ pub(crate) fn checks() -> Vec<Check> {
             "archive_mode",
             Status::Error,
             "\"archive_mode\" is off: nothing is archived. Set it to \"on\" and restart the server.",
+        ),
+        other if is_idle_standby() => checked(
+            "archive_mode",
+            Status::Ok,
+            format!(
+                "\"archive_mode\" is \"{other}\", and this server is a standby: it archives nothing until it is promoted"
+            ),
         ),
         other => checked("archive_mode", Status::Ok, format!("\"archive_mode\" is \"{other}\"")),
     };

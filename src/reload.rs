@@ -15,7 +15,7 @@ use walsafe_core::server::settings::{Kind, PREFIX, TABLE};
 
 use crate::raised::catch_in_archiver;
 use crate::report::Report;
-use crate::settings::DESTINATION;
+use crate::settings::{DESTINATION, data_directory};
 
 /// A line of the configuration files. The value is in the memory context of whoever had the files read. The
 /// server discards that of a reload when it has applied them, and a session that of its query.
@@ -89,6 +89,42 @@ pub(crate) fn destination_in_files() -> Option<String> {
     let value = last(&items, DESTINATION)?.value;
     // SAFETY: a valid C string as long as the query's memory lives.
     Some(unsafe { CStr::from_ptr(value) }.to_string_lossy().into_owned())
+}
+
+/// Returns which of our values in the configuration files is refused, and why. To be called in a session's
+/// query.
+pub(crate) fn refused_in_files() -> Option<String> {
+    let items = our_items();
+    TABLE.iter().find_map(|setting| {
+        let item = last(&items, setting.name)?;
+        // SAFETY: both are valid C strings; with `changeVal` false the call only checks the value, and a
+        // refusal is a message that nobody sees. 0 is the answer for a refused value.
+        let accepted = unsafe {
+            pg_sys::set_config_option(
+                setting.name.as_ptr(),
+                item.value,
+                pg_sys::GucContext::PGC_SIGHUP,
+                pg_sys::GucSource::PGC_S_FILE,
+                pg_sys::GucAction::GUC_ACTION_SET,
+                false,
+                pg_sys::DEBUG5 as i32,
+                false,
+            )
+        };
+        if accepted != 0 {
+            return None;
+        }
+        // SAFETY: a valid C string as long as the query's memory lives.
+        let value = unsafe { CStr::from_ptr(item.value) };
+        let reason =
+            setting.check(value, data_directory()).err().map(|reason| format!(": {reason}"));
+        Some(format!(
+            "\"{}\" is set to \"{}\", which is refused{}",
+            setting.name.to_string_lossy(),
+            value.to_string_lossy(),
+            reason.unwrap_or_default()
+        ))
+    })
 }
 
 /// The last line of a parameter is the one that counts.

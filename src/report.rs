@@ -33,11 +33,35 @@ impl Report {
     }
 
     fn at(self, level: PgLogLevel) {
-        let report = ErrorReport::new(self.code, self.message, "walsafe_archive");
-        let report = if self.detail.is_empty() { report } else { report.set_detail(self.detail) };
-        let report = if self.hint.is_empty() { report } else { report.set_hint(self.hint) };
+        let (message, detail, hint) =
+            (for_server(self.message), for_server(self.detail), for_server(self.hint));
+        let report = ErrorReport::new(self.code, message, "walsafe_archive");
+        let report = if detail.is_empty() { report } else { report.set_detail(detail) };
+        let report = if hint.is_empty() { report } else { report.set_hint(hint) };
         report.report(level);
     }
+}
+
+/// Makes a text fit for the server, which takes every text to be in the encoding of the session's database.
+///
+/// Ours are UTF-8. In a database with another encoding, what is not ASCII is written as in the server's
+/// `E'...'` strings (`\u00FC`): the same for every encoding, and no conversion can fail. `SQL_ASCII` means
+/// any bytes, as does the archiver, which has no database.
+pub(crate) fn for_server(text: String) -> String {
+    // SAFETY: reads a variable of the server.
+    let encoding = unsafe { pg_sys::GetDatabaseEncoding() };
+    let utf8 = i64::from(pg_sys::pg_enc::PG_UTF8);
+    let any = i64::from(pg_sys::pg_enc::PG_SQL_ASCII);
+    if text.is_ascii() || [utf8, any].contains(&i64::from(encoding)) {
+        return text;
+    }
+    text.chars()
+        .map(|c| match u32::from(c) {
+            0..0x80 => c.to_string(),
+            number @ 0x80..0x1_0000 => format!("\\u{number:04X}"),
+            number => format!("\\U{number:08X}"),
+        })
+        .collect()
 }
 
 /// Reports that a file was not archived: one WARNING.
@@ -135,8 +159,9 @@ pub(crate) unsafe fn set_check_configured_detail(text: &str) {
 /// # Safety
 /// Called in the server's main thread.
 unsafe fn elog_string(text: &str) -> *mut std::ffi::c_char {
+    let text = for_server(text.replace('\0', ""));
     // SAFETY: no zero byte is left.
-    let text = unsafe { CString::from_vec_unchecked(text.replace('\0', "").into_bytes()) };
+    let text = unsafe { CString::from_vec_unchecked(text.into_bytes()) };
     let format: &CStr = c"%s";
     // SAFETY: sets the error number and text domain for the next call; the domain may be null.
     unsafe { pg_sys::pre_format_elog_string(0, std::ptr::null()) };

@@ -17,6 +17,7 @@ use walsafe_core::sys;
 
 use crate::background::{self, Failure};
 use crate::configuration;
+use crate::reload;
 use crate::report::{self, Report};
 use crate::settings;
 use crate::watch::{self, WAITING};
@@ -54,20 +55,10 @@ fn walsafe_archive_stat() -> TableIterator<
         name!(stats_reset, Option<f64>),
     ),
 > {
-    let settings = settings::current().ok().filter(|_| configuration::archives_with_this_module());
-    let destination = settings.map(|s| s.destination.path().display().to_string());
     let known = stats::current(settings::data_directory());
-    let state = match (&destination, &known) {
-        (None, _) => Some("unconfigured"),
-        (Some(_), None) => None,
-        // What was counted for another destination says nothing about this one.
-        (Some(path), Some((stats, _))) if stats.destination != *path => None,
-        (Some(_), Some((stats, _))) => Some(match stats.failing {
-            0 => "ok",
-            WAITING => "waiting",
-            _ => "failing",
-        }),
-    };
+    let State { name: state, destination, refused } = state(known.as_ref().map(|(stats, _)| stats));
+    // Nothing waits on a standby: the primary archives what it has.
+    let nothing_waits = configuration::is_idle_standby();
     let backlog = ready::backlog(Path::new("pg_wal"), settings::segment_size()).ok();
     let pg_wal = sys::Dir::open(Path::new("pg_wal")).and_then(|dir| dir.space()).ok();
     let (stats, reset_at) = known.unzip();
@@ -75,16 +66,16 @@ fn walsafe_archive_stat() -> TableIterator<
     let milliseconds = |field: fn(&Stats) -> u64| stats.as_ref().map(|s| field(s) as f64 / 1e3);
     let time = |field: fn(&Stats) -> u64| stats.as_ref().and_then(|s| seconds(field(s)));
     let text = |field: fn(&Stats) -> &String| {
-        stats.as_ref().map(field).filter(|text| !text.is_empty()).cloned()
+        stats.as_ref().map(field).filter(|text| !text.is_empty()).cloned().map(report::for_server)
     };
     TableIterator::once((
-        destination,
-        state.map(str::to_owned),
+        destination.map(report::for_server),
+        Some(state.to_owned()),
         text(|s| &s.last_archived),
         time(|s| s.archived_at),
         text(|s| &s.last_failed),
         time(|s| s.failed_at),
-        text(|s| &s.last_error),
+        refused.map(report::for_server).or_else(|| text(|s| &s.last_error)),
         count(|s| s.archived),
         count(|s| s.already_present),
         count(|s| s.failed),
@@ -94,12 +85,56 @@ fn walsafe_archive_stat() -> TableIterator<
         milliseconds(|s| s.last_us),
         backlog.map(|b| big(b.files)),
         backlog.map(|b| big(b.bytes)),
-        backlog.and_then(|b| b.oldest).and_then(|t: SystemTime| seconds(watch::microseconds(t))),
+        backlog
+            .and_then(|b| b.oldest)
+            .filter(|_| !nothing_waits)
+            .and_then(|t: SystemTime| seconds(watch::microseconds(t))),
         stats.as_ref().filter(|s| s.free_known != 0).map(|s| big(s.free_bytes)),
         pg_wal.map(|space| big(space.free)),
         count(|s| s.damaged),
         reset_at.and_then(seconds),
     ))
+}
+
+/// What the view says of the whole.
+struct State {
+    name: &'static str,
+    /// The destination in use, as far as it is known.
+    destination: Option<String>,
+    /// With `misconfigured`, which value was refused, and why.
+    refused: Option<String>,
+}
+
+fn state(known: Option<&Stats>) -> State {
+    let named = |name, destination| State { name, destination, refused: None };
+    let settings = settings::current().ok().map(|s| s.destination.path().display().to_string());
+    if !configuration::archives_with_this_module() {
+        return named("unconfigured", None);
+    }
+    let refused = reload::refused_in_files();
+    // This session may have begun after the reload that brought the refused value, and have none. The archiver
+    // continues with the one that it had before, if it is still the same archiver.
+    let destination = settings.or_else(|| {
+        refused.as_ref()?;
+        let since = watch::microseconds(configuration::archiver_start()?);
+        let in_use = |stats: &&Stats| stats.archived_at.max(stats.failed_at) >= since;
+        known.filter(in_use).map(|stats| stats.destination.clone())
+    });
+    if destination.is_none() && refused.is_none() {
+        return named("unconfigured", None);
+    }
+    if configuration::is_idle_standby() {
+        return State { name: "standby", destination, refused };
+    }
+    // What was counted for another destination says nothing about this one.
+    let same = known.filter(|stats| destination.as_ref() == Some(&stats.destination));
+    match same.map(|stats| stats.failing) {
+        Some(WAITING) => named("waiting", destination),
+        Some(1..) => named("failing", destination),
+        _ if refused.is_some() => State { name: "misconfigured", destination, refused },
+        Some(0) => named("ok", destination),
+        None => named("starting", destination),
+    }
 }
 
 fn big(number: u64) -> i64 {
@@ -147,7 +182,8 @@ fn walsafe_archive_check()
         rows.extend(checks);
     }
     TableIterator::new(
-        rows.into_iter().map(|c| (c.name.to_owned(), c.status.name().to_owned(), c.detail)),
+        rows.into_iter()
+            .map(|c| (c.name.to_owned(), c.status.name().to_owned(), report::for_server(c.detail))),
     )
 }
 
@@ -203,7 +239,8 @@ fn rows(result: Result<Findings, VerifyError>) -> impl Iterator<Item = Row> {
         let Finding { file, problem } = findings.get(next)?;
         next += 1;
         let advice = problem.advice().to_owned();
-        Some((file, problem.kind.name().to_owned(), problem.reason, advice))
+        let (file, reason) = (report::for_server(file), report::for_server(problem.reason));
+        Some((file, problem.kind.name().to_owned(), reason, advice))
     })
 }
 

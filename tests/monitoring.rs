@@ -100,7 +100,7 @@ fn the_exporters_queries_run_for_a_member_of_pg_monitor_whatever_the_state() {
         }
     };
     // Nothing was archived yet.
-    check("1", "");
+    check("1", "0");
     cluster.wait_archived(&cluster.switch_wal());
     check("1", "0");
     for exporter in exporters() {

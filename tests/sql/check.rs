@@ -54,11 +54,24 @@ fn a_good_configuration_has_nothing_to_complain_about() {
         names,
         "archive_mode, archive_library, archive_command, destination, directory, ownership, identity, \
          free space, no-replace publish, unnamed temporary files, extended attributes, \
-         file mode, flush latency, same file system, contents, timelines"
+         file mode, flush latency, same file system, contents, timelines, temporary files"
     );
     // The probes leave nothing behind.
     let names = harness::scratch::names(storage.path());
     assert!(!names.iter().any(|name| name.contains("tmp") || name.contains("check")), "{names:?}");
+}
+
+/// A fresh install had a warning, with the question whether the archive is mounted.
+#[test]
+fn before_the_first_file_an_empty_directory_is_as_it_should_be() {
+    let (archive, cluster) = archiving();
+    let says = "empty, becomes this cluster's archive with the first file";
+    assert_check(&cluster, "identity", "ok", says);
+    harness::scratch::write(&archive.join("notes.txt"), "x");
+    assert_check(&cluster, "identity", "warning", "Is the archive mounted?");
+    fs::remove_file(archive.join("notes.txt")).unwrap();
+    cluster.wait_archived(&cluster.switch_wal());
+    assert_check(&cluster, "identity", "ok", "cluster ");
 }
 
 #[test]

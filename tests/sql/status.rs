@@ -195,14 +195,138 @@ fn wait_until_set(cluster: &Cluster, name: &str, value: &str) {
 
 /// What was counted for one destination says nothing about the state of another.
 #[test]
-fn a_new_destination_has_no_state_until_something_was_tried() {
+fn a_new_destination_is_starting_until_something_was_tried() {
     let (_archive, cluster) = archiving();
     cluster.wait_archived(&cluster.switch_wal());
     let home = Scratch::new("other");
     cluster.reconfigure("walsafe_archive.destination", home.path().to_str().unwrap());
-    wait_for(&cluster, "state IS NULL AND destination LIKE '%other'");
+    wait_for(&cluster, "state = 'starting' AND destination LIKE '%other'");
     cluster.wait_archived(&cluster.switch_wal());
     wait_for(&cluster, "state = 'ok'");
+}
+
+/// A fresh install showed no state at all.
+#[test]
+fn before_the_first_file_the_state_is_starting_and_the_log_says_when_archiving_begins_and_resumes()
+{
+    let (archive, cluster) = archiving();
+    let path = archive.path().display().to_string();
+    assert_eq!(status(&cluster, "state, destination, archived_count"), format!("starting|{path}|"));
+    let lines = |word: &str| {
+        let line = format!("LOG:  archiving to \"{path}\" {word}");
+        cluster.log().text().matches(&line).count()
+    };
+    assert_eq!((lines("begins"), lines("resumes")), (0, 0));
+    cluster.wait_archived(&cluster.switch_wal());
+    cluster.wait_archived(&cluster.switch_wal());
+    wait_for(&cluster, "state = 'ok'");
+    assert_eq!((lines("begins"), lines("resumes")), (1, 0));
+    let identifier = cluster.sql("SELECT system_identifier FROM pg_control_system()");
+    let detail = format!("Cluster {identifier}, flush policy \"full\", compression \"none\".");
+    assert!(cluster.log().text().contains(&detail), "{detail}");
+    chmod(archive.path(), 0o500);
+    cluster.switch_wal();
+    cluster.wait_failures(1);
+    chmod(archive.path(), 0o700);
+    cluster.switch_wal();
+    cluster.wait_all_archived();
+    assert_eq!((lines("begins"), lines("resumes")), (1, 1));
+}
+
+/// The view said "unconfigured", and no destination, while the archiver went on with the one it had.
+#[test]
+fn a_refused_value_is_misconfigured_and_the_destination_is_the_one_in_use() {
+    let (archive, cluster) = archiving();
+    let path = archive.path().to_str().unwrap();
+    cluster.wait_archived(&cluster.switch_wal());
+    wait_for(&cluster, "state = 'ok'");
+    let refused = |name: &str, value: &str, says: &str| {
+        cluster.reconfigure(name, value);
+        wait_for(&cluster, "state = 'misconfigured'");
+        assert_eq!(status(&cluster, "destination"), path);
+        let error = status(&cluster, "last_error");
+        assert!(error.contains(says), "{error}");
+        cluster.wait_archived(&cluster.switch_wal());
+    };
+    refused("walsafe_archive.destination", "archive", "is set to \"archive\", which is refused: ");
+    cluster.reconfigure("walsafe_archive.destination", path);
+    wait_for(&cluster, "state = 'ok' AND last_error IS NULL");
+    // The server itself refuses the first two, before any check of ours.
+    for (name, value, before) in
+        [("workers", "many", "2"), ("fsync_policy", "some", "full"), ("compression", "rar", "none")]
+    {
+        let name = format!("walsafe_archive.{name}");
+        refused(&name, value, &format!("\"{name}\" is set to \"{value}\", which is refused"));
+        cluster.reconfigure(&name, before);
+        wait_for(&cluster, "state = 'ok'");
+    }
+    // An archiver that starts with a refused destination has none.
+    cluster.set_conf("walsafe_archive.destination", "archive");
+    cluster.restart();
+    assert_eq!(status(&cluster, "state, destination"), "misconfigured|");
+}
+
+/// The view said "waiting" with a growing age, and somebody was paged for files that nobody will ask for.
+#[test]
+fn a_primary_that_became_a_standby_waits_for_nothing() {
+    let home = Scratch::new("archive");
+    let cluster = start(Cluster::archiving_to(&home.join("missing")));
+    cluster.switch_wal();
+    wait_for(&cluster, "state = 'waiting' AND oldest_waiting_age > '0'");
+    cluster.stop(Stop::Fast);
+    write(&cluster.data().join("standby.signal"), "");
+    cluster.start();
+    let shown = status(&cluster, "state, oldest_waiting_age IS NULL, backlog_files > 0");
+    assert_eq!(shown, "standby|t|t");
+    let mode =
+        "SELECT status, detail FROM walsafe_archive_check() WHERE check_name = 'archive_mode'";
+    let mode = cluster.sql(mode);
+    assert!(mode.starts_with("ok|") && mode.contains("this server is a standby"), "{mode}");
+    cluster.set_conf("archive_mode", "always");
+    cluster.restart();
+    wait_for(&cluster, "state = 'waiting' AND oldest_waiting_age > '0'");
+}
+
+/// In EUC_JP the view failed with "invalid byte sequence", and in LATIN1 the path was garbled.
+#[test]
+fn texts_can_be_read_in_databases_of_any_encoding() {
+    let home = Scratch::new("archive");
+    let archive = home.join("Büro 事務");
+    make_dir(&archive);
+    let cluster = start(Cluster::archiving_to(&archive));
+    cluster.wait_archived(&cluster.switch_wal());
+    wait_for(&cluster, "state = 'ok'");
+    write(&archive.join("nötes.txt"), "x");
+    let utf8 = "SET client_encoding TO 'UTF8';";
+    let escaped = "B\\u00FCro \\u4E8B\\u52D9";
+    for (encoding, path) in [
+        ("UTF8", "Büro 事務"),
+        ("SQL_ASCII", "Büro 事務"),
+        ("LATIN1", escaped),
+        ("EUC_JP", escaped),
+    ] {
+        cluster.sql(&format!(
+            "CREATE DATABASE {encoding} TEMPLATE template0 ENCODING '{encoding}' LOCALE 'C'"
+        ));
+        let ask = |sql: &str| {
+            cluster.sql(&format!("\\connect {}\n{utf8} {sql}", encoding.to_lowercase()))
+        };
+        ask("CREATE EXTENSION walsafe_archive");
+        let shown = ask("SELECT destination FROM walsafe_archive_status");
+        assert!(shown.ends_with(path), "{encoding}: {shown}");
+        let details = ask("SELECT detail FROM walsafe_archive_check()");
+        assert!(details.contains(path), "{encoding}: {details}");
+        let found = ask("SELECT file FROM walsafe_archive_verify() WHERE finding = 'unknown'");
+        let name = if path == escaped { "n\\u00F6tes.txt" } else { "nötes.txt" };
+        assert!(found.contains(name), "{encoding}: {found}");
+    }
+    // Messages too.
+    std::fs::rename(&archive, home.join("elsewhere")).unwrap();
+    for encoding in ["latin1", "euc_jp"] {
+        let sql = format!("\\connect {encoding}\n{utf8} SELECT * FROM walsafe_archive_gaps()");
+        let error = cluster.psql(&sql).unwrap_err();
+        assert!(error.contains(escaped), "{encoding}: {error}");
+    }
 }
 
 #[test]
@@ -273,17 +397,17 @@ fn a_torn_or_foreign_record_reads_as_unknown() {
     let archived = number(&cluster, "archived_count");
     let mut flipped = whole.clone();
     flipped[20] ^= 4;
-    let unknown = "num_nulls(state, last_archived_wal, last_archived_time, last_failed_wal,
+    let unknown = "state, num_nulls(last_archived_wal, last_archived_time, last_failed_wal,
         last_failed_time, last_error, archived_count, already_present_count, failed_count, wal_bytes,
         stored_bytes, busy_ms, last_ms, free_bytes, damaged_count, stats_reset)";
     for contents in [&whole[..whole.len() / 2], b"", b"another program's", &flipped] {
         write(&record(&cluster), contents);
-        assert_eq!(status(&cluster, unknown), "16", "{} bytes", contents.len());
+        assert_eq!(status(&cluster, unknown), "starting|15", "{} bytes", contents.len());
         assert_eq!(status(&cluster, "destination IS NULL, backlog_files"), "f|0");
         cluster.sql("SELECT walsafe_archive_reset()");
     }
     fs::remove_file(record(&cluster)).unwrap();
-    assert_eq!(status(&cluster, unknown), "16");
+    assert_eq!(status(&cluster, unknown), "starting|15");
 
     // A new archiver counts anew.
     write(&record(&cluster), &flipped);

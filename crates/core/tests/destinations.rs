@@ -28,12 +28,41 @@ fn kind_of(result: Result<impl std::fmt::Debug, Error>) -> ErrorKind {
     result.unwrap_err().kind()
 }
 
+/// What storage keeps in the root of a file system.
+const OF_STORAGE: &[&str] = &[
+    "lost+found",
+    ".snapshot",
+    ".zfs",
+    ".autorelabel",
+    "@eaDir",
+    "#recycle",
+    "aquota.user",
+    ".nfs000000000000a1b200000001",
+    ".fuse_hidden0000002c00000001",
+    ".Trash-1000",
+];
+
+/// The message counted the files and named none.
+#[test]
+fn what_stands_in_the_way_of_a_new_archive_is_named() {
+    let world = World::new();
+    for name in ["b.txt", "d.txt", "a.txt", "c.txt", ".zfs"] {
+        fs::write(world.archive.join(name), "x").unwrap();
+    }
+    let error = world.run(&world.segment(1, 1)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotAdoptable);
+    let says =
+        "4 other files (such as \"a.txt\", \"b.txt\", \"c.txt\") are there, and no WAL segment";
+    assert!(format!("{error} {}", error.detail()).contains(says), "{error}: {}", error.detail());
+}
+
 #[test]
 fn an_empty_directory_becomes_this_clusters_archive() {
-    for lost_and_found in [false, true] {
+    // `.snapshot` and its like stood in the way, and nobody can remove them.
+    for of_storage in [&[] as &[&str], &["lost+found"], OF_STORAGE] {
         let world = World::new();
-        if lost_and_found {
-            fs::create_dir(world.archive.join("lost+found")).unwrap();
+        for name in of_storage {
+            fs::create_dir(world.archive.join(name)).unwrap();
         }
         world.run(&world.segment(1, 1)).unwrap();
         assert_eq!(identity(&world), Some(OURS));

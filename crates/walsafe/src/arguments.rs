@@ -272,6 +272,9 @@ pub(crate) struct Check {
     /// Write nothing
     #[arg(long)]
     pub(crate) read_only: bool,
+    /// Remove temporary files of other hosts, and of dead processes of this one, untouched for a day
+    #[arg(long, conflicts_with = "read_only")]
+    pub(crate) remove_stray: bool,
     #[command(flatten)]
     pub(crate) watch: Watch,
     /// Write the checks as JSON

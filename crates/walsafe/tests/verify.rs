@@ -330,7 +330,10 @@ fn what_does_not_belong_there_is_found() {
     for name in [&*stray, &*live, "notes.txt", "archtemp"] {
         place.put(name, b"x");
     }
-    fs::create_dir(place.path("archive/lost+found")).unwrap();
+    // The storage's own entries, which nobody can remove, are not findings.
+    for name in ["lost+found", ".snapshot", ".zfs", ".autorelabel", "@eaDir", "aquota.group"] {
+        fs::create_dir(place.path("archive").join(name)).unwrap();
+    }
     fs::create_dir(place.path("archive/old")).unwrap();
     place.verify().finds(&[
         &format!("{stray}: stray-temporary"),
@@ -338,6 +341,42 @@ fn what_does_not_belong_there_is_found() {
         "notes.txt: unknown",
         "old: unknown",
     ]);
+}
+
+/// What a pod left that does not come back stayed for ever, and nothing said that it may go.
+#[test]
+fn what_a_host_left_that_is_gone_is_removed_when_asked() {
+    let place = place(true);
+    let (old, young) =
+        (format!(".walsafe.{TWO}.pod-1.7.0.tmp"), format!(".walsafe.{TWO}.pod-1.7.1.tmp"));
+    for (name, hours) in [(&old, 25), (&young, 2)] {
+        place.put(name, b"x");
+        let file = fs::File::options().write(true).open(place.path("archive").join(name)).unwrap();
+        let ago = std::time::Duration::from_secs(hours * 3600);
+        file.set_modified(std::time::SystemTime::now() - ago).unwrap();
+    }
+    let archive = place.path("archive");
+    let run = |arguments: &[&str]| {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_walsafe"))
+            .args(arguments)
+            .arg(&archive)
+            .output()
+            .unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let found = run(&["verify"]);
+    let line = |name: &str| found.lines().find(|line| line.contains(name)).unwrap().to_owned();
+    assert!(line(&old).contains("it may go (walsafe check --remove-stray)"), "{found}");
+    assert!(!line(&young).contains("it may go"), "{found}");
+    for arguments in [&["check"] as &[&str], &["check", "--read-only"]] {
+        let said = run(arguments);
+        assert!(said.contains("temporary files: 1 file left behind"), "{said}");
+        assert!(archive.join(&old).exists());
+    }
+    let said = run(&["check", "--remove-stray"]);
+    assert!(said.contains("temporary files: 1 file removed"), "{said}");
+    assert!(!archive.join(&old).exists() && archive.join(&young).exists());
+    assert!(run(&["check"]).contains("temporary files: none was left behind"));
 }
 
 #[test]

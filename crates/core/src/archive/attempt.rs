@@ -182,7 +182,10 @@ impl Attempt<'_> {
     /// Accepts what the archive holds.
     fn accept(self, present: Present, buffer: &mut Buffer) -> Result<Prepared, Error> {
         let records = match self.plan.check_wal {
-            CheckWal::Records => self.reader().read(buffer.bytes_mut(), |_| Ok(()))?.records,
+            CheckWal::Records => {
+                let chunk = buffer.pieces().next().unwrap_or_default();
+                self.reader().read(chunk, |_| Ok(()))?.records
+            }
             CheckWal::Off | CheckWal::Header => None,
         };
         let receipt = Receipt {

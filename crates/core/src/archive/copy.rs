@@ -10,8 +10,12 @@ use crate::server::settings::CheckWal;
 use crate::server::source::Source;
 use crate::store::{Digests, Draft, Progress};
 use crate::sys::buffer::Buffer;
+use crate::sys::pipeline::{Pipeline, overlap};
 use crate::sys::slice::{part, part_mut};
 use crate::wal::{SegmentChecker, SegmentReport, SegmentSpec};
+
+/// A file of at most so many chunks is written in place: a thread would cost more than it gains.
+const IN_PLACE: u64 = 2;
 
 /// The server's file, being read.
 pub(super) struct Reader<'a> {
@@ -38,19 +42,34 @@ impl Reader<'_> {
     ///
     /// # Errors The file could not be read, or the draft could not be written.
     pub(super) fn copy(&self, draft: &mut dyn Draft, buffer: &mut Buffer) -> Result<Copied, Error> {
+        let in_place = self.source.len() <= IN_PLACE * buffer.piece_len() as u64;
+        let mut pieces = buffer.pieces();
+        let mut write = |chunk: &[u8]| draft.put(chunk);
         if self.plan.compression.codec == Codec::None {
-            let read = self.read(buffer.bytes_mut(), |chunk| draft.put(chunk))?;
+            let pieces = pieces.take(if in_place { 1 } else { usize::MAX });
+            let read = overlap(pieces, &mut write, |mut pipeline| {
+                let mut pass = self.pass();
+                while let Some(len) = pass.next(pipeline.piece())? {
+                    pipeline = pipeline.put(len)?;
+                }
+                Ok((pass.finish()?, pipeline))
+            })?;
             let digests = Digests { stored: read.content, content: read.content };
             return Ok(Copied { digests, records: read.records });
         }
-        let (chunk, output) = buffer.halves();
-        let mut encoder =
-            Encoder::new(self.plan.compression, self.source.len(), Gather::new(draft, output))
+        let chunk = pieces.next().unwrap_or_default();
+        let pieces = pieces.take(if in_place { 1 } else { usize::MAX });
+        let (read, stored) = overlap(pieces, &mut write, |pipeline| {
+            let gather = Gather::new(pipeline);
+            let mut encoder = Encoder::new(self.plan.compression, self.source.len(), gather)
                 .map_err(|e| self.encode_failed(e))?;
-        let read =
-            self.read(chunk, |chunk| encoder.write_all(chunk).map_err(|e| self.encode_failed(e)))?;
-        let gather = encoder.finish().map_err(|e| self.encode_failed(e))?;
-        let digests = Digests { stored: gather.finish()?, content: read.content };
+            let read = self
+                .read(chunk, |chunk| encoder.write_all(chunk).map_err(|e| self.encode_failed(e)))?;
+            let gather = encoder.finish().map_err(|e| self.encode_failed(e))?;
+            let (stored, pipeline) = gather.finish().map_err(|e| self.encode_failed(e))?;
+            Ok(((read, stored), pipeline))
+        })?;
+        let digests = Digests { stored, content: read.content };
         Ok(Copied { digests, records: read.records })
     }
 
@@ -61,30 +80,19 @@ impl Reader<'_> {
     /// what `take` returns.
     pub(super) fn read(
         &self,
-        buffer: &mut [u8],
+        chunk: &mut [u8],
         mut take: impl FnMut(&[u8]) -> Result<(), Error>,
     ) -> Result<Read, Error> {
-        let mut checker = self.record_checker();
-        let (mut hasher, mut read) = (Hasher::default(), 0);
-        loop {
-            let len = self.source.read_at(buffer, read)?;
-            let (chunk, rest) = buffer.split_at(len);
-            hasher.update(chunk);
-            if let Some(checker) = &mut checker {
-                checker.feed(chunk);
-            }
-            take(chunk)?;
-            read += len as u64;
-            self.progress.tick();
-            if !rest.is_empty() {
-                break;
-            }
+        let mut pass = self.pass();
+        while let Some(len) = pass.next(chunk)? {
+            take(part(chunk, ..len))?;
         }
-        if read != self.source.len() {
-            return Err(self.source.changed(read));
-        }
-        let records = checker.map(|checker| Box::new(checker.finish()));
-        Ok(Read { content: hasher.digest(), records })
+        pass.finish()
+    }
+
+    fn pass(&self) -> Pass<'_> {
+        let checker = self.record_checker();
+        Pass { reader: self, hasher: Hasher::default(), checker, read: 0, ended: false }
     }
 
     /// Returns a checker for the segment's records, where they are to be checked.
@@ -107,43 +115,86 @@ impl Reader<'_> {
     }
 }
 
-/// Gathers an encoder's output into chunks, hashes it, and puts it into a draft.
-struct Gather<'a> {
-    draft: &'a mut dyn Draft,
-    buffer: &'a mut [u8],
+/// One pass over the server's file.
+struct Pass<'a> {
+    reader: &'a Reader<'a>,
+    hasher: Hasher,
+    checker: Option<SegmentChecker>,
+    read: u64,
+    ended: bool,
+}
+
+impl Pass<'_> {
+    /// Reads the next chunk, hashes it and checks its records. Returns its length; `None` at the end.
+    fn next(&mut self, chunk: &mut [u8]) -> Result<Option<usize>, Error> {
+        if self.ended {
+            return Ok(None);
+        }
+        let len = self.reader.source.read_at(chunk, self.read)?;
+        self.ended = len < chunk.len();
+        let chunk = part(chunk, ..len);
+        self.hasher.update(chunk);
+        if let Some(checker) = &mut self.checker {
+            checker.feed(chunk);
+        }
+        self.read += len as u64;
+        self.reader.progress.tick();
+        Ok((len > 0).then_some(len))
+    }
+
+    fn finish(self) -> Result<Read, Error> {
+        let source = self.reader.source;
+        if self.read != source.len() {
+            return Err(source.changed(self.read));
+        }
+        let records = self.checker.map(|checker| Box::new(checker.finish()));
+        Ok(Read { content: self.hasher.digest(), records })
+    }
+}
+
+/// Gathers an encoder's output into chunks, hashes it, and has it written.
+struct Gather<'s> {
+    /// `None` once a write has failed.
+    pipeline: Option<Pipeline<'s, Error>>,
     filled: usize,
     hasher: Hasher,
 }
 
-impl<'a> Gather<'a> {
-    /// Gathers in a piece of a [`Buffer`].
-    fn new(draft: &'a mut dyn Draft, buffer: &'a mut [u8]) -> Self {
-        Self { draft, buffer, filled: 0, hasher: Hasher::default() }
+impl<'s> Gather<'s> {
+    fn new(pipeline: Pipeline<'s, Error>) -> Self {
+        Self { pipeline: Some(pipeline), filled: 0, hasher: Hasher::default() }
     }
 
-    fn put(&mut self) -> Result<(), Error> {
-        let chunk = part(self.buffer, ..self.filled);
-        self.hasher.update(chunk);
-        self.draft.put(chunk)?;
+    /// Hands over what is gathered.
+    fn put(&mut self) -> io::Result<()> {
+        let mut pipeline = self.pipeline.take().ok_or_else(ended)?;
+        self.hasher.update(part(pipeline.piece(), ..self.filled));
+        self.pipeline = Some(pipeline.put(self.filled).map_err(io::Error::other)?);
         self.filled = 0;
         Ok(())
     }
 
-    /// Writes what is left and returns the digest of all that was gathered.
-    fn finish(mut self) -> Result<Digest, Error> {
+    /// Hands over what is left and returns the digest of all that was gathered.
+    fn finish(mut self) -> io::Result<(Digest, Pipeline<'s, Error>)> {
         self.put()?;
-        Ok(self.hasher.digest())
+        Ok((self.hasher.digest(), self.pipeline.ok_or_else(ended)?))
     }
+}
+
+/// An encoder that is dropped after an error may try to write its end all the same.
+fn ended() -> io::Error {
+    io::Error::other("an earlier write has failed")
 }
 
 impl Write for Gather<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let room = part_mut(self.buffer, self.filled..);
-        let n = room.len().min(bytes.len());
+        let pipeline = self.pipeline.as_mut().ok_or_else(ended)?;
+        let room = part_mut(pipeline.piece(), self.filled..);
+        let (n, is_full) = (room.len().min(bytes.len()), room.len() <= bytes.len());
         part_mut(room, ..n).copy_from_slice(part(bytes, ..n));
         self.filled += n;
-        if self.filled == self.buffer.len() {
-            self.put().map_err(io::Error::other)?;
+        if is_full {
+            self.put()?;
         }
         Ok(n)
     }
@@ -174,14 +225,16 @@ mod tests {
             let visit = store.visit(&progress).unwrap();
             let mut draft = visit.stage(FinalName::Identity).unwrap();
             let mut buffer = Buffer::new().unwrap();
-            let mut gather = Gather::new(&mut *draft, buffer.bytes_mut());
             let mut content = Vec::new();
-            for (i, len) in pieces.iter().enumerate() {
-                let piece = vec![i as u8; *len];
-                gather.write_all(&piece).unwrap();
-                content.extend(piece);
-            }
-            let digest = gather.finish().unwrap();
+            let digest = overlap(buffer.pieces(), |chunk: &[u8]| draft.put(chunk), |pipeline| {
+                let mut gather = Gather::new(pipeline);
+                for (i, len) in pieces.iter().enumerate() {
+                    let piece = vec![i as u8; *len];
+                    gather.write_all(&piece).unwrap();
+                    content.extend(piece);
+                }
+                Ok(gather.finish().unwrap())
+            }).unwrap();
             prop_assert_eq!(digest, Digest::of(&content));
             let seal = Seal { digests: None, checked: None, mode: 0o600, flush: false, verify: false };
             draft.seal(&seal).unwrap().publish(&progress).unwrap();

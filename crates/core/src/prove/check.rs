@@ -69,6 +69,8 @@ pub struct Options<'a> {
     pub min_free: u64,
     /// Write nothing: for an archive that is mounted read-only.
     pub read_only: bool,
+    /// Remove the temporary files that nobody will ever ask for ([`temporary::forsaken`]).
+    pub remove_stray: bool,
     /// Counts the steps, for whoever watches over storage that hangs.
     pub steps: Option<&'a Progress>,
 }
@@ -116,6 +118,7 @@ pub fn check(path: &Path, options: &Options<'_>) -> Vec<Check> {
     }
     checks.extend(options.data_directory.map(|data| same_file_system(dir, data)));
     checks.extend(names(&visit, options));
+    checks.push(leftovers(dir, options));
     checks
 }
 
@@ -207,6 +210,10 @@ fn identity(visit: &dyn Visit, options: &Options<'_>) -> Check {
         Ok(None) if remembered => {
             failed(name, &Error::IdentityLost { file: visit.location().join(identity::FILE_NAME) })
         }
+        // With the server's list, it is known that nothing was archived there before.
+        Ok(None) if options.data_directory.is_some() && !options.read_only && is_empty(visit) => {
+            made(name, Status::Ok, "empty, becomes this cluster's archive with the first file")
+        }
         Ok(None) => {
             let file = identity::FILE_NAME;
             let detail = format!(
@@ -215,6 +222,15 @@ fn identity(visit: &dyn Visit, options: &Options<'_>) -> Check {
             made(name, if options.read_only { Status::Error } else { Status::Warning }, detail)
         }
     }
+}
+
+/// Returns whether nothing lies there that a new archive could not begin beside.
+fn is_empty(visit: &dyn Visit) -> bool {
+    let mut strangers = false;
+    let listing = Listing::read(visit, &mut |_, what| {
+        strangers |= !matches!(what, Stranger::Temporary(Some(_)));
+    });
+    listing.is_ok_and(|listing| listing.is_empty()) && !strangers
 }
 
 fn space(dir: &Dir, options: &Options<'_>) -> Check {
@@ -405,6 +421,39 @@ fn names(visit: &dyn Visit, options: &Options<'_>) -> Vec<Check> {
                 )
             });
             vec![contents(&listing, strange), timelines(visit, options)]
+        }
+    }
+}
+
+/// Looks for what hosts left that do not come back; removes it if that was asked for.
+fn leftovers(dir: &Dir, options: &Options<'_>) -> Check {
+    let name = "temporary files";
+    let remove = options.remove_stray && !options.read_only;
+    let found = match temporary::forsaken(dir, &Owner::this_process(), remove) {
+        Ok(found) => found,
+        Err(e) => return failed(name, &e),
+    };
+    let files = |count: u64| format!("{count} file{}", if count == 1 { "" } else { "s" });
+    if let Some(reason) = found.reason {
+        let could_not = if remove { "removed or looked at" } else { "looked at" };
+        let detail = format!("{} could not be {could_not}: {reason}", files(found.failed));
+        return made(name, Status::Warning, detail);
+    }
+    match found.example {
+        None => made(name, Status::Ok, "none was left behind"),
+        Some(_) if remove => made(
+            name,
+            Status::Ok,
+            format!("{} removed that had been left behind", files(found.count)),
+        ),
+        Some(example) => {
+            let detail = format!(
+                "{} left behind, such as \"{}\": nothing has been written there for more than a day, and no process of this host writes there. Run \"walsafe check --remove-stray {}\" if the hosts in the names are gone.",
+                files(found.count),
+                example.escape_default(),
+                dir.path().display()
+            );
+            made(name, Status::Warning, detail)
         }
     }
 }

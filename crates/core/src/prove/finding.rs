@@ -94,7 +94,7 @@ impl FindingKind {
                 "Two servers may have archived under one name. Compare the two with pg_waldump, and move the wrong one out of the archive."
             }
             Self::StrayTemporary => {
-                "Nothing is lost. The archiver of that host removes its own files (.walsafe.*) at its next start, if the file system still makes it use such names; otherwise, or if that host is gone, remove the file yourself. Nothing removes what basic_archive left (archtemp.*): remove it yourself once no basic_archive writes there any more."
+                "Nothing is lost. The archiver of that host removes its own files (.walsafe.*) at its next start, if the file system still makes it use such names; otherwise, or if that host is gone, \"walsafe check --remove-stray\" removes it a day after it was last written to. Nothing removes what basic_archive left (archtemp.*): remove it yourself once no basic_archive writes there any more."
             }
             Self::Unreadable => {
                 "Run this as the user that runs the server, check the file's type and permissions, the storage and the kernel's log, then verify again."

@@ -1,13 +1,13 @@
 //! Making sure that an archive is this cluster's.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use crate::error::{Action, Error};
 use crate::server::known::KnownDestinations;
 use crate::store::directory::temporary;
 use crate::store::identity::{self, Identity};
-use crate::store::{StoredName, Visit};
+use crate::store::{StoredName, Visit, names};
 use crate::sys::read_full;
 use crate::wal::LongPageHeader;
 use crate::wal::name::SegmentName;
@@ -83,7 +83,7 @@ fn other_cluster(visit: &dyn Visit, identity: &Identity, cluster: &Cluster) -> E
 /// The directory could not be read, holds segments of another cluster, or holds files and nothing
 /// that shows whose they are.
 fn check_adoptable(visit: &dyn Visit, cluster: &Cluster) -> Result<(), Error> {
-    let (mut sample, mut segments, mut others) = (Sample::default(), 0_u64, 0_u64);
+    let (mut sample, mut segments, mut others) = (Sample::default(), 0_u64, Others::default());
     visit.list(&mut |stored| {
         let parsed = StoredName::parse(stored).ok();
         let segment = parsed.and_then(|parsed| Some((parsed.name.segment()?, parsed)));
@@ -94,11 +94,11 @@ fn check_adoptable(visit: &dyn Visit, cluster: &Cluster) -> Result<(), Error> {
             }
             // Another server's identity file has appeared since the caller looked. It is judged when ours
             // is about to be published.
-            None if stored == "lost+found" || temporary::is_own_name(stored) => {}
-            None => others += 1,
+            None if names::is_of_storage(stored) || temporary::is_own_name(stored) => {}
+            None => others.add(stored),
         }
     })?;
-    if segments == 0 && others == 0 {
+    if segments == 0 && others.count == 0 {
         return Ok(());
     }
     let mut ours = 0;
@@ -116,12 +116,59 @@ fn check_adoptable(visit: &dyn Visit, cluster: &Cluster) -> Result<(), Error> {
     if ours == 0 {
         return Err(Error::NotAdoptable {
             path: visit.location().to_owned(),
-            reason: format!(
-                "{segments} WAL segments and {others} other files are there, and none of the segments shows this cluster's system identifier"
-            ),
+            reason: others.reason(segments),
         });
     }
     Ok(())
+}
+
+/// What lies in a directory beside segments: how many entries, and the first of their names.
+#[derive(Default)]
+struct Others {
+    count: u64,
+    first: BTreeSet<String>,
+}
+
+impl Others {
+    /// How many are named.
+    const NAMED: usize = 3;
+
+    fn add(&mut self, stored: &str) {
+        self.count += 1;
+        self.first.insert(stored.escape_default().to_string());
+        if self.first.len() > Self::NAMED {
+            self.first.pop_last();
+        }
+    }
+
+    /// Says why a directory with these and so many segments is not taken for this cluster's archive.
+    fn reason(&self, segments: u64) -> String {
+        let is_or_are = |count: u64| if count == 1 { "is" } else { "are" };
+        let segments = (segments > 0).then(|| {
+            let plural = if segments == 1 { "" } else { "s" };
+            (segments, format!("{segments} WAL segment{plural}"))
+        });
+        let others = (self.count > 0).then(|| {
+            let named: Vec<_> = self.first.iter().map(|name| format!("\"{name}\"")).collect();
+            let plural = if self.count == 1 { "" } else { "s" };
+            let begin = if self.count > named.len() as u64 { "such as " } else { "" };
+            format!("{} other file{plural} ({begin}{})", self.count, named.join(", "))
+        });
+        match (segments, others) {
+            (Some((count, segments)), None) => format!(
+                "{segments} {} there, and none shows this cluster's system identifier",
+                is_or_are(count)
+            ),
+            (Some((_, segments)), Some(others)) => format!(
+                "{segments} and {others} are there, and no segment shows this cluster's system identifier"
+            ),
+            (None, others) => format!(
+                "{} {} there, and no WAL segment that shows this cluster's system identifier",
+                others.unwrap_or_default(),
+                is_or_are(self.count)
+            ),
+        }
+    }
 }
 
 /// At most [`SAMPLE`] of the segments of an archive, however many there are: the first and the last by

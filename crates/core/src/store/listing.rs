@@ -8,7 +8,7 @@
 use crate::encoding::digest::{CONTENT_ATTRIBUTE, STORED_ATTRIBUTE};
 use crate::error::{Action, Error};
 use crate::store::directory::temporary::Owner;
-use crate::store::{StoredName, Visit, identity, unchecked};
+use crate::store::{StoredName, Visit, identity, names, unchecked};
 use crate::sys::read_full;
 use crate::wal::name::{FileKind, FileName, SegmentName};
 use crate::wal::segment::HEADER_LEN;
@@ -45,7 +45,7 @@ pub enum Stranger {
 
 impl Listing {
     /// Reads the names in an archive, and calls `stranger` with each that is not one of an archive.
-    /// `lost+found` counts as nothing.
+    /// What the storage itself keeps there ([`names::is_of_storage`]) counts as nothing.
     ///
     /// # Errors
     /// The names could not be read to their end, or there is no memory for the numbers of the timelines.
@@ -104,7 +104,7 @@ fn sort(stored: &str) -> Sorted {
     if stored == identity::FILE_NAME {
         return Sorted::Identity;
     }
-    if stored == "lost+found" || stored == unchecked::FILE_NAME {
+    if names::is_of_storage(stored) || stored == unchecked::FILE_NAME {
         return Sorted::Nothing;
     }
     if let Some(owner) = Owner::of(stored) {

@@ -184,7 +184,7 @@ pub trait Found {
 }
 
 /// A file that is being written, out of sight. It knows its final name.
-pub trait Draft {
+pub trait Draft: Send {
     /// Appends a chunk. All must be aligned as a [`Buffer`](crate::sys::buffer::Buffer) is, and all but
     /// the last of whole blocks.
     ///

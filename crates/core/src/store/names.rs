@@ -54,6 +54,37 @@ impl fmt::Display for StoredName {
     }
 }
 
+/// Returns whether a name is that of an entry that the storage keeps by itself and nobody can remove, or
+/// that comes back: such an entry says nothing of what a directory is used for, and is never a finding.
+#[must_use]
+pub(super) fn is_of_storage(name: &str) -> bool {
+    /// `lost+found` and `.journal` of ext, `.autorelabel` of SELinux, snapshots of ZFS, GPFS, NetApp, FreeBSD
+    /// and others, what GlusterFS, Synology, QNAP and Windows keep.
+    const WHOLE: [&str; 18] = [
+        "lost+found",
+        ".journal",
+        ".autorelabel",
+        ".zfs",
+        ".snapshot",
+        ".snapshots",
+        ".snap",
+        "~snapshot",
+        ".glusterfs",
+        ".trashcan",
+        "@eaDir",
+        "#recycle",
+        "#snapshot",
+        "@Recycle",
+        "@Recently-Snapshot",
+        ".@__thumb",
+        "System Volume Information",
+        "$RECYCLE.BIN",
+    ];
+    /// Quota files of the kernel, files that were removed while they were open, and bins of desktops.
+    const BEGIN: [&str; 4] = ["aquota.", ".nfs", ".fuse_hidden", ".Trash-"];
+    WHOLE.contains(&name) || BEGIN.iter().any(|begin| name.starts_with(begin))
+}
+
 /// What the temporary files of a check are named after.
 pub const PROBE: &str = "check";
 

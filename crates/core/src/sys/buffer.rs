@@ -1,16 +1,18 @@
 //! Buffers that direct I/O accepts: aligned in memory, of a whole number of blocks.
 
 use std::io;
+use std::slice::ChunksExactMut;
 
 use crate::sys::memory::{self, DIRECT_ALIGNMENT, HUGE_PAGE};
 use crate::sys::slice::{part, part_mut};
 
-/// Bytes that are read back or compared at a time.
+/// Bytes that are handled at a time: they fit a processor's second-level cache, in which they are hashed and
+/// checked, and less would cost more calls than it saves.
 pub const CHUNK: usize = 512 << 10;
 
-/// Bytes that are copied at a time, and all the memory that a worker needs for that. In one huge page they
-/// are one piece of memory for the disk, too: direct I/O need not collect its pages one by one, nor split
-/// a write because the pages are scattered.
+/// All the memory that a worker copies through, in chunks of which some are filled while others are written.
+/// In huge pages, each chunk is one piece of memory for the disk, too: direct I/O need not collect its pages
+/// one by one, nor split a write because the pages are scattered.
 const LARGE: usize = HUGE_PAGE;
 
 /// A piece of memory, aligned for direct I/O.
@@ -59,11 +61,16 @@ impl Buffer {
         part_mut(&mut self.memory, self.start..self.start + self.len)
     }
 
-    /// Returns the memory as two pieces, to be filled: one to read into, one to gather output in.
+    /// Returns the memory as two or more pieces of one length, to be filled: none longer than [`CHUNK`].
+    pub fn pieces(&mut self) -> ChunksExactMut<'_, u8> {
+        let len = self.piece_len();
+        self.bytes_mut().chunks_exact_mut(len)
+    }
+
+    /// Returns the length of each of [`Buffer::pieces`].
     #[must_use]
-    pub fn halves(&mut self) -> (&mut [u8], &mut [u8]) {
-        let half = self.len / 2;
-        self.bytes_mut().split_at_mut(half)
+    pub fn piece_len(&self) -> usize {
+        CHUNK.min(self.len / 2)
     }
 
     /// Puts bytes at the start of the memory, which must have room for them, and returns them there.

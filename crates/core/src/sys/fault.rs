@@ -81,15 +81,23 @@ pub(crate) fn announce(_: Op) -> io::Result<Verdict> {
     Ok(Verdict::Proceed)
 }
 
-#[cfg(feature = "fault-injection")]
-pub(crate) use plan::announce;
+/// Returns the calling thread's plan, for a thread that works for it.
+#[cfg(not(feature = "fault-injection"))]
+pub(crate) fn mine() {}
+
+/// Puts another thread's plan in force for this one too.
+#[cfg(not(feature = "fault-injection"))]
+pub(crate) fn adopt((): ()) {}
+
 #[cfg(feature = "fault-injection")]
 pub use plan::{Effect, Fault, Plan};
+#[cfg(feature = "fault-injection")]
+pub(crate) use plan::{adopt, announce, mine};
 
 #[cfg(feature = "fault-injection")]
 mod plan {
     use std::cell::RefCell;
-    use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+    use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
     use super::{Op, Verdict, io};
 
@@ -123,7 +131,7 @@ mod plan {
     }
 
     #[derive(Default)]
-    struct State {
+    pub(crate) struct State {
         faults: Vec<Fault>,
         calls: Vec<Op>,
         hits: usize,
@@ -146,8 +154,11 @@ mod plan {
         }
     }
 
+    /// A plan of one thread, and of those that work for it.
+    pub(crate) type Mine = Arc<Mutex<State>>;
+
     thread_local! {
-        static MINE: RefCell<Option<State>> = const { RefCell::new(None) };
+        static MINE: RefCell<Option<Mine>> = const { RefCell::new(None) };
     }
 
     /// The plan for threads that have none of their own, and how often hanging calls were released.
@@ -167,7 +178,7 @@ mod plan {
         /// Puts faults in force for the calling thread, and begins a new record of its calls.
         #[must_use]
         pub fn new(faults: Vec<Fault>) -> Self {
-            MINE.set(Some(State { faults, ..State::default() }));
+            MINE.set(Some(Arc::new(Mutex::new(State { faults, ..State::default() }))));
             Self(None)
         }
 
@@ -210,7 +221,7 @@ mod plan {
 
         fn read<T: Default>(&self, read: impl FnOnce(&State) -> T) -> T {
             match self.0 {
-                None => MINE.with_borrow(|state| state.as_ref().map(read)),
+                None => mine().map(|state| read(&lock(&state))),
                 Some(_) => everywhere().0.as_ref().map(read),
             }
             .unwrap_or_default()
@@ -229,8 +240,20 @@ mod plan {
         }
     }
 
+    fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+        state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn mine() -> Option<Mine> {
+        MINE.with_borrow(Clone::clone)
+    }
+
+    pub(crate) fn adopt(mine: Option<Mine>) {
+        MINE.set(mine);
+    }
+
     pub(crate) fn announce(op: Op) -> io::Result<Verdict> {
-        let mine = MINE.with_borrow_mut(|state| state.as_mut().and_then(|state| state.meet(op)));
+        let mine = mine().and_then(|state| lock(&state).meet(op));
         let mut all = everywhere();
         let effect = mine.or_else(|| all.0.as_mut().and_then(|state| state.meet(op)));
         match effect {

@@ -16,6 +16,8 @@ pub mod fault;
 mod file;
 pub mod front;
 mod memory;
+#[forbid(unsafe_code)]
+pub mod pipeline;
 mod process;
 #[forbid(unsafe_code)]
 pub mod slice;

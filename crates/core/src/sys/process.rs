@@ -4,8 +4,9 @@
 
 use std::io;
 use std::mem::MaybeUninit;
+use std::thread::{Scope, ScopedJoinHandle};
 
-use crate::sys::fault::{Op, announce};
+use crate::sys::fault::{self, Op, announce};
 
 /// Returns the machine's host name, with other characters than letters, digits and `-` replaced.
 #[must_use]
@@ -75,6 +76,25 @@ pub fn start_thread(stack: usize, run: impl FnOnce() + Send + 'static) -> io::Re
     announce(Op::StartThread)?;
     let thread = std::thread::Builder::new().name("walsafe".to_owned()).stack_size(stack);
     with_signals_blocked(|| thread.spawn(run)).map(drop)
+}
+
+/// Starts a thread that never receives a signal and ends within a scope.
+///
+/// # Errors
+/// As [`start_thread`].
+pub(super) fn start_scoped<'scope, T: Send + 'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    stack: usize,
+    run: impl FnOnce() -> T + Send + 'scope,
+) -> io::Result<ScopedJoinHandle<'scope, T>> {
+    announce(Op::StartThread)?;
+    let faults = fault::mine();
+    let thread = std::thread::Builder::new().name("walsafe-writer".to_owned()).stack_size(stack);
+    let run = move || {
+        fault::adopt(faults);
+        run()
+    };
+    with_signals_blocked(|| thread.spawn_scoped(scope, run))
 }
 
 /// Runs `f` with every signal blocked in the calling thread, so that threads started by it never

@@ -18,6 +18,7 @@ pub(super) fn run(arguments: &Check) -> u8 {
             data_directory: arguments.pgdata.as_deref(),
             min_free: u64::from(arguments.min_free) << 20,
             read_only: arguments.read_only,
+            remove_stray: arguments.remove_stray,
             steps: Some(&signs.steps),
         };
         let checks = check::check(archive, &options);

@@ -9,7 +9,8 @@
 //! [`Pool::wake_handle`], and takes the result. A pool serves one [`Plan`]; when a setting changes, the
 //! caller retires the pool and makes another, so that no success from before the change counts.
 //!
-//! Bounds: at most `max(workers, 1)` threads; for each worker at most [`AHEAD_PER_WORKER`] files that are
+//! Bounds: at most `max(workers, 1)` threads, and for each one more that writes what it copies
+//! ([`pipeline`](crate::sys::pipeline)); for each worker at most [`AHEAD_PER_WORKER`] files that are
 //! done, ready or under way and not asked for yet; and at most [`READY_FILES`] that are ready or under way.
 
 use std::io::Read;

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use super::add_line;
 use crate::prove::finding::{Finding, FindingKind, Findings, Problem};
 use crate::store::Visit;
-use crate::store::directory::temporary::Owner;
+use crate::store::directory::temporary::{self, Owner};
 use crate::store::listing::{self, Stranger};
 use crate::sys::{self, Dir};
 use crate::wal::name::FileName;
@@ -18,6 +18,9 @@ const STRAY_AFTER: Duration = Duration::from_secs(3600);
 
 /// The same for a temporary file of `basic_archive`, which writes it in one go and removes only its own.
 const BASIC_STRAY_AFTER: Duration = Duration::from_secs(60);
+
+/// What is added for a file that `walsafe check --remove-stray` removes.
+const MAY_GO: &str = ", for more than a day: it may go (walsafe check --remove-stray)";
 
 /// Judges names that are not those of WAL files.
 pub(super) struct Strangers<'d> {
@@ -45,8 +48,12 @@ impl<'d> Strangers<'d> {
     ) {
         let problem = match what {
             Stranger::Temporary(owner) => {
-                stray(&self.dir.path().join(name), owner.as_ref(), &self.host)
-                    .map(|reason| Problem::new(FindingKind::StrayTemporary, reason))
+                stray(&self.dir.path().join(name), owner.as_ref(), &self.host).map(|reason| {
+                    let us = Owner { host: self.host.clone(), pid: std::process::id() };
+                    let may_go = temporary::is_forsaken(self.dir, name, &us).unwrap_or(false);
+                    let may_go = if may_go { MAY_GO } else { "" };
+                    Problem::new(FindingKind::StrayTemporary, format!("{reason}{may_go}"))
+                })
             }
             Stranger::Unknown if listing::archived(visit, name).is_some() => {
                 self.kept &= add_line(&mut self.archived, name);

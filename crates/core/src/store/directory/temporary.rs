@@ -8,6 +8,7 @@ use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::ops::Deref;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use crate::error::{Action, Error};
 use crate::sys::{self, Dir};
@@ -183,6 +184,89 @@ pub(super) fn remove_where(
     }
 }
 
+/// How long a temporary file must not have been written to before it may go although nobody can tell whether
+/// the process that made it, on another host, still runs.
+pub const FORSAKEN_AFTER: Duration = Duration::from_secs(86400);
+
+/// Temporary files that nobody will ever ask for: their host does not come back, as with pods.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Forsaken {
+    /// How many there are, or how many were removed.
+    pub count: u64,
+    /// One of their names.
+    pub example: Option<String>,
+    /// How many could not be looked at or removed, and why the first one could not.
+    pub failed: u64,
+    /// The reason of the first failure.
+    pub reason: Option<String>,
+}
+
+/// Returns whether a file is a forsaken one: a regular file (no link is followed) with a name of ours, not
+/// written to for [`FORSAKEN_AFTER`], and made on another host or by a process of this host that is dead.
+///
+/// # Errors
+/// The file could not be looked at.
+pub fn is_forsaken(dir: &Dir, name: &str, us: &Owner) -> std::io::Result<bool> {
+    let Some(owner) = Owner::of(name) else { return Ok(false) };
+    if owner.host == us.host && !is_stray(name, us) {
+        return Ok(false);
+    }
+    let metadata = match std::fs::symlink_metadata(dir.path().join(name)) {
+        Ok(metadata) => metadata,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+        Err(e) => return Err(e),
+    };
+    // A change in the future comes from another clock, and says nothing of how long ago it was.
+    let idle = SystemTime::now().duration_since(metadata.modified()?).unwrap_or_default();
+    Ok(metadata.is_file() && idle >= FORSAKEN_AFTER)
+}
+
+/// Counts the forsaken temporary files of a directory, and removes them if `remove` says so.
+///
+/// # Errors
+/// The directory could not be listed.
+pub fn forsaken(dir: &Dir, us: &Owner, remove: bool) -> Result<Forsaken, Error> {
+    let mut all = Forsaken::default();
+    loop {
+        let (mut found, mut more) = (Vec::new(), false);
+        let mut look = Forsaken::default();
+        dir.for_each_name(|name| match is_forsaken(dir, name, us) {
+            Ok(false) => {}
+            Ok(true) if remove && found.len() == AT_A_TIME => more = true,
+            Ok(true) if remove => found.push(name.to_owned()),
+            Ok(true) => look.add(name),
+            Err(e) => look.fail(&e),
+        })
+        .map_err(|e| Error::io(Action::ListDestination, dir.path(), e))?;
+        let before = all.count;
+        for name in &found {
+            match dir.unlink(name) {
+                Ok(()) => look.add(name),
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+                Err(e) => look.fail(&e),
+            }
+        }
+        all.count += look.count;
+        all.example = all.example.or(look.example);
+        (all.failed, all.reason) = (look.failed, look.reason);
+        if !more || all.count == before {
+            return Ok(all);
+        }
+    }
+}
+
+impl Forsaken {
+    fn add(&mut self, name: &str) {
+        self.count += 1;
+        self.example.get_or_insert_with(|| name.to_owned());
+    }
+
+    fn fail(&mut self, error: &std::io::Error) {
+        self.failed += 1;
+        self.reason.get_or_insert_with(|| error.to_string());
+    }
+}
+
 /// Returns whether a name in an archive is one that this project gives to its own files, so that it is
 /// neither WAL nor foreign.
 #[must_use]
@@ -296,6 +380,51 @@ mod tests {
         });
         assert_eq!(removed, Some(1));
         child.wait().unwrap();
+    }
+
+    /// Nothing ever removed what a pod left that does not come back.
+    #[test]
+    fn files_of_a_host_that_is_gone_may_go_after_a_day_and_only_those() {
+        let temp = tempfile::tempdir().unwrap();
+        let elsewhere = Owner { host: "pod-1".to_owned(), pid: us().pid };
+        let parent = Owner { pid: std::os::unix::process::parent_id(), ..us() };
+        let live = us().temporary_name("live");
+        let make = |name: &str, hours: u64| {
+            let file = std::fs::File::create(temp.path().join(name)).unwrap();
+            file.set_modified(SystemTime::now() - Duration::from_secs(hours * 3600)).unwrap();
+            name.to_owned()
+        };
+        let gone = [
+            make(&elsewhere.temporary_name("old"), 25),
+            make(&elsewhere.temporary_name("older"), 900),
+            make(&of_another_life("dead", 7), 25),
+        ];
+        let target = make("target", 25);
+        let link = elsewhere.temporary_name("link").to_string();
+        std::os::unix::fs::symlink(temp.path().join(&target), temp.path().join(&link)).unwrap();
+        let directory = elsewhere.temporary_name("directory").to_string();
+        std::fs::create_dir(temp.path().join(&directory)).unwrap();
+        let mut keep = vec![
+            make(&elsewhere.temporary_name("young"), 23),
+            make(&parent.temporary_name("ours"), 900),
+            make(&live, 900),
+            make(".walsafe.tmp", 900),
+            make("archtemp.000000010000000000000001.7.8", 900),
+            target,
+            link,
+            directory,
+        ];
+        let dir = Dir::open(temp.path()).unwrap();
+        assert_eq!(forsaken(&dir, &us(), false).unwrap().count, 3);
+        let removed = forsaken(&dir, &us(), true).unwrap();
+        assert_eq!((removed.count, removed.failed), (3, 0));
+        assert!(gone.contains(&removed.example.unwrap()));
+        let mut left: Vec<String> = Vec::new();
+        dir.for_each_name(|name| left.push(name.to_owned())).unwrap();
+        left.sort();
+        keep.sort();
+        assert_eq!(left, keep);
+        assert_eq!(forsaken(&dir, &us(), true).unwrap(), Forsaken::default());
     }
 
     #[test]
