@@ -29,14 +29,23 @@ impl FuseMount {
     pub fn new() -> Self {
         let home = Scratch::new("fuse");
         let behind = home.dir("behind");
-        Self::mounted(home, behind, None)
+        Self::mounted(home, behind, None, &[])
+    }
+
+    /// An empty one, with options of bindfs.
+    #[must_use]
+    #[track_caller]
+    pub fn with(options: &[&str]) -> Self {
+        let home = Scratch::new("fuse");
+        let behind = home.dir("behind");
+        Self::mounted(home, behind, None, options)
     }
 
     /// A directory that exists, seen through it.
     #[must_use]
     #[track_caller]
     pub fn showing(behind: &Path) -> Self {
-        Self::mounted(Scratch::new("fuse"), behind.to_owned(), None)
+        Self::mounted(Scratch::new("fuse"), behind.to_owned(), None, &[])
     }
 
     /// The same through a second one. While the first is stalled, the second daemon has taken the calls and
@@ -46,14 +55,15 @@ impl FuseMount {
     pub fn showing_twice(behind: &Path) -> Self {
         let below = Self::showing(behind);
         let path = below.path().to_owned();
-        Self::mounted(Scratch::new("fuse"), path, Some(Box::new(below)))
+        Self::mounted(Scratch::new("fuse"), path, Some(Box::new(below)), &[])
     }
 
     #[track_caller]
-    fn mounted(home: Scratch, behind: PathBuf, below: Option<Box<Self>>) -> Self {
+    fn mounted(home: Scratch, behind: PathBuf, below: Option<Box<Self>>, options: &[&str]) -> Self {
         let point = home.dir("fs");
         let daemon = Command::new("bindfs")
             .arg("-f")
+            .args(options)
             .args([&behind, &point])
             .stdin(Stdio::null())
             .spawn()

@@ -56,7 +56,7 @@ fn a_good_configuration_has_nothing_to_complain_about() {
         names,
         "archive_mode, archive_library, archive_command, destination, archive_timeout, restore_command, directory, ownership, identity, \
          free space, no-replace publish, unnamed temporary files, extended attributes, \
-         flush latency, same file system, contents, timelines, temporary files"
+         file mode, flush latency, same file system, contents, timelines, temporary files"
     );
     // The probes leave nothing behind.
     let names = harness::scratch::names(storage.path());
@@ -139,6 +139,11 @@ fn a_destination_that_cannot_be_written() {
     let (archive, cluster) = archiving();
     chmod(archive.path(), 0o500);
     assert_check(&cluster, "no-replace publish", "error", "Permission denied");
+    // Who has it, who needs it, and the command; in one row and not in four.
+    assert_check(&cluster, "no-replace publish", "error", "mode 0500; the server's user is ");
+    assert_check(&cluster, "no-replace publish", "error", "Run \"chmod u+rwx ");
+    let errors = "SELECT count(*) FROM walsafe_archive_check() WHERE status = 'error'";
+    assert_eq!(cluster.sql(errors), "1");
     chmod(archive.path(), 0o700);
 }
 
@@ -147,8 +152,9 @@ fn a_destination_open_to_others() {
     let (archive, cluster) = archiving();
     for (mode, status, says) in [
         (0o755, "warning", "everyone can list it"),
-        (0o770, "error", "users other than its owner can write"),
-        (0o777, "error", "users other than its owner can write"),
+        (0o770, "warning", "the members of group"),
+        (0o777, "error", "every user can remove and replace WAL in it"),
+        (0o1777, "warning", "every user can put a file into it"),
         (0o750, "ok", "mode 0750"),
         (0o700, "ok", "mode 0700"),
     ] {

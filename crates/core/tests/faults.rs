@@ -166,8 +166,13 @@ impl Trial {
         let Effect::Fail(errno) = fault.effect else { return };
         let expected = TROUBLE.iter().find(|(number, _)| *number == errno).map(|(_, kind)| *kind);
         // A temporary name that cannot be removed, space that cannot be told, or a thread to write beside that
-        // cannot be started, fails nothing. Neither does an attribute that is refused: what counts is the file.
-        let refused = fault.op == Op::SetAttribute && matches!(errno, libc::ENOSPC | libc::EACCES);
+        // cannot be started, fails nothing. Neither does an attribute, or a permission, that is refused: what
+        // counts is the file.
+        let refused = match fault.op {
+            Op::SetAttribute => matches!(errno, libc::ENOSPC | libc::EACCES),
+            Op::SetMode => errno == libc::EACCES,
+            _ => false,
+        };
         let harmless = refused || matches!(fault.op, Op::Unlink | Op::FileSystem | Op::StartThread);
         match (result, expected) {
             (Ok(_), Some(_)) => {

@@ -193,3 +193,57 @@ fn a_check_leaves_nothing_in_an_append_only_directory() {
     assert!(check.detail.contains("append-only"), "{check:?}");
     assert!(checks.iter().all(|check| check.status != Status::Error), "{checks:?}");
 }
+
+/// Nothing was archived: the identity file's `fchmod` failed. A change that was ignored was not noticed.
+#[test]
+fn a_permission_that_is_refused_is_done_without_and_the_receipt_says_so() {
+    for errno in [libc::EPERM, libc::EACCES, libc::EOPNOTSUPP, libc::EINVAL, libc::ENOSYS] {
+        for (asked, said) in [("0640", true), ("0600", false)] {
+            let mut world = World::new();
+            world.plan.file_mode = asked.parse().unwrap();
+            world.plan.check_wal = CheckWal::Off;
+            let job = world.segment(1, 1);
+            let plan = always(Op::SetMode, errno);
+            let receipt = run(&world.plan, &job).unwrap();
+            drop(plan);
+            let message =
+                "archived files do not have the permission of \"walsafe_archive.file_mode\"";
+            let notice = receipt.notices.iter().find(|notice| notice.message == message);
+            // New files have 0600 by themselves.
+            assert_eq!(notice.is_some(), said, "{errno}");
+            if let Some(notice) = notice {
+                assert!(notice.detail.contains("mode 0600, and 0640"), "{notice:?}");
+                assert!(notice.hint.contains("file_mode, dir_mode and uid"), "{notice:?}");
+            }
+        }
+    }
+    let world = World::new();
+    let job = world.segment(1, 1);
+    let plan = always(Op::SetMode, libc::EIO);
+    assert_eq!(run(&world.plan, &job).unwrap_err().kind(), ErrorKind::IoError);
+    drop(plan);
+}
+
+/// The archiver used such a directory without a word.
+#[test]
+fn a_directory_that_every_user_can_write_into_is_told_of() {
+    use std::os::unix::fs::PermissionsExt;
+
+    for (mode, says, status) in [
+        (0o777, Some("remove or replace"), Status::Error),
+        (0o1777, Some("that is still to come"), Status::Warning),
+        (0o755, None, Status::Warning),
+    ] {
+        let world = World::new();
+        let job = world.segment(1, 1);
+        fs::set_permissions(&world.archive, fs::Permissions::from_mode(mode)).unwrap();
+        let receipt = run(&world.plan, &job).unwrap();
+        let message = "every user can write into the archive directory";
+        let notice = receipt.notices.iter().find(|notice| notice.message == message);
+        assert_eq!(notice.is_some(), says.is_some(), "{mode:o}");
+        assert!(notice.is_none_or(|notice| notice.detail.contains(says.unwrap())), "{notice:?}");
+        let checks = check::check(&world.archive, &check::Options::default());
+        let check = checks.iter().find(|check| check.name == "ownership").unwrap();
+        assert_eq!(check.status, status, "{check:?}");
+    }
+}

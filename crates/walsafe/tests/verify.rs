@@ -479,7 +479,7 @@ fn list_check_and_manifest_tell_what_there_is() {
     assert!(check(&[]).out.starts_with("WALSAFE OK"));
     let run = check(&["--pgdata", data.to_str().unwrap()]);
     assert_eq!(run.status, Some(1), "one file system: {run:?}");
-    fs::set_permissions(place.path("archive"), fs::Permissions::from_mode(0o770)).unwrap();
+    fs::set_permissions(place.path("archive"), fs::Permissions::from_mode(0o777)).unwrap();
     let run = check(&[]);
     assert_eq!(run.status, Some(2));
     assert!(run.out.starts_with("WALSAFE CRITICAL - ownership"), "{run:?}");

@@ -10,6 +10,8 @@ use crate::store::Limit;
 
 const ATTRIBUTES: &str = "files are archived without extended attributes";
 const REMOVAL: &str = "temporary files stay in the archive";
+const MODE: &str = "archived files do not have the permission of \"walsafe_archive.file_mode\"";
+const OPEN: &str = "every user can write into the archive directory";
 
 /// What this process has said, and of which destination. A pool that follows another one, because a setting
 /// changed, does not say it again.
@@ -37,6 +39,28 @@ pub(super) fn notice(path: &Path, limit: Limit, refused: &io::Error) -> Notice {
             ),
             "If the directory is append-only (lsattr -d), put the archive on a file system with unnamed temporary files (ext4, XFS, btrfs), or take the attribute away (chattr -a).",
         ),
+        Limit::Mode { asked, given } => (
+            Level::Warning,
+            "01000",
+            MODE,
+            format!(
+                "Files in \"{path}\" have mode {given:04o}, and {asked:04o} was asked for: its mount refuses or ignores changes."
+            ),
+            "Set the permissions with the options of the mount (SMB: file_mode, dir_mode and uid), or \"walsafe_archive.file_mode\" to what the mount gives.",
+        ),
+        Limit::OpenToAll { sticky } => (
+            Level::Warning,
+            "01000",
+            OPEN,
+            if sticky {
+                format!(
+                    "Any user of this host can put a file into \"{path}\" under the name of WAL that is still to come, which stops archiving."
+                )
+            } else {
+                format!("Any user of this host can remove or replace the WAL in \"{path}\".")
+            },
+            "Let the directory belong to the server's user, and run \"chmod o-w\" on it. Where the mount decides (SMB: dir_mode), set its option.",
+        ),
     };
     let (message, hint) = (message.to_owned(), hint.to_owned());
     Notice { level, sqlstate, message, detail, hint }
@@ -49,7 +73,8 @@ pub(super) fn once(destination: &Path, notices: &mut Vec<Notice>) {
     }
     let mut said = SAID.lock().unwrap_or_else(PoisonError::into_inner);
     notices.retain(|notice| {
-        let known = [ATTRIBUTES, REMOVAL].into_iter().find(|known| notice.message == *known);
+        let known =
+            [ATTRIBUTES, REMOVAL, MODE, OPEN].into_iter().find(|known| notice.message == *known);
         known.is_none_or(|known| said.insert((destination.to_owned(), known)))
     });
 }

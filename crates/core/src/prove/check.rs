@@ -1,7 +1,7 @@
 //! The checks of an archive directory that need no server: whether it is fit to archive to, and to
 //! recover from.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -9,6 +9,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use self::following::Following;
+use self::ownership::ownership;
 use crate::encoding::digest::{CHECKED_ATTRIBUTE, CONTENT_ATTRIBUTE, STORED_ATTRIBUTE};
 use crate::error::{Action, Activity, Error, ErrorKind};
 use crate::server::control::ControlFile;
@@ -23,6 +24,8 @@ use crate::sys::{self, Dir};
 
 mod contents;
 mod following;
+mod mode;
+mod ownership;
 pub mod restoring;
 mod unarchived;
 
@@ -33,7 +36,7 @@ pub enum Status {
     Ok,
     /// It works, but something should be better.
     Warning,
-    /// Archiving, or a recovery, cannot work.
+    /// Archiving, or a recovery, cannot work or cannot be relied on.
     Error,
 }
 
@@ -89,7 +92,10 @@ pub fn check(path: &Path, options: &Options<'_>) -> Vec<Check> {
     let steps = options.steps.unwrap_or(&unwatched);
     let visit = match store.open(steps) {
         Ok(visit) => visit,
-        Err(error) => return vec![unusable(&error)],
+        Err(error) => {
+            let there = std::fs::metadata(path).ok();
+            return vec![denied("directory", &error, path, there.as_ref(), options)];
+        }
     };
     let dir = visit.dir();
     let mut checks =
@@ -100,8 +106,20 @@ pub fn check(path: &Path, options: &Options<'_>) -> Vec<Check> {
     if !options.read_only {
         remove_probes(dir);
         let append_only = dir.is_append_only();
-        checks.push(if append_only { only_appended(dir) } else { publish(&visit) });
-        checks.extend([unnamed(dir), attributes(dir), flush(dir, steps)]);
+        let name = "no-replace publish";
+        let published = if append_only { Ok(only_appended(dir)) } else { publish(name, &visit) };
+        match published {
+            // Every other probe would fail for the same cause.
+            Err(error) if may_not_create(&error) => {
+                let there = dir.metadata().ok();
+                checks.push(denied(name, &error, path, there.as_ref(), options));
+            }
+            published => {
+                checks.push(published.unwrap_or_else(|error| failed(name, &error)));
+                let file_mode = mode::file_mode(dir);
+                checks.extend([unnamed(dir), attributes(dir), file_mode, flush(dir, steps)]);
+            }
+        }
     }
     checks.extend(options.data_directory.map(|data| same_file_system(dir, data)));
     checks.extend(names(&visit, options));
@@ -131,6 +149,28 @@ fn failed(name: &'static str, error: &Error) -> Check {
     made(name, Status::Error, format!("{error}: {} {hint}", error.detail()))
 }
 
+/// Returns whether no file may be created there.
+fn may_not_create(error: &Error) -> bool {
+    let creating = matches!(error, Error::Io { action: Action::CreateTemporary, .. });
+    creating && error.kind() == ErrorKind::PermissionDenied
+}
+
+/// As [`failed`]; where permission is missing, says who has it and what gives it to the server.
+fn denied(
+    name: &'static str,
+    error: &Error,
+    path: &Path,
+    there: Option<&Metadata>,
+    options: &Options<'_>,
+) -> Check {
+    let mut check = failed(name, error);
+    if let Some(there) = there.filter(|_| error.kind() == ErrorKind::PermissionDenied) {
+        check.detail.push(' ');
+        check.detail.push_str(&ownership::who_may(path, there, options));
+    }
+    check
+}
+
 fn directory(dir: &Dir, options: &Options<'_>) -> Check {
     let name = "directory";
     let real = dir.real_path().unwrap_or_else(|| dir.path().to_owned());
@@ -141,60 +181,6 @@ fn directory(dir: &Dir, options: &Options<'_>) -> Check {
         return made(name, Status::Error, detail);
     }
     made(name, Status::Ok, format!("\"{}\" can be opened", real.display()))
-}
-
-/// Returns the user that runs the server, if that is known: root never does.
-fn server_user(options: &Options<'_>) -> Option<u32> {
-    // The server refuses to start with a data directory of somebody else's.
-    let of = |data: &Path| std::fs::metadata(data.join("PG_VERSION")).map(|file| file.uid());
-    let user = options.data_directory.and_then(|data| of(data).ok());
-    user.or_else(|| Some(sys::user()).filter(|user| *user != 0))
-}
-
-/// Returns what is wrong with the owner of the directory or of its identity file. Whoever owns one of them
-/// can put another one there, or lock the server out.
-fn wrong_owner(dir: &Dir, owner: u32, options: &Options<'_>) -> Option<String> {
-    let server = server_user(options)?;
-    let path = dir.path().display();
-    let may = |user: u32| user == server || user == 0;
-    if !may(owner) {
-        return Some(format!(
-            "it belongs to neither the server's user ({server}) nor root. Run \"chown {server} {path}\" as root."
-        ));
-    }
-    // What else is wrong with the file, the check of the identity says.
-    let file = dir.open_file(identity::FILE_NAME).and_then(|file| file.metadata()).ok()?;
-    let (name, owner, mode) = (identity::FILE_NAME, file.uid(), file.mode());
-    let wrong = if !may(owner) {
-        format!("belongs to user {owner}, neither the server's ({server}) nor root")
-    } else if owner != server && mode & 0o044 == 0 {
-        format!("belongs to root, and the server's user ({server}) cannot read it")
-    } else {
-        return None;
-    };
-    Some(format!("\"{name}\" {wrong}. Run \"chown {server} {path}/{name}\" as root."))
-}
-
-fn ownership(dir: &Dir, options: &Options<'_>) -> Check {
-    let name = "ownership";
-    let metadata = match dir.metadata() {
-        Ok(metadata) => metadata,
-        Err(e) => return failed(name, &Error::io(Action::LookUpDestination, dir.path(), e)),
-    };
-    let mode = metadata.mode() & 0o7777;
-    let found = format!("owner {}, mode {mode:04o}", metadata.uid());
-    if let Some(wrong) = wrong_owner(dir, metadata.uid(), options) {
-        made(name, Status::Error, format!("{found}: {wrong}"))
-    } else if mode & 0o022 != 0 {
-        let detail =
-            format!("{found}: users other than its owner can write into it. Run chmod go-w on it.");
-        made(name, Status::Error, detail)
-    } else if mode & 0o007 != 0 {
-        let detail = format!("{found}: everyone can list it. Run chmod o-rwx on it.");
-        made(name, Status::Warning, detail)
-    } else {
-        made(name, Status::Ok, found)
-    }
 }
 
 fn identity(visit: &dyn Visit, options: &Options<'_>) -> Check {
@@ -278,8 +264,7 @@ fn space(dir: &Dir, options: &Options<'_>) -> Check {
 
 /// Publishes a probe as the archiver does, twice under one name: the second must not replace the first.
 /// Both names are those of temporary files, so that the next check removes what a killed check leaves.
-fn publish(visit: &DirectoryVisit<'_>) -> Check {
-    let name = "no-replace publish";
+fn publish(name: &'static str, visit: &DirectoryVisit<'_>) -> Result<Check, Error> {
     let target = Owner::this_process().temporary_name(PROBE);
     let attempt = || -> Result<Publication, Error> {
         let seal = Seal { digests: None, checked: None, mode: 0o600, flush: false, verify: false };
@@ -288,13 +273,13 @@ fn publish(visit: &DirectoryVisit<'_>) -> Check {
     let (first, second) = (attempt(), attempt());
     let _ = visit.dir().unlink(&target);
     match (first, second) {
-        (Err(e), _) | (Ok(_), Err(e)) => failed(name, &e),
+        (Err(e), _) | (Ok(_), Err(e)) => Err(e),
         (Ok(Publication::Published), Ok(Publication::NameTaken)) => {
-            made(name, Status::Ok, "a file cannot replace another")
+            Ok(made(name, Status::Ok, "a file cannot replace another"))
         }
         (Ok(_), Ok(_)) => {
             let detail = "the file system let a second file take the name of the first. Use another file system.";
-            made(name, Status::Error, detail)
+            Ok(made(name, Status::Error, detail))
         }
     }
 }

@@ -11,3 +11,4 @@ pub mod ready;
 pub mod settings;
 pub mod source;
 pub mod stats;
+pub mod users;

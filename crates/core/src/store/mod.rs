@@ -26,6 +26,7 @@ pub mod identity;
 pub mod lag;
 pub mod limit;
 pub mod listing;
+pub mod mode;
 mod names;
 mod progress;
 pub mod unchecked;

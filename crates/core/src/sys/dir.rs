@@ -8,6 +8,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::sys::call::{again, c_string, check, openat};
@@ -329,6 +330,16 @@ impl Dir {
     pub fn is_at_its_path(&self) -> io::Result<bool> {
         let there = again(Op::Stat, |_| std::fs::metadata(&self.path))?;
         Ok(self.own_entry()?.is_same_file(&entry_from(&there)))
+    }
+
+    /// Returns the directory's permission bits, only to be told of: nothing depends on it, as with
+    /// [`Dir::space`].
+    ///
+    /// # Errors
+    /// What `fstat` reports.
+    pub fn mode(&self) -> io::Result<u32> {
+        announce(Op::FileSystem)?;
+        Ok(File::from(self.fd.try_clone()?).metadata()?.mode())
     }
 
     /// Returns what `fstat` says of the directory itself, and its owner.

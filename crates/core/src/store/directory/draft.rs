@@ -14,6 +14,7 @@ use super::{Here, Staging};
 use crate::encoding::digest::{CHECKED_ATTRIBUTE, CONTENT_ATTRIBUTE, Hasher, STORED_ATTRIBUTE};
 use crate::error::{Action, Error};
 use crate::store::limit::Limit;
+use crate::store::mode;
 use crate::store::{Digests, Draft, FinalName, Progress, Publication, Seal, Sealed};
 use crate::sys;
 use crate::sys::buffer::Buffer;
@@ -133,15 +134,18 @@ impl<'p> DirectoryDraft<'p> {
                 break;
             }
         }
-        sys::set_mode(file, seal.mode).map_err(|e| self.failed(Action::SealCopy, e))?;
+        mode::ask(file, seal.mode).map_err(|e| self.failed(Action::SealCopy, e))?;
         if seal.flush {
             sys::flush(file).map_err(|e| self.failed(Action::FlushCopy, e))?;
             // Without direct I/O, the copy went through the page cache, which belongs to the database.
             sys::drop_cached(file, 0, 0);
         }
         self.progress.tick();
-        let stored_bytes =
-            sys::entry(file).map_err(|e| self.failed(Action::SealCopy, e))?.allocated;
+        let entry = sys::entry(file).map_err(|e| self.failed(Action::SealCopy, e))?;
+        if let Some(given) = mode::other(entry.mode, seal.mode) {
+            self.here.ways.limits.note_mode(seal.mode, given);
+        }
+        let stored_bytes = entry.allocated;
         let Self { here, progress, final_name, sink, temporary } = self;
         let file = sink.into_file();
         let seal = *seal;

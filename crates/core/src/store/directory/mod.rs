@@ -260,7 +260,13 @@ impl Visit for DirectoryVisit<'_> {
     }
 
     fn limits(&self) -> Vec<(Limit, io::Error)> {
-        self.here.ways.limits.noted()
+        let mut limits = self.here.ways.limits.noted();
+        let mode = self.dir().mode().unwrap_or(0);
+        if mode & 0o002 != 0 {
+            let open = Limit::OpenToAll { sticky: mode & 0o1000 != 0 };
+            limits.push((open, io::Error::other("the directory's mode")));
+        }
+        limits
     }
 
     fn space(&self) -> Option<Space> {
