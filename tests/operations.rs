@@ -39,7 +39,9 @@ fn pages() -> Vec<(String, Vec<Block>)> {
 /// The tests' statements, without comments. tools/test-packages-inside is one too.
 fn statements() -> Vec<String> {
     let tests = repository("tests");
+    let of_sql = scratch::names(&tests.join("sql")).into_iter().map(|name| format!("sql/{name}"));
     let programs = scratch::names(&tests).into_iter().filter(|name| name.ends_with(".rs"));
+    let programs = programs.chain(of_sql);
     let code = |text: String| {
         let lines = text.lines().filter(|line| !line.trim_start().starts_with("//"));
         lines.map(|line| format!("{line} ")).collect::<String>()
