@@ -87,10 +87,11 @@ impl Delivery {
         }
     }
 
-    /// Puts the file in its place.
+    /// Puts the file in its place, unless a write was refused at last: the server's own flush comes through
+    /// another descriptor, and would not hear of it.
     pub(super) fn finish(mut self) -> Result<(), RestoreError> {
-        self.dir
-            .replace(&self.temporary, &self.target_name)
+        sys::close_second(&self.file)
+            .and_then(|()| self.dir.replace(&self.temporary, &self.target_name))
             .map_err(|e| failed(&self.target, Some(&self.dir), e))?;
         self.done = true;
         Ok(())

@@ -23,6 +23,7 @@ pub enum Op {
     SetMode,
     SetOwner,
     Flush,
+    Close,
     Link,
     LinkUnnamed,
     Rename,
@@ -37,7 +38,7 @@ pub enum Op {
 
 impl Op {
     /// Every operation of archiving, for tests that fail each in turn.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::OpenDirectory,
         Self::Open,
         Self::CreateUnnamed,
@@ -49,6 +50,7 @@ impl Op {
         Self::SetMode,
         Self::SetOwner,
         Self::Flush,
+        Self::Close,
         Self::Link,
         Self::LinkUnnamed,
         Self::Rename,

@@ -15,6 +15,7 @@ pub mod fault;
 #[forbid(unsafe_code)]
 mod file;
 pub mod front;
+mod late;
 mod memory;
 #[forbid(unsafe_code)]
 pub mod pipeline;
@@ -30,6 +31,7 @@ pub use self::file::{
     Entry, allocated, entry, flush, open_source, read_full, read_full_at, set_len, set_mode,
     set_owner, source_entry, write_all_at,
 };
+pub use self::late::{close_second, keeps_flush_of_unnamed};
 pub use self::memory::{
     DIRECT_ALIGNMENT, HUGE_PAGE, give_memory_back, headroom, prefer_huge_pages, shared, zeroed,
 };

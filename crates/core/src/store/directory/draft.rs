@@ -139,6 +139,9 @@ impl<'p> DirectoryDraft<'p> {
             sys::flush(file).map_err(|e| self.failed(Action::FlushCopy, e))?;
             // Without direct I/O, the copy went through the page cache, which belongs to the database.
             sys::drop_cached(file, 0, 0);
+        } else if self.temporary.is_some() {
+            // NFS and FUSE, which have no files without names, may tell of a refused write only there.
+            sys::close_second(file).map_err(|e| self.failed(Action::WriteCopy, e))?;
         }
         self.progress.tick();
         let entry = sys::entry(file).map_err(|e| self.failed(Action::SealCopy, e))?;
@@ -192,7 +195,16 @@ impl Sealed for DirectorySealed {
         }
         let here = &self.here;
         match here.dir.link_unnamed(&self.file, &self.final_name.to_string()) {
-            Ok(()) => Ok(Publication::Published),
+            Ok(()) => {
+                // Where the flush before the name was passed over. Should it fail now, guarantee G8 holds for the
+                // published file.
+                if self.seal.flush && !sys::keeps_flush_of_unnamed(&self.file) {
+                    sys::flush(&self.file)
+                        .map_err(|e| failed(here, &self.final_name, Action::FlushCopy, e))?;
+                    progress.tick();
+                }
+                Ok(Publication::Published)
+            }
             Err(e) if exists(&e) => Ok(Publication::NameTaken),
             // ENOENT: there is no /proc here. Or the directory is gone; creating a name then says so.
             Err(e) if cannot_link(&e) || e.raw_os_error() == Some(libc::ENOENT) => {
