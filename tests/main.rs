@@ -19,6 +19,7 @@ mod lineage;
 mod monitoring;
 mod mount_modes;
 mod moving_over;
+mod odd_storage;
 mod one_history;
 mod operations;
 mod pg_test;

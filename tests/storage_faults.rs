@@ -84,6 +84,27 @@ fn a_full_file_system() {
     }
 }
 
+/// "57 MB of 58 MB are free", with advice to free space.
+#[test]
+fn a_file_system_without_inodes() {
+    require!(privileged());
+    let mount = Mount::new(Fs::Ext4, 24);
+    let cluster = Cluster::archiving_to(mount.path()).set("walsafe_archive.workers", "0").start();
+    cluster.wait_archived(&cluster.switch_wal());
+    let spare = mount.dir("spare");
+    let files = (0..).map(|n| spare.join(format!("{n}")));
+    let made = files.take_while(|file| fs::write(file, "").is_ok()).count();
+    assert!(made > 100, "{made}");
+    let mark = cluster.mark();
+    let name = cluster.switch_wal();
+    let report = wait_for_failure(&cluster, mark, "53100", &name);
+    assert!(report.detail.contains("No inode is left there"), "{report:?}");
+    assert!(report.hint.contains("with more inodes"), "{report:?}");
+    assert_clean(mount.path(), &name);
+    fs::remove_dir_all(spare).unwrap();
+    goes_on(&cluster, mount.path(), &[&name]);
+}
+
 #[test]
 fn a_quota_that_is_used_up() {
     require!(privileged());

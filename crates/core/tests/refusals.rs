@@ -6,7 +6,8 @@
 
 mod common;
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 
 use common::*;
 use walsafe_core::error::{Activity, ErrorKind};
@@ -200,6 +201,9 @@ fn a_permission_that_is_refused_is_done_without_and_the_receipt_says_so() {
     for errno in [libc::EPERM, libc::EACCES, libc::EOPNOTSUPP, libc::EINVAL, libc::ENOSYS] {
         for (asked, said) in [("0640", true), ("0600", false)] {
             let mut world = World::new();
+            // What is refused is refused in the archive alone: no group reads this data directory.
+            fs::set_permissions(world.root.path().join("data"), Permissions::from_mode(0o700))
+                .unwrap();
             world.plan.file_mode = asked.parse().unwrap();
             world.plan.check_wal = CheckWal::Off;
             let job = world.segment(1, 1);
@@ -227,8 +231,6 @@ fn a_permission_that_is_refused_is_done_without_and_the_receipt_says_so() {
 /// The archiver used such a directory without a word.
 #[test]
 fn a_directory_that_every_user_can_write_into_is_told_of() {
-    use std::os::unix::fs::PermissionsExt;
-
     for (mode, says, status) in [
         (0o777, Some("remove or replace"), Status::Error),
         (0o1777, Some("that is still to come"), Status::Warning),
@@ -236,7 +238,7 @@ fn a_directory_that_every_user_can_write_into_is_told_of() {
     ] {
         let world = World::new();
         let job = world.segment(1, 1);
-        fs::set_permissions(&world.archive, fs::Permissions::from_mode(mode)).unwrap();
+        fs::set_permissions(&world.archive, Permissions::from_mode(mode)).unwrap();
         let receipt = run(&world.plan, &job).unwrap();
         let message = "every user can write into the archive directory";
         let notice = receipt.notices.iter().find(|notice| notice.message == message);

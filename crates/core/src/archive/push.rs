@@ -11,8 +11,10 @@ use std::path::{Path, PathBuf};
 use thiserror::Error as ThisError;
 
 use super::attempt::archive_alone;
+use super::notice::Notice;
 use super::plan::{Job, Outcome, Plan, Receipt};
 use super::seam::Seam;
+use super::without;
 use crate::encoding::codec::Compression;
 use crate::error::{Action, Error, ErrorKind};
 use crate::server::held::{Held, HeldSegment};
@@ -153,6 +155,8 @@ pub struct Pushed {
     pub bytes: u64,
     /// Files that were compared with what the archive holds, and are equal.
     pub present: usize,
+    /// What the files had to do without, each once.
+    pub without: Vec<Notice>,
     /// Files that were not brought, and why.
     pub left: Vec<(FileName, Trouble)>,
     /// The last of those ended the run: what comes after it was not looked at.
@@ -260,6 +264,11 @@ impl Pushed {
     fn note(&mut self, name: FileName, result: Result<Receipt, Error>) -> bool {
         match result {
             Ok(receipt) => {
+                for notice in receipt.notices.into_iter().filter(without::is_one) {
+                    if self.without.iter().all(|said| said.message != notice.message) {
+                        self.without.push(notice);
+                    }
+                }
                 match receipt.outcome {
                     Outcome::Archived => {
                         self.bytes += receipt.wal_bytes;

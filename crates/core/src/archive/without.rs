@@ -66,6 +66,11 @@ pub(super) fn notice(path: &Path, limit: Limit, refused: &io::Error) -> Notice {
     Notice { level, sqlstate, message, detail, hint }
 }
 
+/// Returns whether a notice is one of those.
+pub(super) fn is_one(notice: &Notice) -> bool {
+    [ATTRIBUTES, REMOVAL].contains(&notice.message.as_str())
+}
+
 /// Keeps of these notices those that were not given yet for this destination. Those of other kinds stay.
 pub(super) fn once(destination: &Path, notices: &mut Vec<Notice>) {
     if notices.is_empty() {

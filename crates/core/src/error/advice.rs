@@ -114,7 +114,7 @@ impl ErrorKind {
                 .checking("Move files that are not WAL out of the archive's file system, or use one with more inodes (mkfs.ext4 -N)."),
             Self::NoDirectoryFlush => Advice::new("0A000")
                 .archiving("The file system does not flush directories, which \"walsafe_archive.fsync_policy\" = \"full\" needs. Use another file system; or set the policy to \"file\": then it depends on the file system whether the name of an archived file survives a power cut.")
-                .checking("The file system does not flush directories. Use another one; or archive with \"fsync_policy\" = \"file\": then it depends on the file system whether the name of an archived file survives a power cut."),
+                .checking("The file system does not flush directories, which archiving with \"fsync_policy\" = \"full\" needs. Use another file system; under \"file\" it depends on the file system whether the name of an archived file survives a power cut."),
             Self::QuotaExceeded => Advice::new("53100")
                 .archiving("Raise the quota of the server's user in the archive, or free space there. Archiving resumes by itself once there is room.")
                 .checking("Raise the quota of the user in the archive, or free space there."),

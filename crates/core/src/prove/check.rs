@@ -116,8 +116,11 @@ pub fn check(path: &Path, options: &Options<'_>) -> Vec<Check> {
             }
             published => {
                 checks.push(published.unwrap_or_else(|error| failed(name, &error)));
-                let file_mode = mode::file_mode(dir);
-                checks.extend([unnamed(dir), attributes(dir), file_mode, flush(dir, steps)]);
+                checks.push(unnamed(dir));
+                // What has a name could not be removed again there.
+                if !append_only || dir.create_unnamed().is_ok() {
+                    checks.extend([attributes(dir), mode::file_mode(dir), flush(dir, steps)]);
+                }
             }
         }
     }

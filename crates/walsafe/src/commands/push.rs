@@ -3,6 +3,7 @@
 use std::os::unix::fs::MetadataExt;
 
 use indicatif::ProgressBar;
+use walsafe_core::archive::Notice;
 use walsafe_core::archive::push::{self, PushError, Pushed, Step, Trouble};
 use walsafe_core::encoding::codec::Compression;
 use walsafe_core::error::Error;
@@ -21,6 +22,10 @@ use crate::watchdog::Signs;
 pub(super) fn run(arguments: &Push, signs: &Signs) -> u8 {
     match attempt(arguments, signs) {
         Ok((held, pushed)) => signs.elsewhere(|| {
+            for notice in &pushed.without {
+                let Notice { message, detail, hint, .. } = notice;
+                terminal::complain(&format!("{message}: {detail} {hint}"));
+            }
             for line in troubles(&pushed) {
                 terminal::complain(&line);
             }
