@@ -252,7 +252,8 @@ fn a_list_of_destinations_that_cannot_be_read_fails_the_check_of_the_identity() 
     let data = world.pg_wal.parent().unwrap();
     fs::create_dir_all(data.join("global")).unwrap();
     fs::write(data.join("global/pg_control"), control(OURS)).unwrap();
-    assert_eq!(checked(&world, "identity").status, Status::Warning);
+    let check = checked(&world, "identity");
+    assert_eq!(check.detail, "empty, becomes this cluster's archive with the first file");
     fs::create_dir(data.join(known::FILE_NAME)).unwrap();
     let check = checked(&world, "identity");
     assert_eq!(check.status, Status::Error, "{}", check.detail);
