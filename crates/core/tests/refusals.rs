@@ -249,3 +249,41 @@ fn a_directory_that_every_user_can_write_into_is_told_of() {
         assert_eq!(check.status, status, "{check:?}");
     }
 }
+
+/// btrfs may pass over the flush of a file without a name, so that a power cut leaves the name and no contents.
+#[test]
+fn a_file_that_was_flushed_without_a_name_is_flushed_once_more_where_that_may_have_done_nothing() {
+    for (make, again) in [("mkfs.btrfs", true), ("mkfs.ext4", false), ("mkfs.xfs", false)] {
+        let Some(mount) = Mount::new(make) else { return skip("flushes on btrfs, ext4 and xfs") };
+        for (policy, flushes) in [(FsyncPolicy::Full, again), (FsyncPolicy::None, false)] {
+            let mut world = World::at(mount.tempdir());
+            world.plan.fsync_policy = policy;
+            run(&world.plan, &world.segment(1, 1)).unwrap();
+            let plan = Plan::new(Vec::new());
+            run(&world.plan, &world.segment(2, 1)).unwrap();
+            let calls = plan.calls();
+            drop(plan);
+            let named = calls.iter().rposition(|op| *op == Op::LinkUnnamed).unwrap();
+            let after = calls.get(named..).unwrap();
+            assert_eq!(after.contains(&Op::Flush), flushes, "{make}, {policy:?}: {after:?}");
+        }
+    }
+}
+
+/// NFS and FUSE tell at `close` that a write was refused, where the copy itself is not flushed.
+#[test]
+fn a_write_that_is_refused_at_close_is_no_success_without_a_flush() {
+    for staging in [Staging::Named, Staging::Renamed] {
+        let mut world = World::new();
+        world.plan.staging = staging;
+        world.plan.fsync_policy = FsyncPolicy::None;
+        run(&world.plan, &world.segment(1, 1)).unwrap();
+        let job = world.segment(2, 1);
+        let plan = always(Op::Close, libc::EIO);
+        let error = run(&world.plan, &job).unwrap_err();
+        drop(plan);
+        assert_eq!(error.kind(), ErrorKind::IoError, "{error:?}");
+        assert!(!world.path(&job).exists());
+        assert!(!run(&world.plan, &job).unwrap().already_present());
+    }
+}

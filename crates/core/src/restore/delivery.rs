@@ -163,4 +163,24 @@ mod tests {
             assert_eq!(mode & 0o777, expected, "{directory:o}");
         }
     }
+
+    /// NFS and FUSE tell at `close` that a write was refused; the server, which opens the file anew, heard of
+    /// nothing.
+    #[cfg(feature = "fault-injection")]
+    #[test]
+    fn a_write_that_is_refused_at_close_delivers_nothing() {
+        use crate::sys::fault::{Effect, Fault, Op, Plan};
+
+        let temp = tempfile::tempdir().unwrap();
+        let target = temp.path().join("RECOVERYXLOG");
+        let name = FileName::new("000000010000000000000003").unwrap();
+        let delivery =
+            Delivery::begin(&target, &name, &Owner::this_process(), temp.path()).unwrap();
+        let effect = Effect::Fail(libc::ENOSPC);
+        let plan = Plan::new(vec![Fault { op: Op::Close, skip: 0, times: 1, effect }]);
+        let error = delivery.finish().unwrap_err();
+        drop(plan);
+        assert!(matches!(error, RestoreError::Deliver { .. }), "{error:?}");
+        assert_eq!(std::fs::read_dir(temp.path()).unwrap().count(), 0);
+    }
 }
