@@ -17,6 +17,7 @@ mod identity;
 mod kills;
 mod lineage;
 mod monitoring;
+mod mounts;
 mod moving_over;
 mod one_history;
 mod operations;
