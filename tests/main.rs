@@ -18,6 +18,7 @@ mod kills;
 mod lineage;
 mod monitoring;
 mod mount_modes;
+mod mounts;
 mod moving_over;
 mod odd_storage;
 mod one_history;

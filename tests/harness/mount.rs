@@ -61,8 +61,17 @@ pub struct Mount {
 
 #[derive(Debug)]
 enum Source {
-    Image { path: PathBuf, options: &'static str },
-    Tmpfs { megabytes: u64 },
+    Image {
+        path: PathBuf,
+        options: &'static str,
+    },
+    Tmpfs {
+        megabytes: u64,
+    },
+    /// Its layers lie in a file system of their own: they may not lie in an overlay.
+    Overlay {
+        layers: Box<Mount>,
+    },
 }
 
 impl Mount {
@@ -84,6 +93,22 @@ impl Mount {
         let home = Scratch::new("mount");
         let mount =
             Self { point: home.dir("fs"), source: Source::Tmpfs { megabytes }, _home: Some(home) };
+        mount.mount();
+        mount
+    }
+
+    /// A container's file system: an overlay whose lower layer, the image, holds this directory.
+    #[must_use]
+    #[track_caller]
+    pub fn overlay(dir: &str) -> Self {
+        let layers = Box::new(Self::new(Fs::Ext4, 64));
+        for layer in ["lower", "upper", "work"] {
+            scratch::make_dir(&layers.join(layer));
+        }
+        scratch::make_dir(&layers.join("lower").join(dir));
+        let home = Scratch::new("mount");
+        let mount =
+            Self { point: home.dir("fs"), source: Source::Overlay { layers }, _home: Some(home) };
         mount.mount();
         mount
     }
@@ -129,6 +154,12 @@ impl Mount {
             Source::Image { path, options } => command.args(["-o", options]).arg(path),
             Source::Tmpfs { megabytes } => {
                 command.args(["-t", "tmpfs", "-o", &format!("size={megabytes}m"), "tmpfs"])
+            }
+            Source::Overlay { layers } => {
+                let [lower, upper, work] = ["lower", "upper", "work"]
+                    .map(|layer| layers.join(layer).display().to_string());
+                let options = format!("lowerdir={lower},upperdir={upper},workdir={work}");
+                command.args(["-t", "overlay", "-o", &options, "overlay"])
             }
         };
         command.arg(&self.point);

@@ -113,6 +113,24 @@ fn a_segments_address_follows_from_its_name_and_the_segment_size() {
     assert_eq!(SegmentName::holding(1, Lsn(0x2_FF00_0028), size), high);
 }
 
+/// With 1 GB there are 4 of them before the high half counts on, with 64 MB there are 64. If names were taken
+/// to count to FF, as with 16 MB, the segments up to there would seem to be missing.
+#[test]
+fn the_name_after_the_last_one_before_4_gb_follows_from_the_segment_size() {
+    for (megabytes, last) in [(1, 0xFFF), (16, 0xFF), (64, 0x3F), (1024, 3)] {
+        let size = SegmentSize::new(megabytes << 20).unwrap();
+        let before = SegmentName { timeline: 1, log: 0, segment: last };
+        let behind = SegmentName { timeline: 1, log: 1, segment: 0 };
+        let start = before.start(size).unwrap();
+        assert_eq!(start.advanced(u64::from(size.bytes())), Lsn(1 << 32), "{megabytes} MB");
+        assert_eq!(behind.start(size), Some(Lsn(1 << 32)), "{megabytes} MB");
+        assert_eq!(SegmentName::holding(1, Lsn(u64::from(u32::MAX)), size), before);
+        assert_eq!(SegmentName::holding(1, Lsn(1 << 32), size), behind);
+        let no_such_segment = SegmentName { segment: last + 1, ..before };
+        assert_eq!(no_such_segment.start(size), None, "{megabytes} MB");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(dose::dose(64, 256)))]
 
