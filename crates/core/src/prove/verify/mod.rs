@@ -46,6 +46,7 @@ pub(crate) use chain::notes;
 pub use chain::{Chain, Commit, Stop};
 pub use gaps::gaps;
 pub use histories::Heading;
+pub(in crate::prove) use start::label_value;
 pub use start::{Start, StartError};
 pub use until::{TargetTimeline, Until};
 
