@@ -38,3 +38,60 @@ fn a_file_whose_time_lies_before_1970_or_after_9999_is_listed() {
         }
     }
 }
+
+const BACKUP: &str = "START WAL LOCATION: 0/2000028 (file 000000010000000000000002)\n\
+    STOP WAL LOCATION: 0/3000138 (file 000000010000000000000003)\n\
+    CHECKPOINT LOCATION: 0/2000060\nBACKUP METHOD: streamed\nBACKUP FROM: primary\n\
+    START TIME: 2026-11-21 07:00:00 UTC\nLABEL: weekly\nSTART TIMELINE: 1\n\
+    STOP TIME: 2026-11-21 07:05:00 UTC\nSTOP TIMELINE: 1\n";
+
+/// `list` said "2 backups" and nothing of which: whoever wanted to know had to open each file. One that is
+/// damaged does not hide the others.
+#[test]
+fn each_base_backup_is_listed_with_its_place_and_times() {
+    let place = Place::new();
+    for name in ["000000010000000000000002", "000000010000000000000003"] {
+        place.put(name, &[0; MB]);
+    }
+    let plain = place.put("000000010000000000000002.00000028.backup", BACKUP.as_bytes());
+    let tool = std::process::Command::new("gzip").arg("-k").arg(&plain).status();
+    let zipped = tool.is_ok_and(|status| status.success());
+    if zipped {
+        // The same file in two encodings is one backup; a label may have any bytes and be long.
+        fs::write(&plain, BACKUP).unwrap();
+        let later = BACKUP.replace("0/2000028", "0/3000028").replace("weekly", &"x".repeat(1000));
+        let later = place.put("000000010000000000000003.00000028.backup", later.as_bytes());
+        assert!(std::process::Command::new("gzip").arg(later).status().unwrap().success());
+    }
+    let list = Run::of(walsafe().arg("list").arg(place.path("archive")));
+    assert_eq!(list.status, Some(0), "{list:?}");
+    let shown = "  base backup \"weekly\" of the primary\n    \
+        from 0/2000028 in 000000010000000000000002, 2026-11-21 07:00:00 UTC\n    \
+        to   0/3000138 in 000000010000000000000003, 2026-11-21 07:05:00 UTC\n";
+    assert_eq!(list.out.matches(shown).count(), 1, "{list:?}");
+    let wide = list.out.lines().find(|line| line.chars().count() > 80);
+    assert_eq!(wide, None);
+
+    place.put("000000010000000000000003.00000099.backup", b"\xff\xfe");
+    let list = Run::of(walsafe().args(["list", "--json"]).arg(place.path("archive")));
+    assert_eq!(list.status, Some(1), "{list:?}");
+    assert!(
+        list.err.contains("could not read \"000000010000000000000003.00000099.backup\""),
+        "{list:?}"
+    );
+    let json: serde_json::Value = serde_json::from_str(&list.out).unwrap();
+    let backups = json["timelines"][0]["base_backups"].as_array().unwrap();
+    assert_eq!(backups.len(), if zipped { 2 } else { 1 });
+    let expected = serde_json::json!({
+        "file": "000000010000000000000002.00000028.backup",
+        "label": "weekly",
+        "from": "primary",
+        "start_lsn": "0/2000028",
+        "start_segment": "000000010000000000000002",
+        "start_time": "2026-11-21 07:00:00 UTC",
+        "stop_lsn": "0/3000138",
+        "stop_segment": "000000010000000000000003",
+        "stop_time": "2026-11-21 07:05:00 UTC",
+    });
+    assert_eq!(backups[0], expected);
+}

@@ -459,7 +459,9 @@ fn from_a_start_the_way_to_the_newest_wal_is_proved_over_timeline_switches() {
 fn list_check_and_manifest_tell_what_there_is() {
     let place = Place::new();
     three_timelines(&place);
-    fs::remove_file(place.path("archive").join(segment_name(1, 2))).unwrap();
+    let second = place.path("archive").join(segment_name(1, 2));
+    let missing = fs::read(&second).unwrap();
+    fs::remove_file(&second).unwrap();
     let json = |command: &str| {
         let run = Run::of(walsafe().args([command, "--json"]).arg(place.path("archive")));
         serde_json::from_str::<serde_json::Value>(&run.out).unwrap()
@@ -475,6 +477,10 @@ fn list_check_and_manifest_tell_what_there_is() {
     let data = place.path("data");
     let check =
         |more: &[&str]| Run::of(walsafe().arg("check").args(more).arg(place.path("archive")));
+    let run = check(&[]);
+    assert_eq!(run.status, Some(1), "{run:?}");
+    assert!(run.out.contains("1 missing (000000010000000000000002)"), "{run:?}");
+    fs::write(&second, missing).unwrap();
     assert_eq!(check(&[]).status, Some(0), "{:?}", check(&[]));
     assert!(check(&[]).out.starts_with("WALSAFE OK"));
     let run = check(&["--pgdata", data.to_str().unwrap()]);

@@ -1,5 +1,6 @@
 //! An archive, or one file of it, examined.
 
+pub mod backups;
 pub mod check;
 pub mod examine;
 pub mod finding;

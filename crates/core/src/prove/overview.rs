@@ -6,6 +6,7 @@ use std::io;
 use std::path::Path;
 use std::time::SystemTime;
 
+use super::backups::{self, BaseBackup};
 use super::times::{self, Times};
 use crate::encoding::codec::Codec;
 use crate::error::Error;
@@ -35,6 +36,8 @@ pub struct Timeline {
     pub history: bool,
     /// Backup history files.
     pub backups: u64,
+    /// What they tell of base backups, in the order of their start. One that cannot be read is not among them.
+    pub base_backups: Vec<BaseBackup>,
     /// Length of all its files, in bytes.
     pub bytes: u64,
     /// Space that they take, in bytes.
@@ -58,12 +61,12 @@ pub struct Overview {
     pub encodings: BTreeMap<Codec, u64>,
     /// Temporary files, and files whose names are not those of WAL files.
     pub others: u64,
-    /// Entries that could not be looked up, and why.
+    /// Entries that could not be looked up or read, and why.
     pub unreadable: Vec<(String, String)>,
 }
 
 impl Overview {
-    /// Looks at every name in an archive, and counts its steps.
+    /// Looks at every name in an archive, reads its backup history files, and counts its steps.
     ///
     /// # Errors
     /// The directory or its identity file could not be read.
@@ -134,7 +137,13 @@ impl Overview {
                 FileKind::Partial(_) => known.partials += 1,
                 FileKind::Tail(_) => known.tails += 1,
                 FileKind::History { .. } => known.history = true,
-                FileKind::BackupHistory(_) => known.backups += 1,
+                FileKind::BackupHistory(first) => {
+                    known.backups += 1;
+                    match backups::read(visit, &file, first) {
+                        Ok(backup) => known.base_backups.extend(backup),
+                        Err(e) => overview.unreadable.push((file.to_string(), e)),
+                    }
+                }
                 FileKind::Other => {}
             }
             *overview.encodings.entry(file.codec).or_default() += 1;
@@ -145,6 +154,9 @@ impl Overview {
         for (mut timeline, whole) in timelines.into_values() {
             let run = |stretch: Stretch| stretch.segments(timeline.timeline, size);
             timeline.runs = whole.iter().map(run).collect();
+            timeline.base_backups.sort_by(|a, b| a.file.cmp(&b.file));
+            // One file may be there in two encodings.
+            timeline.base_backups.dedup_by(|a, b| a.file == b.file);
             overview.timelines.push(timeline);
         }
         Ok(overview)

@@ -1,10 +1,13 @@
 //! `walsafe list`: what an archive holds.
 
 use walsafe_core::encoding::codec::Codec;
+use walsafe_core::prove::backups::BaseBackup;
 use walsafe_core::prove::overview::{Overview, Timeline};
 use walsafe_core::prove::verify::{Missing, VerifyError};
 use walsafe_core::store::Store;
 use walsafe_core::store::directory::Directory;
+use walsafe_core::wal::Lsn;
+use walsafe_core::wal::name::SegmentName;
 use walsafe_core::wal::timeline::Run;
 
 use super::{DONE, FAILED, FOUND, commit_json, megabytes, print_json, run_json, sentence};
@@ -38,7 +41,7 @@ pub(super) fn run(arguments: &List, signs: &Signs) -> u8 {
 
 fn report(arguments: &List, overview: &Overview, missing: &Missing) -> u8 {
     for (name, error) in &overview.unreadable {
-        terminal::complain(&format!("could not look up \"{}\": {error}", name.escape_default()));
+        terminal::complain(&format!("could not read \"{}\": {error}", name.escape_default()));
     }
     let written = if arguments.json {
         print_json(&json(arguments, overview, missing))
@@ -92,6 +95,9 @@ fn print(overview: &Overview, missing: &Missing, times: bool) -> bool {
         for (run, gap) in runs {
             output.line(format_args!("  {} to {}  {:>8}{gap}", run.first, run.last, run.count));
         }
+        for backup in &timeline.base_backups {
+            print_backup(&mut output, backup);
+        }
         output.line(format_args!(
             "  {} in files, {} on disk",
             megabytes(timeline.bytes),
@@ -135,6 +141,43 @@ fn has(overview: &Overview, run: &Run) -> bool {
     overview.timelines.iter().any(|timeline| timeline.timeline == run.first.timeline)
 }
 
+/// Three lines of at most 80 columns: the label, where the backup begins, and where it ends.
+fn print_backup(output: &mut Output, backup: &BaseBackup) {
+    const SHOWN: usize = 40;
+    let more = if backup.label.chars().count() > SHOWN { "..." } else { "" };
+    let label: String = backup.label.chars().take(SHOWN).collect();
+    let from = match backup.taken_from.as_deref() {
+        Some("standby") => "of a standby",
+        Some("primary") => "of the primary",
+        _ => "",
+    };
+    output.line(format_args!("  base backup \"{}{more}\" {from}", label.escape_debug()));
+    let point = |lsn: Lsn, segment: Option<SegmentName>, time: &Option<String>| {
+        let segment = segment.map(|segment| format!(" in {segment}")).unwrap_or_default();
+        let time = time.as_ref().map(|time| format!(", {}", time.escape_debug()));
+        format!("{lsn}{segment}{}", time.unwrap_or_default())
+    };
+    let start = &backup.start;
+    output.line(format_args!("    from {}", point(start.lsn, Some(backup.first), &backup.started)));
+    if let Some(stop) = start.stop {
+        output.line(format_args!("    to   {}", point(stop, backup.last, &backup.stopped)));
+    }
+}
+
+fn backup_json(backup: &BaseBackup) -> serde_json::Value {
+    serde_json::json!({
+        "file": backup.file,
+        "label": backup.label,
+        "from": backup.taken_from,
+        "start_lsn": backup.start.lsn.to_string(),
+        "start_segment": backup.first.to_string(),
+        "start_time": backup.started,
+        "stop_lsn": backup.start.stop.map(|stop| stop.to_string()),
+        "stop_segment": backup.last.map(|segment| segment.to_string()),
+        "stop_time": backup.stopped,
+    })
+}
+
 fn timeline_json(timeline: &Timeline) -> serde_json::Value {
     let ranges: Vec<_> = timeline.runs.iter().map(run_json).collect();
     serde_json::json!({
@@ -144,6 +187,7 @@ fn timeline_json(timeline: &Timeline) -> serde_json::Value {
         "partials": timeline.partials,
         "tails": timeline.tails,
         "backups": timeline.backups,
+        "base_backups": timeline.base_backups.iter().map(backup_json).collect::<Vec<_>>(),
         "history": timeline.history,
         "bytes": timeline.bytes,
         "allocated_bytes": timeline.allocated,

@@ -1,10 +1,10 @@
 //! Gaps that do no harm any more, because a base backup was taken behind them.
 
 use std::collections::BTreeMap;
-use std::io::Read as _;
 use std::path::Path;
 
 use super::{Options, Progress, Report, Start, VerifyError, verify};
+use crate::prove::backups;
 use crate::prove::finding::{Finding, FindingKind};
 use crate::store;
 use crate::store::directory::Directory;
@@ -12,9 +12,6 @@ use crate::store::listing::{self, Walk};
 use crate::store::{StoredName, Visit};
 use crate::wal::name::{FileKind, FileName};
 use crate::wal::{Lsn, SegmentSize};
-
-/// No backup history file is longer.
-const MAX_LEN: u64 = 64 << 10;
 
 /// A gap that was accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,10 +70,7 @@ pub(super) fn judge(
 }
 
 fn start_of(visit: &dyn Visit, file: &StoredName) -> Option<Start> {
-    let found = visit.find(&file.into()).ok()??;
-    let mut text = Vec::new();
-    found.decode().ok()?.take(MAX_LEN).read_to_end(&mut text).ok()?;
-    Start::from_label(&String::from_utf8_lossy(&text)).ok()
+    Start::from_label(&backups::text_of(visit, file).ok()??).ok()
 }
 
 /// Returns whether a finding is a gap that begins before the backup does. If the backup began within the gap, it

@@ -5,10 +5,9 @@
 //! [`verdict`] says what that comes to. Memory is bounded: of a segment only what [`notes`] keeps outlives its
 //! reading.
 
-use std::io::Read as _;
-
 use super::histories::{Heading, Shelf};
 use super::{Checked, Progress, Start, TargetTimeline, Until, VerifyError};
+use crate::prove::backups;
 use crate::prove::examine::Expectation;
 use crate::prove::finding::{Finding, FindingKind};
 use crate::store::StoredName;
@@ -110,18 +109,13 @@ pub(super) fn shows_gap(start: &Start, goal: TargetTimeline, shelf: &Shelf<'_>) 
 
 /// Adds to a start what the backup's own history file says, which the server archives after the backup.
 fn completed(start: &Start, shelf: &Shelf<'_>) -> Start {
-    const MAX_LEN: u64 = 64 << 10;
     // The backup of a standby has none. One for its address is that of a backup of the primary, which began with
     // the checkpoint that the standby had restarted from.
     if start.checkpoint.is_some() && !start.end_record {
         return *start;
     }
-    let read = |file: &StoredName| {
-        let found = shelf.visit.find(&file.into()).ok()??;
-        let mut text = Vec::new();
-        found.decode().ok()?.take(MAX_LEN).read_to_end(&mut text).ok()?;
-        Start::from_label(&String::from_utf8_lossy(&text)).ok()
-    };
+    let read =
+        |file: &StoredName| Start::from_label(&backups::text_of(shelf.visit, file).ok()??).ok();
     // Without a timeline in the label, that of any.
     let timelines: Vec<u32> = start.timeline.map_or_else(|| shelf.written().collect(), |t| vec![t]);
     let history = timelines.into_iter().find_map(|timeline| {

@@ -48,6 +48,7 @@ pub use chain::{Chain, Commit, Stop};
 pub use gaps::gaps;
 pub use histories::Heading;
 pub use missing::Missing;
+pub(in crate::prove) use start::label_value;
 pub use start::{Start, StartError};
 pub use until::{TargetTimeline, Until};
 

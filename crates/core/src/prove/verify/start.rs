@@ -51,9 +51,7 @@ impl Start {
     /// # Errors
     /// The start is missing from it.
     pub fn from_label(text: &str) -> Result<Self, StartError> {
-        let value = |key: &'static str| {
-            text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(": "))
-        };
+        let value = |key| label_value(text, key);
         let address = |key| value(key).and_then(|rest| rest.split(' ').next()?.parse().ok());
         let start = "START WAL LOCATION";
         let timeline = "START TIMELINE";
@@ -71,6 +69,11 @@ impl Start {
                 && value("BACKUP FROM") != Some("standby"),
         })
     }
+}
+
+/// Returns what a label or a backup history file says in the first line that begins with this key.
+pub(in crate::prove) fn label_value<'a>(text: &'a str, key: &str) -> Option<&'a str> {
+    text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(": "))
 }
 
 #[cfg(test)]
