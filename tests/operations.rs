@@ -11,7 +11,7 @@ use crate::support::recovery::{
     walsafe, walsafe_in,
 };
 use harness::command::run_within;
-use harness::{Picture, Scratch, Stop, TIMEOUT, require, scratch, tool};
+use harness::{ClusterBuilder, Picture, Scratch, Stop, TIMEOUT, require, scratch, tool};
 
 /// A document of an archive and a base backup.
 fn document(file: &'static str, origin: &Origin) -> Document {
@@ -300,6 +300,64 @@ fn pg_archivecleanup_removes_what_is_before_the_oldest_backup_and_nothing_else()
     assert!(proof.ends_with("no findings\n"), "{proof}");
     origin.lose();
     assert_eq!(rows_after_recovery(&origin.recovery().start()), "1");
+}
+
+/// The page told how to clean up, and not for how long nor with which script; one with a mistake in it removes
+/// what a backup needs, or never removes anything.
+#[test]
+fn the_script_that_keeps_two_backups_leaves_both_recoverable_and_removes_older_wal() {
+    let origin = Origin::new();
+    let backups = Scratch::new("backups");
+    let document = document("retention.md", &origin).with("/mnt/backups", backups.path());
+    let taken =
+        || -> Vec<String> { backups.names().into_iter().filter(|name| name != ".lock").collect() };
+    assert!(document.block("keep-two-cron").ends_with(" postgres keep-two-backups"));
+    let mut all = BTreeSet::new();
+    for n in 1..=3 {
+        origin.row(n);
+        document.run(&origin.primary, "keep-two");
+        all.extend(taken());
+        // The names are of whole seconds.
+        std::thread::sleep(std::time::Duration::from_millis(1100));
+    }
+    let kept: Vec<String> = all.iter().skip(1).cloned().collect();
+    assert_eq!((all.len(), taken()), (3, kept.clone()));
+    let listed = walsafe(&["list", "--json", path(origin.archive.path())]);
+    let listed: serde_json::Value = serde_json::from_str(&listed.out).expect("JSON");
+    let known = listed["timelines"][0]["base_backups"].as_array().expect("backups").clone();
+    assert_eq!(known.last().expect("a backup")["label"], "pg_basebackup base backup");
+    let begin = read(&backups.join(&kept[0]).join("backup_label"));
+    let start = known[known.len() - 2]["start_segment"].as_str().expect("a segment");
+    assert!(begin.contains(&format!("(file {start})")), "{begin}");
+    let first = segments(&origin.archive).first().cloned();
+    assert_eq!(first.as_deref(), Some(start), "older WAL stayed, or WAL of a backup went");
+    assert_clean(origin.archive.path());
+
+    // A finding: nothing is removed, and the script fails.
+    let needed = known.last().expect("a backup")["start_segment"].as_str().expect("a segment");
+    let away = take_away(&origin, &[needed.to_owned()]);
+    let before = origin.archive.names();
+    assert!(!document.try_run(&origin.primary, "keep-two").success());
+    assert_eq!(taken().len(), 3);
+    let names = origin.archive.names();
+    assert!(before.iter().all(|name| names.contains(name)), "{before:?}\n{names:?}");
+    put_back(&origin, &away);
+
+    origin.row(4);
+    origin.lose();
+    for backup in kept {
+        let label = backups.join(&backup).join("backup_label");
+        let proof = walsafe(&["verify", "--from", path(&label), path(origin.archive.path())]);
+        assert_eq!(proof.code, Some(0), "{proof:?}");
+        let home = Scratch::new("restored");
+        fs::rename(backups.join(&backup), home.join("data")).expect("moved");
+        let restored = ClusterBuilder::existing(home)
+            .set("archive_mode", "off")
+            .recovery()
+            .set("restore_command", &restore_command(origin.archive.path()))
+            .start();
+        assert_eq!(rows_after_recovery(&restored), "1,2,3,4");
+    }
 }
 
 /// If one codec is left out, its files stay, with gaps between them.

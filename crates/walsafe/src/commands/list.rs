@@ -147,11 +147,11 @@ fn print_backup(output: &mut Output, backup: &BaseBackup) {
     let more = if backup.label.chars().count() > SHOWN { "..." } else { "" };
     let label: String = backup.label.chars().take(SHOWN).collect();
     let from = match backup.taken_from.as_deref() {
-        Some("standby") => "of a standby",
-        Some("primary") => "of the primary",
+        Some("standby") => " of a standby",
+        Some("primary") => " of the primary",
         _ => "",
     };
-    output.line(format_args!("  base backup \"{}{more}\" {from}", label.escape_debug()));
+    output.line(format_args!("  base backup \"{}{more}\"{from}", label.escape_debug()));
     let point = |lsn: Lsn, segment: Option<SegmentName>, time: &Option<String>| {
         let segment = segment.map(|segment| format!(" in {segment}")).unwrap_or_default();
         let time = time.as_ref().map(|time| format!(", {}", time.escape_debug()));
