@@ -83,13 +83,19 @@ pub(crate) fn announce(_: Op) -> io::Result<Verdict> {
     Ok(Verdict::Proceed)
 }
 
+/// A thread's plan: there is none.
+#[cfg(not(feature = "fault-injection"))]
+pub(crate) struct Mine;
+
 /// Returns the calling thread's plan, for a thread that works for it.
 #[cfg(not(feature = "fault-injection"))]
-pub(crate) fn mine() {}
+pub(crate) fn mine() -> Mine {
+    Mine
+}
 
 /// Puts another thread's plan in force for this one too.
 #[cfg(not(feature = "fault-injection"))]
-pub(crate) fn adopt((): ()) {}
+pub(crate) fn adopt(_: Mine) {}
 
 #[cfg(feature = "fault-injection")]
 pub use plan::{Effect, Fault, Plan};
