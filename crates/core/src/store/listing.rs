@@ -45,7 +45,7 @@ pub enum Stranger {
 
 impl Listing {
     /// Reads the names in an archive, and calls `stranger` with each that is not one of an archive.
-    /// What the storage itself keeps there ([`names::is_of_storage`]) counts as nothing.
+    /// What the storage itself keeps there (`names::is_of_storage`) counts as nothing.
     ///
     /// # Errors
     /// The names could not be read to their end, or there is no memory for the numbers of the timelines.

@@ -21,7 +21,7 @@ pub struct Missing {
 }
 
 impl Missing {
-    /// Looks at the names in an archive as [`super::gaps`] does, with the same `watch`, and a second time,
+    /// Looks at the names in an archive as [`super::gaps()`] does, with the same `watch`, and a second time,
     /// 2 s later, if something is missing. Memory grows with the number of holes only.
     ///
     /// # Errors
