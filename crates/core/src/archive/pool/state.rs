@@ -81,6 +81,15 @@ impl<P> State<P> {
         }
     }
 
+    /// From now on, only what the server asks for. No look counts until the next success, so none from before
+    /// may count after it.
+    fn stop_ahead(&mut self) {
+        if self.goes_ahead() {
+            self.enter(Phase::Asked);
+            self.forget();
+        }
+    }
+
     fn is_wanted(&self, name: &FileName) -> bool {
         self.wanted.as_ref().is_some_and(|wanted| wanted.name == *name)
     }
@@ -101,8 +110,7 @@ impl<P> State<P> {
         self.order.retain(|before, file| *before >= turn || !file.is_archived());
         (self.wanted, self.asked) = (Some(job.clone()), None);
         if self.is_barred(&turn) {
-            self.barrier = None;
-            self.enter(if self.goes_ahead() { Phase::Asked } else { self.phase });
+            self.stop_ahead();
         }
         match self.order.get(&turn) {
             None => {
@@ -128,7 +136,7 @@ impl<P> State<P> {
     /// A file that was asked for cannot be tried.
     pub(super) fn refuse(&mut self, job: &Job, error: Error) {
         self.asked = None;
-        self.set(&job.name, Stage::Done(Done { result: Err(error), ahead: false }));
+        self.fail(&job.name, false, error);
     }
 
     fn set(&mut self, name: &FileName, stage: Stage<P>) {
@@ -147,7 +155,7 @@ impl<P> State<P> {
         self.wanted = None;
         match (self.phase, &result) {
             (Phase::Held { .. }, _) => {}
-            (_, Err(_)) => self.enter(Phase::Asked),
+            (_, Err(_)) => self.stop_ahead(),
             (Phase::Asked, Ok(_)) => self.enter(Phase::Ahead { more: true }),
             (_, Ok(_)) => {}
         }

@@ -27,6 +27,8 @@ enum Event {
     /// A batch is published up to a file that is refused, or its flush fails.
     Published(usize, bool),
     Take,
+    /// No thread can be had for the file that the server asks for.
+    Refuse,
     Hold,
 }
 
@@ -41,6 +43,7 @@ fn event() -> impl Strategy<Value = Event> {
         3 => (0..FILES, any::<bool>()).prop_map(|(n, flushed)| Event::Published(n, flushed)),
         1 => Just(Event::Published(FILES, true)),
         3 => Just(Event::Take),
+        1 => Just(Event::Refuse),
         1 => Just(Event::Hold),
     ]
 }
@@ -184,7 +187,9 @@ impl Model {
 
     fn take(&mut self) -> Result<(), TestCaseError> {
         let Some(wanted) = self.state.wanted.clone() else { return Ok(()) };
+        let went_ahead = self.state.goes_ahead();
         let Some(result) = self.state.take_result(&wanted.name) else { return Ok(()) };
+        self.trouble += u64::from(went_ahead && result.is_err());
         if let (Some(then), Ok(_)) = (self.ahead.get(&wanted.name), &result) {
             prop_assert_eq!(*then, self.trouble, "a success ahead from before trouble");
         }
@@ -215,6 +220,12 @@ impl Model {
             Event::Prepared(n, ok) => self.prepared(n, ok),
             Event::Published(named, flushed) => self.published(named, flushed),
             Event::Take => self.take()?,
+            Event::Refuse => {
+                if let Some(job) = self.state.asked.clone() {
+                    self.state.refuse(&job, Error::NotConfigured);
+                    self.trouble += 1;
+                }
+            }
             Event::Hold => {
                 self.state.hold(Duration::ZERO);
                 self.trouble += 1;
@@ -315,4 +326,42 @@ fn a_file_that_appears_late_and_low_goes_before_what_is_ready() {
     let Some(Work::Publish(batch)) = state.start_next() else { panic!("nothing to publish") };
     let names: Vec<_> = batch.files.iter().map(|(name, _)| name.clone()).collect();
     assert_eq!(names, [job(2).name], "what the server waits for, and nothing behind what is lower");
+}
+
+/// A look that finds a lower file while a failure is tried once more counts for nothing; so what an earlier
+/// look had found must not go ahead of that file after the next success.
+#[test]
+fn what_was_ready_before_a_failure_is_tried_again_waits_for_the_next_look() {
+    let mut state: State<FileName> = State::new();
+    state.threads = 4;
+    state.offer((5..8).map(job));
+    let mut started = Vec::new();
+    while let Some(Work::Prepare(job, _)) = state.start_next() {
+        started.push(job.name);
+    }
+    assert_eq!(started, [job(5).name, job(6).name, job(7).name]);
+    state.finish_prepare(&job(7).name, Err(Error::NotConfigured));
+    state.finish_prepare(&job(5).name, Ok(job(5).name));
+    // The server comes to the file that failed, and then to one that has become ready late.
+    state.ask(&job(7));
+    state.offer((0..8).map(job));
+    assert!(matches!(state.start_next(), Some(Work::Discard(_) | Work::Prepare(..))));
+    state.ask(&job(6));
+    state.finish_prepare(&job(6).name, Ok(job(6).name));
+    while let Some(work) = state.start_next() {
+        match work {
+            Work::Prepare(job, _) => state.finish_prepare(&job.name, Ok(job.name.clone())),
+            Work::Discard(_) => {}
+            Work::Publish(batch) => {
+                let names = batch.files.into_iter().map(|(name, _)| name);
+                assert_eq!(names.clone().collect::<Vec<_>>(), [job(6).name]);
+                state.finish_batch(names.map(|name| (name, Some(Ok(receipt())))));
+            }
+        }
+        if state.take_result(&job(6).name).is_some() {
+            break;
+        }
+    }
+    let next = state.start_next();
+    assert!(!matches!(next, Some(Work::Publish(_))), "the look before the failure counted");
 }
