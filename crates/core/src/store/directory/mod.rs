@@ -89,26 +89,25 @@ impl Directory {
     /// Gives each new file to this user and group before anybody sees it.
     #[must_use]
     pub fn belonging_to(self, user: u32, group: u32) -> Self {
-        let ways = Ways {
-            owner: self.ways.owner.clone(),
-            staging: AtomicU8::new(self.ways.staging.load(Ordering::Relaxed)),
-            belonging_to: Some((user, group)),
-            without_directory_flush: self.ways.without_directory_flush,
-            limits: Limits::default(),
-        };
-        Self { ways: Arc::new(ways), ..self }
+        self.with(|ways| ways.belonging_to = Some((user, group)))
     }
 
     /// Accepts that directories cannot be flushed at all here. A flush that is made and fails stays an error.
     /// Never for what has to survive a power cut by guarantee G1.
     #[must_use]
     pub fn without_directory_flush(self) -> Self {
-        let ways = Ways {
+        self.with(|ways| ways.without_directory_flush = true)
+    }
+
+    /// Sets what it is to do otherwise. Visits that were made before keep to what was.
+    fn with(self, set: impl FnOnce(&mut Ways)) -> Self {
+        let mut ways = Ways {
             owner: self.ways.owner.clone(),
             staging: AtomicU8::new(self.ways.staging.load(Ordering::Relaxed)),
             belonging_to: self.ways.belonging_to,
-            without_directory_flush: true,
+            without_directory_flush: self.ways.without_directory_flush,
             limits: Limits::default(),
+        set(&mut ways);
         };
         Self { ways: Arc::new(ways), ..self }
     }
