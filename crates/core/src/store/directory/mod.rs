@@ -4,7 +4,6 @@
 //! file system allows is found out below the seam, with the first file, and a [`Directory`] remembers
 //! it. What was remembered never stops a file: where the way that worked is refused, the other one is tried.
 
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -107,8 +106,8 @@ impl Directory {
             belonging_to: self.ways.belonging_to,
             without_directory_flush: self.ways.without_directory_flush,
             limits: Limits::default(),
-        set(&mut ways);
         };
+        set(&mut ways);
         Self { ways: Arc::new(ways), ..self }
     }
 
@@ -258,12 +257,11 @@ impl Visit for DirectoryVisit<'_> {
         temporary::remove_where(self.dir(), self.here.owner(), |_| true, step).map(drop)
     }
 
-    fn limits(&self) -> Vec<(Limit, io::Error)> {
+    fn limits(&self) -> Vec<Limit> {
         let mut limits = self.here.ways.limits.noted();
         let mode = self.dir().mode().unwrap_or(0);
         if mode & 0o002 != 0 {
-            let open = Limit::OpenToAll { sticky: mode & 0o1000 != 0 };
-            limits.push((open, io::Error::other("the directory's mode")));
+            limits.push(Limit::OpenToAll { sticky: mode & 0o1000 != 0 });
         }
         limits
     }
