@@ -70,7 +70,11 @@ pub(super) fn notice(path: &Path, limit: Limit) -> Notice {
 
 /// Returns whether a notice is one of those.
 pub(super) fn is_one(notice: &Notice) -> bool {
-    [ATTRIBUTES, REMOVAL].contains(&notice.message.as_str())
+    known(notice).is_some()
+}
+
+fn known(notice: &Notice) -> Option<&'static str> {
+    [ATTRIBUTES, REMOVAL, MODE, OPEN].into_iter().find(|known| notice.message == *known)
 }
 
 /// Keeps of these notices those that were not given yet for this destination. Those of other kinds stay.
@@ -80,8 +84,6 @@ pub(super) fn once(destination: &Path, notices: &mut Vec<Notice>) {
     }
     let mut said = SAID.lock().unwrap_or_else(PoisonError::into_inner);
     notices.retain(|notice| {
-        let known =
-            [ATTRIBUTES, REMOVAL, MODE, OPEN].into_iter().find(|known| notice.message == *known);
-        known.is_none_or(|known| said.insert((destination.to_owned(), known)))
+        known(notice).is_none_or(|known| said.insert((destination.to_owned(), known)))
     });
 }
