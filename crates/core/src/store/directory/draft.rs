@@ -357,7 +357,5 @@ fn cannot_link(error: &io::Error) -> bool {
 
 /// Makes an error of a failed call on the copy; where space may be short, says how much there is.
 fn failed(here: &Here, name: &FinalName, action: Action, source: io::Error) -> Error {
-    let short = matches!(source.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT));
-    let space = if short { here.dir.space().ok() } else { None };
-    Error::Io { action, path: here.path_of(name), space, source }
+    Error::Io { action, path: here.path_of(name), space: here.dir.space_for(&source), source }
 }
