@@ -344,9 +344,7 @@ fn only_appended(dir: &Dir) -> Check {
 
 /// Makes the error of a probe; where space or inodes may be short, says what there is.
 fn of_probe(dir: &Dir, action: Action, source: io::Error) -> Error {
-    let short = matches!(source.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT));
-    let space = if short { dir.space().ok() } else { None };
-    Error::Io { action, path: dir.path().to_owned(), space, source }
+    Error::Io { action, path: dir.path().to_owned(), space: dir.space_for(&source), source }
 }
 
 /// Runs a test on a new file, and removes it. The file has a name only where it must: what has one cannot be
