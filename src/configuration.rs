@@ -124,7 +124,7 @@ fn destination() -> Check {
             name,
             Status::Error,
             format!(
-                "\"walsafe_archive.destination\" is set to \"{path}\", which is refused: {reason} An archiver that uses another one keeps it until it ends; the next archiver archives nothing. Correct the setting and reload."
+                "\"walsafe_archive.destination\" is set to \"{path}\", which is refused: {reason}. An archiver that uses another one keeps it until it ends; the next archiver archives nothing. Correct the setting and reload."
             ),
         ),
         (Ok(settings), None) => checked(

@@ -62,7 +62,7 @@ impl Advice {
     }
 }
 
-const IS_IT_MOUNTED: &str = "Is the archive's file system mounted?";
+const IS_IT_MOUNTED: &str = "Is this the archive, and is its file system mounted?";
 const MOUNT_AND_RECOVER: &str =
     "Is the archive's file system mounted? Recovery can be started again once it is.";
 const PASS_F_AND_P: &str = "Check restore_command: it must pass %f and \"%p\".";
