@@ -238,15 +238,20 @@ fn check(
     false
 }
 
+/// Says that files go to a destination although the configuration files have another one, which is refused.
+pub(crate) fn destination_in_use(destination: &str) -> String {
+    format!(
+        "Files are archived to \"{destination}\" until the server is restarted; after that, nothing would be archived."
+    )
+}
+
 /// Says which value the archiver uses after it has refused a new one, for how long, and what to do.
 fn in_use(setting: &Setting) -> String {
     let (name, now) = (setting.name.to_string_lossy(), value(setting.name));
     let now = now.to_string_lossy();
     let state = match setting.kind {
         _ if setting.name == DESTINATION && now.is_empty() => "Nothing is archived.".to_owned(),
-        _ if setting.name == DESTINATION => format!(
-            "Files are archived to \"{now}\" until the server is restarted; after that, nothing would be archived."
-        ),
+        _ if setting.name == DESTINATION => destination_in_use(&now),
         Kind::Text { default, .. } => format!(
             "\"{now}\" is in use until the server is restarted; after that, it would be the default, \"{}\".",
             default.to_string_lossy()

@@ -84,18 +84,26 @@ fn compare(visit: &dyn Visit, data_directory: &Path) -> Result<Check, Error> {
     let missing: Vec<String> = missing.iter().map(lag::range).collect();
     if !missing.is_empty() {
         sentences.push(format!(
-            "the archive lacks {}, and \"pg_wal\" does not hold that sound either: look for it in the \"pg_wal\" of other servers, or take a new base backup",
+            "the archive lacks {}, and \"pg_wal\" has no sound copy of that either: look for it in the \"pg_wal\" of other servers, or take a new base backup",
             missing.join(", ")
         ));
     }
     let foreign = refused.iter().any(|(_, refusal)| matches!(refusal, Refusal::Foreign(_)));
     Ok(if foreign {
-        made(NAME, Status::Error, sentences.join("; "))
+        made(NAME, Status::Error, joined(&sentences))
     } else if sentences.is_empty() {
         made(NAME, Status::Ok, nothing_lacks(held.segments.len(), held.timeline))
     } else {
-        made(NAME, Status::Warning, sentences.join("; "))
+        made(NAME, Status::Warning, joined(&sentences))
     })
+}
+
+/// Puts sentences together. One stands alone, without a full stop.
+fn joined(sentences: &[String]) -> String {
+    match sentences {
+        [one] => one.clone(),
+        many => many.iter().map(|text| words::sentence(text)).collect::<Vec<_>>().join(" "),
+    }
 }
 
 /// Says that the archive has whatever there is.

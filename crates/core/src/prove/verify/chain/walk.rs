@@ -163,8 +163,9 @@ impl<'a> Walk<'a> {
             && found != expected
             && examined.problem.is_none()
         {
-            let reason =
-                format!("system identifier is {found}, that of the first segment {expected}");
+            let reason = format!(
+                "its system identifier is {found}, that of the first segment is {expected}"
+            );
             examined.problem = Some(Problem::new(FindingKind::WrongCluster, reason));
         }
         if let Some(problem) = examined.problem {
