@@ -314,7 +314,7 @@ pub(crate) struct Push {
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(2..))]
     pub(crate) history: Option<u32>,
     /// Compression, as the archive's other files have it: none, lz4, zstd, zstd:LEVEL, gzip or gzip:LEVEL
-    #[arg(long, value_name = "CODEC", default_value = "none")]
+    #[arg(long, value_name = "COMPRESSION", default_value = "none")]
     pub(crate) compression: String,
     #[command(flatten)]
     pub(crate) watch: Watch,

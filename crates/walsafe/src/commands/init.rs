@@ -21,7 +21,7 @@ pub(super) fn run(arguments: &Init, signs: &Signs) -> u8 {
     let mode: FileMode = match arguments.file_mode.parse() {
         Ok(mode) => mode,
         Err(e) => {
-            terminal::complain(&format!("invalid --file-mode: {e} See \"walsafe init --help\""));
+            terminal::complain(&format!("invalid --file-mode: {e}; see \"walsafe init --help\""));
             return FAILED;
         }
     };

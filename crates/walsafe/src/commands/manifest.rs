@@ -1,6 +1,7 @@
 //! `walsafe manifest`: digests of the stored files, for `b3sum --check`.
 
 use walsafe_core::prove::manifest::{self, Origin};
+use walsafe_core::prove::verify::VerifyError;
 use walsafe_core::store::directory::Directory;
 use walsafe_core::store::listing::{self, Listing, Stranger, Walk};
 use walsafe_core::store::{FinalName, Store};
@@ -34,6 +35,10 @@ pub(super) fn run(arguments: &Manifest, signs: &Signs) -> u8 {
             return FAILED;
         }
     };
+    if listing.is_empty() && archived.is_empty() {
+        terminal::complain(&super::unverified(&VerifyError::Nothing { path: path.clone() }));
+        return FAILED;
+    }
     archived.sort();
     let marked = listing.marked.then_some(FinalName::Identity);
     let files = Walk::all(&*visit).chain(archived.into_iter().map(Ok));

@@ -6,7 +6,7 @@ use std::path::Path;
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use walsafe_core::error::{Activity, Error};
-use walsafe_core::prove::verify::Commit;
+use walsafe_core::prove::verify::{Commit, VerifyError};
 use walsafe_core::wal::timeline::Run;
 
 use crate::arguments::{Command, Program, Watch};
@@ -136,6 +136,18 @@ fn refuse(arguments: &[OsString], error: &clap::Error) -> u8 {
 /// Words an error of the core as one line, with what to do about it.
 fn sentence(error: &Error) -> String {
     format!("{error}: {} {}", error.detail(), error.kind().hint(Activity::Checking))
+}
+
+/// Words why an archive could not be looked at, as one line.
+fn unverified(error: &VerifyError) -> String {
+    match error {
+        VerifyError::Archive(error) => sentence(error),
+        VerifyError::Nothing { path } => {
+            let hint = walsafe_core::error::ErrorKind::NothingThere.hint(Activity::Checking);
+            format!("{error}: \"{}\". {hint}", path.display())
+        }
+        VerifyError::Cancelled => error.to_string(),
+    }
 }
 
 /// Describes a commit.

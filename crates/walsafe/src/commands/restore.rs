@@ -72,10 +72,7 @@ impl Call<'_> {
 
     fn outcome(&self) -> Ending {
         if self.name().is_some_and(|name| own::cannot_exist(&name)) {
-            let file = &self.arguments.file;
-            self.tell_once(&format!(
-                "\"{file}\" was not restored: the first timeline has no history"
-            ));
+            self.tell_once(&format!("\"{}\" {}", self.arguments.file, own::CANNOT_EXIST));
             return Ending::NotArchived;
         }
         self.in_front()
@@ -156,7 +153,7 @@ impl Call<'_> {
                 Ending::Delivered
             }
             Ok(Outcome::NotArchived { reason }) => {
-                self.tell_once(&format!("\"{name}\" was not restored: {reason}"));
+                self.tell_once(&format!("\"{name}\" {reason}"));
                 Ending::NotArchived
             }
             Err(e) => {

@@ -18,6 +18,7 @@ use crate::wal::{
     HeaderError, LongPageHeader, SegmentChecker, SegmentReport, SegmentSize, Visit, WalVersion,
 };
 use crate::wal::{Lsn, SegmentSpec};
+use crate::words;
 
 /// Bytes read at a time: few enough to stay in the processor's cache while they are read, hashed and
 /// written. This makes a restore as fast as `cp`.
@@ -270,7 +271,7 @@ impl<'a> Reading<'a> {
             if self.len.max(self.plain_len.unwrap_or(0)) > limit {
                 let reason = match self.plain_len {
                     Some(len) if len > limit => {
-                        format!("it has {len} bytes, and must have {limit}")
+                        format!("it has {}, and must have {limit}", words::count(len, "byte"))
                     }
                     _ => {
                         format!("its contents continue past the {limit} bytes that they must have")
@@ -414,7 +415,7 @@ impl<'a> Reading<'a> {
             _ => FindingKind::Truncated,
         };
         let must = self.size.map_or_else(String::new, |size| format!(", and must have {size}"));
-        Some(Problem::new(kind, format!("it has {len} bytes{must}")))
+        Some(Problem::new(kind, format!("it has {}{must}", words::count(len, "byte"))))
     }
 
     /// Checks the files that are text: history and backup history files.
