@@ -10,9 +10,10 @@ use walsafe_core::wal::Lsn;
 use walsafe_core::wal::name::SegmentName;
 use walsafe_core::wal::timeline::Run;
 
-use super::{DONE, FAILED, FOUND, commit_json, megabytes, print_json, run_json, sentence};
+use super::{DONE, FAILED, FOUND, commit_json, failed, print_json, run_json};
 use crate::arguments::List;
-use crate::terminal::{self, Output};
+use crate::complaint::Complaint;
+use crate::terminal::{self, Output, megabytes};
 use crate::time::rfc3339;
 use crate::watchdog::Signs;
 
@@ -27,23 +28,17 @@ pub(super) fn run(arguments: &List, signs: &Signs) -> u8 {
     });
     let (overview, missing) = match found {
         Ok(found) => found,
-        Err(VerifyError::Archive(e)) => {
-            terminal::complain(&sentence(&e));
-            return FAILED;
-        }
-        Err(e) => {
-            terminal::complain(&e.to_string());
-            return FAILED;
-        }
+        Err(VerifyError::Archive(e)) => return failed(&e),
+        Err(e) => return terminal::fail(&Complaint::new(e.to_string())),
     };
     signs.elsewhere(|| report(arguments, &overview, &missing))
 }
 
 fn report(arguments: &List, overview: &Overview, missing: &Missing) -> u8 {
     for (name, error) in &overview.unreadable {
-        terminal::complain(&format!("could not read \"{}\": {error}", name.escape_default()));
+        terminal::remark(&format!("could not read \"{}\": {error}", name.escape_default()));
     }
-    let written = if arguments.json {
+    let written = if arguments.common.json {
         print_json(&json(arguments, overview, missing))
     } else {
         print(overview, missing, arguments.times)
@@ -205,6 +200,10 @@ fn json(arguments: &List, overview: &Overview, missing: &Missing) -> serde_json:
         .map(|(codec, count)| (encoding(*codec).to_owned(), (*count).into()))
         .collect();
     let identity = overview.identity.as_ref();
+    let unreadable = overview.unreadable.iter();
+    let unreadable: Vec<_> = unreadable
+        .map(|(file, reason)| serde_json::json!({ "file": file, "reason": reason }))
+        .collect();
     serde_json::json!({
         "archive": arguments.archive.display().to_string(),
         "system_identifier": identity.map(|identity| identity.system_identifier.to_string()),
@@ -215,5 +214,6 @@ fn json(arguments: &List, overview: &Overview, missing: &Missing) -> serde_json:
         "missing_histories": missing.histories,
         "encodings": encodings,
         "others": overview.others,
+        "unreadable": unreadable,
     })
 }
