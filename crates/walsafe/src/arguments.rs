@@ -103,7 +103,7 @@ nothing moves for --stall-timeout.
 Examples:
   # in postgresql.conf
   restore_command = 'walsafe restore --from /mnt/archive %f \"%p\"'
-  # add this in a standby that has the archive, and no server to stream from
+  # add this in a standby that has no server to stream from
   --on-error=stop
   # add this to give up what comes after a hole that nothing can fill
   --end-at-hole 000000010000000000000062"

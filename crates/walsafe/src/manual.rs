@@ -21,6 +21,10 @@ pub(crate) fn page(program: Command, command: Option<&str>) -> io::Result<Vec<u8
     let man = Man::new(described.clone()).source(version).manual("walsafe_archive");
     let mut page = Vec::new();
     man.render_title(&mut page)?;
+    // An option that is broken with a hyphen reads as another one.
+    write(&mut page, |roff| {
+        roff.control("nh", []).control("ad", ["l"]);
+    })?;
     man.render_name_section(&mut page)?;
     write(&mut page, |roff| synopsis(roff, described))?;
     man.render_description_section(&mut page)?;

@@ -85,7 +85,7 @@ pub(crate) struct Bar(Option<ProgressBar>);
 
 impl Bar {
     const READS_NAMES: &str = "{spinner} reading the names of the files, {elapsed_precise}";
-    const COUNTS: &str = "{bar:30} {pos}/{len} files, {elapsed_precise}{msg}";
+    const COUNTS: &str = "{bar:20} {pos}/{len} files, {elapsed_precise}{msg}";
 
     /// Starts a thread that draws it.
     pub(crate) fn start(quiet: bool) -> Self {
