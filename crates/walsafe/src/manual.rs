@@ -6,11 +6,12 @@ use clap::{Arg, Command};
 use clap_mangen::Man;
 use clap_mangen::roff::{Inline, Roff, bold, italic, roman};
 
-/// Keeps an option and its value on one line.
-const NO_BREAK: &str = "\u{a0}";
+/// Keeps an option and its value on one line: a character that no text has, and what it is in a page. The
+/// character itself is not known to `man` in every locale.
+const NO_BREAK: (&str, &str) = ("\u{a0}", "\\ ");
 
 /// Returns the page of the program, or of one of its commands.
-pub(crate) fn page(program: Command, command: Option<&str>) -> io::Result<Vec<u8>> {
+pub(crate) fn page(program: Command, command: Option<&str>) -> io::Result<String> {
     let version = format!("walsafe {}", program.get_version().unwrap_or_default());
     let mut program = program.disable_help_subcommand(true).subcommand_help_heading("COMMANDS");
     program.build();
@@ -37,7 +38,10 @@ pub(crate) fn page(program: Command, command: Option<&str>) -> io::Result<Vec<u8
     if command.is_some() {
         write(&mut page, |roff| see_also(roff, &program, described))?;
     }
-    Ok(page)
+    // Each section brings its own definition of the apostrophe; one is enough.
+    let definition = Roff::default().render();
+    let sections = String::from_utf8_lossy(&page).replace(&definition, "");
+    Ok(format!("{definition}{}", sections.replace(NO_BREAK.0, NO_BREAK.1)))
 }
 
 fn write(page: &mut dyn Write, section: impl FnOnce(&mut Roff)) -> io::Result<()> {
@@ -63,7 +67,7 @@ fn synopsis(roff: &mut Roff, command: &Command) {
             line.push(bold(format!("--{long}")));
         }
         if !arg.is_positional() && arg.get_action().takes_values() {
-            line.push(roman(NO_BREAK));
+            line.push(roman(NO_BREAK.0));
         }
         line.extend(value(arg));
         line.push(roman(after));

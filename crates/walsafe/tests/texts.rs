@@ -122,7 +122,7 @@ fn a_manual_page_has_the_sections_that_such_pages_have() {
         };
         let first = ["NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS"];
         assert_eq!(sections, [&first, expected].concat(), "{command:?}");
-        assert!(!page.contains('`'), "{page}");
+        assert!(!page.contains('`') && page.is_ascii(), "{page}");
         let name = command.map_or("walsafe".to_owned(), |command| format!("walsafe-{command}"));
         assert!(page.contains(&format!(".TH {name} 1")), "{page}");
         // "make install-manual" finds the pages by these lines.
@@ -141,11 +141,11 @@ fn a_manual_page_has_the_sections_that_such_pages_have() {
         line.replace("\\-", "-").replace("\\fB", "").replace("\\fI", "").replace("\\fR", "")
     };
     let restore = synopsis("restore");
-    assert!(restore.contains("walsafe restore --from\u{a0}DIR ["), "{restore}");
-    assert!(restore.contains("[--on-error\u{a0}auto|stop|retry]"), "{restore}");
+    assert!(restore.contains("walsafe restore --from\\ DIR ["), "{restore}");
+    assert!(restore.contains("[--on-error\\ auto|stop|retry]"), "{restore}");
     assert!(restore.ends_with("[--json] FILE TARGET"), "{restore}");
-    assert!(synopsis("init").contains("[--file-mode\u{a0}0600|0640|0400|0440]"));
-    assert!(synopsis("verify").contains("[-j|--jobs\u{a0}NUMBER]"));
+    assert!(synopsis("init").contains("[--file-mode\\ 0600|0640|0400|0440]"));
+    assert!(synopsis("verify").contains("[-j|--jobs\\ NUMBER]"));
 }
 
 #[test]

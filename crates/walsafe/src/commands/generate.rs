@@ -18,7 +18,7 @@ pub(super) fn completions(arguments: &Completions) -> u8 {
 /// Prints a manual page and returns the exit status.
 pub(super) fn man(arguments: &Man) -> u8 {
     match manual::page(Program::command(), arguments.command.as_deref()) {
-        Ok(page) => print(&page),
+        Ok(page) => print(page.as_bytes()),
         Err(e) => terminal::fail(&Complaint::new(format!("could not make the manual page: {e}"))),
     }
 }
