@@ -583,6 +583,7 @@ fn bad_usage_stops_even_a_standby_and_prints_one_line_and_the_way_to_help() {
         &["restore", "--from", "archive", "--on-error=later", ONE, "pg_wal/RECOVERYXLOG"],
         &["restore", "--form", "archive", ONE, "pg_wal/RECOVERYXLOG"],
         &["restore", "--from", "archive", ONE, "pg_wal/RECOVERYXLOG", "--help"],
+        &["--help", ONE, "pg_wal/RECOVERYXLOG"],
         &["restore", "--from", "../archive", "../secret", "pg_wal/RECOVERYXLOG"],
         &["restore", "--from", "../archive", "", "pg_wal/RECOVERYXLOG"],
         &["restore", "--from", "../archive", "%f", "%p"],

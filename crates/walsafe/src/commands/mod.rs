@@ -108,7 +108,7 @@ fn refuse(arguments: &[OsString], error: &clap::Error) -> u8 {
     let done = match error.kind() {
         // To a server, status 0 means "delivered": together with a file name, help is bad usage.
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-            if first == "restore" && arguments.len() > 3 { STOP } else { DONE }
+            if trouble(arguments) == STOP && arguments.len() > 3 { STOP } else { DONE }
         }
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => trouble(arguments),
         _ => {
