@@ -273,6 +273,14 @@ impl Error {
     pub fn detail(&self) -> String {
         Detail(self).to_string()
     }
+
+    /// Returns what the DETAIL says without the figures that differ from one try to the next although nothing
+    /// else has changed: how much space is free, how long a call hangs, how far another server has come. By
+    /// its kind, its text and this, an error is the same as an earlier one.
+    #[must_use]
+    pub fn gist(&self) -> String {
+        detail::gist(self)
+    }
 }
 
 #[cfg(test)]
