@@ -68,6 +68,18 @@ pub(crate) fn shut_down() {
     });
 }
 
+/// Notes which destination is in use, for sessions that begin after another one was refused: they have none.
+///
+/// Called while a reload is under way, which leaves the settings in force as they are.
+pub(crate) fn note_destination() {
+    let Ok(settings) = caught(settings::current) else { return };
+    ARCHIVER.with(|archiver| {
+        if let Ok(mut archiver) = archiver.try_borrow_mut() {
+            archiver.watch.note(settings.destination.path());
+        }
+    });
+}
+
 /// Turns an error that the server raises, or a panic, into a failure like any other.
 fn caught<T>(work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
     catch_in_archiver(work).unwrap_or_else(|message| Err(Error::Panicked { message }))

@@ -95,7 +95,7 @@ pub(crate) fn raise_error(error: &Error) -> ! {
         code: code(kind.sqlstate()),
         message: error.to_string(),
         detail: error.detail(),
-        hint: kind.hint(Activity::Checking).to_owned(),
+        hint: error.hint(Activity::Checking).into_owned(),
     }
     .raise()
 }

@@ -15,6 +15,7 @@ use walsafe_core::server::settings::{
 };
 use walsafe_core::wal::SegmentSize;
 
+use crate::archiver;
 use crate::reload;
 use crate::report::{self, Report};
 
@@ -221,6 +222,9 @@ fn check(
     // SAFETY: the server calls check hooks in its main thread.
     unsafe { report::set_check_detail(&detail) };
     if is_reload_in_archiver() {
+        if setting.name == DESTINATION {
+            archiver::note_destination();
+        }
         Report {
             code: PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
             message: format!(

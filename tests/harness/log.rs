@@ -128,7 +128,7 @@ impl Log {
     }
 
     /// Waits for a message of the archiver with this SQLSTATE after the mark, whole with DETAIL
-    /// and HINT. One that only says that an earlier one is true again does not count.
+    /// and HINT. For one that only says that an earlier one is true again, that one is returned.
     #[track_caller]
     pub fn wait_for_archiver_report(
         &self,
@@ -138,7 +138,12 @@ impl Log {
     ) -> Report {
         let find = || {
             let mut reports = self.archiver_reports(mark).into_iter();
-            reports.find(|report| report.sqlstate == sqlstate && !report.is_again())
+            let report = reports.find(|report| report.sqlstate == sqlstate)?;
+            let is_first = |first: &Report| first.message == report.message && !first.is_again();
+            match report.is_again() {
+                true => self.archiver_reports(Mark::default()).into_iter().rfind(is_first),
+                false => Some(report),
+            }
         };
         match poll(timeout, find) {
             Some(report) => report,

@@ -86,7 +86,7 @@ impl Repeats {
             again => {
                 let again =
                     again.map_or_else(String::new, |again| format!(" This happened {again}."));
-                let hint = error.kind().hint(Activity::Archiving).to_owned();
+                let hint = error.hint(Activity::Archiving).into_owned();
                 Telling { detail: format!("{}{again}", error.detail()), hint }
             }
         }
@@ -230,6 +230,7 @@ mod tests {
             action: Action::WriteCopy,
             path: "/mnt/a/x".into(),
             space: Some(Space { total: 1 << 40, free, free_inodes: None }),
+            access: None,
             source: io::Error::from_raw_os_error(libc::ENOSPC),
         };
         let hangs = |seconds| Error::Stalled { path: "/mnt/a".into(), seconds };
@@ -262,6 +263,7 @@ mod tests {
             action: Action::CreateTemporary,
             path: "/mnt/a/x".into(),
             space: Some(Space { total: 1 << 40, free: 1 << 30, free_inodes: Some(0) }),
+            access: None,
             source: io::Error::from_raw_os_error(libc::ENOSPC),
         };
         assert_eq!(repeats.failed(FILE, &no_inode, None, now), in_full(&no_inode));

@@ -26,8 +26,9 @@ impl fmt::Display for Detail<'_> {
                     total >> 20
                 )
             }
-            Error::Io { path, space, source, .. } => {
-                f.write_str(&on_file_system(path, *space, source))
+            Error::Io { path, space, access, source, .. } => {
+                f.write_str(&on_file_system(path, *space, source))?;
+                access.as_ref().map_or(Ok(()), |access| write!(f, " {}", access.found))
             }
             Error::BadSetting { reason } => {
                 write!(f, "{}.", capital(reason.trim_end_matches('.')))

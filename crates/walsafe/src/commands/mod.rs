@@ -5,8 +5,9 @@ use std::path::Path;
 
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
-use walsafe_core::error::{Activity, Error};
+use walsafe_core::error::{Access, Activity, Error};
 use walsafe_core::prove::verify::Commit;
+use walsafe_core::store::access::Asker;
 use walsafe_core::wal::timeline::Run;
 
 use crate::arguments::{Command, Program, Watch};
@@ -135,7 +136,11 @@ fn refuse(arguments: &[OsString], error: &clap::Error) -> u8 {
 
 /// Words an error of the core as one line, with what to do about it.
 fn sentence(error: &Error) -> String {
-    format!("{error}: {} {}", error.detail(), error.kind().hint(Activity::Checking))
+    let detail = error.detail();
+    match Asker::check(None).explain(error) {
+        Some(Access { found, advice }) => format!("{error}: {detail} {found} {advice}"),
+        None => format!("{error}: {detail} {}", error.hint(Activity::Checking)),
+    }
 }
 
 /// Describes a commit.

@@ -358,5 +358,5 @@ fn cannot_link(error: &io::Error) -> bool {
 fn failed(here: &Here, name: &FinalName, action: Action, source: io::Error) -> Error {
     let short = matches!(source.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT));
     let space = if short { here.dir.space().ok() } else { None };
-    Error::Io { action, path: here.path_of(name), space, source }
+    Error::Io { action, path: here.path_of(name), space, access: None, source }
 }
