@@ -230,7 +230,7 @@ fn restore_within(request: &Request<'_>, patience: Duration) -> Result<Outcome, 
                 request.steps.tick();
                 std::thread::sleep(HISTORY_PAUSE);
             }
-            result => return result,
+            result => return result.map_err(RestoreError::explained),
         }
     }
 }
