@@ -35,7 +35,7 @@ pub fn blocks(page: &str) -> Vec<Block> {
     blocks
 }
 
-/// A text with all numbers, hexadecimal names and widths of columns taken out.
+/// A text with all numbers, hexadecimal names and widths of columns taken out, and the plurals after numbers.
 fn shape(text: &str) -> String {
     let number = |word: &str| {
         let digits = word.chars().filter(char::is_ascii_digit).count();
@@ -43,8 +43,17 @@ fn shape(text: &str) -> String {
     };
     let parts = text.split([' ', '\n', '|', '"', ',', '(', ')']).filter(|part| !part.is_empty());
     let line = |part: &str| part.chars().all(|c| "-+[]".contains(c));
-    let word = |part| if number(part) || line(part) { "#" } else { part };
-    parts.map(word).collect::<Vec<_>>().join(" ")
+    let mut words: Vec<&str> = Vec::new();
+    for part in parts {
+        // One segment, or two: how many there are may differ.
+        let counted = words.last() == Some(&"#");
+        words.push(match part {
+            _ if number(part) || line(part) => "#",
+            _ if counted => part.trim_end_matches('s'),
+            _ => part,
+        });
+    }
+    words.join(" ")
 }
 
 /// A file of docs/, with the test's own paths in place of those in the text.
