@@ -10,9 +10,8 @@ use walsafe_core::wal::Lsn;
 use walsafe_core::wal::name::SegmentName;
 use walsafe_core::wal::timeline::Run;
 
-use super::{DONE, FAILED, FOUND, commit_json, failed, print_json, run_json};
+use super::{DONE, FAILED, FOUND, commit_json, print_json, run_json, unverified};
 use crate::arguments::List;
-use crate::complaint::Complaint;
 use crate::terminal::{self, Output, megabytes};
 use crate::time::rfc3339;
 use crate::watchdog::Signs;
@@ -28,8 +27,7 @@ pub(super) fn run(arguments: &List, signs: &Signs) -> u8 {
     });
     let (overview, missing) = match found {
         Ok(found) => found,
-        Err(VerifyError::Archive(e)) => return failed(&e),
-        Err(e) => return terminal::fail(&Complaint::new(e.to_string())),
+        Err(error) => return terminal::fail(&unverified(&error)),
     };
     signs.elsewhere(|| report(arguments, &overview, &missing))
 }

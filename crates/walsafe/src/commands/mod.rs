@@ -6,7 +6,7 @@ use std::path::Path;
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use walsafe_core::error::{Activity, Error};
-use walsafe_core::prove::verify::Commit;
+use walsafe_core::prove::verify::{Commit, VerifyError};
 use walsafe_core::wal::timeline::Run;
 
 use crate::arguments::{Command, Common, Program};
@@ -127,6 +127,17 @@ fn refuse(arguments: &[OsString], error: &clap::Error) -> u8 {
 /// Says an error of the core, with what to do about it.
 fn complaint(error: &Error) -> Complaint {
     Complaint::of(error, Activity::Checking)
+}
+
+/// Says why an archive could not be looked at.
+fn unverified(error: &VerifyError) -> Complaint {
+    match error {
+        VerifyError::Archive(error) => complaint(error),
+        VerifyError::Nothing { path } => Complaint::new(error.to_string())
+            .detail(format!("\"{}\".", path.display()))
+            .hint(walsafe_core::error::ErrorKind::NothingThere.hint(Activity::Checking)),
+        VerifyError::Cancelled => Complaint::new(error.to_string()),
+    }
 }
 
 /// Says why the command has failed, and returns its exit status.

@@ -2,14 +2,11 @@
 
 use std::path::Path;
 
-use walsafe_core::error::{Activity, ErrorKind};
 use walsafe_core::prove::finding::Finding;
-use walsafe_core::prove::verify::{
-    self, Accepted, Chain, Heading, Options, Report, Start, VerifyError,
-};
+use walsafe_core::prove::verify::{self, Accepted, Chain, Heading, Options, Report, Start};
 use walsafe_core::server::control::ControlFile;
 
-use super::{DONE, FAILED, FOUND, commit_json, complaint, print_json};
+use super::{DONE, FAILED, FOUND, commit_json, print_json, unverified};
 use crate::arguments::Verify;
 use crate::complaint::Complaint;
 use crate::terminal::{self, Bar, Output, megabytes};
@@ -48,7 +45,7 @@ pub(super) fn run(arguments: &Verify, signs: &Signs) -> u8 {
     drop(bar);
     let report = match result {
         Ok(report) => report,
-        Err(error) => return terminal::fail(&complain(arguments, &error)),
+        Err(error) => return terminal::fail(&unverified(&error)),
     };
     let written = signs.elsewhere(|| {
         if arguments.common.json { print_json(&json(arguments, &report)) } else { print(&report) }
@@ -83,16 +80,6 @@ fn start(text: &str, timeline: Option<u32>) -> Result<Start, String> {
         (start.stop, start.stop_timeline) = (Some(minimum), on);
     }
     Ok(start)
-}
-
-fn complain(arguments: &Verify, error: &VerifyError) -> Complaint {
-    match error {
-        VerifyError::Archive(error) => complaint(error),
-        VerifyError::Nothing { .. } => Complaint::new(error.to_string())
-            .detail(format!("\"{}\".", arguments.archive.display()))
-            .hint(ErrorKind::NothingThere.hint(Activity::Checking)),
-        VerifyError::Cancelled => Complaint::new(error.to_string()),
-    }
 }
 
 fn print(report: &Report) -> bool {
