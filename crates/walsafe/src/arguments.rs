@@ -352,7 +352,7 @@ pub(crate) struct Push {
     #[arg(long, value_name = "NUMBER", value_parser = number::<2, MAX>)]
     pub(crate) history: Option<u32>,
     /// Compression, as the archive's other files have it: none, lz4, zstd, zstd:LEVEL, gzip or gzip:LEVEL
-    #[arg(long, value_name = "METHOD", default_value = "none")]
+    #[arg(long, value_name = "COMPRESSION", default_value = "none")]
     pub(crate) compression: Compression,
     #[command(flatten)]
     pub(crate) common: Common,

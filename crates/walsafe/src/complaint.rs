@@ -21,7 +21,7 @@ impl Complaint {
 
     /// Says an error of the core, with what to do about it.
     pub(crate) fn of(error: &Error, activity: Activity) -> Self {
-        Self::new(error.to_string()).detail(error.detail()).hint(error.kind().hint(activity))
+        Self::new(error.to_string()).detail(error.detail()).hint(error.hint(activity))
     }
 
     pub(crate) fn detail(self, detail: impl Into<String>) -> Self {

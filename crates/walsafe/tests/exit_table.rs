@@ -92,7 +92,9 @@ fn the_file_is_found_in_any_encoding() {
 fn a_segment_after_the_last_one_is_the_end_of_the_wal() {
     let place = place();
     let started = Instant::now();
-    place.restore(&segment_name(1, 4)).says(1, "neither is any later segment of timeline 1");
+    place
+        .restore(&segment_name(1, 4))
+        .says(1, "the last file of timeline 1 there is 000000010000000000000003");
     assert!(started.elapsed() < Duration::from_secs(2), "nothing to wait for");
     assert_eq!(place.pg_wal(), Vec::<String>::new());
 }
@@ -101,16 +103,20 @@ fn a_segment_after_the_last_one_is_the_end_of_the_wal() {
 fn segments_of_other_timelines_make_no_hole() {
     let place = place();
     place.put(&segment_name(2, 9), &segments()[0]);
-    place.restore(&segment_name(1, 4)).says(1, "neither is any later");
-    place.restore(&segment_name(3, 1)).says(1, "neither is any later");
+    place.restore(&segment_name(1, 4)).says(1, "the last file of timeline 1 there is ");
+    place
+        .restore(&segment_name(3, 1))
+        .says(1, "is not in the archive, nor is any WAL of timeline 3");
 }
 
 #[test]
 fn the_history_of_a_timeline_without_segments_need_not_be_there() {
     let place = place();
-    place.restore("00000002.history").says(1, "neither is any segment of timeline 2");
+    place
+        .restore("00000002.history")
+        .says(1, "is not in the archive, nor is any WAL of timeline 2");
     // The first timeline has segments but no history file.
-    place.restore("00000001.history").says(1, "the first timeline has no history");
+    place.restore("00000001.history").says(1, "does not exist: the first timeline has no history");
 }
 
 #[test]
@@ -148,7 +154,7 @@ fn a_later_partial_segment_shows_a_hole_too() {
     place.put("000000010000000000000005.partial", &segments()[4]);
     place.restore(&segment_name(1, 4)).says(126, "000000010000000000000005 is there");
     // The partial form of the very segment is where a timeline ends.
-    place.restore(&segment_name(1, 5)).says(1, "neither is any later");
+    place.restore(&segment_name(1, 5)).says(1, "the last file of timeline 1 there is ");
 }
 
 #[test]
@@ -158,7 +164,7 @@ fn a_timeline_that_branched_off_later_shows_a_hole_too() {
     place.put("00000002.history", b"1\t0/500200\tno recovery target specified\n");
     // Timeline 1 went on to segment 5, of which timeline 2 has the copy.
     place.restore(&segment_name(1, 4)).says(126, "timeline 2 branched off after it at 0/500200");
-    place.restore(&segment_name(1, 5)).says(1, "neither is any later");
+    place.restore(&segment_name(1, 5)).says(1, "the last file of timeline 1 there is ");
 }
 
 #[test]
@@ -250,7 +256,7 @@ fn a_hole_lets_a_standby_try_again() {
     fs::remove_file(place.path("archive").join(TWO)).unwrap();
     standby(&place);
     let started = Instant::now();
-    place.restore(TWO).says(1, "it is not in the archive");
+    place.restore(TWO).says(1, "is not in the archive");
     assert!(started.elapsed() < Duration::from_secs(2), "a standby asks again by itself");
 }
 
@@ -279,7 +285,7 @@ fn an_unmarked_archive_is_accepted_only_when_asked_for() {
     place.restore(TWO).says(126, "no identity file");
     let run = |file: &str| Run::of(place.restore_command(file).arg("--allow-unmarked"));
     run(TWO).delivers();
-    run(&segment_name(1, 4)).says(1, "neither is any later");
+    run(&segment_name(1, 4)).says(1, "the last file of timeline 1 there is ");
     // The control file still tells whose segments are right.
     foreign(&place);
     run(TWO).says(126, "wrong-cluster");
@@ -350,7 +356,7 @@ fn records_are_checked_whatever_a_digest_says() {
             damaged[at] ^= 0x10;
             damaged
         });
-        place.restore("000000010000000000000004").says(126, "is corrupt");
+        place.restore("000000010000000000000004").says(126, "(corrupt).");
     }
 }
 

@@ -271,3 +271,16 @@ fn files_get_the_owner_and_the_mode_of_the_identity_file() {
     let there = fs::metadata(place.path("archive").join(segment_name(1, 1))).unwrap();
     assert_eq!((there.uid(), there.gid(), there.mode() & 0o777), (65_534, 65_534, 0o640));
 }
+
+/// What files had to do without was told of, but not the permissions that the archiver warns of.
+#[test]
+fn a_directory_that_every_user_can_write_into_is_told_of_once() {
+    let (place, wal) = (Place::new(), segments());
+    standby(&place, &[(1, &wal[0]), (2, &wal[1])]);
+    let open = fs::Permissions::from_mode(0o777);
+    fs::set_permissions(place.path("archive"), open).unwrap();
+    let run = push(&place, &[]);
+    assert_eq!(run.status, Some(0), "{run:?}");
+    let says = "every user can write into the archive directory: ";
+    assert_eq!(run.err.matches(says).count(), 1, "{run:?}");
+}

@@ -1,6 +1,7 @@
 //! `walsafe check`: can a directory be archived to, and recovered from?
 
 use walsafe_core::prove::check::{self, Options, Status};
+use walsafe_core::words::count;
 
 use super::print_json;
 use crate::arguments::Check;
@@ -60,7 +61,7 @@ fn print(arguments: &Check, checks: &[check::Check]) -> u8 {
         // Monitoring programs show the first line.
         let first = checks.iter().find(|check| check.status == worst && worst != Status::Ok);
         let what = first.map_or_else(
-            || format!("{} checks of \"{}\"", checks.len(), arguments.archive.display()),
+            || format!("{} of \"{}\"", count(checks.len(), "check"), arguments.archive.display()),
             |check| format!("{}: {}", check.name, check.detail),
         );
         output.line(format_args!("WALSAFE {word} - {what}"));

@@ -1,11 +1,12 @@
 //! `walsafe manifest`: digests of the stored files, for `b3sum --check`.
 
 use walsafe_core::prove::manifest::{self, Origin};
+use walsafe_core::prove::verify::VerifyError;
 use walsafe_core::store::directory::Directory;
 use walsafe_core::store::listing::{self, Listing, Stranger, Walk};
 use walsafe_core::store::{FinalName, Store};
 
-use super::{DONE, FAILED, FOUND, complaint, failed, print_json};
+use super::{DONE, FAILED, FOUND, complaint, failed, print_json, unverified};
 use crate::arguments::Manifest;
 use crate::terminal::{self, Output};
 use crate::watchdog::Signs;
@@ -28,6 +29,9 @@ pub(super) fn run(arguments: &Manifest, signs: &Signs) -> u8 {
         Ok(listing) => listing,
         Err(e) => return failed(&e),
     };
+    if listing.is_empty() && archived.is_empty() {
+        return terminal::fail(&unverified(&VerifyError::Nothing { path: path.clone() }));
+    }
     archived.sort();
     let marked = listing.marked.then_some(FinalName::Identity);
     let files = Walk::all(&*visit).chain(archived.into_iter().map(Ok));

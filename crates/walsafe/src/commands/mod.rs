@@ -5,8 +5,9 @@ use std::path::Path;
 
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
-use walsafe_core::error::{Activity, Error};
+use walsafe_core::error::{Access, Activity, Error};
 use walsafe_core::prove::verify::{Commit, VerifyError};
+use walsafe_core::store::access::Asker;
 use walsafe_core::wal::timeline::Run;
 
 use crate::arguments::{Command, Common, Program};
@@ -126,7 +127,17 @@ fn refuse(arguments: &[OsString], error: &clap::Error) -> u8 {
 
 /// Says an error of the core, with what to do about it.
 fn complaint(error: &Error) -> Complaint {
-    Complaint::of(error, Activity::Checking)
+    match Asker::check(None).explain(error) {
+        Some(Access { found, advice }) => Complaint::new(error.to_string())
+            .detail(format!("{} {found}", error.detail()))
+            .hint(advice),
+        None => Complaint::of(error, Activity::Checking),
+    }
+}
+
+/// Says why the command has failed, and returns its exit status.
+fn failed(error: &Error) -> u8 {
+    terminal::fail(&complaint(error))
 }
 
 /// Says why an archive could not be looked at.
@@ -138,11 +149,6 @@ fn unverified(error: &VerifyError) -> Complaint {
             .hint(walsafe_core::error::ErrorKind::NothingThere.hint(Activity::Checking)),
         VerifyError::Cancelled => Complaint::new(error.to_string()),
     }
-}
-
-/// Says why the command has failed, and returns its exit status.
-fn failed(error: &Error) -> u8 {
-    terminal::fail(&complaint(error))
 }
 
 /// Describes a commit.

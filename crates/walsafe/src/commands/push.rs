@@ -10,6 +10,7 @@ use walsafe_core::store::identity;
 use walsafe_core::store::lag;
 use walsafe_core::sys;
 use walsafe_core::wal::name::FileName;
+use walsafe_core::words::count;
 
 use super::{DONE, FAILED, FOUND, print_json, run_json};
 use crate::arguments::Push;
@@ -142,12 +143,11 @@ fn summary(arguments: &Push, held: &Held, pushed: &Pushed) -> String {
             held.timeline
         ),
         (0, _) => format!("pushed nothing to \"{destination}\""),
-        (1, _) => {
-            format!("pushed 1 file ({}) to \"{destination}\": {pieces}", megabytes(pushed.bytes))
-        }
-        (n, _) => {
-            format!("pushed {n} files ({}) to \"{destination}\": {pieces}", megabytes(pushed.bytes))
-        }
+        (some, _) => format!(
+            "pushed {} ({}) to \"{destination}\": {pieces}",
+            count(some, "file"),
+            megabytes(pushed.bytes)
+        ),
     }
 }
 

@@ -76,8 +76,7 @@ impl Call<'_> {
 
     fn outcome(&self) -> Ending {
         if self.name().is_some_and(|name| own::cannot_exist(&name)) {
-            let file = &self.arguments.file;
-            let message = format!("\"{file}\" was not restored: the first timeline has no history");
+            let message = format!("\"{}\" {}", self.arguments.file, own::CANNOT_EXIST);
             return self.tell_once(Ending::NotArchived, &Complaint::new(message));
         }
         self.in_front()
@@ -156,7 +155,7 @@ impl Call<'_> {
                 Ending::Delivered
             }
             Ok(Outcome::NotArchived { reason }) => {
-                let message = format!("\"{name}\" was not restored: {reason}");
+                let message = format!("\"{name}\" {reason}");
                 self.tell_once(Ending::NotArchived, &Complaint::new(message))
             }
             Err(e) => {
@@ -231,7 +230,7 @@ fn restore_within(request: &Request<'_>, patience: Duration) -> Result<Outcome, 
                 request.steps.tick();
                 std::thread::sleep(HISTORY_PAUSE);
             }
-            result => return result,
+            result => return result.map_err(RestoreError::explained),
         }
     }
 }
