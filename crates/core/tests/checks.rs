@@ -6,12 +6,17 @@
 mod common;
 
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime};
 
 use common::*;
+use walsafe_core::error::ErrorKind;
 use walsafe_core::prove::check::{self, Check, Options, Status};
+use walsafe_core::prove::examine::Expectation;
+use walsafe_core::prove::read_back::{ReadBack, read_back};
 use walsafe_core::store::directory::temporary::Owner;
+use walsafe_core::wal::name::FileName;
 
 fn row(world: &World, name: &str, options: &Options<'_>) -> Check {
     let checks = check::check(&world.archive, options);
@@ -99,4 +104,37 @@ fn what_a_host_left_is_told_of_and_removed_only_by_a_check_that_may_write() {
     let found = row(&world, "temporary files", &options(false, true));
     assert!(found.status == Status::Ok && found.detail.contains("1 file removed"), "{found:?}");
     assert!(!world.archive.join(&left).exists());
+}
+
+/// The end-to-end test is what an administrator relies on: what came back wrong, or cannot be looked for, is not
+/// whole.
+#[test]
+fn what_is_read_back_is_whole_or_wrong_or_not_there_with_the_reason() {
+    let (world, at_once) = (World::new(), Duration::ZERO);
+    let job = world.segment(1, 1);
+    world.run(&job).unwrap();
+    let expected = Expectation { system_identifier: Some(OURS), ..Expectation::default() };
+    let look = |name| read_back(&world.archive, name, &expected, at_once, &|| true);
+    let found = look(&job.name);
+    assert!(matches!(found, ReadBack::Whole { by_digest: true, .. }), "{found:?}");
+    let later = FileName::new(&segment_name(1, 2)).unwrap();
+    assert!(matches!(look(&later), ReadBack::NotThere(None)));
+
+    let mut bytes = fs::read(world.path(&job)).unwrap();
+    bytes[SEGMENT / 2] ^= 1;
+    let file = fs::File::options().write(true).open(world.path(&job)).unwrap();
+    file.write_all_at(&bytes, 0).unwrap();
+    drop(file);
+    let found = look(&job.name);
+    let told = matches!(&found, ReadBack::Wrong { reason, .. } if reason.contains("BLAKE3"));
+    assert!(told, "{found:?}");
+
+    fs::rename(&world.archive, world.root.path().join("elsewhere")).unwrap();
+    let found = look(&job.name);
+    let ReadBack::NotThere(Some(error)) = &found else { panic!("{found:?}") };
+    assert_eq!(error.kind(), ErrorKind::DestinationMissing);
+    // Nobody waits for it any more.
+    let patient = Duration::from_secs(600);
+    let found = read_back(&world.archive, &later, &expected, patient, &|| false);
+    assert!(matches!(found, ReadBack::NotThere(Some(_))), "{found:?}");
 }
