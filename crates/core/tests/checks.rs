@@ -5,6 +5,7 @@
 
 mod common;
 
+use std::cell::Cell;
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::AtomicBool;
@@ -134,7 +135,13 @@ fn what_is_read_back_is_whole_or_wrong_or_not_there_with_the_reason() {
     let ReadBack::NotThere(Some(error)) = &found else { panic!("{found:?}") };
     assert_eq!(error.kind(), ErrorKind::DestinationMissing);
     // Nobody waits for it any more.
+    let asked = Cell::new(0);
+    let go_on = || {
+        asked.set(asked.get() + 1);
+        assert_eq!(asked.get(), 1, "it went on");
+        false
+    };
     let patient = Duration::from_secs(600);
-    let found = read_back(&world.archive, &later, &expected, patient, &|| false);
+    let found = read_back(&world.archive, &later, &expected, patient, &go_on);
     assert!(matches!(found, ReadBack::NotThere(Some(_))), "{found:?}");
 }
