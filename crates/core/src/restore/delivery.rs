@@ -28,6 +28,9 @@ pub(super) struct Copied {
     pub(super) delivery: Delivery,
 }
 
+/// Writes the next bytes of a file.
+type Write<'w> = dyn FnMut(&[u8]) -> io::Result<()> + Send + 'w;
+
 impl Delivery {
     /// Removes what earlier calls that were killed left in the target's directory.
     pub(super) fn sweep(target: &Path, owner: &Owner) -> Result<(), RestoreError> {
@@ -74,7 +77,7 @@ impl Delivery {
     /// must not have holes. Plain writes share no extents with the archive.
     pub(super) fn copy(
         mut self,
-        read: impl FnOnce(&mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<Examined>,
+        read: impl FnOnce(&mut Write<'_>) -> io::Result<Examined>,
     ) -> Result<Copied, RestoreError> {
         let examined = read(&mut |chunk| {
             sys::write_all_at(&self.file, chunk, self.written)?;

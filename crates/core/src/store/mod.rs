@@ -17,6 +17,7 @@ use crate::server::settings::CheckWal;
 use crate::server::source::Source;
 use crate::sys::Space;
 
+pub mod access;
 pub mod admission;
 pub mod beyond;
 #[cfg(test)]

@@ -319,6 +319,19 @@ pub fn walsafe() -> Command {
     Command::new(env!("CARGO_BIN_EXE_walsafe"))
 }
 
+/// Returns the names of all commands, as the program's help lists them.
+pub fn commands() -> Vec<String> {
+    let help = Run::of(walsafe().arg("--help")).out;
+    let listed = help.lines().skip_while(|line| *line != "Commands:").skip(1);
+    let listed = listed.take_while(|line| !line.is_empty());
+    // What does not fit into a line goes on further to the right.
+    let names = listed.filter_map(|line| line.strip_prefix("  "));
+    names
+        .filter(|line| !line.starts_with(' ') && !line.starts_with("help "))
+        .filter_map(|line| Some(line.split_whitespace().next()?.to_owned()))
+        .collect()
+}
+
 /// The result of a call.
 #[derive(Debug)]
 pub struct Run {
@@ -344,6 +357,22 @@ impl Run {
         assert!(self.err.contains(text), "{self:?}");
         assert_eq!(self.err.lines().count(), 1, "{self:?}");
         assert_eq!(self.out, "");
+    }
+
+    /// The call ended with this status, and standard output has one JSON object that says so, as the only
+    /// thing that was said. Returns the error in it.
+    #[track_caller]
+    pub fn fails_in_json(&self, status: i32) -> serde_json::Value {
+        assert_eq!((self.status, &*self.err), (Some(status), ""), "{self:?}");
+        let said: serde_json::Value =
+            serde_json::from_str(&self.out).unwrap_or_else(|e| panic!("{e}: {self:?}"));
+        let error = said["error"].clone();
+        assert!(error["message"].is_string(), "{self:?}");
+        for part in ["detail", "hint"] {
+            assert!(error[part].is_string() || error[part].is_null(), "{self:?}");
+        }
+        assert_eq!(error["exit_status"], status, "{self:?}");
+        error
     }
 
     /// The call delivered, and said nothing.

@@ -357,5 +357,6 @@ fn cannot_link(error: &io::Error) -> bool {
 
 /// Makes an error of a failed call on the copy; where space may be short, says how much there is.
 fn failed(here: &Here, name: &FinalName, action: Action, source: io::Error) -> Error {
-    Error::Io { action, path: here.path_of(name), space: here.dir.space_for(&source), source }
+    let space = here.dir.space_for(&source);
+    Error::Io { action, path: here.path_of(name), space, access: None, source }
 }
