@@ -16,6 +16,7 @@ use walsafe_core::server::settings::{
 use walsafe_core::wal::SegmentSize;
 use walsafe_core::words;
 
+use crate::archiver;
 use crate::reload;
 use crate::report::{self, Report};
 
@@ -223,6 +224,9 @@ fn check(
     // SAFETY: the server calls check hooks in its main thread.
     unsafe { report::set_check_detail(&detail) };
     if is_reload_in_archiver() {
+        if setting.name == DESTINATION {
+            archiver::note_destination();
+        }
         Report {
             code: PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
             message: format!(

@@ -27,7 +27,7 @@ use crate::end_to_end;
 use crate::reload;
 use crate::report::{self, Report};
 use crate::settings;
-use crate::watch::{self, WAITING};
+use crate::watch::{self, FAILING, WAITING};
 
 /// How many threads a verification from SQL reads with. It leaves processors to the database.
 const VERIFY_THREADS: usize = 2;
@@ -123,9 +123,9 @@ fn state(known: Option<&Stats>) -> State {
     // continues with the one that it had before, if it is still the same archiver.
     let destination = settings.or_else(|| {
         refused.as_ref()?;
-        let since = watch::microseconds(configuration::archiver_start()?);
-        let in_use = |stats: &&Stats| stats.archived_at.max(stats.failed_at) >= since;
-        known.filter(in_use).map(|stats| stats.destination.clone())
+        let in_use =
+            stats::written_at(settings::data_directory())? >= configuration::archiver_start()?;
+        known.filter(|_| in_use).map(|stats| stats.destination.clone())
     });
     if destination.is_none() && refused.is_none() {
         return named("unconfigured", None);
@@ -137,10 +137,10 @@ fn state(known: Option<&Stats>) -> State {
     let same = known.filter(|stats| destination.as_ref() == Some(&stats.destination));
     match same.map(|stats| stats.failing) {
         Some(WAITING) => named("waiting", destination),
-        Some(1..) => named("failing", destination),
+        Some(FAILING) => named("failing", destination),
         _ if refused.is_some() => State { name: "misconfigured", destination, refused },
         Some(0) => named("ok", destination),
-        None => named("starting", destination),
+        _ => named("starting", destination),
     }
 }
 

@@ -589,12 +589,12 @@ fn bad_usage_stops_even_a_standby_and_prints_one_line_and_the_way_to_help() {
         &["restore", "--from", "archive", "--on-error=later", ONE, "pg_wal/RECOVERYXLOG"],
         &["restore", "--form", "archive", ONE, "pg_wal/RECOVERYXLOG"],
         &["restore", "--from", "archive", ONE, "pg_wal/RECOVERYXLOG", "--help"],
+        &["--help", ONE, "pg_wal/RECOVERYXLOG"],
         &["restore", "--from", "../archive", "../secret", "pg_wal/RECOVERYXLOG"],
         &["restore", "--from", "../archive", "", "pg_wal/RECOVERYXLOG"],
         &["restore", "--from", "../archive", "%f", "%p"],
         &["resotre", "--from", "archive", ONE, "pg_wal/RECOVERYXLOG"],
         &["--from", "archive", ONE, "pg_wal/RECOVERYXLOG"],
-        &[],
     ];
     for call in calls {
         let run = Run::of(walsafe().args(*call).current_dir(place.path("data")));
@@ -699,10 +699,24 @@ fn a_target_that_names_no_file_stops_a_standby_too() {
     run.says(126, "restore_command");
 }
 
+/// A line of JSON was on standard error, where the other commands had their words.
 #[test]
 fn the_line_can_be_json() {
     let place = place();
-    let run = Run::of(place.restore_command(&segment_name(1, 4)).arg("--json"));
-    run.says(1, "\"file\":\"000000010000000000000004\"");
-    serde_json::from_str::<serde_json::Value>(&run.err).unwrap();
+    let run = |file: &str| Run::of(place.restore_command(file).arg("--json"));
+    let end = run(&segment_name(1, 4));
+    let said: serde_json::Value = serde_json::from_str(&end.out).unwrap();
+    assert_eq!((end.status, &*end.err, end.out.lines().count()), (Some(1), "", 1));
+    assert_eq!((&said["file"], &said["exit_status"]), (&segment_name(1, 4).into(), &1.into()));
+    assert!(said["message"].as_str().unwrap().contains("was not restored"));
+    place.put(THREE, &segments()[2][..MB / 2]);
+    let error = run(THREE).fails_in_json(126);
+    assert!(error["detail"].as_str().unwrap().contains("is truncated"), "{error}");
+    standby(&place);
+    fs::rename(place.path("archive"), place.path("away")).unwrap();
+    let error = run(THREE).fails_in_json(1);
+    assert!(error["hint"].as_str().unwrap().contains("mounted"), "{error}");
+    // What a standby was told a moment ago is not said again, be it in JSON.
+    let again = run(THREE);
+    assert_eq!((again.status, &*again.out, &*again.err), (Some(1), "", ""));
 }

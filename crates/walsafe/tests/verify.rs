@@ -535,18 +535,3 @@ fn a_missing_archive_is_reported_in_words_for_whoever_looks_at_it() {
     run.says(2, "could not read \"global/pg_control\"");
     run.says(2, "Is this the cluster's data directory?");
 }
-
-#[test]
-fn every_command_has_help_with_an_example_a_manual_page_and_completions() {
-    for command in ["restore", "verify", "list", "check", "manifest", "init"] {
-        let run = Run::of(walsafe().args([command, "--help"]));
-        assert_eq!(run.status, Some(0));
-        assert!(run.out.contains("Example") && run.out.contains("Exit status"), "{command}");
-        let run = Run::of(walsafe().args(["man", command]));
-        assert!(run.out.contains(&format!(".TH walsafe-{command}")), "{run:?}");
-    }
-    for shell in ["bash", "zsh", "fish"] {
-        let run = Run::of(walsafe().args(["completions", shell]));
-        assert!(run.out.contains("restore"), "{shell}");
-    }
-}

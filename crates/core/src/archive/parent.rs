@@ -236,6 +236,6 @@ fn failed(parent: Ancestor, error: &Error) -> Notice {
             parent.timeline, parent.switch
         ),
         detail: error.detail(),
-        hint: format!("{} {HINT}", kind.hint(Activity::Archiving)),
+        hint: format!("{} {HINT}", error.hint(Activity::Archiving)),
     }
 }

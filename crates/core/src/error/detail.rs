@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 
-use super::{Error, ErrorKind};
+use super::{Error, ErrorKind, Nature};
 use crate::sys::Space;
 use crate::words;
 
@@ -27,8 +27,9 @@ impl fmt::Display for Detail<'_> {
                     total >> 20
                 )
             }
-            Error::Io { path, space, source, .. } => {
-                f.write_str(&on_file_system(path, *space, source))
+            Error::Io { path, space, access, source, .. } => {
+                f.write_str(&on_file_system(path, *space, source))?;
+                access.as_ref().map_or(Ok(()), |access| write!(f, " {}", access.found))
             }
             Error::BadSetting { reason } => f.write_str(&words::sentence(reason)),
             Error::NotConfigured => f.write_str("\"walsafe_archive.destination\" is empty."),
@@ -102,6 +103,24 @@ impl fmt::Display for Detail<'_> {
             }
             Error::Panicked { message } => f.write_str(&words::sentence(message)),
         }
+    }
+}
+
+/// Words what makes an error the same as an earlier one: see [`Error::gist`].
+pub(super) fn gist(error: &Error) -> String {
+    let place = |path: &Path| path.display().to_string();
+    match error {
+        // Space changes while everybody else writes.
+        Error::Io { path, space: Some(_), source, .. } => on_file_system(path, None, source),
+        Error::Stalled { path, .. }
+        | Error::StorageHangs { path, .. }
+        | Error::SourceChanged { path, .. } => place(path),
+        // The archive's newest segment, where the other server goes on.
+        Error::Conflict { path, difference } => match difference.nature {
+            Nature::Ahead { first_record, .. } => format!("{} {first_record}", place(path)),
+            _ => error.detail(),
+        },
+        _ => error.detail(),
     }
 }
 

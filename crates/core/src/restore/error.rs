@@ -8,6 +8,7 @@ use thiserror::Error as ThisError;
 
 use crate::error::{Activity, Error, ErrorKind, Standby, of_data_directory, on_file_system};
 use crate::prove::finding::{FindingKind, Problem};
+use crate::store::access::Asker;
 use crate::store::identity;
 use crate::sys::Space;
 
@@ -147,11 +148,21 @@ impl RestoreError {
         }
     }
 
+    /// Adds what the permissions say, if it is a matter of permission in the archive.
+    #[must_use]
+    pub fn explained(self) -> Self {
+        match self {
+            Self::Archive(error) => Self::Archive(Asker::restore().explained(error)),
+            other => other,
+        }
+    }
+
     /// Returns what to do, in full sentences.
     #[must_use]
     pub fn hint(&self) -> Cow<'static, str> {
         let hint = self.kind().hint(Activity::Restoring);
         match self {
+            Self::Archive(error) => error.hint(Activity::Restoring),
             Self::HistoryHole { timeline, contents: Some(contents), .. } => format!(
                 "{hint} If no server has the file, this makes it: printf '{contents}' > {timeline:08X}.history"
             )

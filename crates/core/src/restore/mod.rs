@@ -207,7 +207,8 @@ fn deliver(
     for (name, archived) in &candidates {
         let delivery =
             Delivery::begin(request.target, request.name, owner, request.data_directory)?;
-        let result = delivery.copy(|each| examine::examine(&**archived, name, expected, each))?;
+        let result =
+            delivery.copy(|each| examine::examine_overlapped(&**archived, name, expected, each))?;
         let path = archived.path().to_owned();
         match (judge(request, visit, expected, &result.examined)?, result.examined.content) {
             (Ok(remark), Some(content)) => match sound {

@@ -11,9 +11,9 @@ use walsafe_core::wal::name::SegmentName;
 use walsafe_core::wal::timeline::Run;
 use walsafe_core::words::{count, either};
 
-use super::{DONE, FAILED, FOUND, commit_json, megabytes, print_json, run_json};
+use super::{DONE, FAILED, FOUND, commit_json, print_json, run_json, unverified};
 use crate::arguments::List;
-use crate::terminal::{self, Output};
+use crate::terminal::{self, Output, megabytes};
 use crate::time::rfc3339;
 use crate::watchdog::Signs;
 
@@ -35,19 +35,16 @@ pub(super) fn run(arguments: &List, signs: &Signs) -> u8 {
     });
     let (overview, missing) = match found {
         Ok(found) => found,
-        Err(error) => {
-            terminal::complain(&super::unverified(&error));
-            return FAILED;
-        }
+        Err(error) => return terminal::fail(&unverified(&error)),
     };
     signs.elsewhere(|| report(arguments, &overview, &missing))
 }
 
 fn report(arguments: &List, overview: &Overview, missing: &Missing) -> u8 {
     for (name, error) in &overview.unreadable {
-        terminal::complain(&format!("could not read \"{}\": {error}", name.escape_default()));
+        terminal::remark(&format!("could not read \"{}\": {error}", name.escape_default()));
     }
-    let written = if arguments.json {
+    let written = if arguments.common.json {
         print_json(&json(arguments, overview, missing))
     } else {
         print(overview, missing, arguments.times)
@@ -226,6 +223,10 @@ fn json(arguments: &List, overview: &Overview, missing: &Missing) -> serde_json:
         .map(|(codec, count)| (encoding(*codec).to_owned(), (*count).into()))
         .collect();
     let identity = overview.identity.as_ref();
+    let unreadable = overview.unreadable.iter();
+    let unreadable: Vec<_> = unreadable
+        .map(|(file, reason)| serde_json::json!({ "file": file, "reason": reason }))
+        .collect();
     serde_json::json!({
         "archive": arguments.archive.display().to_string(),
         "system_identifier": identity.map(|identity| identity.system_identifier.to_string()),
@@ -236,5 +237,6 @@ fn json(arguments: &List, overview: &Overview, missing: &Missing) -> serde_json:
         "missing_histories": missing.histories,
         "encodings": encodings,
         "others": overview.others,
+        "unreadable": unreadable,
     })
 }

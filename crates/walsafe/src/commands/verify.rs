@@ -2,17 +2,17 @@
 
 use std::path::Path;
 
-use indicatif::ProgressBar;
 use walsafe_core::prove::finding::Finding;
 use walsafe_core::prove::verify::{
-    self, Accepted, Chain, Checked, Heading, Options, Progress, Report, Start, TargetTimeline,
+    self, Accepted, Chain, Checked, Heading, Options, Report, Start, TargetTimeline,
 };
 use walsafe_core::server::control::ControlFile;
 use walsafe_core::words::{count, either};
 
-use super::{DONE, FAILED, FOUND, commit_json, megabytes, print_json};
+use super::{DONE, FAILED, FOUND, commit_json, print_json, unverified};
 use crate::arguments::Verify;
-use crate::terminal::{self, Output};
+use crate::complaint::Complaint;
+use crate::terminal::{self, Bar, Output, megabytes};
 use crate::time::rfc3339;
 use crate::watchdog::Signs;
 
@@ -25,13 +25,12 @@ pub(super) fn run(arguments: &Verify, signs: &Signs) -> u8 {
         None => None,
         Some(Ok(start)) => Some(start),
         Some(Err(message)) => {
-            terminal::complain(&format!("{message}; see \"walsafe verify --help\""));
-            return FAILED;
+            return terminal::fail(&Complaint::new(message).hint("See \"walsafe verify --help\"."));
         }
     };
     let jobs = arguments.jobs.map_or_else(
         || std::thread::available_parallelism().map_or(1, usize::from).min(MOST_JOBS),
-        usize::from,
+        |jobs| jobs as usize,
     );
     let options = Options {
         threads: jobs,
@@ -41,26 +40,18 @@ pub(super) fn run(arguments: &Verify, signs: &Signs) -> u8 {
         accept_gaps: arguments.accept_gaps,
         steps: Some(&signs.steps),
     };
-    let style = "{bar:30} {pos}/{len} files, {msg}, {elapsed_precise}, {eta} to go";
-    let bar = terminal::progress_bar(arguments.quiet, style);
+    let bar = Bar::start(arguments.quiet);
     let result = verify::verify(&arguments.archive, &options, &mut |progress| {
-        if let Some(bar) = &bar {
-            show(bar, progress);
-        }
+        bar.show(progress.files, progress.files_total, progress.bytes);
         true
     });
-    if let Some(bar) = bar {
-        bar.finish_and_clear();
-    }
+    drop(bar);
     let report = match result {
         Ok(report) => report,
-        Err(error) => {
-            terminal::complain(&super::unverified(&error));
-            return FAILED;
-        }
+        Err(error) => return terminal::fail(&unverified(&error)),
     };
     let written = signs.elsewhere(|| {
-        if arguments.json { print_json(&json(arguments, &report)) } else { print(&report) }
+        if arguments.common.json { print_json(&json(arguments, &report)) } else { print(&report) }
     });
     match (written, report.findings.is_empty()) {
         (false, _) => FAILED,
@@ -92,14 +83,6 @@ fn start(text: &str, timeline: Option<u32>) -> Result<Start, String> {
         (start.stop, start.stop_timeline) = (Some(minimum), on);
     }
     Ok(start)
-}
-
-fn show(bar: &ProgressBar, progress: &Progress) {
-    bar.set_length(progress.files_total as u64);
-    bar.set_position(progress.files as u64);
-    let seconds = bar.elapsed().as_secs_f64().max(0.001);
-    let rate = (progress.bytes as f64 / seconds) as u64;
-    bar.set_message(format!("{}, {}/s", megabytes(progress.bytes), megabytes(rate)));
 }
 
 fn print(report: &Report) -> bool {
