@@ -10,6 +10,7 @@ use walsafe_core::server::ready;
 use walsafe_core::server::stats;
 use walsafe_core::wal::Lsn;
 use walsafe_core::wal::name::SegmentName;
+use walsafe_core::words;
 
 use crate::report::Report;
 use crate::watch::{FAILING, WAITING};
@@ -87,8 +88,8 @@ fn missing(error: Option<&Error>, timeout: f64) -> String {
     }
     let waiting = ready::backlog(std::path::Path::new("pg_wal"), settings::segment_size());
     if let Ok(backlog) = waiting {
-        let plural = if backlog.files == 1 { " waits" } else { "s wait" };
-        sentences.push(format!("{} file{plural} to be archived.", backlog.files));
+        let wait = words::either(backlog.files, "waits", "wait");
+        sentences.push(format!("{} {wait} to be archived.", words::count(backlog.files, "file")));
     }
     let failing = stats::current(settings::data_directory())
         .filter(|(stats, _)| [FAILING, WAITING].contains(&stats.failing));

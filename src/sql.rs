@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use pgrx::prelude::*;
-use walsafe_core::error::Error;
+use walsafe_core::error::{Activity, Error, ErrorKind};
 use walsafe_core::prove::check;
 use walsafe_core::prove::check::restoring::{self, Restoring};
 use walsafe_core::prove::examine::Expectation;
@@ -19,6 +19,7 @@ use walsafe_core::server::settings::Destination;
 use walsafe_core::server::stats::{self, Stats};
 use walsafe_core::sys;
 use walsafe_core::wal::name::FileName;
+use walsafe_core::words;
 
 use crate::background::{self, Failure};
 use crate::configuration;
@@ -161,7 +162,7 @@ fn walsafe_archive_reset() {
         Err(e) => report::raise(
             PgSqlErrorCode::ERRCODE_IO_ERROR,
             "could not reset the statistics of the archiver",
-            &e.to_string(),
+            &words::sentence(&e.to_string()),
         ),
         Ok(()) => {}
     }
@@ -289,10 +290,17 @@ fn rows(result: Result<Findings, VerifyError>) -> impl Iterator<Item = Row> {
     let findings = match result {
         Ok(findings) => findings,
         Err(VerifyError::Archive(error)) => report::raise_error(&error),
+        Err(ref error @ VerifyError::Nothing { ref path }) => Report {
+            code: PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            message: error.to_string(),
+            detail: format!("\"{}\" was searched.", path.display()),
+            hint: ErrorKind::NothingThere.hint(Activity::Checking).to_owned(),
+        }
+        .raise(),
         Err(error) => report::raise(
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             "could not verify the archive",
-            &error.to_string(),
+            &words::sentence(&error.to_string()),
         ),
     };
     let mut next = 0;
@@ -361,7 +369,7 @@ fn archive_to_read(given: Option<&str>) -> PathBuf {
         Err(error) => report::raise(
             PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
             "invalid archive directory",
-            &error.to_string(),
+            &words::sentence(&error.to_string()),
         ),
     }
 }

@@ -22,6 +22,7 @@ use crate::store::identity::{self, Identity};
 use crate::store::listing::{self, Listing, Stranger};
 use crate::store::{FinalName, PROBE, Progress, Publication, Seal, Visit};
 use crate::sys::{self, Dir};
+use crate::words::{count, either};
 
 mod contents;
 mod following;
@@ -332,8 +333,7 @@ fn only_appended(dir: &Dir) -> Check {
 
 /// Makes the error of a probe; where space or inodes may be short, says what there is.
 fn of_probe(dir: &Dir, action: Action, source: io::Error) -> Error {
-    let short = matches!(source.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT));
-    let space = if short { dir.space().ok() } else { None };
+    let space = dir.space_for(&source);
     Error::Io { action, path: dir.path().to_owned(), space, access: None, source }
 }
 
@@ -413,7 +413,10 @@ fn names(visit: &dyn Visit, options: &Options<'_>) -> Vec<Check> {
         Ok(listing) => {
             let strange = first.map(|first| {
                 format!(
-                    "; {others} files that are not WAL, such as \"{first}\". Find out who put them there."
+                    "; {} {} not WAL, such as \"{first}\". Find out who put {} there.",
+                    count(others, "file"),
+                    either(others, "that is", "that are"),
+                    either(others, "it", "them")
                 )
             });
             let contents = contents::contents(visit, options, &listing, strange);
@@ -430,7 +433,7 @@ fn leftovers(dir: &Dir, options: &Options<'_>) -> Check {
         Ok(found) => found,
         Err(e) => return failed(name, &e),
     };
-    let files = |count: u64| format!("{count} file{}", if count == 1 { "" } else { "s" });
+    let files = |number: u64| count(number, "file");
     if let Some(reason) = found.reason {
         let could_not = if remove { "removed or looked at" } else { "looked at" };
         let detail = format!("{} could not be {could_not}: {reason}", files(found.failed));

@@ -137,11 +137,13 @@ impl RestoreError {
             Self::BadTarget { path } => {
                 format!("\"{}\" does not name a file.", path.display())
             }
-            Self::Damaged { path, problem } => format!("\"{}\" is {problem}.", path.display()),
+            Self::Damaged { path, problem } => {
+                format!("\"{}\": {} ({}).", path.display(), problem.reason, problem.kind)
+            }
             Self::Hole { path, evidence } | Self::HistoryHole { path, evidence, .. } => {
                 format!("In \"{}\", {evidence}.", path.display())
             }
-            Self::UnknownWal { path, reason } => format!("Of \"{}\": {reason}.", path.display()),
+            Self::UnknownWal { path, reason } => format!("\"{}\": {reason}.", path.display()),
             Self::Deliver { path, space, source } => on_file_system(path, *space, source),
         }
     }

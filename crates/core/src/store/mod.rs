@@ -103,8 +103,8 @@ pub trait Visit: Sync {
     /// The names could not be read to their end.
     fn tidy(&self) -> Result<(), Error>;
 
-    /// Returns what files have had to do without here, and how it was refused, since the store was made.
-    fn limits(&self) -> Vec<(Limit, io::Error)> {
+    /// Returns what files have had to do without here since the store was made.
+    fn limits(&self) -> Vec<Limit> {
         Vec::new()
     }
 
