@@ -225,7 +225,8 @@ def machine(below, server, code):
             cpu = line.partition(":")[2].strip()
     load = " ".join(f"{n:.2f}" for n in os.getloadavg())
     fresh = fresh_memory_ms()
-    kind = subprocess.run(["findmnt", "-n", "-o", "FSTYPE", "-T", below], capture_output=True, text=True).stdout
+    findmnt = ["findmnt", "-n", "-o", "FSTYPE", "-T", below]
+    kind = subprocess.run(findmnt, capture_output=True, text=True).stdout
     return {
         "machine": "memory is dear" if fresh > DEAR_MS else "memory is cheap",
         "1 GB of fresh memory, ms": round(fresh),
