@@ -15,7 +15,7 @@ use walsafe_core::store::Progress;
 use walsafe_core::sys;
 use walsafe_core::sys::worker::{End, Stream, Worker};
 
-use crate::guard;
+use crate::{guard, terminal};
 
 /// How often the steps are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -50,6 +50,8 @@ pub(crate) enum Lost {
     Stalled(Error),
     /// The process that did the work could not be started, or did not end by itself. The text is a message.
     Died(String),
+    /// The process that did the work has panicked, and has said so.
+    Panicked,
 }
 
 /// Runs work that uses the storage at `path`, and returns what it returns. If it makes no step for
@@ -68,11 +70,10 @@ pub(crate) fn watch(
     let (mut seen, mut still) = (signs.steps.steps(), Duration::ZERO);
     loop {
         match worker.wait(LOOK_EVERY, &mut hand_on) {
-            Ok(Some(End::Exited(PANICKED))) => {
-                return Err(Lost::Died("the process that did the work has failed".to_owned()));
-            }
+            Ok(Some(End::Exited(PANICKED))) => return Err(Lost::Panicked),
             Ok(Some(End::Exited(status))) => return Ok(status),
             Ok(Some(End::Killed(signal))) => {
+                terminal::clear_line();
                 let what = "the process that did the work was ended by signal";
                 return Err(Lost::Died(format!("{what} {signal}")));
             }
@@ -90,6 +91,7 @@ pub(crate) fn watch(
         if still >= timeout {
             let id = worker.id();
             let left = (!worker.kill(KILL_PATIENCE)).then_some(id);
+            terminal::clear_line();
             let (path, seconds) = (path.to_owned(), timeout.as_secs());
             return Err(Lost::Stalled(Error::StorageHangs { path, seconds, left }));
         }

@@ -116,7 +116,7 @@ fn ends_at(question: &Question<'_>, older: u32, switch: Lsn) -> Result<bool, Res
 fn read(
     question: &Question<'_>,
     segment: SegmentName,
-    visitor: &mut dyn FnMut(&Record),
+    visitor: &mut (dyn FnMut(&Record) + Send),
 ) -> Result<Option<Examined>, RestoreError> {
     let Ok(name) = FileName::new(&segment.to_string()) else { return Ok(None) };
     for codec in Codec::ALL {

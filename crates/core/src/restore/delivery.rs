@@ -28,6 +28,9 @@ pub(super) struct Copied {
     pub(super) delivery: Delivery,
 }
 
+/// Writes the next bytes of a file.
+type Write<'w> = dyn FnMut(&[u8]) -> io::Result<()> + Send + 'w;
+
 impl Delivery {
     /// Removes what earlier calls that were killed left in the target's directory.
     pub(super) fn sweep(target: &Path, owner: &Owner) -> Result<(), RestoreError> {
@@ -74,7 +77,7 @@ impl Delivery {
     /// must not have holes. Plain writes share no extents with the archive.
     pub(super) fn copy(
         mut self,
-        read: impl FnOnce(&mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<Examined>,
+        read: impl FnOnce(&mut Write<'_>) -> io::Result<Examined>,
     ) -> Result<Copied, RestoreError> {
         let examined = read(&mut |chunk| {
             sys::write_all_at(&self.file, chunk, self.written)?;
@@ -116,8 +119,7 @@ pub(super) fn parent(target: &Path) -> &Path {
 }
 
 fn failed(path: &Path, dir: Option<&Dir>, source: io::Error) -> RestoreError {
-    let short = matches!(source.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT));
-    let space = dir.filter(|_| short).and_then(|dir| dir.space().ok());
+    let space = dir.and_then(|dir| dir.space_for(&source));
     RestoreError::Deliver { path: path.to_owned(), space, source }
 }
 

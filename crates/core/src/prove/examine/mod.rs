@@ -5,38 +5,34 @@
 
 use std::io;
 
-use crate::encoding::codec::{Codec, Decoder};
+use crate::encoding::codec::Codec;
 use crate::encoding::digest::{Digest, Hasher};
 use crate::prove::finding::{FindingKind, Problem};
 use crate::store::Found;
-use crate::sys::slice::part;
-use crate::sys::{read_full, zeroed};
-use crate::wal::history::{self, Ancestor};
-use crate::wal::name::{FileKind, FileName, SegmentName};
-use crate::wal::segment::{self, Cluster, HEADER_LEN};
-use crate::wal::{
-    HeaderError, LongPageHeader, SegmentChecker, SegmentReport, SegmentSize, Visit, WalVersion,
-};
-use crate::wal::{Lsn, SegmentSpec};
+use crate::sys::pipeline::overlap;
+use crate::sys::zeroed;
+use crate::wal::history::Ancestor;
+use crate::wal::name::FileName;
+use crate::wal::{LongPageHeader, Lsn, SegmentReport, SegmentSize, Visit};
 
-/// Bytes read at a time: few enough to stay in the processor's cache while they are read, hashed and
-/// written. This makes a restore as fast as `cp`.
-const CHUNK: usize = 256 << 10;
+mod contents;
+mod decoding;
 mod digests;
 mod ending;
 mod problems;
 mod received;
 
+use contents::{Contents, Stop};
+use decoding::Decoding;
 use digests::{Claims, Hashed};
-use problems::{
-    check_backup_history, damage, header_problem, read_problem, unreadable, unreadable_format,
-};
+use problems::unreadable;
 use received::Received;
 
-/// No history file and no backup history file is longer than this.
-const MAX_OTHER_LEN: u64 = 4 << 20;
-/// The largest segment that there can be.
-const MAX_SEGMENT_LEN: u64 = 1 << 30;
+/// Bytes read at a time: few enough to stay in the processor's cache while they are read, hashed and
+/// written.
+const CHUNK: usize = 256 << 10;
+/// How many chunks there are, where some are read and decoded while others are checked and handed over.
+const OVERLAPPED: usize = 4;
 
 /// What is known beforehand, and how much is to be checked.
 #[derive(Debug, Clone, Default)]
@@ -103,9 +99,25 @@ pub fn examine(
     archived: &dyn Found,
     name: &FileName,
     expected: &Expectation,
-    each: &mut dyn FnMut(&[u8]) -> io::Result<()>,
+    each: &mut (dyn FnMut(&[u8]) -> io::Result<()> + Send),
 ) -> io::Result<Examined> {
-    examine_with(archived, name, expected, each, ())
+    examine_with(archived, name, expected, 1, each, ())
+}
+
+/// Like [`examine`], but reads and decodes the next chunks while another thread checks those before and hands
+/// them over. On return, that thread has ended.
+///
+/// # Errors
+/// As [`examine`].
+pub fn examine_overlapped(
+    archived: &dyn Found,
+    name: &FileName,
+    expected: &Expectation,
+    each: &mut (dyn FnMut(&[u8]) -> io::Result<()> + Send),
+) -> io::Result<Examined> {
+    // For a single chunk, a thread would cost more than it gains.
+    let is_short = archived.codec() == Codec::None && archived.stored_len() < CHUNK as u64;
+    examine_with(archived, name, expected, if is_short { 1 } else { OVERLAPPED }, each, ())
 }
 
 /// Like [`examine`], and shows every record whose checksum is right.
@@ -116,16 +128,17 @@ pub fn examine_records(
     archived: &dyn Found,
     name: &FileName,
     expected: &Expectation,
-    visitor: impl Visit,
+    visitor: impl Visit + Send,
 ) -> io::Result<Examined> {
-    examine_with(archived, name, expected, &mut |_| Ok(()), visitor)
+    examine_with(archived, name, expected, 1, &mut |_| Ok(()), visitor)
 }
 
-fn examine_with<V: Visit>(
+fn examine_with<V: Visit + Send>(
     archived: &dyn Found,
     name: &FileName,
     expected: &Expectation,
-    each: &mut dyn FnMut(&[u8]) -> io::Result<()>,
+    chunks: usize,
+    each: &mut (dyn FnMut(&[u8]) -> io::Result<()> + Send),
     visitor: V,
 ) -> io::Result<Examined> {
     let mut found = Examined::default();
@@ -153,288 +166,54 @@ fn examine_with<V: Visit>(
             return Ok(found);
         }
     };
-    let mut reading = Reading::new(name, expected, archived);
-    let ended = reading.run(&mut raw, codec, &mut found, each, visitor)?;
-    if ended {
-        found.content = reading.content;
-        found.stored = match raw.hasher {
-            Some(hasher) => Some(hasher.digest()),
-            None if encoded => None,
-            None => reading.content,
-        };
+    let mut contents = Contents::new(name, expected, archived, visitor);
+    let mut decoding = Decoding::new(&mut raw, codec);
+    // Two threads have about as much to do each if the one that decodes does not hash too.
+    let hasher = Some(Hasher::default());
+    if encoded {
+        contents.hasher = hasher;
+    } else {
+        decoding.hasher = hasher;
     }
-    if reading.undecodable && raw.at_end {
-        // The decoder wanted more, so the file was cut short, whatever the decoder calls it.
-        if let Some(problem) = &mut found.problem {
+    let mut memory = zeroed(CHUNK * chunks)?;
+    let result = overlap(
+        memory.chunks_exact_mut(CHUNK),
+        |chunk| {
+            contents.take(chunk)?;
+            Ok(each(chunk)?)
+        },
+        |pipeline| decoding.run(pipeline),
+    );
+    let (ended, is_over) = match result {
+        Ok(ended) => (ended, false),
+        Err(Stop::Over) => (false, true),
+        Err(Stop::Failed(e)) => return Err(e),
+    };
+    let hasher = decoding.hasher.take().or_else(|| contents.hasher.take());
+    let (trouble, undecodable) = (decoding.trouble.take(), decoding.undecodable);
+    found.header = contents.header;
+    found.problem = contents.problem.take();
+    if let Some(problem) = trouble.filter(|_| !is_over) {
+        found.fail(problem);
+        if undecodable
+            && raw.at_end
+            && let Some(problem) = &mut found.problem
+        {
+            // The decoder wanted more, so the file was cut short, whatever the decoder calls it.
             problem.kind = FindingKind::Truncated;
         }
     }
-    found.len = reading.len;
+    if ended {
+        contents.end();
+        found.content = hasher.map(|hasher| hasher.digest());
+        found.stored = match raw.hasher {
+            Some(hasher) => Some(hasher.digest()),
+            None if encoded => None,
+            None => found.content,
+        };
+    }
+    found.len = contents.len();
     found.had_digest = claims.has_digest();
-    let pending = found.problem.take();
-    reading.judge(&mut found, &claims, pending, ended);
+    contents.judge(&mut found, &claims, ended);
     Ok(found)
-}
-
-/// The state of one file being read.
-struct Reading<'a> {
-    name: &'a FileName,
-    segment: Option<SegmentName>,
-    expected: &'a Expectation,
-    plain_len: Option<u64>,
-    len: u64,
-    /// A segment's length, if it is known beforehand, or once its header has been read.
-    size: Option<u64>,
-    /// Where a switch record that began in the segment before ends.
-    behind_switch: Option<Lsn>,
-    /// Why the WAL is not in a format that is known here.
-    unknown: Option<String>,
-    content: Option<Digest>,
-    records: Option<SegmentReport>,
-    /// The whole of a small file of a known kind.
-    text: Vec<u8>,
-    /// The decoder failed, and not the system.
-    undecodable: bool,
-}
-
-impl<'a> Reading<'a> {
-    fn new(name: &'a FileName, expected: &'a Expectation, archived: &dyn Found) -> Self {
-        Self {
-            name,
-            segment: name.wal_of(),
-            expected,
-            plain_len: (archived.codec() == Codec::None).then_some(archived.stored_len()),
-            len: 0,
-            size: expected.segment_size.map(|size| size.bytes().into()),
-            behind_switch: None,
-            unknown: None,
-            content: None,
-            records: None,
-            text: Vec::new(),
-            undecodable: false,
-        }
-    }
-
-    /// Reads to the end, and returns whether it got there. What goes wrong on the way is recorded in
-    /// `found`, and reading continues where that can show more.
-    fn run<V: Visit>(
-        &mut self,
-        raw: &mut Hashed<'_>,
-        codec: Codec,
-        found: &mut Examined,
-        each: &mut dyn FnMut(&[u8]) -> io::Result<()>,
-        visitor: V,
-    ) -> io::Result<bool> {
-        let mut decoder = match Decoder::new(codec, raw) {
-            Ok(decoder) => decoder,
-            Err(e) => {
-                found.fail(read_problem(&e, 0));
-                return Ok(false);
-            }
-        };
-        let mut visitor = Some(visitor);
-        let (mut buffer, mut hasher, mut records) = (zeroed(CHUNK)?, Hasher::default(), None);
-        loop {
-            let got = match read_full(&mut decoder, &mut buffer) {
-                Ok(got) => got,
-                Err(e) => {
-                    self.undecodable = e.raw_os_error().is_none();
-                    found.fail(read_problem(&e, self.len));
-                    return Ok(false);
-                }
-            };
-            let chunk = part(&buffer, ..got);
-            if self.len == 0 {
-                records = self
-                    .begin(chunk, found)
-                    .zip(visitor.take())
-                    .map(|(spec, visitor)| SegmentChecker::with_visitor(spec, None, visitor));
-            }
-            self.len += got as u64;
-            hasher.update(chunk);
-            if let Some(records) = &mut records {
-                records.feed(chunk);
-            }
-            if self.segment.is_none() && self.name.kind() != FileKind::Other {
-                let no_memory = |_| io::Error::from_raw_os_error(libc::ENOMEM);
-                self.text.try_reserve(chunk.len()).map_err(no_memory)?;
-                self.text.extend_from_slice(chunk);
-            }
-            // A stream that never ends is damage, and so is one that continues after the segment. None
-            // of it may be written where the server keeps its WAL.
-            let limit = match self.segment {
-                Some(_) => self.size.unwrap_or(MAX_SEGMENT_LEN),
-                None if self.name.kind() == FileKind::Other => MAX_SEGMENT_LEN,
-                None => MAX_OTHER_LEN,
-            };
-            if self.len.max(self.plain_len.unwrap_or(0)) > limit {
-                let reason = match self.plain_len {
-                    Some(len) if len > limit => {
-                        format!("it has {len} bytes, and must have {limit}")
-                    }
-                    _ => {
-                        format!("its contents continue past the {limit} bytes that they must have")
-                    }
-                };
-                found.fail(Problem::new(FindingKind::Corrupt, reason));
-                return Ok(false);
-            }
-            each(chunk)?;
-            if got < CHUNK {
-                break;
-            }
-        }
-        if let Err(e) = decoder.finish() {
-            found.fail(read_problem(&e, self.len));
-            return Ok(false);
-        }
-        self.content = Some(hasher.digest());
-        self.records = records.map(SegmentChecker::finish);
-        Ok(true)
-    }
-
-    /// Looks at the first chunk: a segment's header says what the rest must be, and whether its records can
-    /// be checked.
-    fn begin(&mut self, chunk: &[u8], found: &mut Examined) -> Option<SegmentSpec> {
-        match self.check_header(chunk, found) {
-            Ok(spec) => spec,
-            Err(problem) => {
-                found.fail(problem);
-                None
-            }
-        }
-    }
-
-    fn check_header(
-        &mut self,
-        chunk: &[u8],
-        found: &mut Examined,
-    ) -> Result<Option<SegmentSpec>, Problem> {
-        let Some(segment) = self.segment else { return Ok(None) };
-        let header = LongPageHeader::parse(chunk).map_err(|e| {
-            // Zeros are a file that was never written, and no WAL of any kind.
-            let zeros = chunk.iter().take(HEADER_LEN).all(|byte| *byte == 0);
-            if matches!(e, HeaderError::Magic { .. } | HeaderError::Info { .. }) && !zeros {
-                self.unknown = Some(e.to_string());
-            }
-            header_problem(&e.into())
-        })?;
-        found.header = Some(header);
-        self.behind_switch = ending::behind_crossing_switch(&header, chunk);
-        let size = match self.expected.segment_size {
-            Some(size) => size,
-            None => SegmentSize::new(header.segment_size.into())
-                .map_err(|e| Problem::new(FindingKind::Corrupt, e.to_string()))?,
-        };
-        self.size = Some(size.bytes().into());
-        let cluster = Cluster {
-            system_identifier: self.expected.system_identifier.unwrap_or(header.system_identifier),
-            segment_size: size,
-        };
-        // The length is judged at the end, when it is known.
-        segment::check(segment, size.bytes().into(), chunk, &cluster).map_err(|e| {
-            // What looks like the header of a newer version may be anything.
-            if matches!(header.page.version(), WalVersion::Unknown(_)) {
-                self.unknown = Some(e.to_string());
-            }
-            header_problem(&e)
-        })?;
-        let Some(start) = segment.start(size) else { return Ok(None) };
-        Ok(Some(SegmentSpec {
-            timeline: segment.timeline,
-            start,
-            segment_size: size,
-            system_identifier: Some(cluster.system_identifier),
-        }))
-    }
-
-    /// Decides which of the problems counts. If the file is cut short, that comes before anything else. If
-    /// the bytes differ from what was archived, that says more than what they happen to contain.
-    fn judge(
-        &mut self,
-        found: &mut Examined,
-        claims: &Claims,
-        pending: Option<Problem>,
-        ended: bool,
-    ) {
-        if !ended {
-            found.problem = pending;
-            return;
-        }
-        let bytes = self.check_length().or_else(|| claims.check(found));
-        let as_archived = bytes.is_none() && found.had_digest;
-        let mut origin = "it was archived like this";
-        let mut contents = pending;
-        if let Some(report) = self.records.take() {
-            contents = contents.or_else(|| {
-                origin = "the segment was damaged before it was archived";
-                damage(&report)
-            });
-            found.ends_early = ending::early(&report, self.behind_switch);
-            self.unknown = self.unknown.take().or_else(|| unreadable_format(&report));
-            found.records = Some(report);
-        }
-        if bytes.is_none()
-            && let Some(reason) = self.unknown.take()
-        {
-            // A format of a newer version was let in by any check, as its header was right; what does not
-            // even begin like WAL, by none.
-            let let_in = claims.checked.as_deref();
-            let as_known = let_in.is_some_and(|how| contents.is_none() || how == "off");
-            let vouched = as_archived && as_known;
-            contents = contents.filter(|_| !vouched);
-            found.ends_early = None;
-            found.unknown = Some(Unknown { reason, vouched });
-        }
-        if as_archived && let Some(problem) = &mut contents {
-            problem.reason += &format!("; the digest agrees, so {origin}");
-        }
-        found.problem = bytes.or(contents);
-        match self.name.kind() {
-            FileKind::Tail(segment) => {
-                let named = self.content.map(|content| FileName::tail(segment, content));
-                if named.is_some_and(|named| named != *self.name) {
-                    let reason = "its contents are not those that its name gives the digest of";
-                    found.fail(Problem::new(FindingKind::DigestMismatch, reason));
-                }
-            }
-            _ if self.segment.is_none() => self.check_text(found),
-            _ => {}
-        }
-    }
-
-    fn check_length(&self) -> Option<Problem> {
-        self.segment?;
-        let len = self.plain_len.unwrap_or(self.len).max(self.len);
-        let kind = match self.size {
-            Some(size) if len == size => return None,
-            Some(size) if len > size => FindingKind::Corrupt,
-            None if len > 0 && SegmentSize::new(len).is_ok() => return None,
-            None if len > MAX_SEGMENT_LEN => FindingKind::Corrupt,
-            _ => FindingKind::Truncated,
-        };
-        let must = self.size.map_or_else(String::new, |size| format!(", and must have {size}"));
-        Some(Problem::new(kind, format!("it has {len} bytes{must}")))
-    }
-
-    /// Checks the files that are text: history and backup history files.
-    fn check_text(&self, found: &mut Examined) {
-        match self.name.kind() {
-            FileKind::History { timeline } => match history::parse(timeline, &self.text) {
-                Ok(ancestors) if ancestors.is_empty() => {
-                    let kind =
-                        if self.len == 0 { FindingKind::Truncated } else { FindingKind::Corrupt };
-                    found.fail(Problem::new(kind, "it names no ancestor of the timeline"));
-                }
-                Ok(ancestors) => found.history = Some(ancestors),
-                Err(e) => found.fail(Problem::new(FindingKind::Corrupt, e.to_string())),
-            },
-            FileKind::BackupHistory(segment) => {
-                if let Some(problem) = check_backup_history(&self.text, segment) {
-                    found.fail(problem);
-                }
-            }
-            _ => {}
-        }
-    }
 }

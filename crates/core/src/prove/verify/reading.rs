@@ -204,7 +204,7 @@ pub(super) fn look_into(
     listed: &StoredName,
     expected: &Expectation,
     (bytes, stop): (&AtomicU64, &AtomicBool),
-    each: &mut dyn FnMut(&[u8]),
+    each: &mut (dyn FnMut(&[u8]) + Send),
 ) -> Looked {
     let unreadable = |reason: String| Examined {
         problem: Some(Problem::new(FindingKind::Unreadable, reason)),
