@@ -8,6 +8,7 @@ import struct
 import subprocess
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from statistics import median
 
@@ -124,7 +125,8 @@ class ProcessGroup:
             except OSError:  # a process is still in it
                 if attempt >= 50:
                     for pid in self.pids():
-                        os.kill(pid, signal.SIGKILL)
+                        with suppress(ProcessLookupError):
+                            os.kill(pid, signal.SIGKILL)
                 time.sleep(0.1)
 
 
