@@ -35,7 +35,8 @@ pub fn blocks(page: &str) -> Vec<Block> {
     blocks
 }
 
-/// A text with all numbers, hexadecimal names and widths of columns taken out, and the plurals after numbers.
+/// A text with all numbers, hexadecimal names and widths of columns taken out, and the nouns behind numbers in the
+/// singular.
 fn shape(text: &str) -> String {
     let number = |word: &str| {
         let digits = word.chars().filter(char::is_ascii_digit).count();
@@ -43,17 +44,15 @@ fn shape(text: &str) -> String {
     };
     let parts = text.split([' ', '\n', '|', '"', ',', '(', ')']).filter(|part| !part.is_empty());
     let line = |part: &str| part.chars().all(|c| "-+[]".contains(c));
-    let mut words: Vec<&str> = Vec::new();
-    for part in parts {
-        // One segment, or two: how many there are may differ.
-        let counted = words.last() == Some(&"#");
-        words.push(match part {
-            _ if number(part) || line(part) => "#",
-            _ if counted => part.trim_end_matches('s'),
-            _ => part,
-        });
-    }
-    words.join(" ")
+    let word = |part| if number(part) || line(part) { "#" } else { part };
+    // Without its number, one segment is as good as two.
+    let mut behind_number = false;
+    let words = parts.map(word).map(|word| {
+        let singular = word.strip_suffix('s').filter(|_| behind_number);
+        behind_number = word == "#";
+        singular.unwrap_or(word)
+    });
+    words.collect::<Vec<_>>().join(" ")
 }
 
 /// A file of docs/, with the test's own paths in place of those in the text.
