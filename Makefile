@@ -154,7 +154,7 @@ help:
 	@echo 'make test-packages  installs, uses and purges them in clean Debians of their own'
 	@echo 'make dist      the sources as an archive for PGXN and rpmbuild, in target/dist'
 	@echo 'make demo      a cluster is lost and recovered from its archive'
-	@echo 'make bench     this module and other tools, measured side by side (BENCH="--segments 20 --rounds 1" for a quick look)'
+	@echo 'make bench     this module and other tools, measured side by side (BENCH=--look for a look of two minutes)'
 	@echo 'make soak      an hour of archiving with faults (WALSAFE_SOAK_SECONDS=3600)'
 	@echo 'make lint      formatting, clippy for each server version, documentation, scripts'
 	@echo 'make clean     removes what cargo built'

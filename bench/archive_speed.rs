@@ -7,11 +7,15 @@
 
 #![allow(unsafe_code, clippy::unwrap_used, clippy::indexing_slicing)]
 
+#[path = "measure.rs"]
+mod measure;
+
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
+use measure::{cpu_seconds, median};
 use walsafe_core::archive::{Job, Plan, Seam, archive_file};
 use walsafe_core::encoding::codec::Compression;
 use walsafe_core::server::known::KnownDestinations;
@@ -40,21 +44,6 @@ fn plan(archive: &Path, data: &Path, compression: Compression) -> Plan {
         owner: Owner::this_process(),
         staging: Staging::Unnamed,
     }
-}
-
-fn cpu_seconds() -> f64 {
-    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
-    // SAFETY: the structure is large enough for the result.
-    unsafe { libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr()) };
-    // SAFETY: zeroed at first, and filled in by the call: all its fields are numbers.
-    let usage = unsafe { usage.assume_init() };
-    let seconds = |t: libc::timeval| t.tv_sec as f64 + t.tv_usec as f64 / 1e6;
-    seconds(usage.ru_utime) + seconds(usage.ru_stime)
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }
 
 fn main() {

@@ -8,7 +8,7 @@ from server import run
 class Contestant:
     """`idle` are settings with which the archiver runs and waits; `active` has it archive."""
 
-    needs = None  # a program or a library that has to be there
+    program = ""  # how its restore_command begins
 
     def __init__(self, key, title):
         self.key = key
@@ -18,8 +18,9 @@ class Contestant:
         """Why it cannot take part here, or None."""
         return None
 
-    def prepare(self, cluster, scratch):
-        """Sets up what is not to be timed, with the server running idle; returns the archive."""
+    def prepare(self, cluster, scratch, name):
+        """Sets up what is not to be timed, with the server running idle; returns the archive, which
+        has that name."""
         raise NotImplementedError
 
     def idle(self):
@@ -34,8 +35,8 @@ class Command(Contestant):
         super().__init__(key, title)
         self.command = command
 
-    def prepare(self, cluster, scratch):
-        return scratch.fresh("archive")
+    def prepare(self, cluster, scratch, name):
+        return scratch.fresh(name)
 
     def active(self, archive):
         return self.idle() | {"archive_command": self.command.format(archive=archive)}
@@ -55,8 +56,8 @@ class Library(Contestant):
             return f"{self.library} is not installed"
         return None
 
-    def prepare(self, cluster, scratch):
-        return scratch.fresh("archive")
+    def prepare(self, cluster, scratch, name):
+        return scratch.fresh(name)
 
     def idle(self):
         return {"archive_library": self.library, "archive_command": ""} | self.settings
@@ -76,9 +77,9 @@ class PgBackRest(Contestant):
     def missing(self, installation):
         return None if shutil.which("pgbackrest") else "pgbackrest is not installed"
 
-    def prepare(self, cluster, scratch):
-        archive = scratch.fresh("archive")
-        work = scratch.fresh("pgbackrest")
+    def prepare(self, cluster, scratch, name):
+        archive = scratch.fresh(name)
+        work = scratch.fresh(f"{name}-pgbackrest")
         conf = work / "pgbackrest.conf"
         conf.write_text(f"""[global]
 repo1-path={archive}
@@ -128,3 +129,5 @@ ALL = [
     ours("zstd", 2),
 ]
 OURS = next(contestant for contestant in ALL if contestant.key == "ours-none-2")
+# A lone segment: the second worker has nothing to do, which the first two of ours are to show.
+LONE = ["cp", "basic_archive", "ours-none-1", "ours-none-2", "ours-lz4-2", "ours-zstd-2"]

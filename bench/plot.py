@@ -23,7 +23,7 @@ def bars(charts):
         highest = max(value for _, value in values)
         for label, value in values:
             width = max(1, value / highest * BAR)
-            kind = "ours" if label.startswith("walsafe_archive") else "peer"
+            kind = "ours" if label.startswith("walsafe") else "peer"
             body.append(f'<text x="{LABEL - 8}" y="{y + 15}" text-anchor="end">{escape(label)}</text>'
                         f'<rect class="{kind}" x="{LABEL}" y="{y + 3}" width="{width:.1f}" height="{LINE - 6}"/>'
                         f'<text x="{LABEL + width + 6:.1f}" y="{y + 15}">{value:.{0 if value >= 100 else 1}f}</text>')

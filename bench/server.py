@@ -1,4 +1,4 @@
-"""A cluster of the benchmark's own: made, filled, started and stopped."""
+"""Servers of the benchmark's own: made, filled, started, stopped, recovered."""
 
 import os
 import pwd
@@ -8,6 +8,8 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
+
+import gauges
 
 # What the server is like in every run. wal_keep_size: nothing of the backlog is ever recycled.
 SETTINGS = """
@@ -108,21 +110,16 @@ def flush(path):
     return time.monotonic() - began
 
 
-class Cluster:
-    def __init__(self, installation, home, segment_mb):
+class Server:
+    """A data directory below `home`, and the server that may run on it."""
+
+    def __init__(self, installation, home):
         self.installation = installation
         self.home = home
         self.data = home / "data"
         self.pg_wal = self.data / "pg_wal"
         self.status = self.pg_wal / "archive_status"
-        self.segment_mb = segment_mb
         self.postmaster = None
-        self.backlog = []
-        run([installation.bindir / "initdb", "--no-sync", "--auth=trust", "--username=postgres",
-             "--locale=C", "--encoding=UTF8", f"--wal-segsize={segment_mb}", self.data])
-        with open(self.data / "postgresql.conf", "a") as conf:
-            conf.write(SETTINGS.format(home=home))
-        self.configure(NOBODY)
 
     def configure(self, settings):
         """Writes the settings of a contestant; they count from the next start or reload."""
@@ -131,21 +128,27 @@ class Cluster:
         path.write_text("".join(lines))
         os.chown(path, account().pw_uid, account().pw_gid)
 
-    def start(self, settings):
+    def launch(self, settings):
         self.configure(settings)
         with open(self.home / "log", "a") as log:
             self.postmaster = as_server_user(
                 [self.installation.bindir / "postgres", "-D", self.data],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
+    def fail_if_ended(self):
+        if self.postmaster.poll() is not None:
+            raise RuntimeError("the server has ended:\n" + self.log_tail())
+
+    def start(self, settings):
+        self.launch(settings)
+
         def ready():
-            if self.postmaster.poll() is not None:
-                raise RuntimeError("the server did not start:\n" + self.log_tail())
+            self.fail_if_ended()
             try:
                 lines = (self.data / "postmaster.pid").read_text().splitlines()
             except FileNotFoundError:
                 return False
-            return lines[0] == str(self.postmaster.pid) and lines[7:8] and lines[7].strip() == "ready"
+            return lines[:1] == [str(self.postmaster.pid)] and lines[7:8] and lines[7].strip() == "ready"
 
         wait_for("the server's start", ready)
 
@@ -162,8 +165,28 @@ class Cluster:
                 self.postmaster.wait(60)
         self.postmaster = None
 
+    def stop_at_once(self):
+        self.stop(signal.SIGQUIT)
+
+    def log(self):
+        return (self.home / "log").read_text()
+
     def log_tail(self):
-        return "".join((self.home / "log").read_text().splitlines(keepends=True)[-20:])
+        return "".join(self.log().splitlines(keepends=True)[-20:])
+
+
+class Cluster(Server):
+    """A new cluster, with a backlog of segments that wait to be archived."""
+
+    def __init__(self, installation, home, segment_mb):
+        super().__init__(installation, home)
+        self.segment_mb = segment_mb
+        self.backlog = []
+        run([installation.bindir / "initdb", "--no-sync", "--auth=trust", "--username=postgres",
+             "--locale=C", "--encoding=UTF8", f"--wal-segsize={segment_mb}", self.data])
+        with open(self.data / "postgresql.conf", "a") as conf:
+            conf.write(SETTINGS.format(home=home))
+        self.configure(NOBODY)
 
     def archiver(self):
         """The archiver's process id, or None."""
@@ -188,14 +211,21 @@ class Cluster:
     def waiting(self):
         return sorted(name[:-6] for name in os.listdir(self.status) if name.endswith(".ready"))
 
-    def fill_by_pgbench(self, segments, scale):
-        """Makes a backlog by pgbench; every tenth segment is switched early, at a random fill."""
+    def fill_by_pgbench(self, segments, scale, backup):
+        """Makes a backlog by pgbench; every tenth segment is switched early, at a random fill.
+        Copies the data directory to `backup` before that, while the server is down: a recovery
+        from there replays the backlog and nothing else."""
         self.start(NOBODY)
         self.sql("ALTER SYSTEM SET synchronous_commit = off")
         self.reload()
         run(self.client("pgbench", "-i", "-q", "-s", scale, "postgres"))
         self.sql("CHECKPOINT; SELECT pg_switch_wal()")
+        self.stop()
         self.reset_backlog()  # loading the tables is not what a server does all day
+        run(["cp", "-a", self.data, backup])
+        for entry in gauges.files_in(backup / "pg_wal"):
+            entry.unlink()
+        self.start(NOBODY)
         while len(self.waiting()) < segments:
             target = min((len(self.waiting()) // 10 + 1) * 10 - 1, segments)
             load = as_server_user(

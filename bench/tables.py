@@ -1,130 +1,156 @@
 """Results as tables in Markdown and as a plot."""
 
-import json
 from statistics import median
 
 from plot import bars
 
 
-def row(cells):
+def line(cells):
     return "| " + " | ".join(str(cell) for cell in cells) + " |\n"
 
 
 def table(head, rows):
-    return row(head) + "|" + "---|" * len(head) + "\n" + "".join(map(row, rows))
+    return line(head) + "|" + "---|" * len(head) + "\n" + "".join(map(line, rows))
 
 
-def medians(runs):
-    """One result of several: the median of each measure."""
-    return {name: median(run[name] for run in runs) for name in runs[0]}
+def middle(row, measure, show="{:.0f}"):
+    return show.format(median(row[measure])) if measure in row else ""
 
 
-def spread(runs, measure):
-    values = [run[measure] for run in runs]
-    return f"{min(values):.2f} to {max(values):.2f}"
+def spread(values, show="{:.2f}"):
+    return f"{show.format(min(values))} to {show.format(max(values))}"
 
 
-def ratio(value, other):
-    return f"{value / other:.2f}" if other else ""
+def medians_of(rows):
+    rounds = max(len(row["seconds"]) for row in rows)
+    return f"medians of {rounds} rounds" if rounds > 1 else "one round"
 
 
-def backlog(results, runs_of):
-    wal = results["wal"]
-    titles = results["titles"]
-    middle = {key: medians(runs) for key, runs in runs_of.items()}
-    speed = {key: wal["mb"] / one["seconds"] for key, one in middle.items()}
-    cpu = {key: one["cpu_seconds"] / wal["segments"] for key, one in middle.items()}
+class Ratios:
+    """What a measure is, divided by that of the row with that key."""
 
-    def against(values, peer, key):
-        return ratio(values[key], values[peer]) if peer in values else ""
+    def __init__(self, rows, measure):
+        self.measure = measure
+        self.of = {row["key"]: median(row[measure]) for row in rows if row.get(measure)}
 
-    rows = []
-    for key, one in middle.items():
-        rows.append([
-            titles[key],
-            f"{one['seconds']:.2f}",
-            spread(runs_of[key], "seconds"),
-            f"{speed[key]:.0f}",
-            f"{wal['segments'] * 60 / one['seconds']:.0f}",
-            against(speed, "basic_archive", key),
-            against(speed, "cp", key),
-            f"{cpu[key] * 1000:.1f}" + ("" if one["cpu_complete"] else "*"),
-            against(cpu, "basic_archive", key),
-            f"{one['stored_mb']:.0f}",
-            f"{one['memory_mb']:.1f}",
-            f"{one['archive_cached_mb']:.0f}",
-            f"{one['source_cached_mb']:.0f} of {one['source_cached_before_mb']:.0f}",
-            f"{one['flush_seconds']:.2f}",
+    def __call__(self, row, peer, inverse=False):
+        one, other = self.of.get(row["key"]), self.of.get(peer)
+        if not one or not other:
+            return ""
+        return f"{other / one if inverse else one / other:.2f}"
+
+
+def cpu(row, segments):
+    figure = f"{median(row['cpu_seconds']) * 1000 / segments:.1f}"
+    return figure if all(row.get("cpu_complete", [True])) else figure + "*"
+
+
+def incomplete(rows):
+    if all(all(row.get("cpu_complete", [True])) for row in rows):
+        return ""
+    return "\n\\* without processes that have detached from the archiver.\n"
+
+
+def backlog(rows):
+    seconds, used = Ratios(rows, "seconds"), Ratios(rows, "cpu_seconds")
+    cells = []
+    for row in rows:
+        segments, taken = row["segments"], median(row["seconds"])
+        cells.append([
+            row["title"], f"{taken:.2f}", spread(row["seconds"]),
+            f"{segments * 16 * 1.048576 / taken:.0f}", f"{segments * 60 / taken:.0f}",
+            *(seconds(row, peer, inverse=True) for peer in ["basic_archive", "cp", "disk-2"]),
+            cpu(row, segments), used(row, "basic_archive"),
+            *(middle(row, measure, show) for measure, show in [
+                ("stored_mb", "{:.0f}"), ("memory_mb", "{:.1f}"), ("archive_cached_mb", "{:.0f}"),
+                ("source_cached_mb", "{:.0f}"), ("flush_seconds", "{:.2f}")]),
         ])
     head = ["", "s", "range, s", "MB/s", "segments/min", "speed ÷ basic_archive", "speed ÷ cp",
-            "CPU ms/segment", "CPU ÷ basic_archive", "stored MB", "memory MB", "archive in cache MB",
-            "pg_wal in cache MB", "left unflushed, s"]
-    rounds = max(len(runs) for runs in runs_of.values())
-    state = "dropped from the page cache" if results["cold"] else "in the page cache"
-    text = (f"{wal['segments']} segments of 16 MB ({wal['mb']:.0f} MB), {state} before each run; "
-            f"medians of {rounds} rounds.\n\n" + table(head, rows))
-    if not all(one["cpu_complete"] for one in middle.values()):
-        text += "\n\\* without processes that have detached from the archiver.\n"
-    return text
+            "speed ÷ the disk's", "CPU ms/segment", "CPU ÷ basic_archive", "stored MB", "memory MB",
+            "archive in cache MB", "pg_wal in cache MB", "left unflushed, s"]
+    one = rows[0]
+    state = "dropped from the page cache" if one["cold"] else "in the page cache"
+    return (f"{one['segments']} segments of 16 MB ({one['segments'] * 16 * 1.048576:.0f} MB), {state} before "
+            f"each run; {medians_of(rows)}.\n\n" + table(head, cells) + incomplete(rows))
 
 
-def single(results, waits_of):
-    rows = [[results["titles"][key], len(waits), f"{median(waits) * 1000:.1f}",
-             f"{min(waits) * 1000:.1f} to {max(waits) * 1000:.1f}"] for key, waits in waits_of.items()]
-    return table(["", "samples", "median, ms", "range, ms"], rows)
+def single(rows):
+    ratio = Ratios(rows, "seconds")
+    return table(["", "samples", "median, ms", "range, ms", "÷ basic_archive"], [
+        [row["title"], len(row["seconds"]), f"{median(row['seconds']) * 1000:.1f}",
+         spread([second * 1000 for second in row["seconds"]], "{:.1f}"), ratio(row, "basic_archive")]
+        for row in rows])
 
 
-def many(results, _):
-    rows = []
-    for key, one in results["many"].items():
-        costs, memory = one["ms_per_file"], one["memory_kb"]
-        rows.append([results["titles"][key], *(f"{cost:.2f}" for cost in costs), ratio(costs[-1], costs[0]),
-                     f"{one['cpu_ms_per_file']:.2f}", f"{memory[0] / 1024:.1f}", f"{memory[-1] / 1024:.1f}"])
+def restore(rows):
+    seconds, used = Ratios(rows, "seconds"), Ratios(rows, "cpu_seconds")
+    replaying = seconds.of.get("in-place")
+    cells = []
+    for row in rows:
+        segments, taken = row["segments"], median(row["seconds"])
+        fetching = f"{(taken - replaying) * 1000 / segments:.1f}" if replaying else ""
+        cells.append([row["title"], f"{taken:.2f}", spread(row["seconds"]), f"{taken * 1000 / segments:.1f}",
+                      fetching, seconds(row, "cp"), cpu(row, segments), used(row, "cp")])
+    one = rows[0]
+    state = "dropped from the page cache" if one["cold"] else "in the page cache"
+    head = ["restored by", "s", "range, s", "ms/segment", "of that, fetching", "÷ cp", "CPU ms/segment",
+            "CPU ÷ cp"]
+    return (f"A recovery over {one['segments']} segments of 16 MB, the archive {state}; "
+            f"{medians_of(rows)}.\n\n" + table(head, cells) + incomplete(rows))
+
+
+def many(rows):
+    cells = []
+    for row in rows:
+        costs, memory = row["ms_per_file"], row["memory_kb"]
+        cells.append([row["title"], *(f"{cost:.2f}" for cost in costs), f"{costs[-1] / costs[0]:.2f}",
+                      f"{row['cpu_ms_per_file']:.2f}", f"{memory[0] / 1024:.1f}", f"{memory[-1] / 1024:.1f}"])
     tenths = [f"tenth {i}" for i in range(1, 11)]
-    return table(["ms a file", *tenths, "last ÷ first", "CPU ms a file", "memory early, MB", "late, MB"], rows)
+    return f"{rows[0]['files']} files.\n\n" + table(
+        ["ms a file", *tenths, "last ÷ first", "CPU ms a file", "memory early, MB", "late, MB"], cells)
 
 
-def pgbench(results, _):
-    alone = median(run["tps"] for run in results["pgbench"]["nobody"])
-    rows = []
-    for key, runs in results["pgbench"].items():
-        one = medians(runs)
-        rows.append([results["titles"].get(key, "nothing archived"), f"{one['tps']:.0f}",
-                     spread(runs, "tps"), ratio(one["tps"], alone), f"{one['latency_ms']:.2f}",
-                     f"{one['archived']:.0f}"])
-    return table(["", "transactions/s", "range", "÷ nothing archived", "latency, ms",
-                  "of the backlog archived"], rows)
+def pgbench(rows):
+    ratio = Ratios(rows, "tps")
+    head = ["", "transactions/s", "range", "÷ nothing archived", "latency, ms", "of the backlog archived"]
+    return table(head, [
+        [row["title"], middle(row, "tps"), spread(row["tps"], "{:.0f}"), ratio(row, "nobody"),
+         middle(row, "latency_ms", "{:.2f}"), middle(row, "archived")] for row in rows])
 
 
-def verbatim(name):
-    return lambda results, _: f"```\n{results[name]}```\n"
+def verbatim(rows):
+    return "```\n" + "".join(row["line"] + "\n" for row in rows) + "```\n"
 
 
 SECTIONS = [
-    ("machine", "This machine", lambda results, _: table(["", ""], results["machine"])),
     ("backlog", "Draining a backlog", backlog),
     ("single", "A single segment on an idle server", single),
+    ("restore", "Recoveries", restore),
     ("many", "A long backlog of 1 MB segments that hold little", many),
     ("pgbench", "pgbench while a backlog is drained", pgbench),
-    ("copy", "Ways to copy", verbatim("copy")),
-    ("records", "Checking records", verbatim("records")),
+    ("copy", "Ways to copy", verbatim),
+    ("records", "Checking records", verbatim),
+    ("missing", "Not measured", lambda rows: "".join(f"- {row['title']}: {row['why']}\n" for row in rows)),
 ]
 
 
-def write(results, directory):
-    """Writes results.json, results.md and performance.svg, and prints the tables."""
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / "results.json").write_text(json.dumps(results, indent=1))
-    text = "\n".join(f"### {title}\n\n{make(results, results[name])}" for name, title, make in SECTIONS if name in results)
-    (directory / "results.md").write_text(text)
+def write(record, out):
+    """Writes the tables and the plot beside the results, and prints the tables."""
+    machine = "### This machine\n\n" + table(["", ""], record.machine.items())
+    text = "\n".join([machine] + [f"### {title}\n\n{make(record.tables[name])}"
+                                  for name, title, make in SECTIONS if name in record.tables])
+    out.with_suffix(".md").write_text(text)
     print(text)
-    if "backlog" in results:
-        wal = results["wal"]
-        middle = {key: medians(runs) for key, runs in results["backlog"].items()}
-        title = results["titles"]
-        (directory / "performance.svg").write_text(bars([
+    charts = []
+    if rows := record.tables.get("backlog"):
+        charts += [
             ("MB of WAL archived a second (more is better)",
-             [(title[key], wal["mb"] / one["seconds"]) for key, one in middle.items()]),
+             [(row["title"], row["segments"] * 16 * 1.048576 / median(row["seconds"])) for row in rows]),
             ("CPU milliseconds a segment of 16 MB (less is better)",
-             [(title[key], one["cpu_seconds"] * 1000 / wal["segments"]) for key, one in middle.items()]),
-        ]))
+             [(row["title"], median(row["cpu_seconds"]) * 1000 / row["segments"]) for row in rows]),
+        ]
+    if rows := record.tables.get("restore"):
+        charts.append(("Milliseconds of a recovery a segment, replaying included (less is better)",
+                       [(row["title"], median(row["seconds"]) * 1000 / row["segments"]) for row in rows]))
+    if charts:
+        out.with_suffix(".svg").write_text(bars(charts))

@@ -57,6 +57,48 @@ FROM walsafe_archive_stat();
 
 COMMENT ON VIEW walsafe_archive_status IS
     'what the archiver does, how far behind it is, and why it fails';
+COMMENT ON COLUMN walsafe_archive_status.destination IS
+    'the archive directory in use; null if none is';
+COMMENT ON COLUMN walsafe_archive_status.state IS
+    'ok, starting, failing, waiting (the directory is not there), misconfigured, standby or unconfigured';
+COMMENT ON COLUMN walsafe_archive_status.last_archived_wal IS
+    'the file that was archived last';
+COMMENT ON COLUMN walsafe_archive_status.last_archived_time IS
+    'when that was';
+COMMENT ON COLUMN walsafe_archive_status.last_failed_wal IS
+    'the file that failed last';
+COMMENT ON COLUMN walsafe_archive_status.last_failed_time IS
+    'when that was';
+COMMENT ON COLUMN walsafe_archive_status.last_error IS
+    'why it failed, in the words of the log; with state misconfigured, which value is refused';
+COMMENT ON COLUMN walsafe_archive_status.archived_count IS
+    'calls of the server that succeeded';
+COMMENT ON COLUMN walsafe_archive_status.already_present_count IS
+    'of those, the calls for files that were in the archive already';
+COMMENT ON COLUMN walsafe_archive_status.failed_count IS
+    'calls of the server that failed';
+COMMENT ON COLUMN walsafe_archive_status.wal_bytes IS
+    'bytes of WAL that were archived, before compression';
+COMMENT ON COLUMN walsafe_archive_status.stored_bytes IS
+    'bytes that they take in the archive, after compression';
+COMMENT ON COLUMN walsafe_archive_status.busy_ms IS
+    'how long all calls of the server took, in milliseconds';
+COMMENT ON COLUMN walsafe_archive_status.last_ms IS
+    'how long the last call took, in milliseconds';
+COMMENT ON COLUMN walsafe_archive_status.backlog_files IS
+    'files in pg_wal that wait to be archived';
+COMMENT ON COLUMN walsafe_archive_status.backlog_bytes IS
+    'their length in bytes';
+COMMENT ON COLUMN walsafe_archive_status.oldest_waiting_age IS
+    'how long the oldest of them has waited; null on a standby that archives nothing';
+COMMENT ON COLUMN walsafe_archive_status.free_bytes IS
+    'free space in the archive at the last success, in bytes';
+COMMENT ON COLUMN walsafe_archive_status.pg_wal_free_bytes IS
+    'free space for pg_wal now, in bytes';
+COMMENT ON COLUMN walsafe_archive_status.damaged_count IS
+    'damaged files that were archived, under check_wal = records';
+COMMENT ON COLUMN walsafe_archive_status.stats_reset IS
+    'when walsafe_archive_reset() last set the counts to zero; null if never';
 
 CREATE FUNCTION walsafe_archive_reset()
 RETURNS void

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use pgrx::{PgSqlErrorCode, pg_sys};
 use walsafe_core::archive::pool::Pool;
-use walsafe_core::archive::{Job, Plan, Receipt};
+use walsafe_core::archive::{Job, Plan, Receipt, Repeats};
 use walsafe_core::error::{Action, Error};
 use walsafe_core::server::known::KnownDestinations;
 use walsafe_core::server::ready;
@@ -32,15 +32,24 @@ const SPACE_WARNING_INTERVAL: Duration = Duration::from_secs(60);
 
 thread_local! {
     static ARCHIVER: RefCell<Archiver> = RefCell::new(Archiver::new());
+    /// Beside the archiver's state: a panic there is a failure that is told of, too.
+    static REPEATS: RefCell<Repeats> = RefCell::default();
 }
 
 /// Archives one file for the server, and reports a failure. Never raises.
 pub(crate) fn archive(file: &CStr, path: &CStr) -> bool {
     let name = file.to_string_lossy();
     match caught(|| ARCHIVER.with_borrow_mut(|archiver| archiver.archive(&name, path))) {
-        Ok(_) => true,
+        Ok(_) => {
+            REPEATS.with_borrow_mut(Repeats::succeeded);
+            true
+        }
         Err(error) => {
-            report::failure(&name, &error);
+            let settings = caught(settings::current).ok();
+            let telling = REPEATS.with_borrow_mut(|repeats| {
+                repeats.failed(&name, &error, settings.as_ref(), Instant::now())
+            });
+            report::failure(&name, &error, telling);
             false
         }
     }
@@ -55,6 +64,18 @@ pub(crate) fn shut_down() {
         if let Ok(mut archiver) = archiver.try_borrow_mut() {
             archiver.pool = None;
             archiver.retired.clear();
+        }
+    });
+}
+
+/// Notes which destination is in use, for sessions that begin after another one was refused: they have none.
+///
+/// Called while a reload is under way, which leaves the settings in force as they are.
+pub(crate) fn note_destination() {
+    let Ok(settings) = caught(settings::current) else { return };
+    ARCHIVER.with(|archiver| {
+        if let Ok(mut archiver) = archiver.try_borrow_mut() {
+            archiver.watch.note(settings.destination.path());
         }
     });
 }

@@ -120,13 +120,19 @@ fn destination() -> Check {
         Some((path, reason))
     });
     match (in_force, wrong) {
-        (_, Some((path, reason))) => checked(
-            name,
-            Status::Error,
-            format!(
-                "\"walsafe_archive.destination\" is set to \"{path}\", which is refused: {reason} An archiver that uses another one keeps it until it ends; the next archiver archives nothing. Correct the setting and reload."
-            ),
-        ),
+        (in_force, Some((path, reason))) => {
+            let in_use = in_force.map_or_else(
+                |_| "An archiver that uses another one keeps it until the server is restarted; after that, nothing would be archived.".to_owned(),
+                |in_force| settings::destination_in_use(&in_force.destination.path().display().to_string()),
+            );
+            checked(
+                name,
+                Status::Error,
+                format!(
+                    "\"walsafe_archive.destination\" is set to \"{path}\", which is refused: {reason}. {in_use} Correct the setting, and reload the configuration."
+                ),
+            )
+        }
         (Ok(settings), None) => checked(
             name,
             Status::Ok,

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use pgrx::PgSqlErrorCode;
 use walsafe_core::wal::name::{FileKind, FileName, SegmentName};
 use walsafe_core::wal::{Damage, Edges, Lsn, SegmentReport};
+use walsafe_core::words;
 
 use crate::report::Report;
 use crate::settings;
@@ -57,7 +58,9 @@ impl DamageWatch {
         }
         let more = match count {
             0 | 1 => String::new(),
-            n => format!(" The file is damaged in {} more places.", n - 1),
+            places => {
+                format!(" The file is damaged in {}.", words::count(places - 1, "more place"))
+            }
         };
         Report {
             code: PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,

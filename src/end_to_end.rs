@@ -10,8 +10,10 @@ use walsafe_core::server::ready;
 use walsafe_core::server::stats;
 use walsafe_core::wal::Lsn;
 use walsafe_core::wal::name::SegmentName;
+use walsafe_core::words;
 
 use crate::report::Report;
+use crate::watch::{FAILING, WAITING};
 use crate::{configuration, settings};
 
 /// Returns the archive that this server writes to.
@@ -81,16 +83,16 @@ pub(crate) fn outcome(found: &ReadBack, timeout: f64) -> (Status, String) {
 fn missing(error: Option<&Error>, timeout: f64) -> String {
     let mut sentences = vec![format!("it was not in the archive after {timeout} s.")];
     if let Some(error) = error {
-        let hint = error.kind().hint(Activity::Checking);
+        let hint = error.hint(Activity::Checking);
         sentences.push(format!("{error}: {} {hint}", error.detail()));
     }
     let waiting = ready::backlog(std::path::Path::new("pg_wal"), settings::segment_size());
     if let Ok(backlog) = waiting {
-        let plural = if backlog.files == 1 { " waits" } else { "s wait" };
-        sentences.push(format!("{} file{plural} to be archived.", backlog.files));
+        let wait = words::either(backlog.files, "waits", "wait");
+        sentences.push(format!("{} {wait} to be archived.", words::count(backlog.files, "file")));
     }
-    let failing =
-        stats::current(settings::data_directory()).filter(|(stats, _)| stats.failing != 0);
+    let failing = stats::current(settings::data_directory())
+        .filter(|(stats, _)| [FAILING, WAITING].contains(&stats.failing));
     match failing {
         Some((stats, _)) => {
             sentences.push(format!("The archiver's last error: {}", stats.last_error))

@@ -4,7 +4,7 @@ use std::ffi::{CStr, CString};
 
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::{PgLogLevel, PgSqlErrorCode, pg_sys};
-use walsafe_core::archive::{Level, Notice};
+use walsafe_core::archive::{Level, Notice, Telling};
 use walsafe_core::error::{Activity, Error};
 
 /// What a report says.
@@ -65,13 +65,13 @@ pub(crate) fn for_server(text: String) -> String {
 }
 
 /// Reports that a file was not archived: one WARNING.
-pub(crate) fn failure(file: &str, error: &Error) {
-    let kind = error.kind();
+pub(crate) fn failure(file: &str, error: &Error, telling: Telling) {
+    let Telling { detail, hint } = telling;
     Report {
-        code: code(kind.sqlstate()),
+        code: code(error.kind().sqlstate()),
         message: format!("could not archive file \"{file}\": {error}"),
-        detail: error.detail(),
-        hint: kind.hint(Activity::Archiving).to_owned(),
+        detail,
+        hint,
     }
     .warn();
 }
@@ -95,7 +95,7 @@ pub(crate) fn raise_error(error: &Error) -> ! {
         code: code(kind.sqlstate()),
         message: error.to_string(),
         detail: error.detail(),
-        hint: kind.hint(Activity::Checking).to_owned(),
+        hint: error.hint(Activity::Checking).into_owned(),
     }
     .raise()
 }

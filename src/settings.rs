@@ -14,7 +14,9 @@ use walsafe_core::server::settings::{
     Choice, FsyncPolicy, Kind, PREFIX, Setting, Settings, TABLE, Unit,
 };
 use walsafe_core::wal::SegmentSize;
+use walsafe_core::words;
 
+use crate::archiver;
 use crate::reload;
 use crate::report::{self, Report};
 
@@ -217,10 +219,14 @@ fn check(
     }
     // SAFETY: the new value is a valid C string for the time of the call.
     let given = unsafe { CStr::from_ptr(given) };
-    let Err(detail) = setting.check(given, data_directory()) else { return true };
+    let Err(reason) = setting.check(given, data_directory()) else { return true };
+    let detail = words::sentence(&reason);
     // SAFETY: the server calls check hooks in its main thread.
     unsafe { report::set_check_detail(&detail) };
     if is_reload_in_archiver() {
+        if setting.name == DESTINATION {
+            archiver::note_destination();
+        }
         Report {
             code: PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
             message: format!(
@@ -229,11 +235,34 @@ fn check(
                 given.to_string_lossy()
             ),
             detail,
-            hint: "The value in force before stays in force.".to_owned(),
+            hint: in_use(setting),
         }
         .warn();
     }
     false
+}
+
+/// Says that files go to a destination although the configuration files have another one, which is refused.
+pub(crate) fn destination_in_use(destination: &str) -> String {
+    format!(
+        "Files are archived to \"{destination}\" until the server is restarted; after that, nothing would be archived."
+    )
+}
+
+/// Says which value the archiver uses after it has refused a new one, for how long, and what to do.
+fn in_use(setting: &Setting) -> String {
+    let (name, now) = (setting.name.to_string_lossy(), value(setting.name));
+    let now = now.to_string_lossy();
+    let state = match setting.kind {
+        _ if setting.name == DESTINATION && now.is_empty() => "Nothing is archived.".to_owned(),
+        _ if setting.name == DESTINATION => destination_in_use(&now),
+        Kind::Text { default, .. } => format!(
+            "\"{now}\" is in use until the server is restarted; after that, it would be the default, \"{}\".",
+            default.to_string_lossy()
+        ),
+        _ => format!("\"{now}\" is in use."),
+    };
+    format!("{state} Correct \"{name}\", and reload the configuration.")
 }
 
 /// Warns if a reload brings another policy. The server calls this for each policy that the files set,

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use pgrx::prelude::*;
-use walsafe_core::error::Error;
+use walsafe_core::error::{Activity, Error, ErrorKind};
 use walsafe_core::prove::check;
 use walsafe_core::prove::check::restoring::{self, Restoring};
 use walsafe_core::prove::examine::Expectation;
@@ -19,6 +19,7 @@ use walsafe_core::server::settings::Destination;
 use walsafe_core::server::stats::{self, Stats};
 use walsafe_core::sys;
 use walsafe_core::wal::name::FileName;
+use walsafe_core::words;
 
 use crate::background::{self, Failure};
 use crate::configuration;
@@ -26,7 +27,7 @@ use crate::end_to_end;
 use crate::reload;
 use crate::report::{self, Report};
 use crate::settings;
-use crate::watch::{self, WAITING};
+use crate::watch::{self, FAILING, WAITING};
 
 /// How many threads a verification from SQL reads with. It leaves processors to the database.
 const VERIFY_THREADS: usize = 2;
@@ -122,9 +123,9 @@ fn state(known: Option<&Stats>) -> State {
     // continues with the one that it had before, if it is still the same archiver.
     let destination = settings.or_else(|| {
         refused.as_ref()?;
-        let since = watch::microseconds(configuration::archiver_start()?);
-        let in_use = |stats: &&Stats| stats.archived_at.max(stats.failed_at) >= since;
-        known.filter(in_use).map(|stats| stats.destination.clone())
+        let in_use =
+            stats::written_at(settings::data_directory())? >= configuration::archiver_start()?;
+        known.filter(|_| in_use).map(|stats| stats.destination.clone())
     });
     if destination.is_none() && refused.is_none() {
         return named("unconfigured", None);
@@ -136,10 +137,10 @@ fn state(known: Option<&Stats>) -> State {
     let same = known.filter(|stats| destination.as_ref() == Some(&stats.destination));
     match same.map(|stats| stats.failing) {
         Some(WAITING) => named("waiting", destination),
-        Some(1..) => named("failing", destination),
+        Some(FAILING) => named("failing", destination),
         _ if refused.is_some() => State { name: "misconfigured", destination, refused },
         Some(0) => named("ok", destination),
-        None => named("starting", destination),
+        _ => named("starting", destination),
     }
 }
 
@@ -161,7 +162,7 @@ fn walsafe_archive_reset() {
         Err(e) => report::raise(
             PgSqlErrorCode::ERRCODE_IO_ERROR,
             "could not reset the statistics of the archiver",
-            &e.to_string(),
+            &words::sentence(&e.to_string()),
         ),
         Ok(()) => {}
     }
@@ -289,10 +290,17 @@ fn rows(result: Result<Findings, VerifyError>) -> impl Iterator<Item = Row> {
     let findings = match result {
         Ok(findings) => findings,
         Err(VerifyError::Archive(error)) => report::raise_error(&error),
+        Err(ref error @ VerifyError::Nothing { ref path }) => Report {
+            code: PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            message: error.to_string(),
+            detail: format!("\"{}\" was searched.", path.display()),
+            hint: ErrorKind::NothingThere.hint(Activity::Checking).to_owned(),
+        }
+        .raise(),
         Err(error) => report::raise(
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             "could not verify the archive",
-            &error.to_string(),
+            &words::sentence(&error.to_string()),
         ),
     };
     let mut next = 0;
@@ -361,7 +369,7 @@ fn archive_to_read(given: Option<&str>) -> PathBuf {
         Err(error) => report::raise(
             PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
             "invalid archive directory",
-            &error.to_string(),
+            &words::sentence(&error.to_string()),
         ),
     }
 }

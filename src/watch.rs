@@ -13,12 +13,35 @@ use crate::settings;
 pub(crate) const FAILING: u64 = 1;
 /// The same, after a call that failed because the destination is not there.
 pub(crate) const WAITING: u64 = 2;
+/// The same, while nothing was tried there: see [`Watch::note`].
+const STARTING: u64 = 3;
 
 /// Counts the calls of the server. What cannot be written is not counted: archiving goes on.
 #[derive(Default)]
 pub(crate) struct Watch(Option<(StatsFile, Stats)>);
 
 impl Watch {
+    /// Notes which destination is in use before a file was archived to it.
+    pub(crate) fn note(&mut self, destination: &Path) {
+        let Some((record, stats)) = self.record() else { return };
+        let destination = destination.to_string_lossy();
+        if stats.destination != destination {
+            stats.destination = destination.into_owned();
+            stats.failing = STARTING;
+        }
+        if record.write(stats).is_err() {
+            self.0 = None;
+        }
+    }
+
+    fn record(&mut self) -> Option<&mut (StatsFile, Stats)> {
+        if self.0.is_none() {
+            let now = microseconds(SystemTime::now());
+            self.0 = StatsFile::open(settings::data_directory(), now).ok();
+        }
+        self.0.as_mut()
+    }
+
     /// Counts one call.
     pub(crate) fn count(
         &mut self,
@@ -29,10 +52,7 @@ impl Watch {
         damaged: u64,
     ) {
         let now = microseconds(SystemTime::now());
-        if self.0.is_none() {
-            self.0 = StatsFile::open(settings::data_directory(), now).ok();
-        }
-        let Some((record, stats)) = &mut self.0 else { return };
+        let Some((record, stats)) = self.record() else { return };
         stats.destination = destination.to_string_lossy().into_owned();
         stats.last_us = whole_microseconds(started.elapsed());
         stats.busy_us += stats.last_us;

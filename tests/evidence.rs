@@ -244,7 +244,8 @@ fn an_idle_standby_says_once_that_there_is_nothing() {
     standby.wait_until("the row", || (rows(&standby) == "1").then_some(()));
     std::thread::sleep(Duration::from_secs(4));
     let log = standby.log().text();
-    let lines: Vec<_> = log.lines().filter(|line| line.contains("was not restored")).collect();
+    let lines: Vec<_> =
+        log.lines().filter(|line| line.contains(" is not in the archive")).collect();
     let mut different = lines.clone();
     different.sort_unstable();
     different.dedup();

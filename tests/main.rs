@@ -16,6 +16,7 @@ mod hung_storage;
 mod identity;
 mod kills;
 mod lineage;
+mod messages;
 mod monitoring;
 mod mount_modes;
 mod mounts;

@@ -157,7 +157,9 @@ fn a_clone_adds_nothing_behind_a_segment_of_the_primary_whatever_it_was_told_of_
             clone.wake_archiver();
             let told = || {
                 let reports = clone.log().archiver_reports(mark);
-                reports.into_iter().find(|report| report.message.contains("does not continue"))
+                let refusal = "does not continue";
+                let told = |report: &harness::Report| report.message.contains(refusal);
+                reports.into_iter().find(|report| told(report) && !report.is_again())
             };
             let report = clone.wait_until("the refusal", told);
             report.assert_explains(&next);

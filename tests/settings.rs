@@ -24,7 +24,7 @@ fn wrong_values(cluster: &Cluster) -> Vec<(&'static str, String, &'static str)> 
         ("walsafe_archive.file_mode", "0666".to_owned(), "0600, 0640, 0400 and 0440"),
         ("walsafe_archive.file_mode", "0644".to_owned(), "0600, 0640, 0400 and 0440"),
         ("walsafe_archive.file_mode", "rw-------".to_owned(), "0600, 0640, 0400 and 0440"),
-        ("walsafe_archive.compression", "rar".to_owned(), "not a known encoding"),
+        ("walsafe_archive.compression", "rar".to_owned(), "not a known compression"),
         ("walsafe_archive.compression", "zstd:99".to_owned(), "not a whole number from 1 to"),
         ("walsafe_archive.compression", "lz4:1".to_owned(), "takes no level"),
         ("walsafe_archive.fsync_policy", "on".to_owned(), "full, file, none"),
@@ -121,6 +121,17 @@ fn a_wrong_value_in_the_file_is_reported_at_the_reload_and_the_old_one_stays_in_
         assert!(report.message.contains(name), "{report:?}");
         let all = format!("{} {} {}", report.message, report.detail, report.hint);
         assert!(all.contains(said), "{name} = {value}: {report:?}");
+        // "The value in force before stays in force": which one was not said, nor what a restart would bring.
+        let in_use = match name.split('.').next_back() {
+            Some("destination") => format!(
+                "Files are archived to \"{}\" until the server is restarted; after that, nothing would be archived.",
+                archive.path().display()
+            ),
+            Some("file_mode") => "\"0640\" is in use until the server is restarted; after that, it would be the default, \"0600\".".to_owned(),
+            Some("compression") => "\"none\" is in use until".to_owned(),
+            _ => String::new(),
+        };
+        assert!(report.hint.contains(&in_use), "{name} = {value}: {report:?}");
         cluster.wait_archived(&segment);
         assert_eq!(archive.read(&segment), cluster.read_wal(&segment));
         let mode = scratch_mode(&archive, &segment);

@@ -222,13 +222,21 @@ fn permission_taken_away() {
         let archive = Scratch::new("archive");
         let cluster = variant(Cluster::archiving_to(archive.path())).start();
         cluster.wait_archived(&cluster.switch_wal());
-        for mode in [0o500, 0o000] {
+        for (mode, digits) in [(0o500, "0500"), (0o000, "0000")] {
             scratch::chmod(archive.path(), mode);
             let mark = cluster.mark();
             let name = cluster.switch_wal();
             let report = wait_for_failure(&cluster, mark, "42501", &name);
             assert!(report.detail.contains("Permission denied"), "{report:?}");
-            assert!(report.hint.contains("permission to read, write and search"), "{report:?}");
+            let says = format!(", mode {digits}; the server's user is ");
+            assert!(report.detail.contains(&says), "{report:?}");
+            let path = archive.path().display();
+            assert!(report.hint.contains(&format!("\"chmod u+rwx {path}\"")), "{report:?}");
+            assert!(
+                report
+                    .hint
+                    .ends_with("Archiving resumes by itself once the server's user may do it.")
+            );
             scratch::chmod(archive.path(), 0o700);
             assert_eq!(archive::temporaries(archive.path()), [""; 0]);
             goes_on(&cluster, archive.path(), &[&name]);

@@ -41,6 +41,12 @@ impl Report {
         }
         assert!(!self.sqlstate.starts_with("00") && self.sqlstate != "01000", "{self:?}");
     }
+
+    /// Returns whether this only says that the report before it is true again.
+    #[must_use]
+    pub fn is_again(&self) -> bool {
+        self.hint.is_empty() && self.detail.starts_with("Same as above, for the ")
+    }
 }
 
 /// The file that a cluster writes its log to.
@@ -122,7 +128,7 @@ impl Log {
     }
 
     /// Waits for a message of the archiver with this SQLSTATE after the mark, whole with DETAIL
-    /// and HINT.
+    /// and HINT. For one that only says that an earlier one is true again, that one is returned.
     #[track_caller]
     pub fn wait_for_archiver_report(
         &self,
@@ -130,8 +136,15 @@ impl Log {
         sqlstate: &str,
         timeout: Duration,
     ) -> Report {
-        let find =
-            || self.archiver_reports(mark).into_iter().find(|report| report.sqlstate == sqlstate);
+        let find = || {
+            let mut reports = self.archiver_reports(mark).into_iter();
+            let report = reports.find(|report| report.sqlstate == sqlstate)?;
+            let is_first = |first: &Report| first.message == report.message && !first.is_again();
+            match report.is_again() {
+                true => self.archiver_reports(Mark::default()).into_iter().rfind(is_first),
+                false => Some(report),
+            }
+        };
         match poll(timeout, find) {
             Some(report) => report,
             None => panic!("no report with SQLSTATE {sqlstate} by the archiver within {timeout:?}"),

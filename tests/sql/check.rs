@@ -141,7 +141,7 @@ fn a_destination_that_cannot_be_written() {
     assert_check(&cluster, "no-replace publish", "error", "Permission denied");
     // Who has it, who needs it, and the command; in one row and not in four.
     assert_check(&cluster, "no-replace publish", "error", "mode 0500; the server's user is ");
-    assert_check(&cluster, "no-replace publish", "error", "Run \"chmod u+rwx ");
+    assert_check(&cluster, "no-replace publish", "error", "un \"chmod u+rwx ");
     let errors = "SELECT count(*) FROM walsafe_archive_check() WHERE status = 'error'";
     assert_eq!(cluster.sql(errors), "1");
     chmod(archive.path(), 0o700);

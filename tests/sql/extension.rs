@@ -34,7 +34,8 @@ fn objects(cluster: &Cluster) -> String {
     cluster.sql(
         "SELECT pg_describe_object(classid, objid, 0),
              pg_get_functiondef(p.oid), p.proacl, pg_get_viewdef(c.oid), c.relacl,
-             (SELECT array_agg(attname || ' ' || format_type(atttypid, atttypmod) ORDER BY attnum)
+             (SELECT array_agg(attname || ' ' || format_type(atttypid, atttypmod)
+                     || ' ' || coalesce(col_description(attrelid, attnum), '') ORDER BY attnum)
               FROM pg_attribute WHERE attrelid = c.oid),
              obj_description(objid, classid::regclass::text::name)
          FROM pg_depend
@@ -61,6 +62,17 @@ fn it_can_be_dropped_and_made_again_and_lives_in_any_schema() {
     cluster.sql("CREATE EXTENSION walsafe_archive SCHEMA elsewhere");
     assert_eq!(cluster.sql("SELECT state FROM elsewhere.walsafe_archive_status"), "ok");
     assert_eq!(cluster.sql("SELECT count(*) FROM elsewhere.walsafe_archive_gaps()"), "0");
+}
+
+/// Whoever looked at the view in psql had to open the manual for what its columns mean.
+#[test]
+fn every_column_of_the_view_says_what_it_is() {
+    let (_archive, cluster) = archiving();
+    let silent = cluster.sql(
+        "SELECT count(*), string_agg(attname, ' ') FILTER (WHERE col_description(attrelid, attnum) IS NULL)
+         FROM pg_attribute WHERE attrelid = 'walsafe_archive_status'::regclass AND attnum > 0",
+    );
+    assert_eq!(silent, "21|");
 }
 
 /// Nothing needs preloading, but nothing breaks with it.

@@ -269,6 +269,32 @@ fn a_refused_value_is_misconfigured_and_the_destination_is_the_one_in_use() {
     assert_eq!(status(&cluster, "state, destination"), "misconfigured|");
 }
 
+/// The view showed no destination, or the one before.
+#[test]
+fn a_refused_destination_leaves_the_one_in_use_to_be_seen_before_anything_was_archived_there() {
+    let (_used, cluster) = archiving();
+    let archive = Scratch::new("fresh");
+    let path = archive.path().to_str().unwrap();
+    // The warning of the policy shows that the archiver has read the files.
+    let mark = cluster.mark();
+    cluster.set_conf("walsafe_archive.fsync_policy", "file");
+    cluster.reconfigure("walsafe_archive.destination", path);
+    cluster.wait_for_log(mark, "\"walsafe_archive.fsync_policy\" is \"file\"");
+    wait_for(&cluster, &format!("state = 'starting' AND destination = '{path}'"));
+    cluster.reconfigure("walsafe_archive.destination", "archive");
+    wait_for(&cluster, &format!("state = 'misconfigured' AND destination = '{path}'"));
+    let error = status(&cluster, "last_error");
+    assert!(error.contains("is set to \"archive\", which is refused: "), "{error}");
+    cluster.sql("SELECT walsafe_archive_reset()");
+    assert_eq!(status(&cluster, "state, destination"), format!("misconfigured|{path}"));
+    cluster.reconfigure("walsafe_archive.destination", path);
+    wait_for(&cluster, &format!("state = 'starting' AND destination = '{path}'"));
+    let name = cluster.switch_wal();
+    cluster.wait_archived(&name);
+    assert!(archive.join(&name).exists());
+    wait_for(&cluster, "state = 'ok'");
+}
+
 /// The view said "waiting" with a growing age, and somebody was paged for files that nobody will ask for.
 #[test]
 fn a_primary_that_became_a_standby_waits_for_nothing() {

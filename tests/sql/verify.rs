@@ -84,6 +84,7 @@ fn what_cannot_be_an_archive_is_refused() {
     let sql = format!("SELECT walsafe_archive_verify('{}')", empty.path().display());
     let said = error(&cluster, &sql);
     assert!(said.contains("55000") && said.contains("neither WAL nor an identity file"), "{said}");
+    assert!(said.contains("HINT:  Is this the archive, and is its file system mounted?"), "{said}");
     let unset = start(Cluster::builder());
     let said = error(&unset, "SELECT walsafe_archive_verify()");
     assert!(said.contains("55000") && said.contains("is not set"), "{said}");

@@ -3,6 +3,7 @@
 //!
 //! The rooms, each of which uses only those above it:
 //!
+//! - [`words`]: numbers in sentences.
 //! - [`sys`]: system calls, and the only `unsafe` code.
 //! - [`encoding`]: bytes to stored bytes and back: compression and digests.
 //! - [`wal`]: what PostgreSQL writes: records, file names, timeline histories. No file is opened.
@@ -24,3 +25,4 @@ pub mod server;
 pub mod store;
 pub mod sys;
 pub mod wal;
+pub mod words;

@@ -129,7 +129,7 @@ fn a_damaged_encoding_is_a_conflict_of_its_own() {
             let job = world.wal(&segment_name(1, 1), &ours);
             fs::write(world.stored(&job, compression(codec).codec), stored).unwrap();
             let detail = refused(&world, &job, ErrorKind::ConflictUnreadable).detail();
-            assert!(detail.contains("cannot be decoded"), "{codec} {what}: {detail}");
+            assert!(detail.contains("cannot be decompressed"), "{codec} {what}: {detail}");
         }
     }
 }

@@ -1,8 +1,8 @@
-//! The tables of errors and of settings in docs/operations.md are those in the code.
+//! The tables of errors, of settings and of checks in docs/operations.md are those in the code.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test says what is wrong by panicking")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
@@ -17,6 +17,17 @@ const SOURCES: [&str; 5] = [
     include_str!("../src/error/conflict.rs"),
     include_str!("../src/restore/error.rs"),
     include_str!("../src/store/directory/reading.rs"),
+];
+/// Where the rows of `walsafe_archive_check()` and of `walsafe check` get their names.
+const CHECKS: [&str; 8] = [
+    include_str!("../../../src/configuration.rs"),
+    include_str!("../src/prove/check.rs"),
+    include_str!("../src/prove/check/contents.rs"),
+    include_str!("../src/prove/check/following.rs"),
+    include_str!("../src/prove/check/mode.rs"),
+    include_str!("../src/prove/check/ownership.rs"),
+    include_str!("../src/prove/check/restoring.rs"),
+    include_str!("../src/prove/check/unarchived.rs"),
 ];
 /// What a cell contains when there is nothing to say.
 const NONE: &str = "–";
@@ -151,6 +162,25 @@ fn the_words_that_the_manual_quotes_first_are_those_of_the_code() {
         let quoted = message.split('`').nth(1).unwrap_or_else(|| panic!("{kind} quotes nothing"));
         assert!(sources.iter().any(|source| source.contains(quoted)), "{kind}: \"{quoted}\"");
     }
+}
+
+/// The page showed rows of the check, and did not say what was wrong if one of them was not "ok".
+#[test]
+fn the_manual_has_every_row_of_the_check() {
+    let named = |source: &str, before: &str| -> Vec<String> {
+        let rest =
+            source.split(before).skip(1).filter_map(|rest| rest.trim_start().strip_prefix('"'));
+        rest.filter_map(|rest| Some(rest.split_once('"')?.0.to_owned())).collect()
+    };
+    let ways = ["let name =", "const NAME: &str =", "checked("];
+    let expected: BTreeSet<String> = CHECKS
+        .iter()
+        .flat_map(|source| ways.iter().flat_map(|before| named(source, before)))
+        .collect();
+    assert!(expected.len() > 15, "{expected:?}");
+    let row = |mut row: Vec<String>| row.remove(0).trim_matches('`').to_owned();
+    let rows: BTreeSet<String> = cells("| Row | Warning | Error |").into_iter().map(row).collect();
+    assert_eq!(rows, expected);
 }
 
 #[test]

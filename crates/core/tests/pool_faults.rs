@@ -409,6 +409,7 @@ fn a_thread_that_cannot_be_started_is_reported_at_once_as_what_it_is() {
     assert_eq!(pool.threads(), 0);
     drop(faults);
     archive(&pool, &jobs[0]).unwrap();
+    goes_on(&pool, &jobs[1..]);
     // One thread is there: nobody needs the others.
     wait_until("look-ahead", || done_in_order(&world, &jobs) == jobs.len());
     let _faults = none();

@@ -24,6 +24,14 @@ fn always(op: Op, errno: i32) -> Plan {
     Plan::new(vec![Fault { op, skip: 0, times: ALWAYS, effect: Effect::Fail(errno) }])
 }
 
+fn an_io_error_fails_the_file(op: Op) {
+    let world = World::new();
+    let job = world.segment(1, 1);
+    let plan = always(op, libc::EIO);
+    assert_eq!(run(&world.plan, &job).unwrap_err().kind(), ErrorKind::IoError);
+    drop(plan);
+}
+
 /// The identity file's directory was flushed whatever the policy, so under no policy anything was archived.
 #[test]
 fn a_directory_that_takes_no_flush_is_refused_under_full_and_accepted_otherwise() {
@@ -91,11 +99,7 @@ fn a_file_that_takes_no_attributes_is_archived_without_and_the_receipt_says_so()
             assert!(world.archive.join("walsafe_archive.unchecked").exists(), "{errno}");
         }
     }
-    let world = World::new();
-    let job = world.segment(1, 1);
-    let plan = always(Op::SetAttribute, libc::EIO);
-    assert_eq!(run(&world.plan, &job).unwrap_err().kind(), ErrorKind::IoError);
-    drop(plan);
+    an_io_error_fails_the_file(Op::SetAttribute);
 }
 
 /// A refusal to read them was trouble with the file, for `restore` and `verify` too.
@@ -221,11 +225,7 @@ fn a_permission_that_is_refused_is_done_without_and_the_receipt_says_so() {
             }
         }
     }
-    let world = World::new();
-    let job = world.segment(1, 1);
-    let plan = always(Op::SetMode, libc::EIO);
-    assert_eq!(run(&world.plan, &job).unwrap_err().kind(), ErrorKind::IoError);
-    drop(plan);
+    an_io_error_fails_the_file(Op::SetMode);
 }
 
 /// The archiver used such a directory without a word.

@@ -7,7 +7,8 @@ use std::fs;
 use std::path::Path;
 
 /// The rooms from the ground up. Each may use those in the lines above its own.
-const ORDER: [&[&str]; 8] = [
+const ORDER: [&[&str]; 9] = [
+    &["words"],
     &["sys"],
     &["encoding"],
     &["wal"],

@@ -1,13 +1,30 @@
 //! The command line. Help, manual pages and completions are all made from this file.
+//!
+//! The library wraps the help texts, so a paragraph is one line here. What follows the options stands under
+//! headings, a line that ends with a colon, and is indented by two columns: [`crate::manual`] makes the
+//! sections of a manual page of it.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use walsafe_core::encoding::codec::Compression;
 use walsafe_core::prove::verify::{TargetTimeline, Until};
+use walsafe_core::server::settings::FileMode;
 use walsafe_core::wal::name::{FileKind, FileName, SegmentName};
 
-const EXAMPLES: &str = "\
+/// Restores files from a PostgreSQL WAL archive, and proves that the archive is whole.
+#[derive(Debug, Parser)]
+#[command(name = "walsafe", version, term_width = 76, arg_required_else_help = true)]
+#[command(
+    long_about = "Restores files from a PostgreSQL WAL archive, and proves that the archive is whole.\n\n\
+The archive is a directory that the archive module walsafe_archive fills, or that another tool made.",
+    after_help = "\
+Exit status:
+  Each command has its own: see its help. A command line that names no command ends with 126, so that a server that \
+has it as its restore_command stops.
+
 Examples:
   # in postgresql.conf, for a recovery or a standby
   restore_command = 'walsafe restore --from /mnt/archive %f \"%p\"'
@@ -16,12 +33,8 @@ Examples:
   # what is in it?
   walsafe list /mnt/archive
   # bring what a standby, or a lost server, has and the archive lacks
-  walsafe push --pgdata /var/lib/postgresql/17/standby /mnt/archive";
-
-/// Restores files from a PostgreSQL WAL archive, and proves that the archive is whole.
-#[derive(Debug, Parser)]
-#[command(name = "walsafe", version, about, after_help = EXAMPLES)]
-#[command(subcommand_required = true, arg_required_else_help = false, max_term_width = 100)]
+  walsafe push --pgdata /var/lib/postgresql/17/standby /mnt/archive"
+)]
 pub(crate) struct Program {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -42,44 +55,58 @@ pub(crate) enum Command {
 
 /// What the commands that use an archive have in common.
 #[derive(Debug, Args)]
-pub(crate) struct Watch {
+pub(crate) struct Common {
     /// Give up when nothing has moved in the archive for so long; 0: never
-    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = number::<0, MAX>)]
     stall_timeout: u32,
+    /// Write the result, or the error, as JSON on standard output
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
-impl Watch {
+impl Common {
     /// Returns for how long nothing may move, `None` for as long as it takes.
     pub(crate) fn timeout(&self) -> Option<Duration> {
         (self.stall_timeout > 0).then(|| Duration::from_secs(self.stall_timeout.into()))
     }
 }
 
-/// Gives one file back to a server, as its `restore_command`.
+const MAX: u32 = u32::MAX;
+
+fn number<const LEAST: u32, const MOST: u32>(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(number) if (LEAST..=MOST).contains(&number) => Ok(number),
+        _ => Err(format!("it is a whole number from {LEAST} to {MOST}")),
+    }
+}
+
+/// Gives one file back to a server, as its restore_command.
 #[derive(Debug, Args)]
 #[command(
     long_about = "Gives one file back to a server in recovery, as its restore_command.\n\n\
 Finds the file in any compression. Checks its digest, every page header and every record in it, and that it belongs to this \
-cluster. Puts it in place in one step. Prints nothing on success, and one line otherwise.",
+cluster. Puts it in place in one step. Prints nothing on success, and one line otherwise.\n\n\
+Never put timeout(1) before it: its exit status 124 means \"no more WAL\" to the server.",
     after_help = "\
 Exit status:
   0    delivered
-  1    the archive is there and does not have the file, and should not: recovery goes on without
-       the file
-  126  anything else (damage; an archive that is unreadable, missing or another cluster's; a
-       hole; bad usage; storage in which nothing moves for --stall-timeout): recovery stops. In a
-       standby (standby.signal), trouble with the archive is 1 instead, so that the standby tries
-       again or streams; --on-error changes that. A standby prints the same line at most once a
-       minute, and waits for a history file up to --stall-timeout while the archive is in trouble.
+  1    the archive does not have the file, and should not: recovery goes on
+  126  anything else: recovery stops
 
-Never put timeout(1) before it: its status 124 means \"no more WAL\" to the server.
+  126 is damage, a hole, bad usage, or an archive that is unreadable, missing, another cluster's, or one in which \
+nothing moves for --stall-timeout.
+
+  In a standby (standby.signal), trouble with the archive is 1 instead, so that the standby tries again or streams; \
+--on-error changes that. A standby prints the same line at most once a minute, and waits for a history file up to \
+--stall-timeout while the archive is in trouble.
 
 Examples:
+  # in postgresql.conf
   restore_command = 'walsafe restore --from /mnt/archive %f \"%p\"'
-  # a standby that has only the archive, and no server to stream from
-  restore_command = 'walsafe restore --from /mnt/archive --on-error=stop %f \"%p\"'
-  # give up what comes after a hole that nothing can fill
-  restore_command = 'walsafe restore --from /mnt/archive --end-at-hole 000000010000000000000062 %f \"%p\"'"
+  # add this in a standby that has no server to stream from
+  --on-error=stop
+  # add this to give up what comes after a hole that nothing can fill
+  --end-at-hole 000000010000000000000062"
 )]
 pub(crate) struct Restore {
     /// The archive directory
@@ -97,16 +124,13 @@ pub(crate) struct Restore {
     pub(crate) allow_unchecked: bool,
     /// How long to look again for a file that is missing although something shows that it must exist; not
     /// at all if what shows it is older than ten minutes
-    #[arg(long, value_name = "SECONDS", default_value_t = 5)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = number::<0, MAX>)]
     pub(crate) patience: u32,
     /// End the recovery before this segment if it is missing, and accept the loss of all that comes after it
     #[arg(long, value_name = "SEGMENT", value_parser = segment)]
     pub(crate) end_at_hole: Option<SegmentName>,
     #[command(flatten)]
-    pub(crate) watch: Watch,
-    /// Write the line on standard error as JSON
-    #[arg(long)]
-    pub(crate) json: bool,
+    pub(crate) common: Common,
     /// The file's name, as the server gives it: %f
     #[arg(value_name = "FILE")]
     pub(crate) file: String,
@@ -140,26 +164,32 @@ fn segment(text: &str) -> Result<SegmentName, String> {
 For a new, empty directory the archiver does this by itself. Use this command after a disk was replaced or an archive was moved, \
 and for an archive that another tool made.",
     after_help = "\
-Exit status: 0 the directory is marked as this cluster's, now or already; 2 it could not be marked.
+Exit status:
+  0    the directory is marked as this cluster's, now or already
+  2    it could not be marked
 
-Example:
+Files:
+  The identity file is walsafe_archive.id, in the archive directory.
+
+Examples:
   walsafe init --pgdata /var/lib/postgresql/17/main /mnt/archive"
 )]
 pub(crate) struct Init {
     /// The cluster's data directory
     #[arg(long, value_name = "DIR")]
     pub(crate) pgdata: PathBuf,
-    /// Permission of the identity file: 0600, 0640, 0400 or 0440
-    #[arg(long, value_name = "MODE", default_value = "0600")]
-    pub(crate) file_mode: String,
+    /// Permission of the identity file
+    #[arg(long, value_name = "MODE", default_value = "0600", value_parser = file_mode())]
+    pub(crate) file_mode: FileMode,
     #[command(flatten)]
-    pub(crate) watch: Watch,
-    /// Write the result as JSON
-    #[arg(long)]
-    pub(crate) json: bool,
+    pub(crate) common: Common,
     /// The archive directory
     #[arg(value_name = "DEST")]
     pub(crate) destination: PathBuf,
+}
+
+fn file_mode() -> impl TypedValueParser<Value = FileMode> {
+    PossibleValuesParser::new(["0600", "0640", "0400", "0440"]).try_map(|mode| mode.parse())
 }
 
 /// Proves that an archive is whole.
@@ -171,15 +201,19 @@ With --from it proves what a recovery from a base backup needs, as the server wi
 files that the server asks for, every record from the backup's start on, across timeline switches, the end of the backup, and with \
 --until whether the recovery target is reached.",
     after_help = "\
-Exit status: 0 no findings; 1 findings; 2 the command could not run.
+Exit status:
+  0    no findings
+  1    findings
+  2    the command could not run
 
-Findings: corrupt, digest-mismatch, truncated, wrong-name, wrong-cluster, gap, duplicate,
-stray-temporary, unreadable, unknown, orphan-history; with --from also unrecoverable. Each says
-what to do.
+Findings:
+  corrupt, digest-mismatch, truncated, wrong-name, wrong-cluster, gap, duplicate, stray-temporary, unreadable, \
+unknown, orphan-history; with --from also unrecoverable. Each says what to do.
 
-A target of --until is one of the server's recovery targets: a whole number is a transaction, an
-address an LSN, what begins like a date a time with its offset from UTC, and anything else the
-name of a restore point. The prefixes time:, lsn:, name: and xid: decide where that is not so.
+Recovery targets:
+  A target of --until is one of the server's recovery targets: a whole number is a transaction, an address an LSN, \
+what begins like a date a time with its offset from UTC, and anything else the name of a restore point. The prefixes \
+time:, lsn:, name: and xid: decide where that is not so.
 
 Examples:
   walsafe verify /mnt/archive
@@ -187,8 +221,9 @@ Examples:
   walsafe verify --from /backup/base/backup_label /mnt/archive
   walsafe verify --from 16/B374D848 --json /mnt/archive
   # does a recovery get that far, on the backup's own timeline?
-  walsafe verify --from /backup/base/backup_label --until '2026-11-29 07:30:00+01' \\
-                 --target-timeline current /mnt/archive
+  walsafe verify --from /backup/base/backup_label \\
+      --until '2026-11-29 07:30:00+01' \\
+      --target-timeline current /mnt/archive
   # every week, with a gap in the past and a new base backup behind it
   walsafe verify --accept-gaps /mnt/archive"
 )]
@@ -197,25 +232,22 @@ pub(crate) struct Verify {
     #[arg(long, value_name = "BACKUP_LABEL_OR_LSN")]
     pub(crate) from: Option<String>,
     /// The timeline of the LSN of --from [default: from the history of the newest timeline]
-    #[arg(long, value_name = "NUMBER", requires = "from")]
+    #[arg(long, value_name = "NUMBER", requires = "from", value_parser = number::<1, MAX>)]
     pub(crate) timeline: Option<u32>,
     /// Where the recovery is to end: TIME, LSN, NAME or XID [default: at the end of the WAL]
     #[arg(long, value_name = "TARGET", requires = "from")]
     pub(crate) until: Option<Until>,
     /// The recovery's recovery_target_timeline: latest, current or a number
-    #[arg(long, value_name = "TIMELINE", requires = "from", default_value = "latest")]
+    #[arg(long, value_name = "latest|current|NUMBER", requires = "from", default_value = "latest")]
     pub(crate) target_timeline: TargetTimeline,
     /// Accept a gap if a base backup behind it can be recovered, to the end of the WAL
     #[arg(long, conflicts_with = "from")]
     pub(crate) accept_gaps: bool,
     /// How many files to read at a time [default: one for each processor, at most 8]
-    #[arg(long, short, value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..=64))]
-    pub(crate) jobs: Option<u16>,
+    #[arg(long, short, value_name = "NUMBER", value_parser = number::<1, 64>)]
+    pub(crate) jobs: Option<u32>,
     #[command(flatten)]
-    pub(crate) watch: Watch,
-    /// Write the report as JSON
-    #[arg(long)]
-    pub(crate) json: bool,
+    pub(crate) common: Common,
     /// Show no progress bar, not even on a terminal
     #[arg(long, short)]
     pub(crate) quiet: bool,
@@ -226,24 +258,26 @@ pub(crate) struct Verify {
 
 /// Lists what an archive holds: timelines, ranges, counts, sizes and times.
 #[derive(Debug, Args)]
-#[command(after_help = "\
-Reads names, lengths and times, but not the contents: use verify to find out whether the files are good.
-With --times it also reads segments at both ends of each timeline until it finds a commit.
-
-Exit status: 0 listed; 1 some entries could not be looked up; 2 the command could not run.
+#[command(
+    long_about = "Lists what an archive holds: timelines, ranges, counts, sizes and times.\n\n\
+Reads names, lengths and times, but not the contents: use verify to find out whether the files are good. With --times it also reads \
+segments at both ends of each timeline until it finds a commit.",
+    after_help = "\
+Exit status:
+  0    listed
+  1    some entries could not be looked up
+  2    the command could not run
 
 Examples:
   walsafe list /mnt/archive
-  walsafe list --json /mnt/archive")]
+  walsafe list --json /mnt/archive"
+)]
 pub(crate) struct List {
-    #[command(flatten)]
-    pub(crate) watch: Watch,
     /// Show when the first and the last transaction of each timeline were committed
     #[arg(long)]
     pub(crate) times: bool,
-    /// Write the list as JSON
-    #[arg(long)]
-    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) common: Common,
     /// The archive directory
     #[arg(value_name = "DIR")]
     pub(crate) archive: PathBuf,
@@ -251,23 +285,28 @@ pub(crate) struct List {
 
 /// Checks that a directory can be archived to, and recovered from.
 #[derive(Debug, Args)]
-#[command(after_help = "\
-Exit status, as Nagios and similar programs expect it: 0 all is well; 1 a warning; 2 an error;
-3 the command could not run.
-
-Writes small probe files with temporary names, and removes them. With --read-only it writes
-nothing: run that on a standby before it is promoted. Of a standby, or a server that does not run,
-it says which complete segments the archive lacks: \"walsafe push\" brings them.
+#[command(
+    long_about = "Checks that a directory can be archived to, and recovered from, for Nagios and similar programs.\n\n\
+Writes small probe files with temporary names, and removes them. With --read-only it writes nothing: run that on a standby before it \
+is promoted. Of a standby, or a server that does not run, it says which complete segments the archive lacks: \"walsafe push\" brings \
+them.",
+    after_help = "\
+Exit status:
+  0    all is well
+  1    a warning
+  2    an error
+  3    the command could not run
 
 Examples:
   walsafe check --pgdata /var/lib/postgresql/17/main /mnt/archive
-  walsafe check --read-only --pgdata /var/lib/postgresql/17/standby /mnt/archive")]
+  walsafe check --read-only --pgdata /srv/standby /mnt/archive"
+)]
 pub(crate) struct Check {
     /// The cluster's data directory, for the checks that compare with it
     #[arg(long, value_name = "DIR")]
     pub(crate) pgdata: Option<PathBuf>,
     /// Warn when fewer megabytes than this are free; 0: when less than 5 percent are
-    #[arg(long, value_name = "MB", default_value_t = 0)]
+    #[arg(long, value_name = "MB", default_value_t = 0, value_parser = number::<0, MAX>)]
     pub(crate) min_free: u32,
     /// Write nothing
     #[arg(long)]
@@ -276,10 +315,7 @@ pub(crate) struct Check {
     #[arg(long, conflicts_with = "read_only")]
     pub(crate) remove_stray: bool,
     #[command(flatten)]
-    pub(crate) watch: Watch,
-    /// Write the checks as JSON
-    #[arg(long)]
-    pub(crate) json: bool,
+    pub(crate) common: Common,
     /// The archive directory
     #[arg(value_name = "DIR")]
     pub(crate) archive: PathBuf,
@@ -294,33 +330,32 @@ Goes in the server's order, along the server's own history. Checks every record 
 ones beside it. Never replaces a file: what is there already is compared. Each file is durable before the next one. Leaves out the \
 segment that is still being written, .partial files, files that are not what their name says, and the rest of an old timeline \
 behind the switch. Writes nothing into the data directory.\n\n\
-Run as root, it works as the user that owns the archive's identity file.",
+Run as root, it works as the user that owns the archive's identity file. After trouble, run it again: it goes on where it stopped.",
     after_help = "\
-Exit status: 0 the archive has all that the server has; 1 a file was left out, differs from the
-archive's, or WAL is still missing; 2 the command could not run, or the archive failed. Run it again
-after the trouble is over: it goes on where it stopped.
+Exit status:
+  0    the archive has all that the server has
+  1    a file was left out or differs from the archive's, or WAL is missing
+  2    the command could not run, or the archive failed
 
 Examples:
-  # before a standby is promoted, or right after: what the lost primary had not archived
+  # before a standby is promoted, or right after: what the archive lacks
   walsafe push --pgdata /var/lib/postgresql/17/standby /mnt/archive
   # the history file that walsafe restore asks for
-  walsafe push --history 2 --pgdata /var/lib/postgresql/17/main /mnt/archive"
+  walsafe push --history 2 --pgdata /var/lib/postgresql/17/main \\
+      /mnt/archive"
 )]
 pub(crate) struct Push {
     /// The server's data directory
     #[arg(long, value_name = "DIR")]
     pub(crate) pgdata: PathBuf,
     /// Bring the history file of this timeline, and nothing else
-    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(2..))]
+    #[arg(long, value_name = "NUMBER", value_parser = number::<2, MAX>)]
     pub(crate) history: Option<u32>,
     /// Compression, as the archive's other files have it: none, lz4, zstd, zstd:LEVEL, gzip or gzip:LEVEL
-    #[arg(long, value_name = "CODEC", default_value = "none")]
-    pub(crate) compression: String,
+    #[arg(long, value_name = "COMPRESSION", default_value = "none")]
+    pub(crate) compression: Compression,
     #[command(flatten)]
-    pub(crate) watch: Watch,
-    /// Write the result as JSON
-    #[arg(long)]
-    pub(crate) json: bool,
+    pub(crate) common: Common,
     /// Show no progress bar, not even on a terminal
     #[arg(long, short)]
     pub(crate) quiet: bool,
@@ -329,26 +364,28 @@ pub(crate) struct Push {
     pub(crate) destination: PathBuf,
 }
 
-/// Prints BLAKE3 digests of the files, for `b3sum --check`.
+/// Prints BLAKE3 digests of the files, for b3sum --check.
 #[derive(Debug, Args)]
-#[command(after_help = "\
-A file that carries a digest from when it was archived is listed with that digest; others are read.
-So \"b3sum --check\" also finds files that were damaged before this command ran.
-
-Exit status: 0 every file is listed; 1 some files could not be read; 2 the command could not run.
+#[command(
+    long_about = "Prints BLAKE3 digests of the files, for b3sum --check.\n\n\
+A file that carries a digest from when it was archived is listed with that digest; others are read. So \"b3sum --check\" also finds \
+files that were damaged before this command ran.",
+    after_help = "\
+Exit status:
+  0    every file is listed
+  1    some files could not be read
+  2    the command could not run
 
 Examples:
   walsafe manifest /mnt/archive > archive.b3
-  (cd /mnt/archive && b3sum --check) < archive.b3")]
+  (cd /mnt/archive && b3sum --check) < archive.b3"
+)]
 pub(crate) struct Manifest {
     /// Read every file, even those that carry a digest
     #[arg(long)]
     pub(crate) read: bool,
     #[command(flatten)]
-    pub(crate) watch: Watch,
-    /// Write the digests as JSON
-    #[arg(long)]
-    pub(crate) json: bool,
+    pub(crate) common: Common,
     /// The archive directory
     #[arg(value_name = "DIR")]
     pub(crate) archive: PathBuf,
@@ -357,7 +394,11 @@ pub(crate) struct Manifest {
 /// Prints a script with which a shell completes this program's arguments.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Example:
+Exit status:
+  0    printed
+  2    it could not be printed
+
+Examples:
   walsafe completions bash > /etc/bash_completion.d/walsafe")]
 pub(crate) struct Completions {
     /// The shell
@@ -367,11 +408,33 @@ pub(crate) struct Completions {
 /// Prints the manual page of this program, or of one of its commands.
 #[derive(Debug, Args)]
 #[command(after_help = "\
+Exit status:
+  0    printed
+  2    it could not be printed
+
 Examples:
   walsafe man | man -l -
   walsafe man restore > /usr/local/share/man/man1/walsafe-restore.1")]
 pub(crate) struct Man {
     /// The command
-    #[arg(value_name = "COMMAND")]
+    #[arg(value_name = "COMMAND", value_parser = COMMANDS)]
     pub(crate) command: Option<String>,
+}
+
+/// The commands that have a manual page of their own: all of them.
+const COMMANDS: [&str; 9] =
+    ["restore", "verify", "list", "check", "manifest", "push", "init", "completions", "man"];
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn every_command_has_a_manual_page() {
+        let program = Program::command();
+        let commands: Vec<_> = program.get_subcommands().map(clap::Command::get_name).collect();
+        assert_eq!(commands, COMMANDS);
+    }
 }

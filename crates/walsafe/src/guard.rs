@@ -2,13 +2,14 @@
 
 use std::panic::{self, AssertUnwindSafe};
 
+use crate::complaint::Complaint;
 use crate::terminal;
 
 /// The exit status for any trouble in `restore`: above 125, so that recovery stops.
 pub(crate) const STOP: u8 = 126;
 
-/// Runs the program. A panic, in any thread that the program waits for, ends it with the status `trouble`.
-pub(crate) fn run(trouble: u8, program: impl FnOnce() -> u8) -> u8 {
+/// Has each panic from now on, in any thread, say itself.
+pub(crate) fn watch() {
     panic::set_hook(Box::new(|info| {
         let payload = info.payload();
         let message = payload
@@ -17,9 +18,12 @@ pub(crate) fn run(trouble: u8, program: impl FnOnce() -> u8) -> u8 {
             .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
             .unwrap_or("unknown cause");
         let place = info.location().map_or_else(String::new, |at| format!(" at {at}"));
-        terminal::complain(&format!(
-            "internal error{place}: {message}. Please report this with the command line."
-        ));
+        let complaint = Complaint::new(format!("internal error{place}: {message}"));
+        terminal::fail(&complaint.hint("Please report this with the command line."));
     }));
+}
+
+/// Runs the program. A panic, in any thread that the program waits for, ends it with the status `trouble`.
+pub(crate) fn run(trouble: u8, program: impl FnOnce() -> u8) -> u8 {
     panic::catch_unwind(AssertUnwindSafe(program)).unwrap_or(trouble)
 }

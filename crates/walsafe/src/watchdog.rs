@@ -18,7 +18,7 @@ use walsafe_core::sys;
 use walsafe_core::sys::front::{self, Outcome};
 use walsafe_core::sys::worker::{End, Stream, Worker};
 
-use crate::guard;
+use crate::{guard, terminal};
 
 /// How often the steps are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -57,6 +57,8 @@ pub(crate) enum Lost {
     Stalled(Error),
     /// The process that did the work could not be started, or did not end by itself. The text is a message.
     Died(String),
+    /// The process that did the work has panicked, and has said so.
+    Panicked,
 }
 
 /// Runs work that uses the storage at `path`, and returns what it returns. If it makes no step for
@@ -74,7 +76,12 @@ pub(crate) fn watch(
     let mut still = Still::new(signs);
     loop {
         match worker.wait(LOOK_EVERY, &mut hand_on) {
-            Ok(Some(end)) => return status(end),
+            Ok(Some(end)) => {
+                if let End::Killed(_) = end {
+                    terminal::clear_line();
+                }
+                return status(end);
+            }
             Ok(None) => {}
             Err(e) => {
                 let id = worker.id();
@@ -85,6 +92,7 @@ pub(crate) fn watch(
         if still.is_for(timeout) {
             let id = worker.id();
             let left = (!worker.kill(KILL_PATIENCE)).then_some(id);
+            terminal::clear_line();
             return Err(stalled(path, timeout, left));
         }
     }
@@ -156,7 +164,7 @@ impl<'s> Still<'s> {
 fn status(end: End) -> Result<u8, Lost> {
     let died = |what: &str| Err(Lost::Died(what.to_owned()));
     match end {
-        End::Exited(PANICKED) => died("the process that did the work has failed"),
+        End::Exited(PANICKED) => Err(Lost::Panicked),
         End::Exited(NO_THREAD) => died("could not start a thread"),
         End::Exited(status) => Ok(status),
         End::Killed(signal) => {

@@ -92,7 +92,9 @@ fn the_file_is_found_in_any_encoding() {
 fn a_segment_after_the_last_one_is_the_end_of_the_wal() {
     let place = place();
     let started = Instant::now();
-    place.restore(&segment_name(1, 4)).says(1, "neither is any later segment of timeline 1");
+    place
+        .restore(&segment_name(1, 4))
+        .says(1, "the last file of timeline 1 there is 000000010000000000000003");
     assert!(started.elapsed() < Duration::from_secs(2), "nothing to wait for");
     assert_eq!(place.pg_wal(), Vec::<String>::new());
 }
@@ -101,16 +103,20 @@ fn a_segment_after_the_last_one_is_the_end_of_the_wal() {
 fn segments_of_other_timelines_make_no_hole() {
     let place = place();
     place.put(&segment_name(2, 9), &segments()[0]);
-    place.restore(&segment_name(1, 4)).says(1, "neither is any later");
-    place.restore(&segment_name(3, 1)).says(1, "neither is any later");
+    place.restore(&segment_name(1, 4)).says(1, "the last file of timeline 1 there is ");
+    place
+        .restore(&segment_name(3, 1))
+        .says(1, "is not in the archive, nor is any WAL of timeline 3");
 }
 
 #[test]
 fn the_history_of_a_timeline_without_segments_need_not_be_there() {
     let place = place();
-    place.restore("00000002.history").says(1, "neither is any segment of timeline 2");
+    place
+        .restore("00000002.history")
+        .says(1, "is not in the archive, nor is any WAL of timeline 2");
     // The first timeline has segments but no history file.
-    place.restore("00000001.history").says(1, "the first timeline has no history");
+    place.restore("00000001.history").says(1, "does not exist: the first timeline has no history");
 }
 
 #[test]
@@ -148,7 +154,7 @@ fn a_later_partial_segment_shows_a_hole_too() {
     place.put("000000010000000000000005.partial", &segments()[4]);
     place.restore(&segment_name(1, 4)).says(126, "000000010000000000000005 is there");
     // The partial form of the very segment is where a timeline ends.
-    place.restore(&segment_name(1, 5)).says(1, "neither is any later");
+    place.restore(&segment_name(1, 5)).says(1, "the last file of timeline 1 there is ");
 }
 
 #[test]
@@ -158,7 +164,7 @@ fn a_timeline_that_branched_off_later_shows_a_hole_too() {
     place.put("00000002.history", b"1\t0/500200\tno recovery target specified\n");
     // Timeline 1 went on to segment 5, of which timeline 2 has the copy.
     place.restore(&segment_name(1, 4)).says(126, "timeline 2 branched off after it at 0/500200");
-    place.restore(&segment_name(1, 5)).says(1, "neither is any later");
+    place.restore(&segment_name(1, 5)).says(1, "the last file of timeline 1 there is ");
 }
 
 #[test]
@@ -250,7 +256,7 @@ fn a_hole_lets_a_standby_try_again() {
     fs::remove_file(place.path("archive").join(TWO)).unwrap();
     standby(&place);
     let started = Instant::now();
-    place.restore(TWO).says(1, "it is not in the archive");
+    place.restore(TWO).says(1, "is not in the archive");
     assert!(started.elapsed() < Duration::from_secs(2), "a standby asks again by itself");
 }
 
@@ -279,7 +285,7 @@ fn an_unmarked_archive_is_accepted_only_when_asked_for() {
     place.restore(TWO).says(126, "no identity file");
     let run = |file: &str| Run::of(place.restore_command(file).arg("--allow-unmarked"));
     run(TWO).delivers();
-    run(&segment_name(1, 4)).says(1, "neither is any later");
+    run(&segment_name(1, 4)).says(1, "the last file of timeline 1 there is ");
     // The control file still tells whose segments are right.
     foreign(&place);
     run(TWO).says(126, "wrong-cluster");
@@ -350,7 +356,7 @@ fn records_are_checked_whatever_a_digest_says() {
             damaged[at] ^= 0x10;
             damaged
         });
-        place.restore("000000010000000000000004").says(126, "is corrupt");
+        place.restore("000000010000000000000004").says(126, "(corrupt).");
     }
 }
 
@@ -583,12 +589,12 @@ fn bad_usage_stops_even_a_standby_and_prints_one_line_and_the_way_to_help() {
         &["restore", "--from", "archive", "--on-error=later", ONE, "pg_wal/RECOVERYXLOG"],
         &["restore", "--form", "archive", ONE, "pg_wal/RECOVERYXLOG"],
         &["restore", "--from", "archive", ONE, "pg_wal/RECOVERYXLOG", "--help"],
+        &["--help", ONE, "pg_wal/RECOVERYXLOG"],
         &["restore", "--from", "../archive", "../secret", "pg_wal/RECOVERYXLOG"],
         &["restore", "--from", "../archive", "", "pg_wal/RECOVERYXLOG"],
         &["restore", "--from", "../archive", "%f", "%p"],
         &["resotre", "--from", "archive", ONE, "pg_wal/RECOVERYXLOG"],
         &["--from", "archive", ONE, "pg_wal/RECOVERYXLOG"],
-        &[],
     ];
     for call in calls {
         let run = Run::of(walsafe().args(*call).current_dir(place.path("data")));
@@ -693,10 +699,24 @@ fn a_target_that_names_no_file_stops_a_standby_too() {
     run.says(126, "restore_command");
 }
 
+/// A line of JSON was on standard error, where the other commands had their words.
 #[test]
 fn the_line_can_be_json() {
     let place = place();
-    let run = Run::of(place.restore_command(&segment_name(1, 4)).arg("--json"));
-    run.says(1, "\"file\":\"000000010000000000000004\"");
-    serde_json::from_str::<serde_json::Value>(&run.err).unwrap();
+    let run = |file: &str| Run::of(place.restore_command(file).arg("--json"));
+    let end = run(&segment_name(1, 4));
+    let said: serde_json::Value = serde_json::from_str(&end.out).unwrap();
+    assert_eq!((end.status, &*end.err, end.out.lines().count()), (Some(1), "", 1));
+    assert_eq!((&said["file"], &said["exit_status"]), (&segment_name(1, 4).into(), &1.into()));
+    assert!(said["message"].as_str().unwrap().contains("was not restored"));
+    place.put(THREE, &segments()[2][..MB / 2]);
+    let error = run(THREE).fails_in_json(126);
+    assert!(error["detail"].as_str().unwrap().contains("is truncated"), "{error}");
+    standby(&place);
+    fs::rename(place.path("archive"), place.path("away")).unwrap();
+    let error = run(THREE).fails_in_json(1);
+    assert!(error["hint"].as_str().unwrap().contains("mounted"), "{error}");
+    // What a standby was told a moment ago is not said again, be it in JSON.
+    let again = run(THREE);
+    assert_eq!((again.status, &*again.out, &*again.err), (Some(1), "", ""));
 }

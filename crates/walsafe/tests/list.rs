@@ -73,13 +73,14 @@ fn each_base_backup_is_listed_with_its_place_and_times() {
     assert_eq!(wide, None);
 
     place.put("000000010000000000000003.00000099.backup", b"\xff\xfe");
-    let list = Run::of(walsafe().args(["list", "--json"]).arg(place.path("archive")));
+    let unreadable = "000000010000000000000003.00000099.backup";
+    let list = Run::of(walsafe().arg("list").arg(place.path("archive")));
     assert_eq!(list.status, Some(1), "{list:?}");
-    assert!(
-        list.err.contains("could not read \"000000010000000000000003.00000099.backup\""),
-        "{list:?}"
-    );
+    assert!(list.err.contains(&format!("could not read \"{unreadable}\"")), "{list:?}");
+    let list = Run::of(walsafe().args(["list", "--json"]).arg(place.path("archive")));
+    assert_eq!((list.status, &*list.err), (Some(1), ""), "{list:?}");
     let json: serde_json::Value = serde_json::from_str(&list.out).unwrap();
+    assert_eq!(json["unreadable"][0]["file"], unreadable);
     let backups = json["timelines"][0]["base_backups"].as_array().unwrap();
     assert_eq!(backups.len(), if zipped { 2 } else { 1 });
     let expected = serde_json::json!({

@@ -167,11 +167,13 @@ fn a_damaged_segment_stays_out_and_what_follows_it_does_not() {
     place.put(&segment_name(1, 1), &wal[0]);
     standby(&place, &[(2, &wal[1]), (3, &wal[2]), (4, &wal[3])]);
     let run = push(&place, &["--json"]);
-    assert_eq!(run.status, Some(1), "{run:?}");
+    assert_eq!((run.status, &*run.err), (Some(1), ""), "{run:?}");
     let report: serde_json::Value = serde_json::from_str(&run.out).unwrap();
     assert_eq!(report["pushed"], serde_json::json!([segment_name(1, 2), segment_name(1, 4)]));
     assert_eq!(report["not_pushed"][0]["file"], segment_name(1, 3));
     assert_eq!(report["missing"][0]["first"], segment_name(1, 3));
+    let run = push(&place, &[]);
+    assert_eq!(run.status, Some(1), "{run:?}");
     assert!(run.err.contains("still lacks"), "{run:?}");
     let (status, detail) = unarchived(&place);
     assert_eq!(status, "warning");
@@ -268,4 +270,17 @@ fn files_get_the_owner_and_the_mode_of_the_identity_file() {
     assert_eq!(run.status, Some(0), "{run:?}");
     let there = fs::metadata(place.path("archive").join(segment_name(1, 1))).unwrap();
     assert_eq!((there.uid(), there.gid(), there.mode() & 0o777), (65_534, 65_534, 0o640));
+}
+
+/// What files had to do without was told of, but not the permissions that the archiver warns of.
+#[test]
+fn a_directory_that_every_user_can_write_into_is_told_of_once() {
+    let (place, wal) = (Place::new(), segments());
+    standby(&place, &[(1, &wal[0]), (2, &wal[1])]);
+    let open = fs::Permissions::from_mode(0o777);
+    fs::set_permissions(place.path("archive"), open).unwrap();
+    let run = push(&place, &[]);
+    assert_eq!(run.status, Some(0), "{run:?}");
+    let says = "every user can write into the archive directory: ";
+    assert_eq!(run.err.matches(says).count(), 1, "{run:?}");
 }

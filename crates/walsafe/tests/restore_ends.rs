@@ -251,7 +251,7 @@ fn a_tail_is_never_given() {
     let place = place(&[]);
     let tail = format!("{TWO}.tail.0123456789abcdef");
     place.put(&tail, b"whatever it holds");
-    place.restore(&tail).says(1, "a tail is not part of any recovery");
-    place.restore(TWO).says(1, "it is not in the archive");
+    place.restore(&tail).says(1, "is a tail, which is not part of any recovery");
+    place.restore(TWO).says(1, "is not in the archive");
     assert_eq!(place.pg_wal(), Vec::<String>::new());
 }

@@ -42,12 +42,12 @@ fn a_history_file_alone_shows_that_the_timeline_before_it_went_on() {
     }
     // The segment in which it branched off may never have been archived, and later ones are not needed.
     for number in [5, 6] {
-        restore(&place, &segment_name(1, number)).says(1, "neither is any later");
+        restore(&place, &segment_name(1, number)).says(1, "the last file of timeline 1 there is ");
     }
     // At the very end of segment 4, that one is the last which is needed.
     place.put("00000002.history", &history(&[(1, 0x50_0000)]));
     restore(&place, &segment_name(1, 4)).says(126, "branched off after it");
-    restore(&place, &segment_name(1, 5)).says(1, "neither is any later");
+    restore(&place, &segment_name(1, 5)).says(1, "the last file of timeline 1 there is ");
 }
 
 /// Asking for `00000002.history` gave 1: the server took timeline 1 for the newest, and ignored timeline 3
@@ -67,7 +67,8 @@ fn a_later_history_that_names_a_timeline_shows_that_its_history_is_missing() {
     let made = std::process::Command::new("sh").args(["-c", &printf]).arg(archive).status();
     assert!(made.unwrap().success());
     restore(&place, "00000002.history").delivers();
-    restore(&place, "00000004.history").says(1, "neither is any segment of timeline 4");
+    restore(&place, "00000004.history")
+        .says(1, "is not in the archive, nor is any WAL of timeline 4");
 }
 
 /// Such a number is taken when another one is in use elsewhere, and the server does not look further.
@@ -184,7 +185,7 @@ fn place_with(one: &[Vec<u8>], three: &[(u32, Vec<u8>)], switch: u64) -> Place {
     place
 }
 
-const NO_LATER: &str = "neither is any later segment of timeline 2";
+const NO_LATER: &str = "nor is any WAL of timeline 2";
 
 /// A promotion that is broken off leaves a history file without a segment. The next recovery reads on timeline
 /// 1 to its end, and the timeline that follows names timeline 2, of which nothing was ever written.

@@ -72,7 +72,7 @@ fn a_whole_archive_has_no_finding_and_the_report_says_how_files_were_checked() {
     assert_eq!(verified.report["checked"]["without_digest"], 5);
     let run = Run::of(walsafe().arg("verify").arg(place(false).path("archive")));
     assert_eq!(run.status, Some(0));
-    assert!(run.out.contains("0 by their digest, 5 without one"), "{run:?}");
+    assert!(run.out.contains("0 by digest, 5 without a digest"), "{run:?}");
 }
 
 #[test]
@@ -534,19 +534,4 @@ fn a_missing_archive_is_reported_in_words_for_whoever_looks_at_it() {
     let run = Run::of(walsafe().args(["init", "--pgdata", "/nowhere"]).arg(place.path("archive")));
     run.says(2, "could not read \"global/pg_control\"");
     run.says(2, "Is this the cluster's data directory?");
-}
-
-#[test]
-fn every_command_has_help_with_an_example_a_manual_page_and_completions() {
-    for command in ["restore", "verify", "list", "check", "manifest", "init"] {
-        let run = Run::of(walsafe().args([command, "--help"]));
-        assert_eq!(run.status, Some(0));
-        assert!(run.out.contains("Example") && run.out.contains("Exit status"), "{command}");
-        let run = Run::of(walsafe().args(["man", command]));
-        assert!(run.out.contains(&format!(".TH walsafe-{command}")), "{run:?}");
-    }
-    for shell in ["bash", "zsh", "fish"] {
-        let run = Run::of(walsafe().args(["completions", shell]));
-        assert!(run.out.contains("restore"), "{shell}");
-    }
 }

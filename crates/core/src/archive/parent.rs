@@ -21,6 +21,7 @@ use crate::wal::Lsn;
 use crate::wal::history::Ancestor;
 use crate::wal::name::{FileKind, FileName};
 use crate::wal::timeline::Run;
+use crate::words;
 
 const HINT: &str = "A recovery across the switch of timelines needs these segments. While they are in a \"pg_wal\", of this server, of the lost one or of another standby, \"walsafe push --pgdata DATA_DIRECTORY ARCHIVE_DIRECTORY\" brings them. If they are lost, take a new base backup now.";
 
@@ -212,7 +213,7 @@ fn told(timeline: u32, brought: &[HeldSegment]) -> Option<Notice> {
     let (first, last) = (brought.first()?.name, brought.last()?.name);
     let what = match brought.len() {
         1 => first.to_string(),
-        count => format!("{count} segments, {first} to {last}"),
+        number => format!("{}, {first} to {last}", words::count(number, "segment")),
     };
     Some(Notice {
         level: Level::Log,
@@ -235,6 +236,6 @@ fn failed(parent: Ancestor, error: &Error) -> Notice {
             parent.timeline, parent.switch
         ),
         detail: error.detail(),
-        hint: format!("{} {HINT}", kind.hint(Activity::Archiving)),
+        hint: format!("{} {HINT}", error.hint(Activity::Archiving)),
     }
 }

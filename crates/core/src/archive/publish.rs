@@ -151,7 +151,7 @@ impl<'a> Publishing<'a> {
     /// Adds what files have had to do without. Whoever reports it does that once.
     fn tell_limits(&self, receipt: &mut Receipt) {
         let limits = self.visit.limits();
-        let notice = |(limit, refused)| without::notice(self.visit.location(), limit, &refused);
+        let notice = |limit| without::notice(self.visit.location(), limit);
         receipt.notices.extend(limits.into_iter().map(notice));
     }
 

@@ -18,24 +18,26 @@ const OPEN: &str = "every user can write into the archive directory";
 static SAID: Mutex<BTreeSet<(PathBuf, &'static str)>> = Mutex::new(BTreeSet::new());
 
 /// Makes the notice of a limit of the archive at `path`.
-pub(super) fn notice(path: &Path, limit: Limit, refused: &io::Error) -> Notice {
-    let path = path.display();
+pub(super) fn notice(path: &Path, limit: Limit) -> Notice {
+    let (path, error) = (path.display(), io::Error::from_raw_os_error);
     let (level, sqlstate, message, detail, hint) = match limit {
-        Limit::Attributes => (
+        Limit::Attributes { refused } => (
             Level::Log,
             "00000",
             ATTRIBUTES,
             format!(
-                "\"{path}\" refuses them: {refused}. Files carry no digest there; restore and verify check records instead."
+                "\"{path}\" refuses them: {refused}. Files carry no digest there; restore and verify check records instead.",
+                refused = error(refused)
             ),
             "For digests, allow extended attributes of users in the archive's file system (on ext4, inodes of 256 bytes or more).",
         ),
-        Limit::Removal => (
+        Limit::Removal { refused } => (
             Level::Warning,
             "01000",
             REMOVAL,
             format!(
-                "\"{path}\" does not let files be removed: {refused}. One file \".walsafe.*.tmp\" stays for each file that is archived."
+                "\"{path}\" does not let files be removed: {refused}. One file \".walsafe.*.tmp\" stays for each file that is archived.",
+                refused = error(refused)
             ),
             "If the directory is append-only (lsattr -d), put the archive on a file system with unnamed temporary files (ext4, XFS, btrfs), or take the attribute away (chattr -a).",
         ),
@@ -68,7 +70,11 @@ pub(super) fn notice(path: &Path, limit: Limit, refused: &io::Error) -> Notice {
 
 /// Returns whether a notice is one of those.
 pub(super) fn is_one(notice: &Notice) -> bool {
-    [ATTRIBUTES, REMOVAL].contains(&notice.message.as_str())
+    known(notice).is_some()
+}
+
+fn known(notice: &Notice) -> Option<&'static str> {
+    [ATTRIBUTES, REMOVAL, MODE, OPEN].into_iter().find(|known| notice.message == *known)
 }
 
 /// Keeps of these notices those that were not given yet for this destination. Those of other kinds stay.
@@ -78,8 +84,6 @@ pub(super) fn once(destination: &Path, notices: &mut Vec<Notice>) {
     }
     let mut said = SAID.lock().unwrap_or_else(PoisonError::into_inner);
     notices.retain(|notice| {
-        let known =
-            [ATTRIBUTES, REMOVAL, MODE, OPEN].into_iter().find(|known| notice.message == *known);
-        known.is_none_or(|known| said.insert((destination.to_owned(), known)))
+        known(notice).is_none_or(|known| said.insert((destination.to_owned(), known)))
     });
 }

@@ -74,7 +74,9 @@ const ZSTD_FOR_WAL: [CParameter; 4] = [
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum CompressionError {
     /// There is no such encoding.
-    #[error("\"{0}\" is not a known encoding; known are \"none\", \"lz4\", \"zstd\" and \"gzip\"")]
+    #[error(
+        "\"{0}\" is not a known compression; known are \"none\", \"lz4\", \"zstd\" and \"gzip\""
+    )]
     UnknownCodec(String),
     /// The encoding has no levels.
     #[error("\"{0}\" takes no level")]
@@ -247,7 +249,7 @@ impl<R: Read> Read for Unending<R> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         match self.0.read(buf)? {
             0 if !buf.is_empty() => {
-                let text = "the file ends within the encoded stream";
+                let text = "the file ends within the compressed data";
                 Err(io::Error::new(io::ErrorKind::InvalidData, text))
             }
             n => Ok(n),
@@ -297,7 +299,7 @@ impl<R: Read> Decoder<R> {
         }
         Err(io::Error::new(
             io::ErrorKind::InvalidData,
-            "bytes follow the end of the encoded stream",
+            "bytes follow the end of the compressed data",
         ))
     }
 }

@@ -62,13 +62,14 @@ impl Advice {
     }
 }
 
-const IS_IT_MOUNTED: &str = "Is the archive's file system mounted?";
+const IS_IT_MOUNTED: &str = "Is this the archive, and is its file system mounted?";
 const MOUNT_AND_RECOVER: &str =
     "Is the archive's file system mounted? Recovery can be started again once it is.";
 const PASS_F_AND_P: &str = "Check restore_command: it must pass %f and \"%p\".";
 const REPLACE_IDENTITY: &str = "Look at the identity file. If the archive is this cluster's, move the file away and run \"walsafe init --pgdata DATA_DIRECTORY ARCHIVE_DIRECTORY\".";
 const MARK_AGAIN: &str = "Is the archive's file system mounted? If the archive was replaced or moved on purpose, run \"walsafe init --pgdata DATA_DIRECTORY ARCHIVE_DIRECTORY\".";
 const AHEAD: &str = "The data directory was put back to an earlier state, or it is a copy of a server that went on. Do not move single files out of the archive: that mixes two histories. Set \"walsafe_archive.destination\" to another directory, and take a new base backup; or move the whole archive aside and begin a new one with \"walsafe init\" and a new base backup.";
+const CORRECT_SETTING: &str = "Correct the setting, and reload the configuration.";
 const NO_REPLACE: &str =
     "Use a file system with hard links (link) or with renameat2 and RENAME_NOREPLACE.";
 
@@ -105,7 +106,8 @@ impl ErrorKind {
                 "Set \"walsafe_archive.destination\" to the archive directory, and reload the configuration.",
             ),
             Self::BadSetting => Advice::new("22023")
-                .archiving("Correct the setting, and reload the configuration."),
+                .archiving(CORRECT_SETTING)
+                .checking(CORRECT_SETTING),
             Self::OutOfSpace => Advice::new("53100")
                 .archiving("Free space in the archive, or give it more. Archiving resumes by itself once there is room.")
                 .checking("Free space in the archive, or give it more."),
@@ -155,12 +157,12 @@ impl ErrorKind {
                 .archiving("Something removes files from the archive while the server archives into it: find out what. The file is tried again.")
                 .restoring("Something removes files from the archive: find out what, and put the file back before recovery is started again.")
                 .checking("Something removes files from the archive: find out what, then try again."),
-            Self::Replaced => Advice::new("55000").archiving(
-                "Another file system was mounted or unmounted there, or the directory was moved. The file is archived anew where the path leads now.",
-            ),
-            Self::SourceUnreadable => Advice::new("58030").archiving(
-                "Check the storage of \"pg_wal\" and the kernel's log. The file stays there until it is archived.",
-            ),
+            Self::Replaced => Advice::new("55000")
+                .archiving("Another file system was mounted or unmounted there, or the directory was moved. The file is archived anew where the path leads now.")
+                .checking("Another file system was mounted or unmounted there, or the directory was moved. Run the command again, on the directory that the path leads to now."),
+            Self::SourceUnreadable => Advice::new("58030")
+                .archiving("Check the storage of \"pg_wal\" and the kernel's log. The file stays there until it is archived.")
+                .checking("Check the storage of \"pg_wal\" and the kernel's log."),
             Self::SourceMissing => Advice::new("58P01").archiving(
                 "Only the server may remove files from \"pg_wal\": find out what else did. Put the file back if there is a copy of it. If there is none, take a new base backup, because the archive lacks the file.",
             ),
@@ -200,9 +202,9 @@ impl ErrorKind {
             Self::NotAdoptable => Advice::new("55000").archiving(
                 "Use an empty directory. If the archive is this cluster's all the same, run \"walsafe init --pgdata DATA_DIRECTORY ARCHIVE_DIRECTORY\".",
             ),
-            Self::InsideData => Advice::new("55000").archiving(
-                "Set \"walsafe_archive.destination\" to a directory outside of the data directory and of \"pg_wal\", on other storage.",
-            ),
+            Self::InsideData => Advice::new("55000")
+                .archiving("Set \"walsafe_archive.destination\" to a directory outside of the data directory and of \"pg_wal\", on other storage.")
+                .checking("Name a directory outside of the data directory and of \"pg_wal\", on other storage."),
             Self::ConflictTruncated => Advice::new("58P02").archiving(
                 "An interrupted copy by another tool left a beginning of this file. Move it out of the archive; the file is then archived anew.",
             ),
@@ -235,12 +237,12 @@ impl ErrorKind {
             Self::Unsupported => {
                 Advice::new("0A000").archiving(NO_REPLACE).checking(NO_REPLACE)
             }
-            Self::StorageLied => Advice::new("XX001").archiving(
-                "Check the storage of the archive. The file is copied anew at the next try.",
-            ),
-            Self::SourceChanged => Advice::new("XX001").archiving(
-                "Something other than this server writes into \"pg_wal\": find out what. The file is copied anew at the next try.",
-            ),
+            Self::StorageLied => Advice::new("XX001")
+                .archiving("Check the storage of the archive. The file is copied anew at the next try.")
+                .checking("Check the storage of the archive, then run the command again."),
+            Self::SourceChanged => Advice::new("XX001")
+                .archiving("Something other than this server writes into \"pg_wal\": find out what. The file is copied anew at the next try.")
+                .checking("Something other than the server writes into \"pg_wal\": find out what, then run the command again."),
             Self::SourceMoved => Advice::new("55000").archiving(
                 "If this copy began before a setting was changed, the file was archived meanwhile under the new settings, and the server has recycled it. Otherwise find out what else renames files in \"pg_wal\".",
             ),
@@ -311,6 +313,21 @@ mod tests {
             // While it fails it does not "go on".
             assert!(!archiving.is_some_and(|hint| hint.contains("goes on")), "{kind:?}");
             assert!(!archiving.is_some_and(|hint| hint.contains("recovery again")), "{kind:?}");
+        }
+    }
+
+    /// `walsafe push` says what the archiver says where there is nothing of its own: "the file is copied anew at the
+    /// next try", "archiving resumes by itself", when there was no next try.
+    #[test]
+    fn what_push_takes_from_the_archiver_is_true_of_a_command() {
+        // A command neither archives ahead nor reads settings, and writes nothing into the data directory.
+        let never = [ErrorKind::NotConfigured, ErrorKind::NoSocket, ErrorKind::DataDirectoryFull];
+        for kind in ErrorKind::ALL.into_iter().filter(|kind| !never.contains(kind)) {
+            let Advice { archiving, checking, .. } = kind.advice();
+            let Some(hint) = checking.or(archiving) else { continue };
+            for word in ["resumes", "next try", "tried again", "stays there until"] {
+                assert!(!hint.contains(word), "{kind:?}: {hint}");
+            }
         }
     }
 

@@ -6,6 +6,7 @@ use super::ErrorKind;
 use crate::encoding::digest::Digest;
 use crate::wal::name::SegmentName;
 use crate::wal::{Lsn, Side};
+use crate::words;
 
 /// How the archived file differs from ours.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -114,7 +115,7 @@ impl fmt::Display for Difference {
                 write!(f, "The archived file is a truncated beginning of the server's. ")?
             }
             Nature::Unreadable { reason } => {
-                write!(f, "The archived file cannot be decoded: {reason}. ")?
+                write!(f, "The archived file cannot be decompressed: {reason}. ")?
             }
             Nature::Padding => write!(f, "The two differ only after the last WAL record. ")?,
             Nature::History { timeline } => {
@@ -157,7 +158,9 @@ impl fmt::Display for Difference {
         }
         write!(
             f,
-            "The archived file holds {theirs_len} bytes (BLAKE3 {theirs}), the server's file {ours_len} bytes (BLAKE3 {ours}); the first difference is at offset {first}."
+            "The archived file holds {} (BLAKE3 {theirs}), the server's file {} (BLAKE3 {ours}); the first difference is at offset {first}.",
+            words::count(*theirs_len, "byte"),
+            words::count(*ours_len, "byte")
         )
     }
 }

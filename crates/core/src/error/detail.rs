@@ -4,8 +4,9 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 
-use super::{Error, ErrorKind};
+use super::{Error, ErrorKind, Nature};
 use crate::sys::Space;
+use crate::words;
 
 /// Writes an error's DETAIL.
 pub(super) struct Detail<'a>(pub(super) &'a Error);
@@ -26,12 +27,11 @@ impl fmt::Display for Detail<'_> {
                     total >> 20
                 )
             }
-            Error::Io { path, space, source, .. } => {
-                f.write_str(&on_file_system(path, *space, source))
+            Error::Io { path, space, access, source, .. } => {
+                f.write_str(&on_file_system(path, *space, source))?;
+                access.as_ref().map_or(Ok(()), |access| write!(f, " {}", access.found))
             }
-            Error::BadSetting { reason } => {
-                write!(f, "{}.", capital(reason.trim_end_matches('.')))
-            }
+            Error::BadSetting { reason } => f.write_str(&words::sentence(reason)),
             Error::NotConfigured => f.write_str("\"walsafe_archive.destination\" is empty."),
             Error::SourceNotAFile { path, found } | Error::NotAFile { path, found } => {
                 write!(f, "\"{}\" is {found}.", path.display())
@@ -47,7 +47,7 @@ impl fmt::Display for Detail<'_> {
                 "\"{}\" leads to another directory than at the start of the copy.",
                 path.display()
             ),
-            Error::Name { source, .. } => write!(f, "{}.", capital(&source.to_string())),
+            Error::Name { source, .. } => f.write_str(&words::sentence(&source.to_string())),
             Error::Segment { path, source } => write!(f, "\"{}\": {source}.", path.display()),
             Error::OtherCluster { path, ours, theirs } => write!(
                 f,
@@ -79,8 +79,9 @@ impl fmt::Display for Detail<'_> {
             }
             Error::SourceChanged { path, expected, read } => write!(
                 f,
-                "\"{}\" had {expected} bytes at the start, and {read} could be read.",
-                path.display()
+                "\"{}\" had {} at the start, and {read} could be read.",
+                path.display(),
+                words::count(*expected, "byte")
             ),
             Error::SourceMoved { path } => write!(
                 f,
@@ -89,18 +90,37 @@ impl fmt::Display for Detail<'_> {
             ),
             Error::Stalled { path, seconds } => write!(
                 f,
-                "The copy into \"{}\" has made no progress for {seconds} seconds.",
-                path.display()
+                "The copy into \"{}\" has made no progress for {}.",
+                path.display(),
+                words::count(*seconds, "second")
             ),
             Error::StorageHangs { path, seconds, left } => {
-                let path = path.display();
-                write!(f, "Nothing has moved at \"{path}\" for {seconds} seconds.")?;
+                let (path, time) = (path.display(), words::count(*seconds, "second"));
+                write!(f, "Nothing has moved at \"{path}\" for {time}.")?;
                 left.map_or(Ok(()), |id| {
                     write!(f, " Process {id} stays until the kernel ends its call.")
                 })
             }
-            Error::Panicked { message } => write!(f, "{}.", capital(message)),
+            Error::Panicked { message } => f.write_str(&words::sentence(message)),
         }
+    }
+}
+
+/// Words what makes an error the same as an earlier one: see [`Error::gist`].
+pub(super) fn gist(error: &Error) -> String {
+    let place = |path: &Path| path.display().to_string();
+    match error {
+        // Space changes while everybody else writes.
+        Error::Io { path, space: Some(_), source, .. } => on_file_system(path, None, source),
+        Error::Stalled { path, .. }
+        | Error::StorageHangs { path, .. }
+        | Error::SourceChanged { path, .. } => place(path),
+        // The archive's newest segment, where the other server goes on.
+        Error::Conflict { path, difference } => match difference.nature {
+            Nature::Ahead { first_record, .. } => format!("{} {first_record}", place(path)),
+            _ => error.detail(),
+        },
+        _ => error.detail(),
     }
 }
 
@@ -115,9 +135,4 @@ pub(crate) fn on_file_system(path: &Path, space: Option<Space>, source: &io::Err
 /// The system's words for an error, with its number.
 fn system_text(error: &io::Error) -> String {
     error.to_string().trim_end_matches('.').to_owned()
-}
-
-fn capital(text: &str) -> String {
-    let mut chars = text.chars();
-    chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
 }

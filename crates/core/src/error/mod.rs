@@ -4,17 +4,20 @@
 //! [`Error::kind`] is stable and decides, in [`ErrorKind::advice`], the SQLSTATE, the HINT for each
 //! [`Activity`], and how `walsafe restore` ends. docs/operations.md has the same table for administrators.
 
+mod access;
 mod action;
 mod advice;
 mod conflict;
 mod detail;
 mod kind;
 
+use std::borrow::Cow;
 use std::io;
 use std::path::PathBuf;
 
 use thiserror::Error as ThisError;
 
+pub use self::access::Access;
 pub use self::action::Action;
 pub(crate) use self::action::{of_data_directory, refuses_flush};
 pub use self::advice::{Activity, Advice, Standby};
@@ -38,6 +41,8 @@ pub enum Error {
         path: PathBuf,
         /// The file system's size and free space, where that explains the failure.
         space: Option<Space>,
+        /// What the permissions say, where they were looked at.
+        access: Option<Box<Access>>,
         /// The system's error.
         source: io::Error,
     },
@@ -228,7 +233,7 @@ pub enum Error {
 impl Error {
     /// Makes the error of a failed system call.
     pub fn io(action: Action, path: impl Into<PathBuf>, source: io::Error) -> Self {
-        Self::Io { action, path: path.into(), space: None, source }
+        Self::Io { action, path: path.into(), space: None, access: None, source }
     }
 
     /// Returns the class of the error.
@@ -273,6 +278,27 @@ impl Error {
     pub fn detail(&self) -> String {
         Detail(self).to_string()
     }
+
+    /// Returns the HINT: what to do about the error, in full sentences.
+    #[must_use]
+    pub fn hint(&self, activity: Activity) -> Cow<'static, str> {
+        match self {
+            Self::Io { access: Some(access), .. } if activity == Activity::Archiving => {
+                let resumes = "Archiving resumes by itself once the server's user may do it.";
+                format!("{} {resumes}", access.advice).into()
+            }
+            Self::Io { access: Some(access), .. } => access.advice.clone().into(),
+            _ => self.kind().hint(activity).into(),
+        }
+    }
+
+    /// Returns what the DETAIL says without the figures that differ from one try to the next although nothing
+    /// else has changed: how much space is free, how long a call hangs, how far another server has come. By
+    /// its kind, its text and this, an error is the same as an earlier one.
+    #[must_use]
+    pub fn gist(&self) -> String {
+        detail::gist(self)
+    }
 }
 
 #[cfg(test)]
@@ -285,6 +311,7 @@ mod tests {
             action: Action::WriteCopy,
             path: "/mnt/archive/x".into(),
             space: Some(Space { total: 100 << 20, free: 3 << 20, free_inodes: None }),
+            access: None,
             source: io::Error::from_raw_os_error(libc::ENOSPC),
         };
         assert_eq!(error.kind().sqlstate(), "53100");

@@ -1,7 +1,7 @@
 //! The checks of an archive directory that need no server: whether it is fit to archive to, and to
 //! recover from.
 
-use std::fs::{File, Metadata};
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -14,6 +14,7 @@ use crate::encoding::digest::{CHECKED_ATTRIBUTE, CONTENT_ATTRIBUTE, STORED_ATTRI
 use crate::error::{Action, Activity, Error, ErrorKind};
 use crate::server::control::ControlFile;
 use crate::server::known::KnownDestinations;
+use crate::store::access::Asker;
 use crate::store::directory::lacks_unnamed_files;
 use crate::store::directory::temporary::{self, Owner};
 use crate::store::directory::{Directory, DirectoryVisit};
@@ -21,6 +22,7 @@ use crate::store::identity::{self, Identity};
 use crate::store::listing::{self, Listing, Stranger};
 use crate::store::{FinalName, PROBE, Progress, Publication, Seal, Visit};
 use crate::sys::{self, Dir};
+use crate::words::{count, either};
 
 mod contents;
 mod following;
@@ -92,12 +94,13 @@ pub fn check(path: &Path, options: &Options<'_>) -> Vec<Check> {
     let steps = options.steps.unwrap_or(&unwatched);
     let visit = match store.open(steps) {
         Ok(visit) => visit,
-        Err(error) => {
-            let there = std::fs::metadata(path).ok();
-            return vec![denied("directory", &error, path, there.as_ref(), options)];
-        }
+        Err(error) => return vec![denied("directory", error, options)],
     };
     let dir = visit.dir();
+    // Everything else would fail for the same cause: it can be listed, and nothing in it looked at.
+    if let Err(e) = dir.entry(".") {
+        return vec![denied("directory", Error::io(Action::LookUpDestination, path, e), options)];
+    }
     let mut checks =
         vec![directory(dir, options), ownership(dir, options), identity(&visit, options)];
     // Of several warnings, monitoring programs show the first.
@@ -110,10 +113,7 @@ pub fn check(path: &Path, options: &Options<'_>) -> Vec<Check> {
         let published = if append_only { Ok(only_appended(dir)) } else { publish(name, &visit) };
         match published {
             // Every other probe would fail for the same cause.
-            Err(error) if may_not_create(&error) => {
-                let there = dir.metadata().ok();
-                checks.push(denied(name, &error, path, there.as_ref(), options));
-            }
+            Err(error) if may_not_create(&error) => checks.push(denied(name, error, options)),
             published => {
                 checks.push(published.unwrap_or_else(|error| failed(name, &error)));
                 checks.push(unnamed(dir));
@@ -148,7 +148,7 @@ fn made(name: &'static str, status: Status, detail: impl Into<String>) -> Check 
 }
 
 fn failed(name: &'static str, error: &Error) -> Check {
-    let hint = error.kind().hint(Activity::Checking);
+    let hint = error.hint(Activity::Checking);
     made(name, Status::Error, format!("{error}: {} {hint}", error.detail()))
 }
 
@@ -159,19 +159,8 @@ fn may_not_create(error: &Error) -> bool {
 }
 
 /// As [`failed`]; where permission is missing, says who has it and what gives it to the server.
-fn denied(
-    name: &'static str,
-    error: &Error,
-    path: &Path,
-    there: Option<&Metadata>,
-    options: &Options<'_>,
-) -> Check {
-    let mut check = failed(name, error);
-    if let Some(there) = there.filter(|_| error.kind() == ErrorKind::PermissionDenied) {
-        check.detail.push(' ');
-        check.detail.push_str(&ownership::who_may(path, there, options));
-    }
-    check
+fn denied(name: &'static str, error: Error, options: &Options<'_>) -> Check {
+    failed(name, &Asker::check(options.data_directory).explained(error))
 }
 
 fn directory(dir: &Dir, options: &Options<'_>) -> Check {
@@ -199,7 +188,7 @@ fn identity(visit: &dyn Visit, options: &Options<'_>) -> Check {
         Err(e) => return failed(name, &e),
     };
     match Identity::at(visit) {
-        Err(e) => failed(name, &e),
+        Err(e) => denied(name, e, options),
         Ok(Some(there)) => match control {
             Some(control) if control.system_identifier != there.system_identifier => {
                 let error = Error::OtherCluster {
@@ -344,9 +333,8 @@ fn only_appended(dir: &Dir) -> Check {
 
 /// Makes the error of a probe; where space or inodes may be short, says what there is.
 fn of_probe(dir: &Dir, action: Action, source: io::Error) -> Error {
-    let short = matches!(source.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT));
-    let space = if short { dir.space().ok() } else { None };
-    Error::Io { action, path: dir.path().to_owned(), space, source }
+    let space = dir.space_for(&source);
+    Error::Io { action, path: dir.path().to_owned(), space, access: None, source }
 }
 
 /// Runs a test on a new file, and removes it. The file has a name only where it must: what has one cannot be
@@ -425,7 +413,10 @@ fn names(visit: &dyn Visit, options: &Options<'_>) -> Vec<Check> {
         Ok(listing) => {
             let strange = first.map(|first| {
                 format!(
-                    "; {others} files that are not WAL, such as \"{first}\". Find out who put them there."
+                    "; {} {} not WAL, such as \"{first}\". Find out who put {} there.",
+                    count(others, "file"),
+                    either(others, "that is", "that are"),
+                    either(others, "it", "them")
                 )
             });
             let contents = contents::contents(visit, options, &listing, strange);
@@ -442,7 +433,7 @@ fn leftovers(dir: &Dir, options: &Options<'_>) -> Check {
         Ok(found) => found,
         Err(e) => return failed(name, &e),
     };
-    let files = |count: u64| format!("{count} file{}", if count == 1 { "" } else { "s" });
+    let files = |number: u64| count(number, "file");
     if let Some(reason) = found.reason {
         let could_not = if remove { "removed or looked at" } else { "looked at" };
         let detail = format!("{} could not be {could_not}: {reason}", files(found.failed));

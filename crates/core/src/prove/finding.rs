@@ -88,7 +88,7 @@ impl FindingKind {
                 "Another server writes, or wrote, into this archive. Move the file out, and give that server an archive of its own."
             }
             Self::Gap => {
-                "Recovery stops here. Put the missing files back: \"walsafe push --pgdata DATA_DIRECTORY ARCHIVE_DIRECTORY\" brings them from the pg_wal of the server or a standby; a second archive may have them too. Otherwise take a new base backup now: earlier ones cannot be recovered past the gap."
+                "A recovery stops there. Put the missing files back: \"walsafe push --pgdata DATA_DIRECTORY ARCHIVE_DIRECTORY\" brings them from the pg_wal of the server or a standby; a second archive may have them too. Otherwise take a new base backup now: earlier ones cannot be recovered past the gap."
             }
             Self::Duplicate => {
                 "Two servers may have archived under one name. Compare the two with pg_waldump, and move the wrong one out of the archive."

@@ -96,6 +96,12 @@ impl Overview {
         Ok(overview)
     }
 
+    /// Returns whether there is neither WAL nor a history file: the archive has not begun, or it is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.timelines.is_empty()
+    }
+
     fn at(visit: &dyn Visit, steps: &Progress) -> Result<Self, Error> {
         let mut others = 0;
         Listing::read(visit, &mut |_, _| others += 1)?;

@@ -119,8 +119,7 @@ pub(super) fn parent(target: &Path) -> &Path {
 }
 
 fn failed(path: &Path, dir: Option<&Dir>, source: io::Error) -> RestoreError {
-    let short = matches!(source.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT));
-    let space = dir.filter(|_| short).and_then(|dir| dir.space().ok());
+    let space = dir.and_then(|dir| dir.space_for(&source));
     RestoreError::Deliver { path: path.to_owned(), space, source }
 }
 

@@ -8,6 +8,7 @@ use thiserror::Error as ThisError;
 
 use crate::error::{Activity, Error, ErrorKind, Standby, of_data_directory, on_file_system};
 use crate::prove::finding::{FindingKind, Problem};
+use crate::store::access::Asker;
 use crate::store::identity;
 use crate::sys::Space;
 
@@ -136,12 +137,23 @@ impl RestoreError {
             Self::BadTarget { path } => {
                 format!("\"{}\" does not name a file.", path.display())
             }
-            Self::Damaged { path, problem } => format!("\"{}\" is {problem}.", path.display()),
+            Self::Damaged { path, problem } => {
+                format!("\"{}\": {} ({}).", path.display(), problem.reason, problem.kind)
+            }
             Self::Hole { path, evidence } | Self::HistoryHole { path, evidence, .. } => {
                 format!("In \"{}\", {evidence}.", path.display())
             }
-            Self::UnknownWal { path, reason } => format!("Of \"{}\": {reason}.", path.display()),
+            Self::UnknownWal { path, reason } => format!("\"{}\": {reason}.", path.display()),
             Self::Deliver { path, space, source } => on_file_system(path, *space, source),
+        }
+    }
+
+    /// Adds what the permissions say, if it is a matter of permission in the archive.
+    #[must_use]
+    pub fn explained(self) -> Self {
+        match self {
+            Self::Archive(error) => Self::Archive(Asker::restore().explained(error)),
+            other => other,
         }
     }
 
@@ -150,6 +162,7 @@ impl RestoreError {
     pub fn hint(&self) -> Cow<'static, str> {
         let hint = self.kind().hint(Activity::Restoring);
         match self {
+            Self::Archive(error) => error.hint(Activity::Restoring),
             Self::HistoryHole { timeline, contents: Some(contents), .. } => format!(
                 "{hint} If no server has the file, this makes it: printf '{contents}' > {timeline:08X}.history"
             )

@@ -2,7 +2,7 @@
 
 use super::evidence::{self, Evidence, Later};
 use super::survey::Survey;
-use super::{Request, RestoreError, delivery};
+use super::{Request, RestoreError, delivery, own};
 use crate::encoding::codec::Codec;
 use crate::prove::examine::{self, Expectation};
 use crate::prove::verify::Start;
@@ -15,7 +15,8 @@ use crate::wal::name::{FileKind, SegmentName};
 
 /// What a missing file means.
 pub(super) enum Verdict {
-    /// The end: nothing shows that the archive ever had it. The text says why.
+    /// The end: nothing shows that the archive ever had it. The text says why, with the file's name as its
+    /// subject: servers ask for such files in every recovery.
     End(String),
     /// A hole: something shows that it must exist.
     Hole(Evidence),
@@ -34,7 +35,7 @@ pub(super) fn judge(
     visit: &dyn Visit,
     expected: &Expectation,
 ) -> Result<Verdict, RestoreError> {
-    let end = |reason: &str| Verdict::End(format!("it is not in the archive{reason}"));
+    let end = |reason: &str| Verdict::End(format!("is not in the archive{reason}"));
     match request.name.kind() {
         FileKind::Segment(_) | FileKind::History { .. }
             if lies_beside_target(request, expected) =>
@@ -43,12 +44,16 @@ pub(super) fn judge(
         }
         FileKind::Segment(segment) => judge_segment(request, visit, expected, segment),
         // The first timeline has no ancestors, so it has no history file.
-        FileKind::History { timeline: 1 } => Ok(end("")),
+        FileKind::History { timeline: 1 } => Ok(Verdict::End(own::CANNOT_EXIST.to_owned())),
         FileKind::History { timeline } => judge_history(request, visit, timeline),
-        FileKind::Tail(_) => Ok(Verdict::End("a tail is not part of any recovery".to_owned())),
+        FileKind::Tail(_) => {
+            Ok(Verdict::End("is a tail, which is not part of any recovery".to_owned()))
+        }
         // If these are missing, no WAL is missing: a backup history file is for people, and recovery asks
         // for whole segments only.
-        FileKind::Partial(_) | FileKind::BackupHistory(_) | FileKind::Other => Ok(end("")),
+        FileKind::Partial(_) | FileKind::BackupHistory(_) | FileKind::Other => {
+            Ok(end(", and no recovery needs it"))
+        }
     }
 }
 
@@ -69,9 +74,12 @@ fn judge_segment(
         return Ok(Verdict::Hole(evidence));
     }
     let timeline = segment.timeline;
-    Ok(Verdict::End(format!(
-        "it is not in the archive, and neither is any later segment of timeline {timeline}"
-    )))
+    Ok(Verdict::End(match survey.newest_of(timeline) {
+        Some((_, last)) => {
+            format!("is not in the archive: the last file of timeline {timeline} there is {last}")
+        }
+        None => format!("is not in the archive, nor is any WAL of timeline {timeline}"),
+    }))
 }
 
 /// The server asks for the history files of the numbers that follow its own until one is missing, and takes
@@ -83,12 +91,12 @@ fn judge_history(
 ) -> Result<Verdict, RestoreError> {
     if let Some(start) = start_timeline(request).filter(|start| *start >= timeline) {
         return Ok(Verdict::End(format!(
-            "it is not in the archive, and a recovery that begins on timeline {start} does not need it"
+            "is not in the archive, and a recovery that begins on timeline {start} does not need it"
         )));
     }
     if let Some(followed) = followed_timeline(request, timeline) {
         return Ok(Verdict::End(format!(
-            "it is not in the archive, and the server follows timeline {followed} already, whose history it has"
+            "is not in the archive, and the server follows timeline {followed} already, whose history it has"
         )));
     }
     let survey = Survey::read(visit, request.name)?;
@@ -106,10 +114,10 @@ fn judge_history(
             Ok(Verdict::HistoryHole(Evidence::new(text, vec![segment]), None))
         }
         (Later::Others(newest), None) => Ok(Verdict::End(format!(
-            "it is not in the archive, and neither is any segment of timeline {timeline}; \"{newest}\" is there, and a recovery that looks for the newest timeline does not get that far, because number {timeline} is missing"
+            "is not in the archive, nor is any WAL of timeline {timeline}; \"{newest}\" is there, and a recovery that looks for the newest timeline does not get that far, because number {timeline} is missing"
         ))),
         (Later::None, None) => Ok(Verdict::End(format!(
-            "it is not in the archive, and neither is any segment of timeline {timeline}"
+            "is not in the archive, nor is any WAL of timeline {timeline}"
         ))),
     }
 }

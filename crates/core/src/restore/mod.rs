@@ -97,7 +97,7 @@ pub fn restore(request: &Request<'_>) -> Result<Outcome, RestoreError> {
         return Ok(outcome);
     }
     if !request.prove_absence {
-        return Ok(Outcome::NotArchived { reason: "it is not in the archive".to_owned() });
+        return Ok(Outcome::NotArchived { reason: "is not in the archive".to_owned() });
     }
     refuse_nothing(request, &visit)?;
     let (evidence, contents) = match missing::judge(request, &visit, &expected)? {
@@ -127,7 +127,9 @@ pub fn restore(request: &Request<'_>) -> Result<Outcome, RestoreError> {
             Err(RestoreError::HistoryHole { path, timeline, evidence, contents })
         }
         (_, FileKind::Segment(segment)) if request.end_at_hole == Some(segment) => {
-            let reason = format!("{evidence}; recovery ends here because --end-at-hole says so");
+            let name = format!("{segment} ");
+            let found = evidence.strip_prefix(&name).unwrap_or(&evidence);
+            let reason = format!("{found}; recovery ends here because --end-at-hole says so");
             Ok(Outcome::NotArchived { reason })
         }
         _ => Err(RestoreError::Hole { path, evidence }),
@@ -213,7 +215,7 @@ fn deliver(
                 None => sound = Some((content, result.delivery, remark)),
                 Some((first, ..)) if first == content => {}
                 Some(_) => {
-                    let reason = "another encoding of the same name is sound too, and they differ";
+                    let reason = "the file is there with another compression too, sound and with other contents";
                     let problem = Problem::new(FindingKind::Duplicate, reason);
                     return Err(RestoreError::Damaged { path, problem });
                 }

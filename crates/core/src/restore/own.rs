@@ -10,6 +10,9 @@ use super::delivery;
 use crate::server::lineage;
 use crate::wal::name::{FileKind, FileName};
 
+/// What is said of a file that cannot be, with its name as the subject.
+pub const CANNOT_EXIST: &str = "does not exist: the first timeline has no history";
+
 /// Returns whether there can be no file of this name: the first timeline has no ancestors.
 #[must_use]
 pub fn cannot_exist(name: &FileName) -> bool {

@@ -13,6 +13,7 @@ use thiserror::Error as ThisError;
 use crate::error::{Action, Error};
 use crate::sys;
 use crate::wal::{Lsn, SegmentSize};
+use crate::words;
 
 /// Where the control file lies in a data directory.
 pub const PATH: &str = "global/pg_control";
@@ -57,7 +58,7 @@ pub struct ControlFile {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ThisError)]
 pub enum ControlError {
     /// There are fewer bytes than any layout has.
-    #[error("the file has only {0} bytes")]
+    #[error("the file has only {}", words::count(*.0, "byte"))]
     TooShort(usize),
     /// The checksum does not agree.
     #[error("its checksum is wrong")]

@@ -64,22 +64,22 @@ impl Choice for CheckWal {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum DestinationError {
     /// Not absolute.
-    #[error("The archive directory must be an absolute path.")]
+    #[error("the archive directory must be an absolute path")]
     Relative,
     /// A comma or a double quote: reserved for lists of directories.
-    #[error("Commas and double quotes are not allowed in the path.")]
+    #[error("commas and double quotes are not allowed in the path")]
     Character,
     /// A control character, which would make log lines and the list of destinations ambiguous.
-    #[error("Control characters are not allowed in the path.")]
+    #[error("control characters are not allowed in the path")]
     Control,
     /// A `..` component: where it leads can change while the archiver runs.
-    #[error("The path must not contain \"..\".")]
+    #[error("the path must not contain \"..\"")]
     Parent,
     /// Too long for the file names that go under it.
-    #[error("The path is too long for WAL file names of {MAX_NAME_LEN} characters under it.")]
+    #[error("the path is too long for WAL file names of {MAX_NAME_LEN} characters under it")]
     TooLong,
     /// Inside the data directory: a base backup would copy it, and a lost disk would take it along.
-    #[error("The path is inside the data directory \"{0}\".")]
+    #[error("the path is inside the data directory \"{0}\"")]
     InDataDirectory(String),
 }
 
@@ -134,7 +134,7 @@ pub struct FileMode(u32);
 
 /// The text is not one of the permissions that archived files may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("Archived files may have the permissions 0600, 0640, 0400 and 0440.")]
+#[error("archived files may have the permissions 0600, 0640, 0400 and 0440")]
 pub struct FileModeError;
 
 impl FileMode {

@@ -12,6 +12,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use crate::server::permission;
 use crate::sys::{self, Dir};
@@ -59,7 +60,8 @@ pub struct Stats {
     pub archived_at: u64,
     /// When a call last failed.
     pub failed_at: u64,
-    /// Whether the last call failed (1), or failed because the destination is not there (2).
+    /// Whether the last call failed (1), or failed because the destination is not there (2); or whether there
+    /// was no call for the destination yet (3).
     pub failing: u64,
     /// Free space of the destination when it was last seen, in bytes.
     pub free_bytes: u64,
@@ -239,6 +241,13 @@ pub fn current(data_directory: &Path) -> Option<(Stats, u64)> {
         Some(reset) => (stats.since_reset(&reset), reset.reset_at),
         None => (stats, 0),
     })
+}
+
+/// Returns when the archiver's record was last written: the archiver that did it uses the record's destination
+/// since then.
+#[must_use]
+pub fn written_at(data_directory: &Path) -> Option<SystemTime> {
+    std::fs::metadata(path_of(data_directory, FILE_NAME)).ok()?.modified().ok()
 }
 
 /// Sets the counts to zero, as readers see them.

@@ -4,7 +4,18 @@
 //! Users and groups of a directory service are numbers then.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+
+/// Returns the user that runs the server with this data directory; `None` if that is not known.
+#[must_use]
+pub fn of_server(data_directory: Option<&Path>) -> Option<u32> {
+    // The server refuses to start with a data directory of somebody else's. Who is not its user may at least
+    // look the directory up.
+    let owner = |path: &Path| fs::metadata(path).map(|there| there.uid()).ok();
+    let data = data_directory?;
+    owner(&data.join("PG_VERSION")).or_else(|| owner(data))
+}
 
 /// Names a user: by name where `/etc/passwd` has it, by number otherwise.
 #[must_use]

@@ -12,6 +12,7 @@ use crate::sys::read_full;
 use crate::wal::LongPageHeader;
 use crate::wal::name::SegmentName;
 use crate::wal::segment::{Cluster, HEADER_LEN};
+use crate::words;
 
 /// How many segments of an archive that another tool began are looked at before it is adopted.
 const SAMPLE: usize = 16;
@@ -143,29 +144,26 @@ impl Others {
 
     /// Says why a directory with these and so many segments is not taken for this cluster's archive.
     fn reason(&self, segments: u64) -> String {
-        let is_or_are = |count: u64| if count == 1 { "is" } else { "are" };
         let segments = (segments > 0).then(|| {
-            let plural = if segments == 1 { "" } else { "s" };
-            (segments, format!("{segments} WAL segment{plural}"))
+            let are = words::either(segments, "is", "are");
+            (words::count(segments, "WAL segment"), are)
         });
         let others = (self.count > 0).then(|| {
             let named: Vec<_> = self.first.iter().map(|name| format!("\"{name}\"")).collect();
-            let plural = if self.count == 1 { "" } else { "s" };
             let begin = if self.count > named.len() as u64 { "such as " } else { "" };
-            format!("{} other file{plural} ({begin}{})", self.count, named.join(", "))
+            format!("{} ({begin}{})", words::count(self.count, "other file"), named.join(", "))
         });
         match (segments, others) {
-            (Some((count, segments)), None) => format!(
-                "{segments} {} there, and none shows this cluster's system identifier",
-                is_or_are(count)
-            ),
-            (Some((_, segments)), Some(others)) => format!(
+            (Some((segments, are)), None) => {
+                format!("{segments} {are} there, and none shows this cluster's system identifier")
+            }
+            (Some((segments, _)), Some(others)) => format!(
                 "{segments} and {others} are there, and no segment shows this cluster's system identifier"
             ),
             (None, others) => format!(
                 "{} {} there, and no WAL segment that shows this cluster's system identifier",
                 others.unwrap_or_default(),
-                is_or_are(self.count)
+                words::either(self.count, "is", "are")
             ),
         }
     }

@@ -1,17 +1,22 @@
 //! What a place does not grant, and files are archived without.
 
 use std::io;
-use std::sync::atomic::{AtomicI32, Ordering};
-
-use super::mode::Modes;
+use std::mem::discriminant;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Something good to have that a place refuses. No guarantee needs it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Limit {
     /// Files carry no digests, and not how they were checked.
-    Attributes,
+    Attributes {
+        /// How the last one was refused: the number of the system's error.
+        refused: i32,
+    },
     /// Temporary files cannot be removed.
-    Removal,
+    Removal {
+        /// How the last one was refused: the number of the system's error.
+        refused: i32,
+    },
     /// Files have another permission than the one asked for: the mount decides.
     Mode {
         /// The permission asked for.
@@ -26,45 +31,46 @@ pub enum Limit {
     },
 }
 
-/// How each was refused, by the number of the error; 0 where it was not.
+/// The limits that files have met.
 #[derive(Debug, Default)]
-pub(super) struct Limits {
-    attributes: AtomicI32,
-    removal: AtomicI32,
-    modes: Modes,
-}
+pub(super) struct Limits(Mutex<Vec<Limit>>);
 
 impl Limits {
-    /// Notes a refusal; the last one counts.
-    pub(super) fn note(&self, limit: Limit, error: &io::Error) {
-        if let Some(noted) = self.of(limit) {
-            noted.store(error.raw_os_error().unwrap_or(0), Ordering::Relaxed);
-        }
+    /// Notes one; of each kind, the last one counts.
+    pub(super) fn note(&self, limit: Limit) {
+        let mut noted = self.lock();
+        noted.retain(|known| discriminant(known) != discriminant(&limit));
+        noted.push(limit);
+        noted.sort_unstable();
     }
 
-    /// Notes a permission that a file has, if it is not the one asked for.
-    pub(super) fn note_mode(&self, asked: u32, given: u32) {
-        self.modes.note(asked, given);
+    /// Returns those that were noted.
+    pub(super) fn noted(&self) -> Vec<Limit> {
+        self.lock().clone()
     }
 
-    /// Returns what was refused.
-    pub(super) fn noted(&self) -> Vec<(Limit, io::Error)> {
-        let one = |limit| match self.of(limit)?.load(Ordering::Relaxed) {
-            0 => None,
-            errno => Some((limit, io::Error::from_raw_os_error(errno))),
-        };
-        let mode = self.modes.noted().map(|(asked, given)| {
-            (Limit::Mode { asked, given }, io::Error::other("the mount decides"))
-        });
-        let refused = [Limit::Attributes, Limit::Removal].into_iter().filter_map(one);
-        refused.chain(mode).collect()
+    fn lock(&self) -> MutexGuard<'_, Vec<Limit>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    fn of(&self, limit: Limit) -> Option<&AtomicI32> {
-        match limit {
-            Limit::Attributes => Some(&self.attributes),
-            Limit::Removal => Some(&self.removal),
-            Limit::Mode { .. } | Limit::OpenToAll { .. } => None,
-        }
+/// Returns the number by which a limit tells of an error.
+pub(super) fn number(error: &io::Error) -> i32 {
+    error.raw_os_error().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_each_kind_the_last_limit_is_told_as_it_is() {
+        let limits = Limits::default();
+        assert_eq!(limits.noted(), []);
+        let mode = |given| Limit::Mode { asked: 0o600, given };
+        limits.note(mode(0o644));
+        limits.note(Limit::Attributes { refused: libc::EPERM });
+        limits.note(mode(0o666));
+        assert_eq!(limits.noted(), [Limit::Attributes { refused: libc::EPERM }, mode(0o666)]);
     }
 }

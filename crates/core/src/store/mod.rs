@@ -17,6 +17,7 @@ use crate::server::settings::CheckWal;
 use crate::server::source::Source;
 use crate::sys::Space;
 
+pub mod access;
 pub mod admission;
 pub mod beyond;
 #[cfg(test)]
@@ -102,8 +103,8 @@ pub trait Visit: Sync {
     /// The names could not be read to their end.
     fn tidy(&self) -> Result<(), Error>;
 
-    /// Returns what files have had to do without here, and how it was refused, since the store was made.
-    fn limits(&self) -> Vec<(Limit, io::Error)> {
+    /// Returns what files have had to do without here since the store was made.
+    fn limits(&self) -> Vec<Limit> {
         Vec::new()
     }
 

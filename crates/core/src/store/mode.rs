@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::sys;
 
@@ -41,37 +40,12 @@ pub fn is_open(mode: u32) -> bool {
     mode & 0o007 != 0
 }
 
-/// The permission that files were asked to have and the one they have; nothing noted where they are the same.
-#[derive(Debug, Default)]
-pub(super) struct Modes(AtomicU64);
-
-impl Modes {
-    const NOTED: u64 = 1 << 63;
-
-    /// Notes a permission that was not given; the last one counts.
-    pub(super) fn note(&self, asked: u32, given: u32) {
-        let both = u64::from(asked & BITS) << 16 | u64::from(given & BITS);
-        self.0.store(Self::NOTED | both, Ordering::Relaxed);
-    }
-
-    /// Returns what was asked for and what was given.
-    pub(super) fn noted(&self) -> Option<(u32, u32)> {
-        let noted = self.0.load(Ordering::Relaxed);
-        let part = |shift: u32| u32::try_from(noted >> shift & u64::from(BITS)).unwrap_or(0);
-        (noted & Self::NOTED != 0).then(|| (part(16), part(0)))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_noted_permission_is_told_as_it_is() {
-        let modes = Modes::default();
-        assert_eq!(modes.noted(), None);
-        modes.note(0o600, 0o666);
-        assert_eq!(modes.noted(), Some((0o600, 0o666)));
+    fn the_type_of_a_file_is_no_permission() {
         assert_eq!((other(0o100_600, 0o600), other(0o100_755, 0o600)), (None, Some(0o755)));
     }
 }

@@ -10,14 +10,6 @@ use crate::sys::call::{c_string, check};
 use crate::sys::fault::{Op, announce};
 use crate::sys::slice::part;
 
-/// Sets an extended attribute. Returns `false` where the file system has none, or refuses this one.
-///
-/// # Errors
-/// As [`offer_attribute`].
-pub fn set_attribute(file: &File, name: &str, value: &str) -> io::Result<bool> {
-    offer_attribute(file, name, value).map(|refused| refused.is_none())
-}
-
 /// Sets an extended attribute, where the file system takes it. Returns how it was refused, if it was.
 ///
 /// # Errors

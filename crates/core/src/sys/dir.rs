@@ -307,6 +307,13 @@ impl Dir {
         space_of(self.fd.as_raw_fd())
     }
 
+    /// Returns the space that is left, where an error says that there is not enough of it.
+    #[must_use]
+    pub fn space_for(&self, error: &io::Error) -> Option<Space> {
+        let short = matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT));
+        if short { self.space().ok() } else { None }
+    }
+
     /// Returns what `fstat` says of the directory itself.
     ///
     /// # Errors

@@ -24,7 +24,7 @@ mod process;
 pub mod slice;
 pub mod worker;
 
-pub use self::attributes::{attribute, offer_attribute, set_attribute};
+pub use self::attributes::{attribute, offer_attribute};
 pub use self::cache::{cached_bytes, drop_cached, set_direct};
 pub use self::dir::{Dir, Space};
 pub use self::file::{

@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::header::HeaderError;
 use super::lsn::Lsn;
+use crate::words::count;
 
 /// One place where a segment's contents do not follow from what is before.
 ///
@@ -50,7 +51,7 @@ pub enum DamageKind {
     #[error("there is no contrecord flag")]
     MissingContinuation,
     /// A page continues a record although none was open.
-    #[error("unexpected contrecord of {found} bytes")]
+    #[error("unexpected contrecord of {}", count(*.found, "byte"))]
     UnexpectedContinuation {
         /// `xlp_rem_len`.
         found: u32,
@@ -94,7 +95,7 @@ pub enum DamageKind {
         computed: u32,
     },
     /// The file has more or fewer bytes than a segment.
-    #[error("the segment has {found} bytes, expected {expected}")]
+    #[error("the segment has {}, expected {expected}", count(*.found, "byte"))]
     Length {
         /// Bytes that there are.
         found: u64,

@@ -6,6 +6,7 @@
 
 use super::bytes::{take, take_u16, take_u32, take_u64};
 use super::lsn::{Lsn, SegmentSize};
+use crate::words::count;
 
 /// Which PostgreSQL version wrote a page, by its magic number (`XLOG_PAGE_MAGIC`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -157,7 +158,7 @@ pub struct Expected {
 #[non_exhaustive]
 pub enum HeaderError {
     /// There are fewer bytes than a long page header has.
-    #[error("the file has {found} bytes, too few for a WAL page header")]
+    #[error("the file has {}, too few for a WAL page header", count(*.found, "byte"))]
     TooShort {
         /// Bytes that there are.
         found: usize,

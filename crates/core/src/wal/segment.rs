@@ -4,6 +4,7 @@ use thiserror::Error;
 
 use crate::wal::name::SegmentName;
 use crate::wal::{Expected, HeaderError, LongPageHeader, SegmentSize};
+use crate::words::count;
 
 /// What all segments of a cluster have in common.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,7 +19,7 @@ pub struct Cluster {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum SegmentError {
     /// The length is not the segment size.
-    #[error("the file has {found} bytes, and a WAL segment of this cluster has {expected}")]
+    #[error("the file has {}, and a WAL segment of this cluster has {expected}", count(*.found, "byte"))]
     Length {
         /// Length of the file, in bytes.
         found: u64,

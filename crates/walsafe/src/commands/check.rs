@@ -1,9 +1,11 @@
 //! `walsafe check`: can a directory be archived to, and recovered from?
 
 use walsafe_core::prove::check::{self, Options, Status};
+use walsafe_core::words::count;
 
 use super::print_json;
 use crate::arguments::Check;
+use crate::complaint::Complaint;
 use crate::terminal::{self, Output};
 use crate::watchdog::{self, Lost};
 
@@ -12,7 +14,7 @@ pub(crate) const UNKNOWN: u8 = 3;
 
 /// Runs the command and returns its exit status, as Nagios and similar programs expect it.
 pub(super) fn run(arguments: &Check) -> u8 {
-    let (archive, timeout) = (&arguments.archive, arguments.watch.timeout());
+    let (archive, timeout) = (&arguments.archive, arguments.common.timeout());
     let result = watchdog::watch(archive, timeout, |signs| {
         let options = Options {
             data_directory: arguments.pgdata.as_deref(),
@@ -28,10 +30,8 @@ pub(super) fn run(arguments: &Check) -> u8 {
     match result {
         Ok(status) => status,
         Err(Lost::Stalled(error)) => print(arguments, &[check::unusable(&error)]),
-        Err(Lost::Died(message)) => {
-            terminal::complain(&message);
-            UNKNOWN
-        }
+        Err(Lost::Died(message)) => terminal::fail(&Complaint::new(message)),
+        Err(Lost::Panicked) => UNKNOWN,
     }
 }
 
@@ -42,7 +42,7 @@ fn print(arguments: &Check, checks: &[check::Check]) -> u8 {
         Status::Warning => ("WARNING", 1),
         Status::Error => ("CRITICAL", 2),
     };
-    let written = if arguments.json {
+    let written = if arguments.common.json {
         let checks: Vec<_> = checks
             .iter()
             .map(|check| {
@@ -61,7 +61,7 @@ fn print(arguments: &Check, checks: &[check::Check]) -> u8 {
         // Monitoring programs show the first line.
         let first = checks.iter().find(|check| check.status == worst && worst != Status::Ok);
         let what = first.map_or_else(
-            || format!("{} checks of \"{}\"", checks.len(), arguments.archive.display()),
+            || format!("{} of \"{}\"", count(checks.len(), "check"), arguments.archive.display()),
             |check| format!("{}: {}", check.name, check.detail),
         );
         output.line(format_args!("WALSAFE {word} - {what}"));

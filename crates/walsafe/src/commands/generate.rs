@@ -4,6 +4,8 @@ use clap::CommandFactory;
 
 use super::{DONE, FAILED};
 use crate::arguments::{Completions, Man, Program};
+use crate::complaint::Complaint;
+use crate::manual;
 use crate::terminal::{self, Output};
 
 /// Prints a completion script and returns the exit status.
@@ -15,23 +17,9 @@ pub(super) fn completions(arguments: &Completions) -> u8 {
 
 /// Prints a manual page and returns the exit status.
 pub(super) fn man(arguments: &Man) -> u8 {
-    let mut program = Program::command();
-    program.build();
-    let command = match &arguments.command {
-        None => Some(program),
-        Some(name) => program.find_subcommand(name).cloned(),
-    };
-    let Some(command) = command else {
-        terminal::complain("there is no such command; see \"walsafe --help\"");
-        return FAILED;
-    };
-    let mut page = Vec::new();
-    match clap_mangen::Man::new(command).render(&mut page) {
-        Ok(()) => print(&page),
-        Err(e) => {
-            terminal::complain(&format!("could not make the manual page: {e}"));
-            FAILED
-        }
+    match manual::page(Program::command(), arguments.command.as_deref()) {
+        Ok(page) => print(page.as_bytes()),
+        Err(e) => terminal::fail(&Complaint::new(format!("could not make the manual page: {e}"))),
     }
 }
 

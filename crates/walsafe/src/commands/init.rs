@@ -4,45 +4,31 @@ use std::os::unix::fs::MetadataExt;
 
 use walsafe_core::error::{Action, Error};
 use walsafe_core::server::control::ControlFile;
-use walsafe_core::server::settings::FileMode;
 use walsafe_core::store::admission;
 use walsafe_core::store::directory::Directory;
 use walsafe_core::store::identity::Identity;
 use walsafe_core::wal::SegmentSize;
 use walsafe_core::wal::segment::Cluster;
 
-use super::{DONE, FAILED, sentence};
+use super::{DONE, FAILED, failed};
 use crate::arguments::Init;
-use crate::terminal::{self, Output};
+use crate::terminal::Output;
 use crate::watchdog::Signs;
 
 /// Runs the command and returns its exit status.
 pub(super) fn run(arguments: &Init, signs: &Signs) -> u8 {
-    let mode: FileMode = match arguments.file_mode.parse() {
-        Ok(mode) => mode,
-        Err(e) => {
-            terminal::complain(&format!("invalid --file-mode: {e} See \"walsafe init --help\""));
-            return FAILED;
-        }
-    };
     let control = match ControlFile::read(&arguments.pgdata) {
         Ok(control) => control,
-        Err(e) => {
-            terminal::complain(&sentence(&e));
-            return FAILED;
-        }
+        Err(e) => return failed(&e),
     };
     let cluster = Cluster {
         system_identifier: control.system_identifier,
         // Unknown for a newer server version; the identity does not depend on it.
         segment_size: control.segment_size.unwrap_or(SegmentSize::DEFAULT),
     };
-    let created = match mark(arguments, &cluster, mode, signs) {
+    let created = match mark(arguments, &cluster, signs) {
         Ok(created) => created,
-        Err(e) => {
-            terminal::complain(&sentence(&e));
-            return FAILED;
-        }
+        Err(e) => return failed(&e),
     };
     signs.elsewhere(|| print(arguments, &cluster, created))
 }
@@ -50,7 +36,7 @@ pub(super) fn run(arguments: &Init, signs: &Signs) -> u8 {
 fn print(arguments: &Init, cluster: &Cluster, created: bool) -> u8 {
     let (mut output, destination) = (Output::new(), arguments.destination.display());
     let identifier = cluster.system_identifier;
-    if arguments.json {
+    if arguments.common.json {
         output.line(serde_json::json!({
             "destination": arguments.destination.display().to_string(),
             // A number of 64 bits does not survive most readers of JSON.
@@ -71,7 +57,7 @@ fn print(arguments: &Init, cluster: &Cluster, created: bool) -> u8 {
 
 /// Writes the identity file, if it is not there yet. It belongs to the data directory's owner before anybody
 /// sees it: if root runs the command, the server could not read the file otherwise.
-fn mark(arguments: &Init, cluster: &Cluster, mode: FileMode, signs: &Signs) -> Result<bool, Error> {
+fn mark(arguments: &Init, cluster: &Cluster, signs: &Signs) -> Result<bool, Error> {
     let data = std::fs::metadata(&arguments.pgdata)
         .map_err(|e| Error::io(Action::LookUpData, &arguments.pgdata, e))?;
     let (user, group) = (data.uid(), data.gid());
@@ -79,7 +65,7 @@ fn mark(arguments: &Init, cluster: &Cluster, mode: FileMode, signs: &Signs) -> R
     let store =
         Directory::at(&arguments.destination).belonging_to(user, group).without_directory_flush();
     let visit = store.open(&signs.steps)?;
-    let created = admission::init(&visit, cluster, mode.bits())?;
+    let created = admission::init(&visit, cluster, arguments.file_mode.bits())?;
     if !created {
         Identity::give_to(&visit, user, group)?;
     }

@@ -9,10 +9,11 @@ use walsafe_core::store::directory::Directory;
 use walsafe_core::wal::Lsn;
 use walsafe_core::wal::name::SegmentName;
 use walsafe_core::wal::timeline::Run;
+use walsafe_core::words::{count, either};
 
-use super::{DONE, FAILED, FOUND, commit_json, megabytes, print_json, run_json, sentence};
+use super::{DONE, FAILED, FOUND, commit_json, print_json, run_json, unverified};
 use crate::arguments::List;
-use crate::terminal::{self, Output};
+use crate::terminal::{self, Output, megabytes};
 use crate::time::rfc3339;
 use crate::watchdog::Signs;
 
@@ -25,25 +26,25 @@ pub(super) fn run(arguments: &List, signs: &Signs) -> u8 {
         let visit = archive.visit(&signs.steps)?;
         Ok((overview, Missing::read(&*visit, &mut |_| true)?))
     });
+    let found = found.and_then(|(overview, missing)| {
+        // As under an unmounted mount point.
+        if overview.identity.is_none() && overview.is_empty() {
+            return Err(VerifyError::Nothing { path: arguments.archive.clone() });
+        }
+        Ok((overview, missing))
+    });
     let (overview, missing) = match found {
         Ok(found) => found,
-        Err(VerifyError::Archive(e)) => {
-            terminal::complain(&sentence(&e));
-            return FAILED;
-        }
-        Err(e) => {
-            terminal::complain(&e.to_string());
-            return FAILED;
-        }
+        Err(error) => return terminal::fail(&unverified(&error)),
     };
     signs.elsewhere(|| report(arguments, &overview, &missing))
 }
 
 fn report(arguments: &List, overview: &Overview, missing: &Missing) -> u8 {
     for (name, error) in &overview.unreadable {
-        terminal::complain(&format!("could not read \"{}\": {error}", name.escape_default()));
+        terminal::remark(&format!("could not read \"{}\": {error}", name.escape_default()));
     }
-    let written = if arguments.json {
+    let written = if arguments.common.json {
         print_json(&json(arguments, overview, missing))
     } else {
         print(overview, missing, arguments.times)
@@ -55,12 +56,22 @@ fn report(arguments: &List, overview: &Overview, missing: &Missing) -> u8 {
     }
 }
 
+/// The key of a compression in JSON.
 const fn encoding(codec: Codec) -> &'static str {
     match codec {
         Codec::None => "plain",
         Codec::Lz4 => "lz4",
         Codec::Zstd => "zstd",
         Codec::Gzip => "gzip",
+    }
+}
+
+const fn compression(codec: Codec) -> &'static str {
+    match codec {
+        Codec::None => "without compression",
+        Codec::Lz4 => "with lz4 compression",
+        Codec::Zstd => "with zstd compression",
+        Codec::Gzip => "with gzip compression",
     }
 }
 
@@ -81,12 +92,14 @@ fn print(overview: &Overview, missing: &Missing, times: bool) -> bool {
         let history = if timeline.history { ", with history file" } else { "" };
         let tails = match timeline.tails {
             0 => String::new(),
-            1 => ", 1 tail".to_owned(),
-            tails => format!(", {tails} tails"),
+            some => format!(", {}", count(some, "tail")),
         };
         output.line(format_args!(
-            "timeline {}: {} segments, {} partial{tails}, {} backups{history}",
-            timeline.timeline, timeline.segments, timeline.partials, timeline.backups
+            "timeline {}: {}, {} partial{tails}, {}{history}",
+            timeline.timeline,
+            count(timeline.segments, "segment"),
+            timeline.partials,
+            count(timeline.backups, "backup")
         ));
         let there = timeline.runs.iter().map(|run| (run, ""));
         let gaps = missing.runs.iter().filter(|run| run.first.timeline == timeline.timeline);
@@ -126,12 +139,17 @@ fn print(overview: &Overview, missing: &Missing, times: bool) -> bool {
     for history in &missing.histories {
         output.line(format_args!("  {history}  gap"));
     }
-    output.line("");
-    for (codec, count) in &overview.encodings {
-        output.line(format_args!("{count} files {}", encoding(*codec)));
+    if overview.is_empty() && missing.is_nothing() {
+        output.line("it holds no WAL yet");
+    } else {
+        output.line("");
+    }
+    for (codec, files) in &overview.encodings {
+        output.line(format_args!("{} {}", count(*files, "file"), compression(*codec)));
     }
     if overview.others > 0 {
-        output.line(format_args!("{} files that are not WAL", overview.others));
+        let are = either(overview.others, "that is", "that are");
+        output.line(format_args!("{} {are} not WAL", count(overview.others, "file")));
     }
     output.finish()
 }
@@ -205,6 +223,10 @@ fn json(arguments: &List, overview: &Overview, missing: &Missing) -> serde_json:
         .map(|(codec, count)| (encoding(*codec).to_owned(), (*count).into()))
         .collect();
     let identity = overview.identity.as_ref();
+    let unreadable = overview.unreadable.iter();
+    let unreadable: Vec<_> = unreadable
+        .map(|(file, reason)| serde_json::json!({ "file": file, "reason": reason }))
+        .collect();
     serde_json::json!({
         "archive": arguments.archive.display().to_string(),
         "system_identifier": identity.map(|identity| identity.system_identifier.to_string()),
@@ -215,5 +237,6 @@ fn json(arguments: &List, overview: &Overview, missing: &Missing) -> serde_json:
         "missing_histories": missing.histories,
         "encodings": encodings,
         "others": overview.others,
+        "unreadable": unreadable,
     })
 }

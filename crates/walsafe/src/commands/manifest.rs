@@ -1,11 +1,12 @@
 //! `walsafe manifest`: digests of the stored files, for `b3sum --check`.
 
 use walsafe_core::prove::manifest::{self, Origin};
+use walsafe_core::prove::verify::VerifyError;
 use walsafe_core::store::directory::Directory;
 use walsafe_core::store::listing::{self, Listing, Stranger, Walk};
 use walsafe_core::store::{FinalName, Store};
 
-use super::{DONE, FAILED, FOUND, print_json, sentence};
+use super::{DONE, FAILED, FOUND, complaint, failed, print_json, unverified};
 use crate::arguments::Manifest;
 use crate::terminal::{self, Output};
 use crate::watchdog::Signs;
@@ -16,10 +17,7 @@ pub(super) fn run(arguments: &Manifest, signs: &Signs) -> u8 {
     let store = Directory::at(path);
     let visit = match store.visit(&signs.steps) {
         Ok(visit) => visit,
-        Err(e) => {
-            terminal::complain(&sentence(&e));
-            return FAILED;
-        }
+        Err(e) => return failed(&e),
     };
     let mut archived = Vec::new();
     let read = Listing::read(&*visit, &mut |name, what| {
@@ -29,27 +27,24 @@ pub(super) fn run(arguments: &Manifest, signs: &Signs) -> u8 {
     });
     let listing = match read {
         Ok(listing) => listing,
-        Err(e) => {
-            terminal::complain(&sentence(&e));
-            return FAILED;
-        }
+        Err(e) => return failed(&e),
     };
+    if listing.is_empty() && archived.is_empty() {
+        return terminal::fail(&unverified(&VerifyError::Nothing { path: path.clone() }));
+    }
     archived.sort();
     let marked = listing.marked.then_some(FinalName::Identity);
     let files = Walk::all(&*visit).chain(archived.into_iter().map(Ok));
     let names = files.map(|file| file.map(FinalName::from)).chain(marked.map(Ok));
-    let (mut output, mut entries, mut complete) = (Output::new(), Vec::new(), true);
+    let (mut output, mut entries, mut unreadable) = (Output::new(), Vec::new(), Vec::new());
     for name in names {
         let name = match name {
             Ok(name) => name,
-            Err(e) => {
-                terminal::complain(&sentence(&e));
-                return FAILED;
-            }
+            Err(e) => return failed(&e),
         };
         match manifest::stored_digest(&*visit, &name, arguments.read) {
             Ok(None) => {}
-            Ok(Some((digest, origin))) if arguments.json => {
+            Ok(Some((digest, origin))) if arguments.common.json => {
                 let attribute = origin == Origin::Attribute;
                 let source = if attribute { "attribute" } else { "read" };
                 entries.push(serde_json::json!({
@@ -62,16 +57,20 @@ pub(super) fn run(arguments: &Manifest, signs: &Signs) -> u8 {
                 }
             }
             Err(e) => {
-                terminal::complain(&format!("{} It is not in the manifest.", sentence(&e)));
-                complete = false;
+                let complaint = complaint(&e);
+                terminal::remark(&format!("{complaint} It is not in the manifest."));
+                unreadable.push(serde_json::json!({
+                    "file": name.to_string(), "reason": complaint.to_string(),
+                }));
             }
         }
     }
+    let complete = unreadable.is_empty();
     let written = signs.elsewhere(|| {
         let mut written = output.finish();
-        if arguments.json {
+        if arguments.common.json {
             written &= print_json(&serde_json::json!({
-                "archive": path.display().to_string(), "files": entries,
+                "archive": path.display().to_string(), "files": entries, "unreadable": unreadable,
             }));
         }
         written

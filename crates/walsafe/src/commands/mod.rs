@@ -5,13 +5,16 @@ use std::path::Path;
 
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
-use walsafe_core::error::{Activity, Error};
-use walsafe_core::prove::verify::Commit;
+use walsafe_core::error::{Access, Activity, Error};
+use walsafe_core::prove::verify::{Commit, VerifyError};
+use walsafe_core::store::access::Asker;
 use walsafe_core::wal::timeline::Run;
 
-use crate::arguments::{Command, Program, Watch};
+use crate::arguments::{Command, Common, Program};
+use crate::complaint::Complaint;
 use crate::guard::STOP;
 use crate::terminal::{self, Output};
+use crate::usage;
 use crate::watchdog::{self, Lost, Signs};
 
 mod check;
@@ -44,20 +47,20 @@ pub(crate) fn run(arguments: &[OsString]) -> u8 {
         Ok(program) => match program.command {
             Command::Restore(arguments) => restore::run(&arguments),
             Command::Init(arguments) => {
-                watched(&arguments.destination, &arguments.watch, |s| init::run(&arguments, s))
+                watched(&arguments.destination, &arguments.common, |s| init::run(&arguments, s))
             }
             Command::Verify(arguments) => {
-                watched(&arguments.archive, &arguments.watch, |s| verify::run(&arguments, s))
+                watched(&arguments.archive, &arguments.common, |s| verify::run(&arguments, s))
             }
             Command::List(arguments) => {
-                watched(&arguments.archive, &arguments.watch, |s| list::run(&arguments, s))
+                watched(&arguments.archive, &arguments.common, |s| list::run(&arguments, s))
             }
             Command::Check(arguments) => check::run(&arguments),
             Command::Manifest(arguments) => {
-                watched(&arguments.archive, &arguments.watch, |s| manifest::run(&arguments, s))
+                watched(&arguments.archive, &arguments.common, |s| manifest::run(&arguments, s))
             }
             Command::Push(arguments) => {
-                watched(&arguments.destination, &arguments.watch, |s| push::run(&arguments, s))
+                watched(&arguments.destination, &arguments.common, |s| push::run(&arguments, s))
             }
             Command::Completions(arguments) => generate::completions(&arguments),
             Command::Man(arguments) => generate::man(&arguments),
@@ -67,16 +70,12 @@ pub(crate) fn run(arguments: &[OsString]) -> u8 {
 }
 
 /// Runs a command that uses an archive, and gives up when nothing moves there any more.
-fn watched(archive: &Path, watch: &Watch, command: impl FnOnce(&Signs) -> u8) -> u8 {
-    match watchdog::watch(archive, watch.timeout(), command) {
+fn watched(archive: &Path, common: &Common, command: impl FnOnce(&Signs) -> u8) -> u8 {
+    match watchdog::watch(archive, common.timeout(), command) {
         Ok(status) => status,
-        Err(lost) => {
-            terminal::complain(&match lost {
-                Lost::Stalled(error) => sentence(&error),
-                Lost::Died(message) => message,
-            });
-            FAILED
-        }
+        Err(Lost::Stalled(error)) => failed(&error),
+        Err(Lost::Died(message)) => terminal::fail(&Complaint::new(message)),
+        Err(Lost::Panicked) => FAILED,
     }
 }
 
@@ -96,46 +95,60 @@ pub(crate) fn trouble(arguments: &[OsString]) -> u8 {
     }
 }
 
-/// Answers a command line that is not a command: with help, if that was asked for, or with one line about
-/// what is wrong.
-fn refuse(arguments: &[OsString], error: &clap::Error) -> u8 {
-    let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
-    let first = first(arguments);
-    if asked {
-        let mut output = Output::new();
-        output.bytes(error.render().to_string().as_bytes());
-        let _ = output.finish();
-        // To a server, status 0 means "delivered": together with a file name, help is bad usage.
-        return if first == "restore" && arguments.len() > 3 { STOP } else { DONE };
-    }
-    let rendered = error.render().to_string();
-    let what = rendered.lines().next().unwrap_or_default();
-    let what = what.strip_prefix("error: ").unwrap_or(what);
-    let missing: Vec<&str> = match error.kind() {
-        ErrorKind::MissingRequiredArgument => rendered
-            .lines()
-            .skip(1)
-            .take_while(|line| line.starts_with("  "))
-            .map(str::trim)
-            .collect(),
-        _ => Vec::new(),
-    };
-    let help = if Command::has_subcommand(first) {
-        format!("walsafe {first} --help")
-    } else {
-        "walsafe --help".to_owned()
-    };
-    let missing = missing.join(" ");
-    terminal::complain(&format!(
-        "{what}{}{missing}; see \"{help}\"",
-        if missing.is_empty() { "" } else { " " }
-    ));
-    trouble(arguments)
+/// Returns whether a command line asks for JSON, be the rest of it right or wrong.
+pub(crate) fn wants_json(arguments: &[OsString]) -> bool {
+    let given = |argument: &str| argument == "--json" || argument.starts_with("--json=");
+    let options = arguments.iter().skip(1).take_while(|argument| *argument != "--");
+    options.filter_map(|argument| argument.to_str()).any(given)
 }
 
-/// Words an error of the core as one line, with what to do about it.
-fn sentence(error: &Error) -> String {
-    format!("{error}: {} {}", error.detail(), error.kind().hint(Activity::Checking))
+/// Answers a command line that is not a command: with help, if that was asked for or nothing was, or with
+/// what is wrong.
+fn refuse(arguments: &[OsString], error: &clap::Error) -> u8 {
+    let first = first(arguments);
+    let done = match error.kind() {
+        // To a server, status 0 means "delivered": together with a file name, help is bad usage.
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            if trouble(arguments) == STOP && arguments.len() > 3 { STOP } else { DONE }
+        }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => trouble(arguments),
+        _ => {
+            let command = if Command::has_subcommand(first) { first } else { "" };
+            let help = ["walsafe", command, "--help"].into_iter().filter(|word| !word.is_empty());
+            let help = help.collect::<Vec<_>>().join(" ");
+            return terminal::fail(&usage::complaint(error, &help));
+        }
+    };
+    let mut output = Output::new();
+    output.bytes(error.render().to_string().as_bytes());
+    let _ = output.finish();
+    done
+}
+
+/// Says an error of the core, with what to do about it.
+fn complaint(error: &Error) -> Complaint {
+    match Asker::check(None).explain(error) {
+        Some(Access { found, advice }) => Complaint::new(error.to_string())
+            .detail(format!("{} {found}", error.detail()))
+            .hint(advice),
+        None => Complaint::of(error, Activity::Checking),
+    }
+}
+
+/// Says why the command has failed, and returns its exit status.
+fn failed(error: &Error) -> u8 {
+    terminal::fail(&complaint(error))
+}
+
+/// Says why an archive could not be looked at.
+fn unverified(error: &VerifyError) -> Complaint {
+    match error {
+        VerifyError::Archive(error) => complaint(error),
+        VerifyError::Nothing { path } => Complaint::new(error.to_string())
+            .detail(format!("\"{}\".", path.display()))
+            .hint(walsafe_core::error::ErrorKind::NothingThere.hint(Activity::Checking)),
+        VerifyError::Cancelled => Complaint::new(error.to_string()),
+    }
 }
 
 /// Describes a commit.
@@ -161,13 +174,4 @@ fn print_json(value: &serde_json::Value) -> bool {
     let mut output = Output::new();
     output.line(format_args!("{value:#}"));
     output.finish()
-}
-
-/// Writes a length for people to read.
-fn megabytes(bytes: u64) -> String {
-    match bytes {
-        0..1_048_576 => format!("{} kB", bytes.div_ceil(1024)),
-        1_048_576..10_737_418_240 => format!("{} MB", bytes >> 20),
-        _ => format!("{:.1} GB", bytes as f64 / 1_073_741_824.0),
-    }
 }

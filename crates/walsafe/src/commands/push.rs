@@ -2,20 +2,20 @@
 
 use std::os::unix::fs::MetadataExt;
 
-use indicatif::ProgressBar;
 use walsafe_core::archive::Notice;
-use walsafe_core::archive::push::{self, PushError, Pushed, Step, Trouble};
-use walsafe_core::encoding::codec::Compression;
+use walsafe_core::archive::push::{self, PushError, Pushed, Trouble};
 use walsafe_core::error::Error;
 use walsafe_core::server::held::Held;
 use walsafe_core::store::identity;
 use walsafe_core::store::lag;
 use walsafe_core::sys;
 use walsafe_core::wal::name::FileName;
+use walsafe_core::words::count;
 
-use super::{DONE, FAILED, FOUND, megabytes, print_json, run_json};
+use super::{DONE, FAILED, FOUND, print_json, run_json};
 use crate::arguments::Push;
-use crate::terminal::{self, Output};
+use crate::complaint::Complaint;
+use crate::terminal::{self, Bar, Output, megabytes};
 use crate::watchdog::Signs;
 
 /// Runs the command and returns its exit status.
@@ -24,12 +24,12 @@ pub(super) fn run(arguments: &Push, signs: &Signs) -> u8 {
         Ok((held, pushed)) => signs.elsewhere(|| {
             for notice in &pushed.without {
                 let Notice { message, detail, hint, .. } = notice;
-                terminal::complain(&format!("{message}: {detail} {hint}"));
+                terminal::remark(&format!("{message}: {detail} {hint}"));
             }
             for line in troubles(&pushed) {
-                terminal::complain(&line);
+                terminal::remark(&line);
             }
-            let written = if arguments.json {
+            let written = if arguments.common.json {
                 print_json(&json(arguments, &held, &pushed))
             } else {
                 let mut output = Output::new();
@@ -38,46 +38,39 @@ pub(super) fn run(arguments: &Push, signs: &Signs) -> u8 {
             };
             if written { status(&pushed) } else { FAILED }
         }),
-        Err(message) => {
-            terminal::complain(&message);
-            FAILED
-        }
+        Err(complaint) => terminal::fail(&complaint),
     }
 }
 
-fn attempt(arguments: &Push, signs: &Signs) -> Result<(Held, Pushed), String> {
-    let compression: Compression = arguments
-        .compression
-        .parse()
-        .map_err(|e| format!("invalid --compression: {e}; see \"walsafe push --help\""))?;
+fn attempt(arguments: &Push, signs: &Signs) -> Result<(Held, Pushed), Complaint> {
     // Before a thread starts: the progress bar has one.
     work_as_owner(arguments)?;
     let steps = &signs.steps;
-    let held = Held::read(&arguments.pgdata).map_err(|e| sentence(&e))?;
-    let plan =
-        push::plan(&arguments.pgdata, &arguments.destination, held.cluster, compression, steps)
-            .map_err(|e| refusal(&e))?;
+    let held = Held::read(&arguments.pgdata).map_err(|e| complaint(&e))?;
+    let plan = push::plan(
+        &arguments.pgdata,
+        &arguments.destination,
+        held.cluster,
+        arguments.compression,
+        steps,
+    )
+    .map_err(|e| refusal(&e))?;
     if let Some(timeline) = arguments.history {
         let pushed =
             push::push_history(&plan, &held.pg_wal, timeline, steps).map_err(|e| refusal(&e))?;
         return Ok((held, pushed));
     }
-    let style = "{bar:30} {pos}/{len} files, {msg}, {elapsed_precise}";
-    let bar = terminal::progress_bar(arguments.quiet, style);
+    let bar = Bar::start(arguments.quiet);
     let pushed = push::push(&plan, &held, steps, &mut |step| {
-        if let Some(bar) = &bar {
-            show(bar, step);
-        }
+        bar.show(step.files, step.files_total, step.bytes);
     });
-    if let Some(bar) = bar {
-        bar.finish_and_clear();
-    }
-    Ok((held, pushed.map_err(|e| sentence(&e))?))
+    drop(bar);
+    Ok((held, pushed.map_err(|e| complaint(&e))?))
 }
 
 /// Sees to it that the files belong to the owner of the archive's other files: the archiver, and servers
 /// that recover, could not read those of another user.
-fn work_as_owner(arguments: &Push) -> Result<(), String> {
+fn work_as_owner(arguments: &Push) -> Result<(), Complaint> {
     let identity = arguments.destination.join(identity::FILE_NAME);
     // If it is missing, the archive is refused for that.
     let Ok(there) = std::fs::symlink_metadata(identity) else { return Ok(()) };
@@ -86,40 +79,34 @@ fn work_as_owner(arguments: &Push) -> Result<(), String> {
         return Ok(());
     }
     if user != 0 {
-        return Err(format!(
+        return Err(Complaint::new(format!(
             "the files in \"{}\" belong to the user with the number {owner}, and this is user {user}: run the command as that user, or as root",
             arguments.destination.display()
-        ));
+        )));
     }
-    sys::become_user(owner, group)
-        .map_err(|e| format!("could not work as user {owner}, who owns the archive: {e}"))
+    sys::become_user(owner, group).map_err(|e| {
+        Complaint::new(format!("could not work as user {owner}, who owns the archive: {e}"))
+    })
 }
 
-/// Words an error as one line, with what to do about it: in the archiver's words where the other commands
-/// have none.
-fn sentence(error: &Error) -> String {
+/// Says an error with what to do about it: in the archiver's words where the other commands have none.
+fn complaint(error: &Error) -> Complaint {
     let advice = error.kind().advice();
     let hint = advice.checking.or(advice.archiving).unwrap_or_default();
-    format!("{error}: {} {hint}", error.detail())
+    Complaint::new(error.to_string()).detail(error.detail()).hint(hint)
 }
 
-fn refusal(error: &PushError) -> String {
+fn refusal(error: &PushError) -> Complaint {
     match error {
-        PushError::Failed(error) => sentence(error),
-        error => error.to_string(),
+        PushError::Failed(error) => complaint(error),
+        error => Complaint::new(error.to_string()),
     }
-}
-
-fn show(bar: &ProgressBar, step: Step) {
-    bar.set_length(step.files_total as u64);
-    bar.set_position(step.files as u64);
-    bar.set_message(megabytes(step.bytes));
 }
 
 fn reason(trouble: &Trouble) -> String {
     match trouble {
         Trouble::Refused(refusal) => refusal.reason().to_owned(),
-        Trouble::Failed(error) => sentence(error),
+        Trouble::Failed(error) => complaint(error).to_string(),
     }
 }
 
@@ -156,12 +143,11 @@ fn summary(arguments: &Push, held: &Held, pushed: &Pushed) -> String {
             held.timeline
         ),
         (0, _) => format!("pushed nothing to \"{destination}\""),
-        (1, _) => {
-            format!("pushed 1 file ({}) to \"{destination}\": {pieces}", megabytes(pushed.bytes))
-        }
-        (n, _) => {
-            format!("pushed {n} files ({}) to \"{destination}\": {pieces}", megabytes(pushed.bytes))
-        }
+        (some, _) => format!(
+            "pushed {} ({}) to \"{destination}\": {pieces}",
+            count(some, "file"),
+            megabytes(pushed.bytes)
+        ),
     }
 }
 
@@ -200,6 +186,7 @@ fn json(arguments: &Push, held: &Held, pushed: &Pushed) -> serde_json::Value {
         })
         .collect();
     let missing: Vec<_> = pushed.missing.iter().map(run_json).collect();
+    let notice = |Notice { message, detail, hint, .. }: &Notice| serde_json::json!({ "message": message, "detail": detail, "hint": hint });
     serde_json::json!({
         "destination": arguments.destination.display().to_string(),
         "data_directory": arguments.pgdata.display().to_string(),
@@ -211,5 +198,6 @@ fn json(arguments: &Push, held: &Held, pushed: &Pushed) -> serde_json::Value {
         "not_pushed": left,
         "stopped": pushed.stopped,
         "missing": missing,
+        "notices": pushed.without.iter().map(notice).collect::<Vec<_>>(),
     })
 }

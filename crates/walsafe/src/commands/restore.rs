@@ -10,6 +10,7 @@ use walsafe_core::wal::name::{FileKind, FileName};
 
 use super::{DONE, said};
 use crate::arguments::{OnError, Restore};
+use crate::complaint::Complaint;
 use crate::guard::STOP;
 use crate::terminal;
 use crate::watchdog::{self, Lost, Signs};
@@ -37,14 +38,7 @@ enum Ending {
 /// Runs the command and returns its exit status.
 pub(super) fn run(arguments: &Restore) -> u8 {
     let standby = Path::new(DATA_DIRECTORY).join("standby.signal").exists();
-    let goes_on_without = match (Call { arguments, standby }).outcome() {
-        Ending::Delivered => return DONE,
-        Ending::NotArchived | Ending::TriesAgain => true,
-        Ending::Stops => false,
-    };
-    // The one place where status 1 is made. It ends a recovery: where that is wrong, a server is promoted
-    // that has lost data.
-    if goes_on_without { 1 } else { STOP }
+    Call { arguments, standby }.outcome().exit_status()
 }
 
 impl Ending {
@@ -53,6 +47,16 @@ impl Ending {
     /// Returns what a process has said by its exit status. One that says nothing is in trouble.
     fn of(status: u8) -> Self {
         Self::ALL.into_iter().find(|ending| *ending as u8 == status).unwrap_or(Self::Stops)
+    }
+
+    const fn exit_status(self) -> u8 {
+        match self {
+            Self::Delivered => DONE,
+            // The one place where status 1 is made. It ends a recovery: where that is wrong, a server is
+            // promoted that has lost data.
+            Self::NotArchived | Self::TriesAgain => 1,
+            Self::Stops => STOP,
+        }
     }
 }
 
@@ -70,11 +74,8 @@ impl Call<'_> {
 
     fn outcome(&self) -> Ending {
         if self.name().is_some_and(|name| own::cannot_exist(&name)) {
-            let file = &self.arguments.file;
-            self.tell_once(&format!(
-                "\"{file}\" was not restored: the first timeline has no history"
-            ));
-            return Ending::NotArchived;
+            let message = format!("\"{}\" {}", self.arguments.file, own::CANNOT_EXIST);
+            return self.tell_once(Ending::NotArchived, &Complaint::new(message));
         }
         self.watched()
     }
@@ -86,19 +87,16 @@ impl Call<'_> {
     /// Makes the attempt in a process of its own: this one does not wait for what the storage holds, nor leaves
     /// that to the server.
     fn watched(&self) -> Ending {
-        let Restore { from, file, watch, .. } = self.arguments;
+        let Restore { from, file, common, .. } = self.arguments;
         let work = |signs: &Signs| self.attempt(signs) as u8;
-        match watchdog::watch_from_the_front(from, watch.timeout(), work) {
+        match watchdog::watch_from_the_front(from, common.timeout(), work) {
             Ok(status) => Ending::of(status),
             Err(Lost::Stalled(error)) => {
-                let hint = error.kind().hint(Activity::Restoring);
                 let is_history = file.ends_with(".history");
-                self.trouble(&format!("{error}: {} {hint}", error.detail()), is_history)
+                self.trouble(Complaint::of(&error, Activity::Restoring), is_history)
             }
-            Err(Lost::Died(message)) => {
-                self.tell(&format!("could not restore \"{file}\": {message}"));
-                Ending::Stops
-            }
+            Err(Lost::Died(message)) => self.stop(Complaint::new(message)),
+            Err(Lost::Panicked) => Ending::Stops,
         }
     }
 
@@ -108,15 +106,16 @@ impl Call<'_> {
             Ok(name) => name,
             Err(e) => {
                 let file = arguments.file.escape_default();
-                self.tell(&format!(
-                    "file name \"{file}\" is not accepted: {e}; restore_command must pass %f and \"%p\", see \"walsafe restore --help\""
-                ));
-                return Ending::Stops;
+                let message = format!("file name \"{file}\" is not accepted: {e}");
+                let hint =
+                    "restore_command must pass %f and \"%p\", see \"walsafe restore --help\".";
+                return self.tell(Ending::Stops, &Complaint::new(message).hint(hint));
             }
         };
         if arguments.on_error == OnError::Retry && !self.standby {
-            self.tell("--on-error=retry is refused without \"standby.signal\": a recovery would take each trouble with the archive for the end of the WAL; to end one before a hole, use --end-at-hole SEGMENT or a recovery target, see \"walsafe restore --help\"");
-            return Ending::Stops;
+            let message = "--on-error=retry is refused without \"standby.signal\": a recovery would take each trouble with the archive for the end of the WAL";
+            let hint = "To end one before a hole, use --end-at-hole SEGMENT or a recovery target, see \"walsafe restore --help\".";
+            return self.tell(Ending::Stops, &Complaint::new(message).hint(hint));
         }
         let request = Request {
             archive: &arguments.from,
@@ -132,7 +131,7 @@ impl Call<'_> {
         };
         let is_history = matches!(name.kind(), FileKind::History { .. });
         let waits = self.tries_again() && is_history;
-        let patience = arguments.watch.timeout().filter(|_| waits).unwrap_or_default();
+        let patience = arguments.common.timeout().filter(|_| waits).unwrap_or_default();
         let result = restore_within(&request, patience);
         signs.elsewhere(|| self.answer(&name, result))
     }
@@ -142,63 +141,74 @@ impl Call<'_> {
         match result {
             Ok(Outcome::Delivered { remark }) => {
                 if let Some(remark) = remark {
-                    self.tell_once(&format!("\"{name}\" was restored, but {remark}"));
+                    let message = format!("\"{name}\" was restored, but {remark}");
+                    self.tell_once(Ending::Delivered, &Complaint::new(message));
                 }
                 Ending::Delivered
             }
             Ok(Outcome::NotArchived { reason }) => {
-                self.tell_once(&format!("\"{name}\" was not restored: {reason}"));
-                Ending::NotArchived
+                let message = format!("\"{name}\" {reason}");
+                self.tell_once(Ending::NotArchived, &Complaint::new(message))
             }
             Err(e) => {
-                let reason = format!("{e}: {} {}", e.detail(), e.hint());
                 let is_history = matches!(name.kind(), FileKind::History { .. });
+                let complaint = Complaint::new(e.to_string()).detail(e.detail()).hint(e.hint());
                 match e.standby() {
-                    Standby::Retries => self.trouble(&reason, is_history),
-                    Standby::Stops => {
-                        self.tell(&format!("could not restore \"{name}\": {reason}"));
-                        Ending::Stops
-                    }
+                    Standby::Retries => self.trouble(complaint, is_history),
+                    Standby::Stops => self.stop(complaint),
                 }
             }
         }
     }
 
+    fn not_restored(&self, why: Complaint) -> Complaint {
+        why.after(&format!("could not restore \"{}\": ", self.arguments.file))
+    }
+
+    fn stop(&self, why: Complaint) -> Ending {
+        self.tell(Ending::Stops, &self.not_restored(why))
+    }
+
     /// Says that the archive is in trouble, and returns what the server does then. A history file that the
     /// server has itself does not depend on the archive.
-    fn trouble(&self, reason: &str, is_history: bool) -> Ending {
-        let mut message = format!("could not restore \"{}\": {reason}", self.arguments.file);
+    fn trouble(&self, why: Complaint, is_history: bool) -> Ending {
+        let complaint = self.not_restored(why);
         let has = |name: FileName| own::has_history(&name, &self.arguments.target);
         if is_history && self.name().is_some_and(has) {
-            self.tell_once(&format!("{message} But it is in pg_wal."));
-            return Ending::NotArchived;
+            return self.tell_once(Ending::NotArchived, &complaint.and("But it is in pg_wal."));
         }
         if !self.tries_again() {
-            self.tell(&message);
-            return Ending::Stops;
+            return self.tell(Ending::Stops, &complaint);
         }
-        if is_history {
-            message += " A promotion now may take a timeline number that is in use.";
-        }
-        self.tell_once(&message);
-        Ending::TriesAgain
+        let promotion = "A promotion now may take a timeline number that is in use.";
+        let complaint = if is_history { complaint.and(promotion) } else { complaint };
+        self.tell_once(Ending::TriesAgain, &complaint)
     }
 
-    /// Writes a line, for a standby the same one at most once a minute: an idle one asks for the same files
-    /// every few seconds.
-    fn tell_once(&self, message: &str) {
-        if !self.tries_again() || said::is_new(message, Path::new(DATA_DIRECTORY)) {
-            self.tell(message);
-        }
+    /// Says something, to a standby the same at most once a minute: an idle one asks for the same files every
+    /// few seconds.
+    fn tell_once(&self, ending: Ending, said: &Complaint) -> Ending {
+        let is_new = || said::is_new(&said.to_string(), Path::new(DATA_DIRECTORY));
+        if !self.tries_again() || is_new() { self.tell(ending, said) } else { ending }
     }
 
-    fn tell(&self, message: &str) {
-        let Restore { json, file, .. } = self.arguments;
-        if *json {
-            terminal::complain_json(&serde_json::json!({ "file": file, "message": message }));
-        } else {
-            terminal::complain(message);
+    /// Says why the call ends so: as one line on standard error, or as JSON on standard output.
+    fn tell(&self, ending: Ending, said: &Complaint) -> Ending {
+        let Restore { common, file, .. } = self.arguments;
+        let status = ending.exit_status();
+        if !common.json {
+            terminal::complain(&said.to_string());
+            return ending;
         }
+        terminal::say_json(&match ending {
+            Ending::Delivered | Ending::NotArchived => serde_json::json!({
+                "file": file, "message": said.to_string(), "exit_status": status,
+            }),
+            Ending::TriesAgain | Ending::Stops => serde_json::json!({
+                "file": file, "error": said.json(status),
+            }),
+        });
+        ending
     }
 }
 
@@ -213,7 +223,7 @@ fn restore_within(request: &Request<'_>, patience: Duration) -> Result<Outcome, 
                 request.steps.tick();
                 std::thread::sleep(HISTORY_PAUSE);
             }
-            result => return result,
+            result => return result.map_err(RestoreError::explained),
         }
     }
 }

@@ -2,17 +2,17 @@
 
 use std::path::Path;
 
-use indicatif::ProgressBar;
-use walsafe_core::error::{Activity, ErrorKind};
 use walsafe_core::prove::finding::Finding;
 use walsafe_core::prove::verify::{
-    self, Accepted, Chain, Heading, Options, Progress, Report, Start, VerifyError,
+    self, Accepted, Chain, Checked, Heading, Options, Report, Start, TargetTimeline,
 };
 use walsafe_core::server::control::ControlFile;
+use walsafe_core::words::{count, either};
 
-use super::{DONE, FAILED, FOUND, commit_json, megabytes, print_json, sentence};
+use super::{DONE, FAILED, FOUND, commit_json, print_json, unverified};
 use crate::arguments::Verify;
-use crate::terminal::{self, Output};
+use crate::complaint::Complaint;
+use crate::terminal::{self, Bar, Output, megabytes};
 use crate::time::rfc3339;
 use crate::watchdog::Signs;
 
@@ -25,13 +25,12 @@ pub(super) fn run(arguments: &Verify, signs: &Signs) -> u8 {
         None => None,
         Some(Ok(start)) => Some(start),
         Some(Err(message)) => {
-            terminal::complain(&format!("{message}; see \"walsafe verify --help\""));
-            return FAILED;
+            return terminal::fail(&Complaint::new(message).hint("See \"walsafe verify --help\"."));
         }
     };
     let jobs = arguments.jobs.map_or_else(
         || std::thread::available_parallelism().map_or(1, usize::from).min(MOST_JOBS),
-        usize::from,
+        |jobs| jobs as usize,
     );
     let options = Options {
         threads: jobs,
@@ -41,26 +40,18 @@ pub(super) fn run(arguments: &Verify, signs: &Signs) -> u8 {
         accept_gaps: arguments.accept_gaps,
         steps: Some(&signs.steps),
     };
-    let style = "{bar:30} {pos}/{len} files, {msg}, {elapsed_precise}, {eta} to go";
-    let bar = terminal::progress_bar(arguments.quiet, style);
+    let bar = Bar::start(arguments.quiet);
     let result = verify::verify(&arguments.archive, &options, &mut |progress| {
-        if let Some(bar) = &bar {
-            show(bar, progress);
-        }
+        bar.show(progress.files, progress.files_total, progress.bytes);
         true
     });
-    if let Some(bar) = bar {
-        bar.finish_and_clear();
-    }
+    drop(bar);
     let report = match result {
         Ok(report) => report,
-        Err(error) => {
-            complain(arguments, &error);
-            return FAILED;
-        }
+        Err(error) => return terminal::fail(&unverified(&error)),
     };
     let written = signs.elsewhere(|| {
-        if arguments.json { print_json(&json(arguments, &report)) } else { print(&report) }
+        if arguments.common.json { print_json(&json(arguments, &report)) } else { print(&report) }
     });
     match (written, report.findings.is_empty()) {
         (false, _) => FAILED,
@@ -94,28 +85,6 @@ fn start(text: &str, timeline: Option<u32>) -> Result<Start, String> {
     Ok(start)
 }
 
-fn complain(arguments: &Verify, error: &VerifyError) {
-    let archive = arguments.archive.display();
-    match error {
-        VerifyError::Archive(error) => {
-            terminal::complain(&sentence(error));
-        }
-        VerifyError::Nothing { .. } => {
-            let hint = ErrorKind::NothingThere.hint(Activity::Checking);
-            terminal::complain(&format!("{error}: \"{archive}\". {hint}"));
-        }
-        VerifyError::Cancelled => terminal::complain(&error.to_string()),
-    }
-}
-
-fn show(bar: &ProgressBar, progress: &Progress) {
-    bar.set_length(progress.files_total as u64);
-    bar.set_position(progress.files as u64);
-    let seconds = bar.elapsed().as_secs_f64().max(0.001);
-    let rate = (progress.bytes as f64 / seconds) as u64;
-    bar.set_message(format!("{}, {}/s", megabytes(progress.bytes), megabytes(rate)));
-}
-
 fn print(report: &Report) -> bool {
     let mut output = Output::new();
     for finding in report.findings.iter() {
@@ -128,23 +97,8 @@ fn print(report: &Report) -> bool {
             line(finding)
         ));
     }
-    let checked = &report.checked;
-    output.line(format_args!(
-        "checked {} files with {} of WAL: {} by their digest, {} without one",
-        checked.files,
-        megabytes(checked.bytes),
-        checked.by_digest,
-        checked.without_digest
-    ));
-    output.line(format_args!(
-        "every page header and record was checked in {} of {} segments",
-        checked.by_records, checked.segments
-    ));
-    if checked.by_header_only > 0 {
-        output.line(format_args!(
-            "{} segments without a digest are of a PostgreSQL version that this program does not know: only their first headers were checked",
-            checked.by_header_only
-        ));
+    for text in checked(&report.checked) {
+        output.line(text);
     }
     if !report.marked {
         output.line("the archive has no identity file (see \"walsafe init --help\")");
@@ -162,10 +116,38 @@ fn print(report: &Report) -> bool {
     }
     match report.findings.len() {
         0 => output.line("no findings"),
-        1 => output.line("1 finding"),
-        many => output.line(format_args!("{many} findings")),
+        some => output.line(count(some, "finding")),
     };
     output.finish()
+}
+
+/// Says what was read, and how it was checked.
+fn checked(checked: &Checked) -> Vec<String> {
+    if checked.files == 0 {
+        return vec!["no file was checked".to_owned()];
+    }
+    let mut lines = vec![format!(
+        "checked {} with {} of WAL: {} by digest, {} without a digest",
+        count(checked.files, "file"),
+        megabytes(checked.bytes),
+        checked.by_digest,
+        checked.without_digest
+    )];
+    if checked.segments > 0 {
+        lines.push(format!(
+            "every page header and record was checked in {} of {}",
+            checked.by_records,
+            count(checked.segments, "segment")
+        ));
+    }
+    if checked.by_header_only > 0 {
+        lines.push(format!(
+            "{} without a digest {} of a PostgreSQL version that this program does not know: only the first header was checked",
+            count(checked.by_header_only, "segment"),
+            either(checked.by_header_only, "is", "are")
+        ));
+    }
+    lines
 }
 
 fn line(Finding { file, problem }: &Finding) -> String {
@@ -185,16 +167,28 @@ fn left(heading: &Heading) -> String {
 }
 
 fn print_chain(output: &mut Output, chain: &Chain) {
-    let end = chain.end.map_or_else(|| "nowhere".to_owned(), |end| end.to_string());
+    let (goal, timeline) = (chain.goal, chain.end_timeline);
+    output.line(match goal {
+        TargetTimeline::Number(number) if number != timeline => format!(
+            "recovery_target_timeline = '{goal}' cannot be used; what follows is about timeline {timeline}{}",
+            left(&chain.heading)
+        ),
+        _ => format!(
+            "with recovery_target_timeline = '{goal}', the recovery goes to timeline {timeline}{}",
+            left(&chain.heading)
+        ),
+    });
+    let start = format!("{} on timeline {}", chain.start, chain.start_timeline);
+    let Some(end) = chain.end else {
+        output.line(format_args!("it cannot begin: no record at its start, {start}, can be read"));
+        for note in &chain.notes {
+            output.line(note);
+        }
+        return;
+    };
     output.line(format_args!(
-        "with recovery_target_timeline = '{}', the recovery goes to timeline {}{}",
-        chain.goal,
-        chain.end_timeline,
-        left(&chain.heading)
-    ));
-    output.line(format_args!(
-        "it replays every record from {} on timeline {} to {end} ({} segments)",
-        chain.start, chain.start_timeline, chain.segments
+        "it replays every record from {start} to {end} ({})",
+        count(chain.segments, "segment")
     ));
     match chain.consistent {
         Some(at) => output.line(format_args!("the backup is consistent at {at}")),

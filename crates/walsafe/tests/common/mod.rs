@@ -300,18 +300,36 @@ pub fn names(dir: &Path) -> Vec<String> {
 
 pub fn set_digests(path: &Path, stored: &[u8], content: &[u8]) {
     let file = File::open(path).unwrap();
-    let set = |name, bytes| sys::set_attribute(&file, name, &Digest::of(bytes).to_string());
-    assert!(set(STORED_ATTRIBUTE, stored).unwrap(), "the tests need extended attributes");
-    assert!(set(CONTENT_ATTRIBUTE, content).unwrap());
+    let set = |name, bytes| set_attribute(&file, name, &Digest::of(bytes).to_string());
+    set(STORED_ATTRIBUTE, stored);
+    set(CONTENT_ATTRIBUTE, content);
 }
 
 /// Says how a file was checked before it was let in.
 pub fn set_checked(path: &Path, how: &str) {
-    assert!(sys::set_attribute(&File::open(path).unwrap(), CHECKED_ATTRIBUTE, how).unwrap());
+    set_attribute(&File::open(path).unwrap(), CHECKED_ATTRIBUTE, how);
+}
+
+fn set_attribute(file: &File, name: &str, value: &str) {
+    let refused = sys::offer_attribute(file, name, value).unwrap();
+    assert!(refused.is_none(), "the tests need extended attributes: {refused:?}");
 }
 
 pub fn walsafe() -> Command {
     Command::new(env!("CARGO_BIN_EXE_walsafe"))
+}
+
+/// Returns the names of all commands, as the program's help lists them.
+pub fn commands() -> Vec<String> {
+    let help = Run::of(walsafe().arg("--help")).out;
+    let listed = help.lines().skip_while(|line| *line != "Commands:").skip(1);
+    let listed = listed.take_while(|line| !line.is_empty());
+    // What does not fit into a line goes on further to the right.
+    let names = listed.filter_map(|line| line.strip_prefix("  "));
+    names
+        .filter(|line| !line.starts_with(' ') && !line.starts_with("help "))
+        .filter_map(|line| Some(line.split_whitespace().next()?.to_owned()))
+        .collect()
 }
 
 /// The result of a call.
@@ -339,6 +357,22 @@ impl Run {
         assert!(self.err.contains(text), "{self:?}");
         assert_eq!(self.err.lines().count(), 1, "{self:?}");
         assert_eq!(self.out, "");
+    }
+
+    /// The call ended with this status, and standard output has one JSON object that says so, as the only
+    /// thing that was said. Returns the error in it.
+    #[track_caller]
+    pub fn fails_in_json(&self, status: i32) -> serde_json::Value {
+        assert_eq!((self.status, &*self.err), (Some(status), ""), "{self:?}");
+        let said: serde_json::Value =
+            serde_json::from_str(&self.out).unwrap_or_else(|e| panic!("{e}: {self:?}"));
+        let error = said["error"].clone();
+        assert!(error["message"].is_string(), "{self:?}");
+        for part in ["detail", "hint"] {
+            assert!(error[part].is_string() || error[part].is_null(), "{self:?}");
+        }
+        assert_eq!(error["exit_status"], status, "{self:?}");
+        error
     }
 
     /// The call delivered, and said nothing.

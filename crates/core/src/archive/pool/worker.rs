@@ -13,6 +13,7 @@ use crate::archive::parent::Kept;
 use crate::archive::publish::{Prepared, Publishing};
 use crate::archive::{Plan, Receipt, Seam};
 use crate::error::{Action, Error};
+use crate::store::access::Asker;
 use crate::store::{Progress, Store};
 use crate::sys;
 use crate::sys::buffer::Buffer;
@@ -83,7 +84,8 @@ impl Shared {
                         let (plan, store) = (&self.plan, &*self.store);
                         self.arrival.prepare(plan, store, &job, buffer, &progress)?;
                         prepare(plan, store, &job, buffer, &progress)
-                    });
+                    })
+                    .map_err(explained);
                     let failed = prepared.is_err();
                     if failed {
                         self.look_again();
@@ -140,14 +142,14 @@ impl Shared {
         let files = files.into_iter().map(|(_, prepared)| prepared);
         match or_panic(|| self.publish_in_order(files, epoch, buffer, &progress)) {
             Ok((receipts, refused)) => {
-                let came = receipts.into_iter().map(Ok).chain(refused.map(Err));
+                let came = receipts.into_iter().map(Ok).chain(refused.map(explained).map(Err));
                 for ((_, result), outcome) in results.iter_mut().zip(came) {
                     *result = Some(outcome);
                 }
             }
             Err(error) => {
                 if let Some((_, first)) = results.first_mut() {
-                    *first = Some(Err(error));
+                    *first = Some(Err(explained(error)));
                 }
             }
         }
@@ -229,6 +231,12 @@ fn kept<'b>(buffer: &'b mut Option<Buffer>, source: &Path) -> Result<&'b mut Buf
         None => Buffer::large().map_err(|e| Error::io(Action::ReserveMemory, source, e))?,
     };
     Ok(buffer.insert(kept))
+}
+
+/// Adds to an error what the permissions say. Here and not where it is reported: that is the thread which must
+/// not hang.
+fn explained(error: Error) -> Error {
+    Asker::archiver().explained(error)
 }
 
 /// Turns a panic into an error like any other.

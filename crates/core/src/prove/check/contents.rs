@@ -8,6 +8,7 @@ use crate::prove::verify::{Missing, VerifyError};
 use crate::store::Visit;
 use crate::store::lag::range;
 use crate::store::listing::Listing;
+use crate::words::count;
 
 const NAME: &str = "contents";
 
@@ -27,8 +28,7 @@ pub(super) fn contents(
         Err(VerifyError::Archive(error)) => return failed(NAME, &error),
         Err(error) => return made(NAME, Status::Error, error.to_string()),
     };
-    let plural = if listing.segments == 1 { "" } else { "s" };
-    let mut found = format!("{} segment{plural}", listing.segments);
+    let mut found = count(listing.segments, "segment");
     if !missing.is_nothing() {
         found = format!("{found}, {}", words(&missing));
     }
@@ -53,8 +53,7 @@ fn words(missing: &Missing) -> String {
     if !missing.runs.is_empty() {
         let mut named: Vec<_> = missing.runs.iter().take(MOST_NAMED).map(range).collect();
         if let Some(more) = missing.runs.len().checked_sub(MOST_NAMED).filter(|more| *more > 0) {
-            let plural = if more == 1 { "" } else { "s" };
-            named.push(format!("{more} more gap{plural}"));
+            named.push(count(more, "more gap"));
         }
         parts.push(format!("{} missing ({})", missing.segments(), named.join(", ")));
     }

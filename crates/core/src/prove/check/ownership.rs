@@ -2,20 +2,16 @@
 
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 
 use super::{Check, Options, Status, made};
 use crate::error::{Action, Error};
-use crate::server::users::{is_group_of_server, name_of_group, name_of_user};
+use crate::server::users::{is_group_of_server, name_of_group, name_of_user, of_server};
 use crate::store::identity;
 use crate::sys::{self, Dir};
 
 /// Returns the user that runs the server, if that is known: root never does.
-pub(super) fn server_user(options: &Options<'_>) -> Option<u32> {
-    // The server refuses to start with a data directory of somebody else's.
-    let of = |data: &Path| std::fs::metadata(data.join("PG_VERSION")).map(|file| file.uid());
-    let user = options.data_directory.and_then(|data| of(data).ok());
-    user.or_else(|| Some(sys::user()).filter(|user| *user != 0))
+fn server_user(options: &Options<'_>) -> Option<u32> {
+    of_server(options.data_directory).or_else(|| Some(sys::user()).filter(|user| *user != 0))
 }
 
 /// Returns what is wrong with the owner of the directory or of its identity file. Whoever owns one of them
@@ -69,27 +65,6 @@ pub(super) fn ownership(dir: &Dir, options: &Options<'_>) -> Check {
         }
         None => made(name, Status::Ok, found),
     }
-}
-
-/// Says to whom a directory belongs, who needs it, and the command that gives it to the server.
-pub(super) fn who_may(path: &Path, there: &Metadata, options: &Options<'_>) -> String {
-    let (owner, group) = (name_of_user(there.uid()), name_of_group(there.gid()));
-    let (path, mode) = (path.display(), there.mode() & 0o7777);
-    let found = format!("It belongs to user {owner} and group {group}, mode {mode:04o}");
-    let Some(server) = server_user(options) else { return format!("{found}.") };
-    let user = name_of_user(server);
-    let member = || is_group_of_server(there.gid(), Some(server), options.data_directory);
-    let advice = if there.uid() == server && mode & 0o700 == 0o700 {
-        "That is enough: look at its parent directories, and at what the mount and SELinux allow"
-            .to_owned()
-    } else if there.uid() == server {
-        format!("Run \"chmod u+rwx {path}\"")
-    } else if there.uid() == 0 && member() == Some(true) {
-        format!("Run \"chmod g+rwx {path}\" as root")
-    } else {
-        format!("Run \"chown {user} {path} && chmod u+rwx {path}\" as root")
-    };
-    format!("{found}; the server's user is {user}. {advice}.")
 }
 
 /// The archiver goes on there, since a full `pg_wal` stops the server, and warns.

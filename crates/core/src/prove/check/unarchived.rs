@@ -9,6 +9,7 @@ use crate::store::lag::{self, Archived, Judge, Refusal};
 use crate::store::{Progress, Visit, listing};
 use crate::sys::buffer::Buffer;
 use crate::wal::timeline::{Stretch, Stretches};
+use crate::words;
 
 const NAME: &str = "unarchived WAL";
 
@@ -62,9 +63,12 @@ fn compare(visit: &dyn Visit, data_directory: &Path) -> Result<Check, Error> {
     if !names.is_empty() {
         let data = data_directory.display();
         let archive = visit.location().display();
+        let segments = match count {
+            0 => String::new(),
+            some => format!(", {}", words::count(some, "complete segment")),
+        };
         sentences.push(format!(
-            "\"pg_wal\" holds what the archive lacks, {count} complete segment{}: {}. Run \"walsafe push --pgdata {data} {archive}\", before a promotion or a checkpoint removes it",
-            if count == 1 { "" } else { "s" },
+            "\"pg_wal\" holds what the archive lacks{segments}: {}. Run \"walsafe push --pgdata {data} {archive}\", before a promotion or a checkpoint removes it",
             names.join(", ")
         ));
     }
@@ -80,21 +84,52 @@ fn compare(visit: &dyn Visit, data_directory: &Path) -> Result<Check, Error> {
     let missing: Vec<String> = missing.iter().map(lag::range).collect();
     if !missing.is_empty() {
         sentences.push(format!(
-            "the archive lacks {}, and \"pg_wal\" does not hold that sound either: look for it in the \"pg_wal\" of other servers, or take a new base backup",
+            "the archive lacks {}, and \"pg_wal\" has no sound copy of that either: look for it in the \"pg_wal\" of other servers, or take a new base backup",
             missing.join(", ")
         ));
     }
     let foreign = refused.iter().any(|(_, refusal)| matches!(refusal, Refusal::Foreign(_)));
     Ok(if foreign {
-        made(NAME, Status::Error, sentences.join("; "))
+        made(NAME, Status::Error, joined(&sentences))
     } else if sentences.is_empty() {
-        let detail = format!(
-            "the archive has all {} complete segments of timeline {} and its ancestors in \"pg_wal\"",
-            held.segments.len(),
-            held.timeline
-        );
-        made(NAME, Status::Ok, detail)
+        made(NAME, Status::Ok, nothing_lacks(held.segments.len(), held.timeline))
     } else {
-        made(NAME, Status::Warning, sentences.join("; "))
+        made(NAME, Status::Warning, joined(&sentences))
     })
+}
+
+/// Puts sentences together. One stands alone, without a full stop.
+fn joined(sentences: &[String]) -> String {
+    match sentences {
+        [one] => one.clone(),
+        many => many.iter().map(|text| words::sentence(text)).collect::<Vec<_>>().join(" "),
+    }
+}
+
+/// Says that the archive has whatever there is.
+fn nothing_lacks(segments: usize, timeline: u32) -> String {
+    let of = format!("of timeline {timeline} and its ancestors");
+    match segments {
+        0 => format!("\"pg_wal\" holds no complete segment {of}"),
+        1 => format!("the archive has the one complete segment {of} in \"pg_wal\""),
+        many => format!("the archive has all {many} complete segments {of} in \"pg_wal\""),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// "the archive has all 0 complete segments", of an archive in which nothing lay.
+    #[test]
+    fn no_segment_is_not_all_of_them() {
+        for (segments, begin) in [
+            (0, "\"pg_wal\" holds no complete segment of timeline 1 "),
+            (1, "the archive has the one complete segment of timeline 1 "),
+            (2, "the archive has all 2 complete segments of timeline 1 "),
+        ] {
+            let said = nothing_lacks(segments, 1);
+            assert!(said.starts_with(begin), "{said}");
+        }
+    }
 }

@@ -15,6 +15,7 @@ use crate::wal::{
     HeaderError, LongPageHeader, Lsn, SegmentChecker, SegmentReport, SegmentSize, SegmentSpec,
     Visit, WalVersion, history,
 };
+use crate::words;
 
 /// No history file and no backup history file is longer than this.
 const MAX_OTHER_LEN: u64 = 4 << 20;
@@ -124,7 +125,9 @@ impl<'a, V: Visit> Contents<'a, V> {
             return Ok(());
         }
         let reason = match self.plain_len {
-            Some(len) if len > limit => format!("it has {len} bytes, and must have {limit}"),
+            Some(len) if len > limit => {
+                format!("it has {}, and must have {limit}", words::count(len, "byte"))
+            }
             _ => format!("its contents continue past the {limit} bytes that they must have"),
         };
         self.fail(Problem::new(FindingKind::Corrupt, reason));
@@ -251,7 +254,7 @@ impl<'a, V: Visit> Contents<'a, V> {
             _ => FindingKind::Truncated,
         };
         let must = self.size.map_or_else(String::new, |size| format!(", and must have {size}"));
-        Some(Problem::new(kind, format!("it has {len} bytes{must}")))
+        Some(Problem::new(kind, format!("it has {}{must}", words::count(len, "byte"))))
     }
 
     /// Checks the files that are text: history and backup history files.

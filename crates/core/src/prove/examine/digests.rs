@@ -46,7 +46,7 @@ impl Claims {
             (Some(claimed), Some(computed)) if claimed != computed => Some(Problem::new(
                 FindingKind::DigestMismatch,
                 format!(
-                    "BLAKE3 of its {what} is {computed}, and {claimed} was recorded when it was archived"
+                    "the BLAKE3 digest of its {what} is {computed}, and {claimed} was recorded when it was archived"
                 ),
             )),
             _ => None,

@@ -6,6 +6,7 @@ use crate::prove::finding::{FindingKind, Problem};
 use crate::wal::name::SegmentName;
 use crate::wal::segment::SegmentError;
 use crate::wal::{End, HeaderError, SegmentReport};
+use crate::words;
 
 /// A backup history file begins with the address of the backup's start and its segment's name
 /// (`build_backup_content` in `access/transam/xlogbackup.c`).
@@ -47,7 +48,7 @@ pub(super) fn damage(report: &SegmentReport) -> Option<Problem> {
     let first = report.damage.first()?;
     let more = match report.damage_count {
         0 | 1 => String::new(),
-        more => format!(" (and {} more places)", more - 1),
+        places => format!(" (and {})", words::count(places - 1, "more place")),
     };
     Some(Problem::new(FindingKind::Corrupt, format!("{first}{more}")))
 }
@@ -71,13 +72,14 @@ pub(super) fn unreadable(error: &io::Error) -> Problem {
 
 /// Makes the problem for an error in reading: an error of the system and one of the decoder differ in kind.
 pub(super) fn read_problem(error: &io::Error, at: u64) -> Problem {
+    let after = words::count(at, "byte");
     if error.raw_os_error().is_some() {
-        return Problem::new(FindingKind::Unreadable, format!("{error}, after {at} bytes"));
+        return Problem::new(FindingKind::Unreadable, format!("{error}, after {after}"));
     }
     let kind = match error.kind() {
         io::ErrorKind::UnexpectedEof => FindingKind::Truncated,
         io::ErrorKind::OutOfMemory => FindingKind::Unreadable,
         _ => FindingKind::Corrupt,
     };
-    Problem::new(kind, format!("it cannot be decoded: {error}, after {at} bytes of contents"))
+    Problem::new(kind, format!("it cannot be decompressed: {error}, after {after} of contents"))
 }

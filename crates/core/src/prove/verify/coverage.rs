@@ -119,7 +119,7 @@ impl Coverage {
         let Run { first, last, count } = stretch.segments(timeline, self.size);
         let reason = match count {
             1 => "the segment is missing".to_owned(),
-            count => format!("{count} segments are missing, {first} to {last}"),
+            many => format!("{many} segments are missing, {first} to {last}"),
         };
         Finding { file: first.to_string(), problem: Problem::new(FindingKind::Gap, reason) }
     }

@@ -15,6 +15,7 @@ use crate::wal::timeline::{Stretch, Stretches, Timelines};
 use crate::wal::{
     LongPageHeader, Lsn, Record, RecordHeader, SegmentChecker, SegmentSize, SegmentSpec,
 };
+use crate::words;
 
 /// A history file whose timeline has no segment is no finding until it is so old: the first segment may be on
 /// its way.
@@ -212,8 +213,8 @@ impl Shelf<'_> {
             format!(", which left timeline {} at {},", parent.timeline, parent.switch)
         });
         let reason = format!(
-            "no segment of timeline {timeline}{left} has been archived for {} minutes, and a default recovery heads for it",
-            age.as_secs() / 60
+            "no segment of timeline {timeline}{left} has been archived for {}, and a default recovery heads for it",
+            words::count(age.as_secs() / 60, "minute")
         );
         let problem = Problem::new(FindingKind::OrphanHistory, reason);
         Some(Finding { file: format!("{timeline:08X}.history"), problem })

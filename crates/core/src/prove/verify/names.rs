@@ -11,6 +11,7 @@ use crate::store::directory::temporary::{self, Owner};
 use crate::store::listing::{self, Stranger};
 use crate::sys::{self, Dir};
 use crate::wal::name::FileName;
+use crate::words;
 
 /// If nothing has been written to a temporary file for this long, it counts as left behind, if the process
 /// that made it is on another host or its number was given to another process.
@@ -102,12 +103,12 @@ fn stray(path: &Path, owner: Option<&Owner>, host: &str) -> Option<String> {
 /// from another clock. Like one long ago, it does not show that somebody is writing.
 fn last_change(path: &Path) -> io::Result<(Duration, String)> {
     let at = std::fs::symlink_metadata(path)?.modified()?;
-    let minutes = |time: Duration| time.as_secs() / 60;
+    let minutes = |time: Duration| words::count(time.as_secs() / 60, "minute");
     Ok(match SystemTime::now().duration_since(at) {
-        Ok(ago) => (ago, format!("nothing has been written to it for {} minutes", minutes(ago))),
+        Ok(ago) => (ago, format!("nothing has been written to it for {}", minutes(ago))),
         Err(ahead) => {
             let ahead = ahead.duration();
-            (ahead, format!("its last change is {} minutes in the future", minutes(ahead)))
+            (ahead, format!("its last change is {} in the future", minutes(ahead)))
         }
     })
 }

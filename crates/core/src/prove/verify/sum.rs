@@ -55,7 +55,8 @@ impl<'v> Sum<'v> {
             && found != expected
             && file.problem.is_none()
         {
-            let reason = format!("system identifier is {found}, that of most segments {expected}");
+            let reason =
+                format!("its system identifier is {found}, that of most segments is {expected}");
             file.problem = Some(Problem::new(FindingKind::WrongCluster, reason));
         }
         let sound = file.size.filter(|_| file.problem.is_none());

@@ -52,7 +52,8 @@ pub enum Unit {
 }
 
 impl Setting {
-    /// Returns why a new text is refused, in full sentences. The server checks values of other types.
+    /// Returns why a new text is refused, as it stands in the middle of a sentence. The server checks values of
+    /// other types.
     ///
     /// # Errors
     /// The text cannot be right.
@@ -118,18 +119,18 @@ settings! {
 
     /// What is flushed before a file counts as archived.
     fsync_policy: FsyncPolicy = choice(c"full"),
-        c"What is flushed to storage before a file counts as archived.",
+        c"What is flushed to storage before a file counts as archived: full, file or none.",
         c"\"full\": the file and the directory. \"file\": the file's contents only. \"none\": the operating system decides.";
 
     /// The permission of archived files.
     file_mode: FileMode = text(c"0600"),
-        c"Permission of archived files.",
-        c"One of 0600, 0640, 0400 and 0440, whatever the umask.";
+        c"Permission of archived files: 0600, 0640, 0400 or 0440.",
+        c"They do not depend on the umask.";
 
-    /// The encoding of archived files.
+    /// The compression of archived files.
     compression: Compression = text(c"none"),
-        c"Encoding of archived files.",
-        c"\"none\", \"lz4\", \"zstd\" or \"gzip\", the last two with \":level\".";
+        c"Compression of archived files: none, lz4, zstd[:LEVEL] or gzip[:LEVEL].",
+        c"LEVEL is 1 to 22 for zstd, 3 if none is given, and 1 to 9 for gzip, 6 if none is given.";
 
     /// How many files are archived at a time; 0: only the one that the server asks for.
     workers: usize = integer(2, 0, 64),
@@ -138,7 +139,7 @@ settings! {
 
     /// What is checked of a segment.
     check_wal: CheckWal = choice(c"header"),
-        c"What is checked of a WAL segment before it is archived.",
+        c"What is checked of a WAL segment before it is archived: off, header or records.",
         c"\"header\": length, first page header and cluster. \"records\": every page and every record as well. \"off\": nothing.";
 
     /// Each new copy is read back from storage before it counts.
@@ -182,11 +183,11 @@ const fn choice<T: Choice>(default: &'static CStr) -> Kind {
 }
 
 fn read<T: Typed>(text: &CStr, data_directory: &Path) -> Result<T, String> {
-    let text = text.to_str().map_err(|_| "The value is not valid UTF-8.".to_owned())?;
+    let text = text.to_str().map_err(|_| "the value is not valid UTF-8".to_owned())?;
     T::read(text, data_directory)
 }
 
-/// The type as which a value is read. The reason for a refusal is in full sentences.
+/// The type as which a value is read. The reason for a refusal can stand in the middle of a sentence.
 trait Typed: Sized {
     /// What the value counts for the server, if it is a number.
     const UNIT: Unit = Unit::None;
@@ -203,9 +204,7 @@ pub trait Choice: Copy + 'static {
 impl<T: Choice> Typed for T {
     fn read(text: &str, _: &Path) -> Result<Self, String> {
         let named = Self::NAMED.iter().find(|(name, _)| name.to_bytes() == text.as_bytes());
-        named
-            .map(|(_, value)| *value)
-            .ok_or_else(|| format!("\"{text}\" is not one of its values."))
+        named.map(|(_, value)| *value).ok_or_else(|| format!("\"{text}\" is not one of its values"))
     }
 }
 
@@ -223,10 +222,7 @@ impl Typed for FileMode {
 
 impl Typed for Compression {
     fn read(text: &str, _: &Path) -> Result<Self, String> {
-        text.parse::<Self>().map_err(|e| {
-            let text = e.to_string();
-            format!("{}.", text.replacen("level", "Level", usize::from(text.starts_with("level"))))
-        })
+        text.parse::<Self>().map_err(|e| e.to_string())
     }
 }
 
@@ -235,13 +231,13 @@ impl Typed for bool {
         match text {
             "on" => Ok(true),
             "off" => Ok(false),
-            other => Err(format!("\"{other}\" is neither on nor off.")),
+            other => Err(format!("\"{other}\" is neither on nor off")),
         }
     }
 }
 
 fn number<T: FromStr>(text: &str) -> Result<T, String> {
-    text.parse().map_err(|_| format!("\"{text}\" is not a whole number from zero up."))
+    text.parse().map_err(|_| format!("\"{text}\" is not a whole number from zero up"))
 }
 
 impl Typed for usize {
@@ -333,7 +329,7 @@ mod tests {
         for (name, value, reason) in [
             ("destination", c"", "absolute path"),
             ("file_mode", c"0777", "0600, 0640"),
-            ("compression", c"zstd:99", "Level \"99\""),
+            ("compression", c"zstd:99", "level \"99\""),
             ("check_wal", c"page", "not one of its values"),
             ("workers", c"-1", "whole number"),
             ("verify", c"yes", "neither on nor off"),
@@ -352,9 +348,9 @@ mod tests {
         };
         assert_eq!(check("destination", c""), Ok(()));
         assert!(check("destination", c"/data/pg/x").is_err());
-        assert_eq!(check("file_mode", c"\xff"), Err("The value is not valid UTF-8.".to_owned()));
+        assert_eq!(check("file_mode", c"\xff"), Err("the value is not valid UTF-8".to_owned()));
         assert_eq!(check("compression", c"zstd:3"), Ok(()));
-        let refused = "Level \"23\" of \"zstd\" is not a whole number from 1 to 22.";
+        let refused = "level \"23\" of \"zstd\" is not a whole number from 1 to 22";
         assert_eq!(check("compression", c"zstd:23"), Err(refused.to_owned()));
     }
 

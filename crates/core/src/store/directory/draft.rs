@@ -13,7 +13,7 @@ use super::temporary::TemporaryName;
 use super::{Here, Staging};
 use crate::encoding::digest::{CHECKED_ATTRIBUTE, CONTENT_ATTRIBUTE, Hasher, STORED_ATTRIBUTE};
 use crate::error::{Action, Error};
-use crate::store::limit::Limit;
+use crate::store::limit::{Limit, number};
 use crate::store::mode;
 use crate::store::{Digests, Draft, FinalName, Progress, Publication, Seal, Sealed};
 use crate::sys;
@@ -62,7 +62,7 @@ impl Drop for Named {
             if let Err(e) = removed.as_ref()
                 && e.raw_os_error() == Some(libc::EPERM)
             {
-                self.here.ways.limits.note(Limit::Removal, e);
+                self.here.ways.limits.note(Limit::Removal { refused: number(e) });
             }
         }
     }
@@ -129,7 +129,8 @@ impl<'p> DirectoryDraft<'p> {
             let refused = sys::offer_attribute(file, attribute, &value)
                 .map_err(|e| self.failed(Action::SealCopy, e))?;
             if let Some(refused) = refused {
-                self.here.ways.limits.note(Limit::Attributes, &refused);
+                let refused = number(&refused);
+                self.here.ways.limits.note(Limit::Attributes { refused });
                 carries_attributes = false;
                 break;
             }
@@ -146,7 +147,7 @@ impl<'p> DirectoryDraft<'p> {
         self.progress.tick();
         let entry = sys::entry(file).map_err(|e| self.failed(Action::SealCopy, e))?;
         if let Some(given) = mode::other(entry.mode, seal.mode) {
-            self.here.ways.limits.note_mode(seal.mode, given);
+            self.here.ways.limits.note(Limit::Mode { asked: seal.mode, given });
         }
         let stored_bytes = entry.allocated;
         let Self { here, progress, final_name, sink, temporary } = self;
@@ -356,7 +357,6 @@ fn cannot_link(error: &io::Error) -> bool {
 
 /// Makes an error of a failed call on the copy; where space may be short, says how much there is.
 fn failed(here: &Here, name: &FinalName, action: Action, source: io::Error) -> Error {
-    let short = matches!(source.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT));
-    let space = if short { here.dir.space().ok() } else { None };
-    Error::Io { action, path: here.path_of(name), space, source }
+    let space = here.dir.space_for(&source);
+    Error::Io { action, path: here.path_of(name), space, access: None, source }
 }

@@ -4,7 +4,6 @@
 //! file system allows is found out below the seam, with the first file, and a [`Directory`] remembers
 //! it. What was remembered never stops a file: where the way that worked is refused, the other one is tried.
 
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -89,27 +88,26 @@ impl Directory {
     /// Gives each new file to this user and group before anybody sees it.
     #[must_use]
     pub fn belonging_to(self, user: u32, group: u32) -> Self {
-        let ways = Ways {
-            owner: self.ways.owner.clone(),
-            staging: AtomicU8::new(self.ways.staging.load(Ordering::Relaxed)),
-            belonging_to: Some((user, group)),
-            without_directory_flush: self.ways.without_directory_flush,
-            limits: Limits::default(),
-        };
-        Self { ways: Arc::new(ways), ..self }
+        self.with(|ways| ways.belonging_to = Some((user, group)))
     }
 
     /// Accepts that directories cannot be flushed at all here. A flush that is made and fails stays an error.
     /// Never for what has to survive a power cut by guarantee G1.
     #[must_use]
     pub fn without_directory_flush(self) -> Self {
-        let ways = Ways {
+        self.with(|ways| ways.without_directory_flush = true)
+    }
+
+    /// Sets what it is to do otherwise. Visits that were made before keep to what was.
+    fn with(self, set: impl FnOnce(&mut Ways)) -> Self {
+        let mut ways = Ways {
             owner: self.ways.owner.clone(),
             staging: AtomicU8::new(self.ways.staging.load(Ordering::Relaxed)),
             belonging_to: self.ways.belonging_to,
-            without_directory_flush: true,
+            without_directory_flush: self.ways.without_directory_flush,
             limits: Limits::default(),
         };
+        set(&mut ways);
         Self { ways: Arc::new(ways), ..self }
     }
 
@@ -259,12 +257,11 @@ impl Visit for DirectoryVisit<'_> {
         temporary::remove_where(self.dir(), self.here.owner(), |_| true, step).map(drop)
     }
 
-    fn limits(&self) -> Vec<(Limit, io::Error)> {
+    fn limits(&self) -> Vec<Limit> {
         let mut limits = self.here.ways.limits.noted();
         let mode = self.dir().mode().unwrap_or(0);
         if mode & 0o002 != 0 {
-            let open = Limit::OpenToAll { sticky: mode & 0o1000 != 0 };
-            limits.push((open, io::Error::other("the directory's mode")));
+            limits.push(Limit::OpenToAll { sticky: mode & 0o1000 != 0 });
         }
         limits
     }

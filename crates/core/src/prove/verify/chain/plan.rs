@@ -27,6 +27,8 @@ pub(super) struct Plan {
     pub(super) findings: Vec<Finding>,
     /// Where the WAL of the last segment ends, if it is read to its end.
     pub(super) end: Lsn,
+    /// The archive holds nothing from the start on, and nothing shows that it ever did.
+    pub(super) begins_past_all: bool,
 }
 
 /// A step on the way.
@@ -85,8 +87,14 @@ impl Plan {
             findings.push(Finding { file: history_name(way), problem });
             way = instead;
         }
-        let (steps, end) = steps(start.lsn, way, shelf);
-        Self { start_timeline, target: way, steps, findings, end }
+        let (mut steps, end) = steps(start.lsn, way, shelf);
+        let begins_past_all = steps.is_empty();
+        if begins_past_all {
+            let to = end.advanced(shelf.size().bytes().into());
+            let owner = timelines.owner(start.lsn, way).unwrap_or(way);
+            steps.push(Step::Hole(owner, Stretch { from: end, to }));
+        }
+        Self { start_timeline, target: way, steps, findings, end, begins_past_all }
     }
 }
 
@@ -146,7 +154,8 @@ fn not_its_minimum(
 }
 
 /// Goes from segment to segment as the server asks for them: under the newest timeline of the history that had
-/// begun by then, else under an older one, but never under an older one than the last.
+/// begun by then, else under an older one, but never under an older one than the last. Without steps, the very
+/// first one is missing, and nothing shows that it was ever there.
 fn steps(from: Lsn, target: u32, shelf: &Shelf<'_>) -> (Vec<Step>, Lsn) {
     let size = shelf.size();
     // The newest first, each with the segment in which it began.
@@ -190,12 +199,6 @@ fn steps(from: Lsn, target: u32, shelf: &Shelf<'_>) -> (Vec<Step>, Lsn) {
             break;
         }
         at = next;
-    }
-    // The very first one is missing, and nothing shows that it was ever there.
-    if steps.is_empty() {
-        let to = at.advanced(bytes);
-        let owner = shelf.timelines.owner(from, target).unwrap_or(target);
-        steps.push(Step::Hole(owner, Stretch { from: at, to }));
     }
     (steps, at)
 }

@@ -11,6 +11,9 @@ use crate::wal::name::SegmentName;
 use crate::wal::timeline::{Run, Stretch};
 use crate::wal::{End, Head, Lsn, SegmentSize, Tail, join_on_way};
 
+/// What to do about a start of which the archive has nothing.
+const PAST_ALL: &str = "Is this the archive, and the label or the LSN that of a backup of its cluster? If the backup was taken just now, wait until its WAL is archived, or bring it with \"walsafe push --pgdata DATA_DIRECTORY ARCHIVE_DIRECTORY\". Without that WAL the backup cannot be recovered.";
+
 /// The recovery, as far as it has come.
 pub(super) struct Walk<'a> {
     pub(super) plan: &'a Plan,
@@ -92,11 +95,25 @@ impl<'a> Walk<'a> {
         let Run { first, last, count } = hole.segments(timeline, self.size());
         let reason = match count {
             1 => "the segment is missing".to_owned(),
-            count => format!("{count} segments are missing, {first} to {last}"),
+            many => format!("{many} segments are missing, {first} to {last}"),
         };
-        self.findings.push(finding(first.to_string(), FindingKind::Gap, reason));
+        let mut found = finding(first.to_string(), FindingKind::Gap, reason);
+        if self.plan.begins_past_all {
+            found.problem = self.past_all(timeline);
+        }
+        self.findings.push(found);
         self.tail = None;
         self.ends_at(None);
+    }
+
+    /// Says that the archive ends before the recovery begins: nothing shows that anything is missing.
+    fn past_all(&self, timeline: u32) -> Problem {
+        let there = match self.shelf.coverage.reach(timeline) {
+            Some(end) => format!("the archive's WAL of timeline {timeline} ends at {end}"),
+            None => format!("the archive has no WAL of timeline {timeline}"),
+        };
+        let reason = format!("{there}, and the recovery begins at {}", self.start.lsn);
+        Problem::new(FindingKind::Gap, reason).with_advice(PAST_ALL)
     }
 
     pub(super) fn rest_of_steps(&mut self) {
@@ -146,8 +163,9 @@ impl<'a> Walk<'a> {
             && found != expected
             && examined.problem.is_none()
         {
-            let reason =
-                format!("system identifier is {found}, that of the first segment {expected}");
+            let reason = format!(
+                "its system identifier is {found}, that of the first segment is {expected}"
+            );
             examined.problem = Some(Problem::new(FindingKind::WrongCluster, reason));
         }
         if let Some(problem) = examined.problem {
