@@ -15,8 +15,7 @@ use std::time::Duration;
 use walsafe_core::error::Error;
 use walsafe_core::store::Progress;
 use walsafe_core::sys;
-use walsafe_core::sys::front::{self, Outcome};
-use walsafe_core::sys::worker::{End, Stream, Worker};
+use walsafe_core::sys::worker::{End, Stream, WayOut, Worker};
 
 use crate::{guard, terminal};
 
@@ -71,7 +70,7 @@ pub(crate) fn watch(
     let Some(timeout) = timeout else { return Ok(work(&Signs::default())) };
     let died = |what: &str, e: io::Error| Lost::Died(format!("could not {what}: {e}"));
     let signs = sys::shared(Signs::default()).map_err(|e| died("reserve memory", e))?;
-    let mut worker = Worker::start(|| guard::run(PANICKED, || work(signs)))
+    let mut worker = Worker::start(|_| guard::run(PANICKED, || work(signs)))
         .map_err(|e| died("start a process", e))?;
     let mut still = Still::new(signs);
     loop {
@@ -98,42 +97,56 @@ pub(crate) fn watch(
     }
 }
 
-/// The same, for a caller that takes over orphans and must never find one that a signal has ended: see
-/// [`front`]. A thread works, so this costs one process less.
-pub(crate) fn watch_from_the_front(
+/// The same, for a caller that may take over orphans and must never find one that a signal has ended: a copy that
+/// hangs gives up by itself. The work is done by a thread of it.
+pub(crate) fn watch_and_leave(
     path: &Path,
     timeout: Option<Duration>,
     work: impl FnOnce(&Signs) -> u8 + Send,
 ) -> Result<u8, Lost> {
     let Some(timeout) = timeout else { return Ok(work(&Signs::default())) };
-    let ended = front::run(KILL_PATIENCE, |way_out| {
-        let (signs, (done, result)) = (Signs::default(), sync_channel(1));
-        thread::scope(|scope| {
-            let run = || {
-                // Whoever waits for it stays until it is there.
-                let _ = done.send(guard::run(PANICKED, || work(&signs)));
-            };
-            if thread::Builder::new().stack_size(STACK).spawn_scoped(scope, run).is_err() {
-                return NO_THREAD;
+    let died = |what: &str, e: io::Error| Lost::Died(format!("could not {what}: {e}"));
+    let mut worker = Worker::start(|way_out| work_in_a_thread(timeout, way_out, work))
+        .map_err(|e| died("start a process", e))?;
+    let id = worker.id();
+    loop {
+        match worker.wait(timeout, &mut hand_on) {
+            Ok(None) => {}
+            Ok(Some(End::GaveUp)) => {
+                let left = (!worker.ends_within(KILL_PATIENCE)).then_some(id);
+                return Err(stalled(path, timeout, left));
             }
-            let mut still = Still::new(&signs);
-            loop {
-                match result.recv_timeout(LOOK_EVERY) {
-                    Ok(status) => return status,
-                    Err(RecvTimeoutError::Disconnected) => return PANICKED,
-                    Err(RecvTimeoutError::Timeout) => {}
-                }
-                if still.is_for(timeout) {
-                    way_out.give_up();
-                }
-            }
-        })
-    });
-    match ended {
-        Ok(Outcome::Ended(end)) => status(end),
-        Ok(Outcome::GivenUp { left }) => Err(stalled(path, timeout, left)),
-        Err(e) => Err(Lost::Died(format!("could not start a process: {e}"))),
+            Ok(Some(end)) => return status(end),
+            Err(e) => return Err(died(&format!("wait for process {id}"), e)),
+        }
     }
+}
+
+/// Runs work in a thread, and returns what it returns. If it makes no step for `timeout`, this process gives up.
+fn work_in_a_thread(
+    timeout: Duration,
+    way_out: WayOut,
+    work: impl FnOnce(&Signs) -> u8 + Send,
+) -> u8 {
+    let (signs, (done, result)) = (Signs::default(), sync_channel(1));
+    thread::scope(|scope| {
+        let run = || {
+            // Whoever waits for it stays until it is there.
+            let _ = done.send(guard::run(PANICKED, || work(&signs)));
+        };
+        if thread::Builder::new().stack_size(STACK).spawn_scoped(scope, run).is_err() {
+            return NO_THREAD;
+        }
+        let mut still = Still::new(&signs);
+        loop {
+            match result.recv_timeout(LOOK_EVERY) {
+                Ok(status) => return status,
+                Err(RecvTimeoutError::Disconnected) => return PANICKED,
+                Err(RecvTimeoutError::Timeout) if still.is_for(timeout) => way_out.give_up(),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+        }
+    })
 }
 
 /// For how long no step was made. Only time in which this process runs counts: all of it may be stopped, from a
@@ -167,6 +180,8 @@ fn status(end: End) -> Result<u8, Lost> {
         End::Exited(PANICKED) => Err(Lost::Panicked),
         End::Exited(NO_THREAD) => died("could not start a thread"),
         End::Exited(status) => Ok(status),
+        // Only work in a thread does that.
+        End::GaveUp => died("the process that did the work has given up"),
         End::Killed(signal) => {
             died(&format!("the process that did the work was ended by signal {signal}"))
         }

@@ -89,7 +89,7 @@ impl Call<'_> {
     fn watched(&self) -> Ending {
         let Restore { from, file, common, .. } = self.arguments;
         let work = |signs: &Signs| self.attempt(signs) as u8;
-        match watchdog::watch_from_the_front(from, common.timeout(), work) {
+        match watchdog::watch_and_leave(from, common.timeout(), work) {
             Ok(status) => Ending::of(status),
             Err(Lost::Stalled(error)) => {
                 let is_history = file.ends_with(".history");
