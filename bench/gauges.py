@@ -8,6 +8,7 @@ import struct
 import subprocess
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from statistics import median
 
@@ -124,7 +125,8 @@ class ProcessGroup:
             except OSError:  # a process is still in it
                 if attempt >= 50:
                     for pid in self.pids():
-                        os.kill(pid, signal.SIGKILL)
+                        with suppress(ProcessLookupError):
+                            os.kill(pid, signal.SIGKILL)
                 time.sleep(0.1)
 
 
@@ -225,7 +227,8 @@ def machine(below, server, code):
             cpu = line.partition(":")[2].strip()
     load = " ".join(f"{n:.2f}" for n in os.getloadavg())
     fresh = fresh_memory_ms()
-    kind = subprocess.run(["findmnt", "-n", "-o", "FSTYPE", "-T", below], capture_output=True, text=True).stdout
+    findmnt = ["findmnt", "-n", "-o", "FSTYPE", "-T", below]
+    kind = subprocess.run(findmnt, capture_output=True, text=True).stdout
     return {
         "machine": "memory is dear" if fresh > DEAR_MS else "memory is cheap",
         "1 GB of fresh memory, ms": round(fresh),

@@ -118,6 +118,15 @@ def pgbench(rows):
          middle(row, "latency_ms", "{:.2f}"), middle(row, "archived")] for row in rows])
 
 
+def codecs(rows):
+    names = list(dict.fromkeys(row["compression"] for row in rows))
+    cells = {}
+    for row in rows:
+        figures = f"{row['cpu_ms']:.1f} ms, {row['bytes']:,} bytes"
+        cells.setdefault(row["kind"], {})[row["compression"]] = figures
+    return table(["WAL of", *names], [[kind, *map(of.get, names)] for kind, of in cells.items()])
+
+
 def verbatim(rows):
     return "```\n" + "".join(row["line"] + "\n" for row in rows) + "```\n"
 
@@ -128,6 +137,7 @@ SECTIONS = [
     ("restore", "Recoveries", restore),
     ("many", "A long backlog of 1 MB segments that hold little", many),
     ("pgbench", "pgbench while a backlog is drained", pgbench),
+    ("codecs", "What the codecs cost a segment", codecs),
     ("copy", "Ways to copy", verbatim),
     ("records", "Checking records", verbatim),
     ("missing", "Not measured", lambda rows: "".join(f"- {row['title']}: {row['why']}\n" for row in rows)),

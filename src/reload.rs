@@ -43,20 +43,8 @@ pub(crate) fn report_refused() {
         // For a text, our hook reports it.
         let by_server = TABLE.iter().filter(|setting| !matches!(setting.kind, Kind::Text { .. }));
         for name in by_server.map(|setting| setting.name) {
-            let Some(item) = last(&items, name) else { continue };
-            // SAFETY: both are valid C strings; with `changeVal` false the call only checks the
-            // value, and a WARNING returns.
-            unsafe {
-                pg_sys::set_config_option(
-                    name.as_ptr(),
-                    item.value,
-                    pg_sys::GucContext::PGC_SIGHUP,
-                    pg_sys::GucSource::PGC_S_FILE,
-                    pg_sys::GucAction::GUC_ACTION_SET,
-                    false,
-                    pg_sys::WARNING as i32,
-                    false,
-                );
+            if let Some(item) = last(&items, name) {
+                accepts(name, item, pg_sys::WARNING);
             }
         }
     });
@@ -97,21 +85,8 @@ pub(crate) fn refused_in_files() -> Option<String> {
     let items = our_items();
     TABLE.iter().find_map(|setting| {
         let item = last(&items, setting.name)?;
-        // SAFETY: both are valid C strings; with `changeVal` false the call only checks the value, and a
-        // refusal is a message that nobody sees. 0 is the answer for a refused value.
-        let accepted = unsafe {
-            pg_sys::set_config_option(
-                setting.name.as_ptr(),
-                item.value,
-                pg_sys::GucContext::PGC_SIGHUP,
-                pg_sys::GucSource::PGC_S_FILE,
-                pg_sys::GucAction::GUC_ACTION_SET,
-                false,
-                pg_sys::DEBUG5 as i32,
-                false,
-            )
-        };
-        if accepted != 0 {
+        // A refusal is a message that nobody sees.
+        if accepts(setting.name, item, pg_sys::DEBUG5) {
             return None;
         }
         // SAFETY: a valid C string as long as the query's memory lives.
@@ -125,6 +100,25 @@ pub(crate) fn refused_in_files() -> Option<String> {
             reason.unwrap_or_default()
         ))
     })
+}
+
+/// Has the server judge a value as at a reload, and say at a level below ERROR why it refuses one.
+fn accepts(name: &CStr, item: &Item, level: u32) -> bool {
+    // SAFETY: both are valid C strings; with `changeVal` false the call only checks the value, and returns
+    // after a message of that level. 0 is the answer for a refused value.
+    let accepted = unsafe {
+        pg_sys::set_config_option(
+            name.as_ptr(),
+            item.value,
+            pg_sys::GucContext::PGC_SIGHUP,
+            pg_sys::GucSource::PGC_S_FILE,
+            pg_sys::GucAction::GUC_ACTION_SET,
+            false,
+            level as i32,
+            false,
+        )
+    };
+    accepted != 0
 }
 
 /// The last line of a parameter is the one that counts.

@@ -122,3 +122,50 @@ fn a_second_attempt_does_not_follow_the_first_ones_timeline() {
     // A recovery with default settings goes there, past the first attempt.
     assert_eq!(rows_after_recovery(&origin.recovery().start()), "1,2");
 }
+
+/// A recovery to the moment before a table was dropped stops before the commit of that, with the table locked:
+/// whoever looked waited for ever.
+#[test]
+fn a_dropped_table_is_looked_at_after_the_last_commit_before_it() {
+    let origin = Origin::new();
+    let (server, archive) = (&origin.primary, origin.archive.path());
+    origin.row(1);
+    let moment = server.sql("SELECT clock_timestamp()");
+    server.sql("SELECT pg_sleep(0.01)");
+    server.sql("DROP TABLE rows");
+    server.switch_wal();
+    server.wait_all_archived();
+    server.stop(Stop::Fast);
+    let document = Document::new("point-in-time.md")
+        .with("/mnt/archive", archive)
+        .with("/mnt/backups/base", origin.backup.data())
+        .with("2026-11-21 07:25:23.172212+00", &moment)
+        .with(DATA, server.data());
+    let proof = document.run(server, "target-proof");
+    let last = proof.split_once("the last commit of transaction ").expect(&proof).1;
+    let last = last.split(' ').next().expect("a number");
+
+    // At the time, nobody can look.
+    document.run(server, "old-aside");
+    document.run(server, "put-in-place");
+    set_target(server, document.settings("target"), archive);
+    let mark = server.mark();
+    server.start();
+    server.wait_for_log(mark, "pausing at the end of recovery");
+    let shown = document.psql(server, "locked");
+    assert!(shown.contains(" rows ") && shown.contains("AccessExclusiveLock"), "{shown}");
+    let waits = server.psql("SET lock_timeout = '200ms'; SELECT count(*) FROM rows");
+    assert!(waits.as_ref().is_err_and(|said| said.contains("lock timeout")), "{waits:?}");
+    server.stop(Stop::Immediate);
+
+    // Behind the last commit, everybody can.
+    let kept = fs::read(server.data().join("postgresql.conf")).expect("the settings");
+    document.run(server, "again");
+    scratch::write(&server.data().join("postgresql.conf"), kept);
+    server.set_conf("recovery_target_time", "");
+    set_target(server, document.with("738", last).settings("target-xid"), archive);
+    let mark = server.mark();
+    server.start();
+    server.wait_for_log(mark, "pausing at the end of recovery");
+    assert_eq!(rows(server), "1");
+}

@@ -35,7 +35,8 @@ pub fn blocks(page: &str) -> Vec<Block> {
     blocks
 }
 
-/// A text with all numbers, hexadecimal names and widths of columns taken out.
+/// A text with all numbers, hexadecimal names and widths of columns taken out, and the nouns behind numbers in the
+/// singular.
 fn shape(text: &str) -> String {
     let number = |word: &str| {
         let digits = word.chars().filter(char::is_ascii_digit).count();
@@ -44,7 +45,14 @@ fn shape(text: &str) -> String {
     let parts = text.split([' ', '\n', '|', '"', ',', '(', ')']).filter(|part| !part.is_empty());
     let line = |part: &str| part.chars().all(|c| "-+[]".contains(c));
     let word = |part| if number(part) || line(part) { "#" } else { part };
-    parts.map(word).collect::<Vec<_>>().join(" ")
+    // Without its number, one segment is as good as two.
+    let mut behind_number = false;
+    let words = parts.map(word).map(|word| {
+        let singular = word.strip_suffix('s').filter(|_| behind_number);
+        behind_number = word == "#";
+        singular.unwrap_or(word)
+    });
+    words.collect::<Vec<_>>().join(" ")
 }
 
 /// A file of docs/, with the test's own paths in place of those in the text.

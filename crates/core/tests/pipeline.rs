@@ -69,14 +69,19 @@ fn reading_goes_on_while_a_write_is_under_way_and_stops_when_the_memory_is_full(
                 reads() >= 3
             });
             // A hang shows, though two threads work.
-            std::thread::sleep(Duration::from_millis(50));
+            let mut before = None;
+            let still = (0..100).any(|_| {
+                std::thread::sleep(Duration::from_millis(50));
+                let now = Some((progress.steps(), reads()));
+                std::mem::replace(&mut before, now) == now
+            });
             let full = (progress.steps(), reads());
             std::thread::sleep(Duration::from_millis(50));
             let then = (progress.steps(), reads());
             let (ended, writers) = (run.is_finished(), writers());
             // Before the first assertion: otherwise a failure would wait for the hang.
             faults.release();
-            assert!(went_on, "{codec}");
+            assert!(went_on && still, "{codec}");
             assert_eq!(then, full, "{codec}");
             assert!(!ended, "{codec}");
             assert_eq!(writers, 1, "{codec}");
@@ -180,7 +185,13 @@ fn without_a_second_thread_the_copy_is_written_in_place() {
 fn a_panic_of_the_second_thread_is_an_error_of_that_file_and_the_next_try_succeeds() {
     let _alone = alone();
     for codec in CODECS_TRIED {
-        for skip in [0, 2] {
+        // Behind the last write, nothing is handed over any more that could tell of its end.
+        let (world, job) = long(codec);
+        let counted = Faults::new(Vec::new());
+        run(&world, &job).unwrap();
+        let last = counted.calls().iter().filter(|op| **op == Op::Write).count() - 1;
+        drop(counted);
+        for skip in [0, 2, last] {
             let (world, job) = long(codec);
             let pool = pool(&world, 1);
             let faults = Faults::everywhere(vec![fault(Op::Write, skip, Effect::Panic)]);
@@ -190,6 +201,29 @@ fn a_panic_of_the_second_thread_is_an_error_of_that_file_and_the_next_try_succee
             assert!(!archive(&pool, &job).unwrap().already_present());
         }
     }
+}
+
+/// A signal of the server that such a thread took would run the server's handler in it.
+#[test]
+fn the_second_thread_receives_no_signal() {
+    let _alone = alone();
+    let (world, job) = long("none");
+    let faults = Faults::everywhere(vec![fault(Op::Write, 0, Effect::Hang)]);
+    std::thread::scope(|scope| {
+        let run = scope.spawn(|| run(&world, &job).is_ok());
+        wait_until("the write", || faults.hits() == 1);
+        let tasks = fs::read_dir("/proc/self/task").unwrap();
+        let status = tasks.filter_map(|t| fs::read_to_string(t.ok()?.path().join("status")).ok());
+        let writer = status.into_iter().find(|text| text.starts_with("Name:\twalsafe-writer\n"));
+        faults.release();
+        let writer = writer.unwrap();
+        let blocked = writer.lines().find_map(|line| line.strip_prefix("SigBlk:\t")).unwrap();
+        let blocked = u64::from_str_radix(blocked, 16).unwrap();
+        for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGTERM, libc::SIGUSR1, libc::SIGALRM] {
+            assert!(blocked >> (signal - 1) & 1 == 1, "{signal} in {blocked:x}");
+        }
+        assert!(run.join().unwrap());
+    });
 }
 
 /// Never more than two threads for each worker; nobody waits for those that the kernel holds.

@@ -270,6 +270,24 @@ fn a_file_that_was_flushed_without_a_name_is_flushed_once_more_where_that_may_ha
     }
 }
 
+/// What was published before its second flush failed counts only after it was read back (guarantee G8).
+#[test]
+fn a_second_flush_that_fails_is_a_failure_of_the_file_and_the_next_try_reads_it_back() {
+    let Some(mount) = Mount::new("mkfs.btrfs") else { return skip("a second flush on btrfs") };
+    let world = World::at(mount.tempdir());
+    run(&world.plan, &world.segment(1, 1)).unwrap();
+    let job = world.segment(2, 1);
+    let effect = Effect::Fail(libc::EIO);
+    let plan = Plan::new(vec![Fault { op: Op::Flush, skip: 1, times: 1, effect }]);
+    let result = run(&world.plan, &job);
+    let calls = plan.calls();
+    drop(plan);
+    assert_eq!(result.unwrap_err().kind(), ErrorKind::IoError);
+    assert_eq!(calls.iter().rfind(|op| **op != Op::FileSystem), Some(&Op::Flush), "{calls:?}");
+    assert!(world.path(&job).exists());
+    assert!(run(&world.plan, &job).unwrap().already_present());
+}
+
 /// NFS and FUSE tell at `close` that a write was refused, where the copy itself is not flushed.
 #[test]
 fn a_write_that_is_refused_at_close_is_no_success_without_a_flush() {

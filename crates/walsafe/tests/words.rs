@@ -208,10 +208,10 @@ fn a_refused_value_is_told_of_in_one_sentence() {
     };
     call(walsafe().args(["init", "--file-mode", "0777"])).says(
         2,
-        "invalid --file-mode: archived files may have the permissions 0600, 0640, 0400 and 0440; see \"walsafe init --help\"",
+        "invalid value '0777' for '--file-mode <MODE>' (possible values: 0600, 0640, 0400, 0440). See \"walsafe init --help\".",
     );
     call(walsafe().args(["push", "--compression", "bzip2"])).says(
         2,
-        "invalid --compression: \"bzip2\" is not a known compression; known are \"none\", \"lz4\", \"zstd\" and \"gzip\"; see",
+        "invalid value 'bzip2' for '--compression <COMPRESSION>': \"bzip2\" is not a known compression; known are \"none\", \"lz4\", \"zstd\" and \"gzip\". See \"walsafe push --help\".",
     );
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Activity, Error, ErrorKind};
 use crate::server::settings::Settings;
+use crate::words;
 
 /// How long a failure is told briefly before it is told in full again: whoever looks at the end of a log finds
 /// the whole text not far above, and logs are rotated.
@@ -112,12 +113,10 @@ fn ordinal(number: u64) -> String {
 /// Words a time in the largest unit of which it has at least two; rounded down, and never 0.
 fn span(time: Duration) -> String {
     let seconds = time.as_secs().max(1);
-    let units = [(24 * 60 * 60, "days"), (60 * 60, "hours"), (60, "minutes")];
-    match units.into_iter().find(|(unit, _)| seconds >= 2 * unit) {
-        Some((unit, name)) => format!("{} {name}", seconds / unit),
-        None if seconds == 1 => "1 second".to_owned(),
-        None => format!("{seconds} seconds"),
-    }
+    let units = [(24 * 60 * 60, "day"), (60 * 60, "hour"), (60, "minute")];
+    let (unit, name) =
+        units.into_iter().find(|(unit, _)| seconds >= 2 * unit).unwrap_or((1, "second"));
+    words::count(seconds / unit, name)
 }
 
 #[cfg(test)]

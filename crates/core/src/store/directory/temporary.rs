@@ -389,9 +389,10 @@ mod tests {
         let elsewhere = Owner { host: "pod-1".to_owned(), pid: us().pid };
         let parent = Owner { pid: std::os::unix::process::parent_id(), ..us() };
         let live = us().temporary_name("live");
+        let hours_ago = |hours: u64| SystemTime::now() - Duration::from_secs(hours * 3600);
         let make = |name: &str, hours: u64| {
             let file = std::fs::File::create(temp.path().join(name)).unwrap();
-            file.set_modified(SystemTime::now() - Duration::from_secs(hours * 3600)).unwrap();
+            file.set_modified(hours_ago(hours)).unwrap();
             name.to_owned()
         };
         let gone = [
@@ -404,6 +405,12 @@ mod tests {
         std::os::unix::fs::symlink(temp.path().join(&target), temp.path().join(&link)).unwrap();
         let directory = elsewhere.temporary_name("directory").to_string();
         std::fs::create_dir(temp.path().join(&directory)).unwrap();
+        let old = std::fs::File::open(temp.path().join(&directory)).unwrap();
+        old.set_modified(hours_ago(25)).unwrap();
+        // By a clock that is ahead.
+        let ahead = make(&elsewhere.temporary_name("ahead"), 0);
+        let file = std::fs::File::options().write(true).open(temp.path().join(&ahead)).unwrap();
+        file.set_modified(SystemTime::now() + Duration::from_secs(900 * 3600)).unwrap();
         let mut keep = vec![
             make(&elsewhere.temporary_name("young"), 23),
             make(&parent.temporary_name("ours"), 900),
@@ -413,6 +420,7 @@ mod tests {
             target,
             link,
             directory,
+            ahead,
         ];
         let dir = Dir::open(temp.path()).unwrap();
         assert_eq!(forsaken(&dir, &us(), false).unwrap().count, 3);
