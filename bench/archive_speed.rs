@@ -83,7 +83,7 @@ fn main() {
                 let plan = plan(&archive, &data, codec.parse().unwrap());
                 let store = plan.store();
                 let next = AtomicUsize::new(0);
-                let (cpu, wall) = (cpu_seconds(), Instant::now());
+                let (cpu, wall) = (cpu_seconds(libc::RUSAGE_SELF), Instant::now());
                 std::thread::scope(|scope| {
                     for _ in 0..threads {
                         scope.spawn(|| {
@@ -101,7 +101,7 @@ fn main() {
                     }
                 });
                 walls.push(wall.elapsed().as_secs_f64());
-                cpus.push(cpu_seconds() - cpu);
+                cpus.push(cpu_seconds(libc::RUSAGE_SELF) - cpu);
                 fs::remove_dir_all(&root).unwrap();
                 File::open(to).unwrap().sync_all().unwrap();
             }

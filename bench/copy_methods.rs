@@ -141,7 +141,7 @@ fn main() {
         let mut results = vec![(Vec::new(), Vec::new()); METHODS.len()];
         for _ in 0..rounds {
             for (i, method) in METHODS.into_iter().enumerate() {
-                let (cpu, wall) = (cpu_seconds(), Instant::now());
+                let (cpu, wall) = (cpu_seconds(libc::RUSAGE_SELF), Instant::now());
                 let next = AtomicUsize::new(0);
                 std::thread::scope(|scope| {
                     for _ in 0..threads {
@@ -154,7 +154,7 @@ fn main() {
                     }
                 });
                 results[i].0.push(wall.elapsed().as_secs_f64());
-                results[i].1.push(cpu_seconds() - cpu);
+                results[i].1.push(cpu_seconds(libc::RUSAGE_SELF) - cpu);
                 for file in &files {
                     std::fs::remove_file(destination.join(file.file_name().unwrap())).unwrap();
                 }

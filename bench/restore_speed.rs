@@ -11,11 +11,15 @@
 
 #![allow(unsafe_code, clippy::unwrap_used, clippy::indexing_slicing)]
 
+#[path = "measure.rs"]
+mod measure;
+
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
+use measure::{cpu_seconds, median};
 use walsafe_core::archive::{Job, Plan, Seam, archive_file};
 use walsafe_core::encoding::codec::Compression;
 use walsafe_core::server::known::KnownDestinations;
@@ -27,17 +31,6 @@ use walsafe_core::sys::buffer::Buffer;
 use walsafe_core::wal::name::FileName;
 use walsafe_core::wal::segment::Cluster;
 use walsafe_core::wal::{LongPageHeader, SegmentSize};
-
-/// CPU time of all children that have ended and were waited for, in seconds.
-fn cpu_of_children() -> f64 {
-    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
-    // SAFETY: the structure is large enough for the result.
-    unsafe { libc::getrusage(libc::RUSAGE_CHILDREN, usage.as_mut_ptr()) };
-    // SAFETY: zeroed at first, and filled in by the call: all its fields are numbers.
-    let usage = unsafe { usage.assume_init() };
-    let seconds = |t: libc::timeval| t.tv_sec as f64 + t.tv_usec as f64 / 1e6;
-    seconds(usage.ru_utime) + seconds(usage.ru_stime)
-}
 
 /// Archives every file of a directory, and returns their names.
 fn archive(source: &Path, archive: &Path, data: &Path, compression: Compression) -> Vec<String> {
@@ -98,18 +91,13 @@ impl Contestant {
         });
         let mut command = Command::new(&self.program);
         command.args(arguments).current_dir(data).stdin(Stdio::null());
-        let (cpu, wall) = (cpu_of_children(), Instant::now());
+        let (cpu, wall) = (cpu_seconds(libc::RUSAGE_CHILDREN), Instant::now());
         let status = command.status().unwrap();
-        let (wall, cpu) = (wall.elapsed(), cpu_of_children() - cpu);
+        let (wall, cpu) = (wall.elapsed(), cpu_seconds(libc::RUSAGE_CHILDREN) - cpu);
         assert!(status.success(), "{} of {name}: {status}", self.label);
         assert!(target.exists(), "{} of {name}", self.label);
         self.samples.push((wall.as_secs_f64() * 1000.0, cpu * 1000.0));
     }
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }
 
 fn main() {

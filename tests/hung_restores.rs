@@ -2,8 +2,9 @@
 //! kernel does with its calls, and the server decides by a status that is right.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -63,6 +64,43 @@ fn every_command_ends_with_the_status_of_trouble() {
         });
         assert_eq!((server.names(), standby.names()), (vec![], vec!["standby.signal".to_owned()]));
     }
+}
+
+/// Process 1 of a container may be a server, which takes an orphan that a signal has ended for one of its own
+/// processes that has crashed, and restarts.
+#[test]
+fn what_a_restore_leaves_behind_ends_well() {
+    require!(privileged());
+    require!(tool("bindfs"));
+    require!(tool("perl"));
+    let origin = Origin::new();
+    origin.row(1);
+    origin.lose();
+    let name = origin.archive.names().into_iter().find(|name| name.len() == 24).expect("a segment");
+    let storage = FuseMount::showing_twice(origin.archive.path());
+    let hang = storage.stall();
+    let place = Scratch::new("server");
+    // Process 1 of its own, which says how each of its children and orphans has ended.
+    let init = "$| = 1; my $own = fork(); if (!$own) { exec @ARGV; } \
+        while ((my $pid = wait()) != -1) { print $pid == $own ? 'own' : 'orphan', \" $?\\n\"; }";
+    let mut ends = Command::new("unshare")
+        .args(["--pid", "--fork", "--kill-child", "perl", "-e", init])
+        .arg(origin.primary.server().walsafe())
+        .args(["restore", "--stall-timeout=1", "--from", path(storage.path()), &name, "target"])
+        .current_dir(place.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("unshare");
+    let mut lines = BufReader::new(ends.stdout.take().expect("its output")).lines();
+    let mut line = || lines.next().map(|line| line.expect("a line"));
+    // An exit status is the upper byte.
+    assert_eq!(line().as_deref(), Some("own 32256"));
+    drop(hang);
+    assert_eq!(line().as_deref(), Some("orphan 0"));
+    assert_eq!(line(), None);
+    assert!(ends.wait().expect("unshare").success());
+    assert_eq!(place.names(), Vec::<String>::new());
 }
 
 /// Moving is not hanging, however long it takes as a whole: the archive answers, but not at once.

@@ -1,19 +1,21 @@
 //! The watch over storage that hangs (`--stall-timeout`).
 //!
 //! A call to a storage that does not answer never returns, and sometimes the kernel does not even let it be
-//! killed. So a copy of this process does the work, counts its steps in memory that both share, and this
-//! process ends in time, whatever becomes of the copy: the server waits for this process alone. Should the
-//! copy come round later, it has been killed by then, and nothing that it was to do is done.
+//! killed. So a copy of this process does the work and counts its steps, and this process ends in time, whatever
+//! becomes of the copy: the server waits for this process alone. Should the copy come round later, it has been
+//! ended by then, and nothing that it was to do is done.
 
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::thread;
 use std::time::Duration;
 
 use walsafe_core::error::Error;
 use walsafe_core::store::Progress;
 use walsafe_core::sys;
-use walsafe_core::sys::worker::{End, Stream, Worker};
+use walsafe_core::sys::worker::{End, Stream, WayOut, Worker};
 
 use crate::{guard, terminal};
 
@@ -23,6 +25,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 const KILL_PATIENCE: Duration = Duration::from_millis(500);
 /// The exit status of a copy that has panicked. No command has it.
 const PANICKED: u8 = 70;
+/// The exit status of a copy that could not start a thread. No command has it.
+const NO_THREAD: u8 = 71;
+/// Stack of the thread that works, in bytes: that of a process.
+const STACK: usize = 8 << 20;
 
 /// What the work shows of itself to its watcher.
 #[derive(Debug, Default)]
@@ -64,38 +70,127 @@ pub(crate) fn watch(
     let Some(timeout) = timeout else { return Ok(work(&Signs::default())) };
     let died = |what: &str, e: io::Error| Lost::Died(format!("could not {what}: {e}"));
     let signs = sys::shared(Signs::default()).map_err(|e| died("reserve memory", e))?;
-    let mut worker = Worker::start(|| guard::run(PANICKED, || work(signs)))
+    let mut worker = Worker::start(|_| guard::run(PANICKED, || work(signs)))
         .map_err(|e| died("start a process", e))?;
-    // Only time in which this process runs counts: both may be stopped, from a terminal for example.
-    let (mut seen, mut still) = (signs.steps.steps(), Duration::ZERO);
+    let mut still = Still::new(signs);
     loop {
         match worker.wait(LOOK_EVERY, &mut hand_on) {
-            Ok(Some(End::Exited(PANICKED))) => return Err(Lost::Panicked),
-            Ok(Some(End::Exited(status))) => return Ok(status),
-            Ok(Some(End::Killed(signal))) => {
-                terminal::clear_line();
-                let what = "the process that did the work was ended by signal";
-                return Err(Lost::Died(format!("{what} {signal}")));
+            Ok(Some(end)) => {
+                if let End::Killed(_) = end {
+                    terminal::clear_line();
+                }
+                return status(end);
             }
-            Ok(None) => still += LOOK_EVERY,
+            Ok(None) => {}
             Err(e) => {
                 let id = worker.id();
                 worker.kill(KILL_PATIENCE);
                 return Err(died(&format!("wait for process {id}"), e));
             }
         }
-        let steps = signs.steps.steps();
-        if steps != seen || signs.elsewhere.load(Ordering::Relaxed) {
-            (seen, still) = (steps, Duration::ZERO);
-        }
-        if still >= timeout {
+        if still.is_for(timeout) {
             let id = worker.id();
             let left = (!worker.kill(KILL_PATIENCE)).then_some(id);
             terminal::clear_line();
-            let (path, seconds) = (path.to_owned(), timeout.as_secs());
-            return Err(Lost::Stalled(Error::StorageHangs { path, seconds, left }));
+            return Err(stalled(path, timeout, left));
         }
     }
+}
+
+/// The same, for a caller that may take over orphans and must never find one that a signal has ended: a copy that
+/// hangs gives up by itself. The work is done by a thread of it.
+pub(crate) fn watch_and_leave(
+    path: &Path,
+    timeout: Option<Duration>,
+    work: impl FnOnce(&Signs) -> u8 + Send,
+) -> Result<u8, Lost> {
+    let Some(timeout) = timeout else { return Ok(work(&Signs::default())) };
+    let died = |what: &str, e: io::Error| Lost::Died(format!("could not {what}: {e}"));
+    let mut worker = Worker::start(|way_out| work_in_a_thread(timeout, way_out, work))
+        .map_err(|e| died("start a process", e))?;
+    let id = worker.id();
+    loop {
+        match worker.wait(timeout, &mut hand_on) {
+            Ok(None) => {}
+            Ok(Some(End::GaveUp)) => {
+                let left = (!worker.ends_within(KILL_PATIENCE)).then_some(id);
+                return Err(stalled(path, timeout, left));
+            }
+            Ok(Some(end)) => return status(end),
+            Err(e) => return Err(died(&format!("wait for process {id}"), e)),
+        }
+    }
+}
+
+/// Runs work in a thread, and returns what it returns. If it makes no step for `timeout`, this process gives up.
+fn work_in_a_thread(
+    timeout: Duration,
+    way_out: WayOut,
+    work: impl FnOnce(&Signs) -> u8 + Send,
+) -> u8 {
+    let (signs, (done, result)) = (Signs::default(), sync_channel(1));
+    thread::scope(|scope| {
+        let run = || {
+            // Whoever waits for it stays until it is there.
+            let _ = done.send(guard::run(PANICKED, || work(&signs)));
+        };
+        if thread::Builder::new().stack_size(STACK).spawn_scoped(scope, run).is_err() {
+            return NO_THREAD;
+        }
+        let mut still = Still::new(&signs);
+        loop {
+            match result.recv_timeout(LOOK_EVERY) {
+                Ok(status) => return status,
+                Err(RecvTimeoutError::Disconnected) => return PANICKED,
+                Err(RecvTimeoutError::Timeout) if still.is_for(timeout) => way_out.give_up(),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+        }
+    })
+}
+
+/// For how long no step was made. Only time in which this process runs counts: all of it may be stopped, from a
+/// terminal for example.
+struct Still<'s> {
+    signs: &'s Signs,
+    seen: u64,
+    time: Duration,
+}
+
+impl<'s> Still<'s> {
+    fn new(signs: &'s Signs) -> Self {
+        Self { signs, seen: signs.steps.steps(), time: Duration::ZERO }
+    }
+
+    /// Looks again, [`LOOK_EVERY`] after the last time. Returns whether there was no step for so long.
+    fn is_for(&mut self, timeout: Duration) -> bool {
+        let steps = self.signs.steps.steps();
+        self.time += LOOK_EVERY;
+        if steps != self.seen || self.signs.elsewhere.load(Ordering::Relaxed) {
+            (self.seen, self.time) = (steps, Duration::ZERO);
+        }
+        self.time >= timeout
+    }
+}
+
+/// Returns the status with which a copy has ended, if it is one of the work.
+fn status(end: End) -> Result<u8, Lost> {
+    let died = |what: &str| Err(Lost::Died(what.to_owned()));
+    match end {
+        End::Exited(PANICKED) => Err(Lost::Panicked),
+        End::Exited(NO_THREAD) => died("could not start a thread"),
+        End::Exited(status) => Ok(status),
+        // Only work in a thread does that.
+        End::GaveUp => died("the process that did the work has given up"),
+        End::Killed(signal) => {
+            died(&format!("the process that did the work was ended by signal {signal}"))
+        }
+    }
+}
+
+fn stalled(path: &Path, timeout: Duration, left: Option<i32>) -> Lost {
+    let (path, seconds) = (path.to_owned(), timeout.as_secs());
+    Lost::Stalled(Error::StorageHangs { path, seconds, left })
 }
 
 /// Writes what the work has written where it belongs. Returns `false` if nobody reads that any more: the work

@@ -14,7 +14,6 @@ mod dir;
 pub mod fault;
 #[forbid(unsafe_code)]
 mod file;
-pub mod front;
 mod late;
 mod memory;
 #[forbid(unsafe_code)]

@@ -3,11 +3,15 @@
 //! A thread would not do: a process of which the kernel holds one thread in a call that it does not end (a
 //! dead disk, a network file system) stays as it is until that call returns, and so does whoever waits for
 //! it. A copy that is held like that can be left behind.
+//!
+//! Nor may it be left behind to end by a signal. Whoever takes orphans may be a server (process 1 of a container):
+//! it takes an orphan that a signal has ended for one of its own processes that has crashed, and restarts. So a
+//! copy of which a thread works, while another one watches, can give up by itself ([`WayOut`]), with status 0.
 
 #![allow(unsafe_code, reason = "system calls that the standard library does not offer")]
 
 use std::fs::File;
-use std::io::{self, PipeReader, PipeWriter, Read};
+use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::FileTypeExt;
@@ -51,6 +55,39 @@ pub enum End {
     Exited(u8),
     /// By this signal.
     Killed(i32),
+    /// It has given up, and the kernel may still hold a thread of it.
+    GaveUp,
+}
+
+/// For the copy: the way to end although the kernel holds one of its threads.
+#[derive(Debug)]
+pub struct WayOut {
+    life: ManuallyDrop<PipeWriter>,
+    nowhere: File,
+}
+
+impl WayOut {
+    /// Ends the copy, whatever its other threads do. To be called by the thread that the copy began with.
+    ///
+    /// Every thread ends at once but the one that the kernel holds. When that comes round, it runs nothing of
+    /// the program any more.
+    pub fn give_up(mut self) -> ! {
+        // That one of these calls fails is no reason not to end.
+        #[cfg(target_os = "linux")]
+        // SAFETY: takes no memory of ours. From here on, no signal may be what ends this process, though the one
+        // that has started it ends first.
+        unsafe {
+            libc::prctl(libc::PR_SET_PDEATHSIG, 0)
+        };
+        // A thread that is held keeps what is open here, and the working directory.
+        let _ = std::env::set_current_dir("/");
+        for stream in [libc::STDOUT_FILENO, libc::STDERR_FILENO] {
+            lead(stream, self.nowhere.as_raw_fd());
+        }
+        let _ = self.life.write_all(&[0]);
+        // SAFETY: takes a number, and runs nothing of the program, so no lock of another thread matters.
+        unsafe { libc::_exit(0) }
+    }
 }
 
 /// A copy of this process that is at work. If this process ends, the copy is killed; on systems other than
@@ -61,7 +98,7 @@ pub enum End {
 #[derive(Debug)]
 pub struct Worker {
     pid: libc::pid_t,
-    /// The copy alone holds the other end, as long as it runs. Nothing is written to it.
+    /// The copy alone holds the other end, as long as it runs. A byte is written to it if it gives up.
     life: PipeReader,
     relayed: Vec<(Stream, PipeReader)>,
 }
@@ -72,9 +109,9 @@ impl Worker {
     /// # Errors
     /// The copy could not be made, or this process has more than one thread: what the others hold (locks,
     /// memory that is being allocated) would be held in the copy for ever.
-    pub fn start(work: impl FnOnce() -> u8) -> io::Result<Self> {
+    pub fn start(work: impl FnOnce(WayOut) -> u8) -> io::Result<Self> {
         refuse_threads()?;
-        let nowhere = File::open("/dev/null")?;
+        let nowhere = File::options().read(true).write(true).open("/dev/null")?;
         let (life, life_end) = io::pipe()?;
         let (mut relayed, mut ends) = (Vec::new(), Vec::new());
         for stream in Stream::ALL.into_iter().filter(|stream| stream.has_reader()) {
@@ -91,7 +128,8 @@ impl Worker {
         let pid = check(unsafe { libc::fork() })?;
         if pid == 0 {
             drop((life, relayed));
-            let status = be_the_copy(parent, &nowhere, life_end, ends, work);
+            let way_out = WayOut { life: ManuallyDrop::new(life_end), nowhere };
+            let status = be_the_copy(parent, way_out, ends, work);
             std::process::exit(i32::from(status));
         }
         Ok(Self { pid, life, relayed })
@@ -138,7 +176,17 @@ impl Worker {
             }
         }
         self.relayed = kept;
-        if ended { collect(self.pid).map(Some) } else { Ok(None) }
+        match ended.then(|| self.life.read(&mut [0])).transpose()? {
+            None => Ok(None),
+            Some(0) => collect(self.pid).map(Some),
+            Some(_) => Ok(Some(End::GaveUp)),
+        }
+    }
+
+    /// Waits for a copy that has given up. Returns `false` if it has not ended after this time.
+    pub fn ends_within(mut self, patience: Duration) -> bool {
+        self.relayed.clear();
+        matches!(self.wait(patience, &mut |_, _| true), Ok(Some(_)))
     }
 
     /// Kills the copy. Returns `false` if it has not ended after this time: the kernel holds it in a call.
@@ -160,7 +208,7 @@ impl Worker {
 }
 
 /// Makes sure that this process has one thread, so that a copy of it finds everything in order.
-pub(super) fn refuse_threads() -> io::Result<()> {
+fn refuse_threads() -> io::Result<()> {
     if std::fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() != 1) {
         return Err(io::Error::other("the process has more than one thread"));
     }
@@ -168,7 +216,7 @@ pub(super) fn refuse_threads() -> io::Result<()> {
 }
 
 /// Waits for a child, and returns how it has ended.
-pub(super) fn collect(pid: libc::pid_t) -> io::Result<End> {
+fn collect(pid: libc::pid_t) -> io::Result<End> {
     let mut status = 0;
     loop {
         // SAFETY: the status is ours, and outlives the call.
@@ -207,27 +255,25 @@ fn pass_on(
     }
 }
 
-/// The copy's life, up to its exit status. Its ends of the pipes stay open until the process ends.
+/// The copy's life, up to its exit status. Its end of the pipe stays open until the process ends.
 fn be_the_copy(
     parent: libc::pid_t,
-    nowhere: &File,
-    life: PipeWriter,
+    way_out: WayOut,
     ends: Vec<(Stream, PipeWriter)>,
-    work: impl FnOnce() -> u8,
+    work: impl FnOnce(WayOut) -> u8,
 ) -> u8 {
-    let _life = ManuallyDrop::new(life);
     if !end_with(parent) {
         return u8::MAX;
     }
-    lead(libc::STDIN_FILENO, nowhere.as_raw_fd());
+    lead(libc::STDIN_FILENO, way_out.nowhere.as_raw_fd());
     for (stream, end) in ends {
         lead(stream.descriptor(), end.as_raw_fd());
     }
-    work()
+    work(way_out)
 }
 
 /// Has this process killed when its parent ends. Returns `false` if that has ended already.
-pub(super) fn end_with(parent: libc::pid_t) -> bool {
+fn end_with(parent: libc::pid_t) -> bool {
     #[cfg(target_os = "linux")]
     // SAFETY: takes no memory of ours.
     unsafe {
@@ -239,7 +285,7 @@ pub(super) fn end_with(parent: libc::pid_t) -> bool {
 
 /// Makes a standard stream lead to where a descriptor leads. If that fails, it stays as it was: the work is
 /// the same.
-pub(super) fn lead(stream: RawFd, to: RawFd) {
+fn lead(stream: RawFd, to: RawFd) {
     // SAFETY: both numbers are open descriptors, or the call fails; nothing in this process owns the standard
     // streams' numbers.
     unsafe { libc::dup2(to, stream) };

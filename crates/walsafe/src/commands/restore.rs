@@ -6,14 +6,12 @@ use std::time::{Duration, Instant};
 
 use walsafe_core::error::{Activity, Standby};
 use walsafe_core::restore::{self, Outcome, Request, RestoreError, own};
-use walsafe_core::sys::front;
-use walsafe_core::sys::worker::End;
 use walsafe_core::wal::name::{FileKind, FileName};
 
 use super::{DONE, said};
 use crate::arguments::{OnError, Restore};
 use crate::complaint::Complaint;
-use crate::guard::{self, STOP};
+use crate::guard::STOP;
 use crate::terminal;
 use crate::watchdog::{self, Lost, Signs};
 
@@ -79,31 +77,19 @@ impl Call<'_> {
             let message = format!("\"{}\" {}", self.arguments.file, own::CANNOT_EXIST);
             return self.tell_once(Ending::NotArchived, &Complaint::new(message));
         }
-        self.in_front()
-    }
-
-    /// Makes the attempt, and does not wait for what the storage holds, nor leave that to the server.
-    fn in_front(&self) -> Ending {
-        if self.arguments.common.timeout().is_none() {
-            return self.watched();
-        }
-        let what = match front::run(|| guard::run(STOP, || self.watched() as u8)) {
-            Ok(End::Exited(status)) => return Ending::of(status),
-            Ok(End::Killed(signal)) => format!("its process was ended by signal {signal}"),
-            Err(e) => format!("could not start a process: {e}"),
-        };
-        self.stop(Complaint::new(what))
+        self.watched()
     }
 
     fn name(&self) -> Option<FileName> {
         FileName::new(&self.arguments.file).ok()
     }
 
-    /// Makes the attempt in a process of its own, so that storage that hangs ends it too.
+    /// Makes the attempt in a process of its own: this one does not wait for what the storage holds, nor leaves
+    /// that to the server.
     fn watched(&self) -> Ending {
         let Restore { from, file, common, .. } = self.arguments;
         let work = |signs: &Signs| self.attempt(signs) as u8;
-        match watchdog::watch(from, common.timeout(), work) {
+        match watchdog::watch_and_leave(from, common.timeout(), work) {
             Ok(status) => Ending::of(status),
             Err(Lost::Stalled(error)) => {
                 let is_history = file.ends_with(".history");
@@ -146,7 +132,13 @@ impl Call<'_> {
         let is_history = matches!(name.kind(), FileKind::History { .. });
         let waits = self.tries_again() && is_history;
         let patience = arguments.common.timeout().filter(|_| waits).unwrap_or_default();
-        match restore_within(&request, patience) {
+        let result = restore_within(&request, patience);
+        signs.elsewhere(|| self.answer(&name, result))
+    }
+
+    /// Says what came of the attempt, where there is something to say.
+    fn answer(&self, name: &FileName, result: Result<Outcome, RestoreError>) -> Ending {
+        match result {
             Ok(Outcome::Delivered { remark }) => {
                 if let Some(remark) = remark {
                     let message = format!("\"{name}\" was restored, but {remark}");
@@ -159,6 +151,7 @@ impl Call<'_> {
                 self.tell_once(Ending::NotArchived, &Complaint::new(message))
             }
             Err(e) => {
+                let is_history = matches!(name.kind(), FileKind::History { .. });
                 let complaint = Complaint::new(e.to_string()).detail(e.detail()).hint(e.hint());
                 match e.standby() {
                     Standby::Retries => self.trouble(complaint, is_history),
