@@ -265,6 +265,11 @@ fn files_get_the_owner_and_the_mode_of_the_identity_file() {
     let run = push(&place, &[]);
     assert_eq!(run.status, Some(2), "{run:?}");
     assert!(run.err.contains("ermission denied"), "{run:?}");
+    // Which directory refuses, and whom, was not said.
+    let refuses = place.path("archive");
+    let says = format!("\"{}\" belongs to user root", refuses.parent().unwrap().display());
+    assert!(run.err.contains(&says), "{run:?}");
+    assert!(run.err.contains("mode 0700; this is user nobody."), "{run:?}");
     fs::set_permissions(place.path(""), fs::Permissions::from_mode(0o755)).unwrap();
     let run = push(&place, &[]);
     assert_eq!(run.status, Some(0), "{run:?}");

@@ -127,12 +127,14 @@ fn refuse(arguments: &[OsString], error: &clap::Error) -> u8 {
 
 /// Says an error of the core, with what to do about it.
 fn complaint(error: &Error) -> Complaint {
-    match Asker::check(None).explain(error) {
-        Some(Access { found, advice }) => Complaint::new(error.to_string())
-            .detail(format!("{} {found}", error.detail()))
-            .hint(advice),
-        None => Complaint::of(error, Activity::Checking),
-    }
+    denied(error).unwrap_or_else(|| Complaint::of(error, Activity::Checking))
+}
+
+/// Says who may do what was refused, if the error is a matter of permission.
+fn denied(error: &Error) -> Option<Complaint> {
+    let Access { found, advice } = Asker::check(None).explain(error)?;
+    let detail = format!("{} {found}", error.detail());
+    Some(Complaint::new(error.to_string()).detail(detail).hint(advice))
 }
 
 /// Says why the command has failed, and returns its exit status.

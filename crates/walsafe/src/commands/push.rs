@@ -91,6 +91,9 @@ fn work_as_owner(arguments: &Push) -> Result<(), Complaint> {
 
 /// Says an error with what to do about it: in the archiver's words where the other commands have none.
 fn complaint(error: &Error) -> Complaint {
+    if let Some(complaint) = super::denied(error) {
+        return complaint;
+    }
     let advice = error.kind().advice();
     let hint = advice.checking.or(advice.archiving).unwrap_or_default();
     Complaint::new(error.to_string()).detail(error.detail()).hint(hint)
