@@ -9,6 +9,21 @@ use harness::{Cluster, Picture, Stop, scratch};
 
 const DATA: &str = "/var/lib/postgresql/15/main";
 
+/// The page, with the places of this cluster.
+fn page(origin: &Origin) -> Document {
+    Document::new("point-in-time.md")
+        .with("/mnt/archive", origin.archive.path())
+        .with("/mnt/backups/base", origin.backup.data())
+        .with(DATA, origin.primary.data())
+}
+
+/// Returns a time that lies behind everything committed so far, and before what is committed from here on.
+fn moment(server: &Cluster) -> String {
+    let moment = server.sql("SELECT clock_timestamp()");
+    server.sql("SELECT pg_sleep(0.01)");
+    moment
+}
+
 /// Adds the page's settings of a recovery. They count, and not those of an attempt before.
 fn set_target(cluster: &Cluster, target: Vec<(String, String)>, archive: &Path) {
     cluster.set_conf("restore_command", &restore_command(archive));
@@ -40,26 +55,18 @@ fn start_and_pause(cluster: &Cluster, document: &Document) -> String {
 fn a_second_attempt_does_not_follow_the_first_ones_timeline() {
     let origin = Origin::new();
     let (server, archive) = (&origin.primary, origin.archive.path());
-    let now = || {
-        let now = server.sql("SELECT clock_timestamp()");
-        server.sql("SELECT pg_sleep(0.01)");
-        now
-    };
     origin.row(1);
-    let early = now();
+    let early = moment(server);
     origin.row(2);
-    let right = now();
+    let right = moment(server);
     origin.row(3);
     server.switch_wal();
     server.wait_all_archived();
     server.stop(Stop::Fast);
-    let document = Document::new("point-in-time.md")
-        .with("/mnt/archive", archive)
-        .with("/mnt/backups/base", origin.backup.data())
+    let document = page(&origin)
         .with("2026-11-21 07:25:23.172212+00", &early)
         .with("2026-11-21 07:31:40.501207+00", &right)
-        .with("orders", "rows")
-        .with(DATA, server.data());
+        .with("orders", "rows");
 
     // The first attempt: nothing is archived before somebody has looked.
     document.run(server, "old-aside");
@@ -130,17 +137,12 @@ fn a_dropped_table_is_looked_at_after_the_last_commit_before_it() {
     let origin = Origin::new();
     let (server, archive) = (&origin.primary, origin.archive.path());
     origin.row(1);
-    let moment = server.sql("SELECT clock_timestamp()");
-    server.sql("SELECT pg_sleep(0.01)");
+    let moment = moment(server);
     server.sql("DROP TABLE rows");
     server.switch_wal();
     server.wait_all_archived();
     server.stop(Stop::Fast);
-    let document = Document::new("point-in-time.md")
-        .with("/mnt/archive", archive)
-        .with("/mnt/backups/base", origin.backup.data())
-        .with("2026-11-21 07:25:23.172212+00", &moment)
-        .with(DATA, server.data());
+    let document = page(&origin).with("2026-11-21 07:25:23.172212+00", &moment);
     let proof = document.run(server, "target-proof");
     let last = proof.split_once("the last commit of transaction ").expect(&proof).1;
     let last = last.split(' ').next().expect("a number");
