@@ -24,7 +24,7 @@ pub mod slice;
 pub mod worker;
 
 pub use self::attributes::{attribute, offer_attribute};
-pub use self::cache::{cached_bytes, drop_cached, set_direct};
+pub use self::cache::{begin_write_out, cached_bytes, drop_cached, set_direct};
 pub use self::dir::{Dir, Space};
 pub use self::file::{
     Entry, allocated, entry, flush, open_source, read_full, read_full_at, set_len, set_mode,
