@@ -191,7 +191,15 @@ pub trait Draft: Send {
     ///
     /// # Errors
     /// The write failed.
-    fn put(&mut self, chunk: &[u8]) -> Result<(), Error>;
+    fn put(&mut self, chunk: &[u8]) -> Result<(), Error> {
+        self.put_all(&[chunk])
+    }
+
+    /// Appends chunks, each as [`Draft::put`], in as few writes as the place allows.
+    ///
+    /// # Errors
+    /// A write failed.
+    fn put_all(&mut self, chunks: &[&[u8]]) -> Result<(), Error>;
 
     /// Completes the file: contents, digests, permission.
     ///

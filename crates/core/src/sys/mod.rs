@@ -28,7 +28,7 @@ pub use self::cache::{begin_write_out, cached_bytes, drop_cached, set_direct};
 pub use self::dir::{Dir, Space};
 pub use self::file::{
     Entry, allocated, entry, flush, open_source, read_full, read_full_at, set_len, set_mode,
-    set_owner, source_entry, write_all_at,
+    set_owner, source_entry, write_all_at, write_pieces_at,
 };
 pub use self::late::{close_second, keeps_flush_of_unnamed};
 pub use self::memory::{

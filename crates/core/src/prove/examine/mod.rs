@@ -178,9 +178,11 @@ fn examine_with<V: Visit + Send>(
     let mut memory = zeroed(CHUNK * chunks)?;
     let result = overlap(
         memory.chunks_exact_mut(CHUNK),
-        |chunk| {
-            contents.take(chunk)?;
-            Ok(each(chunk)?)
+        |chunks| {
+            chunks.iter().try_for_each(|chunk| {
+                contents.take(chunk)?;
+                Ok(each(chunk)?)
+            })
         },
         |pipeline| decoding.run(pipeline),
     );
