@@ -160,13 +160,14 @@ mod tests {
         let mut memory = [0; 8];
         let (full, wait) = channel();
         let mut written = Vec::new();
+        let writes = &mut written;
         overlap(
             memory.chunks_exact_mut(1),
-            |chunks: &[&[u8]]| {
-                if written.is_empty() {
+            move |chunks: &[&[u8]]| {
+                if writes.is_empty() {
                     wait.recv().unwrap();
                 }
-                written.push(chunks.concat());
+                writes.push(chunks.concat());
                 Ok::<_, ()>(())
             },
             |mut pipeline| {
