@@ -20,6 +20,7 @@ mod reload;
 mod report;
 mod settings;
 mod sql;
+mod told;
 mod wait_event;
 mod waiting;
 mod watch;

@@ -225,7 +225,7 @@ fn check(
     unsafe { report::set_check_detail(&detail) };
     if is_reload_in_archiver() {
         if setting.name == DESTINATION {
-            archiver::note_destination();
+            archiver::note_destinations();
         }
         Report {
             code: PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,

@@ -10,6 +10,7 @@ mod arrival;
 mod attempt;
 mod compare;
 mod copy;
+mod failure;
 mod notice;
 mod pair;
 mod parent;
@@ -25,6 +26,7 @@ mod tail;
 mod without;
 
 pub use attempt::archive_file;
+pub use failure::Failure;
 pub use notice::{Level, Notice};
 pub use plan::{Job, Outcome, Plan, Receipt};
 pub use repeats::{Repeats, Telling};

@@ -35,6 +35,37 @@ impl ErrorKind {
     }
 }
 
+impl ErrorKind {
+    /// Returns whether the cause lies in the destination or on the way there, and archiving could go on without
+    /// it. Not so where the archive holds what speaks against the server's file.
+    #[must_use]
+    pub const fn is_of_destination(self) -> bool {
+        matches!(
+            self,
+            Self::OutOfSpace
+                | Self::OutOfInodes
+                | Self::NoDirectoryFlush
+                | Self::QuotaExceeded
+                | Self::ReadOnly
+                | Self::PermissionDenied
+                | Self::StaleHandle
+                | Self::DestinationMissing
+                | Self::IoError
+                | Self::Vanished
+                | Self::Replaced
+                | Self::OtherCluster
+                | Self::BadIdentity
+                | Self::IdentityLost
+                | Self::NotAdoptable
+                | Self::InsideData
+                | Self::NotAFile
+                | Self::Unsupported
+                | Self::StorageLied
+                | Self::Stalled
+        )
+    }
+}
+
 kinds! {
     NotConfigured,
     BadSetting,

@@ -29,7 +29,7 @@ const LOOKED_AT: usize = 256;
 ///
 /// # Errors
 /// The archive is another cluster's, has lost its identity file, holds other files, or is one of the
-/// server's own directories.
+/// server's own directories or of its other destinations.
 pub fn admit(
     visit: &dyn Visit,
     cluster: &Cluster,
@@ -40,6 +40,7 @@ pub fn admit(
     if visit.is_within(destinations)? {
         return Err(Error::InsideData { path: path.to_owned() });
     }
+    visit.check_apart(destinations)?;
     let known = destinations.contains(path)?;
     let identity = match Identity::at(visit)? {
         Some(identity) => identity,

@@ -1,0 +1,179 @@
+//! Destinations that are used together: no two of them may be one directory, and none may lie in another.
+//!
+//! The setting compares their paths. Here it is seen where these lead: symbolic links and bind mounts may bring
+//! two of them to one place, and a mount may come at any time. Then one copy would count as two. So every visit
+//! notes where the destination lies, and compares that with what the visits of the others have noted. A visit
+//! never waits for another destination, which may hang.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::error::{Action, Error};
+use crate::server::settings::Destinations;
+use crate::sys::Dir;
+
+/// For each data directory, the destinations in use, in their order, and where each was last seen.
+static PLACES: Mutex<BTreeMap<PathBuf, Vec<(PathBuf, Option<Place>)>>> =
+    Mutex::new(BTreeMap::new());
+
+/// Locks; every change is a single assignment.
+fn lock() -> MutexGuard<'static, BTreeMap<PathBuf, Vec<(PathBuf, Option<Place>)>>> {
+    PLACES.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Where a directory lies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Place {
+    device: u64,
+    inode: u64,
+    /// Its path without symbolic links, where that is known.
+    real: Option<PathBuf>,
+}
+
+/// How one place lies to another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Relation {
+    Same,
+    Inside,
+    Around,
+}
+
+impl Place {
+    fn of(dir: &Dir) -> std::io::Result<Self> {
+        let there = dir.metadata()?;
+        Ok(Self { device: there.dev(), inode: there.ino(), real: dir.real_path() })
+    }
+
+    fn relation(&self, other: &Self) -> Option<Relation> {
+        if (self.device, self.inode) == (other.device, other.inode) {
+            return Some(Relation::Same);
+        }
+        let (ours, theirs) = (self.real.as_ref()?, other.real.as_ref()?);
+        if ours.starts_with(theirs) {
+            Some(Relation::Inside)
+        } else {
+            theirs.starts_with(ours).then_some(Relation::Around)
+        }
+    }
+}
+
+/// Says which destinations a server uses from now on.
+pub fn use_together(data_directory: &Path, destinations: &Destinations) {
+    let mut places = lock();
+    let before = places.remove(data_directory).unwrap_or_default();
+    let seen = |path: &Path| before.iter().find(|(there, _)| there == path)?.1.clone();
+    let now = destinations.iter().map(|there| (there.path().to_owned(), seen(there.path())));
+    places.insert(data_directory.to_owned(), now.collect());
+}
+
+/// Makes sure that a destination, which is open, lies apart from the others that the server uses.
+///
+/// # Errors
+/// It is one of the others, or lies in one, or one in it.
+pub fn check_apart(data_directory: &Path, dir: &Dir) -> Result<(), Error> {
+    let here =
+        Place::of(dir).map_err(|e| Error::io(Action::LookUpDestination, dir.path(), e))?;
+    for path in note(data_directory, dir.path(), &here) {
+        // What another visit has seen may be old: a file system that is mounted now can have the numbers of one
+        // that was unmounted. If the other path leads here, it hangs only if this one does.
+        let there = Dir::open(&path).ok().and_then(|other| Place::of(&other).ok());
+        let relation = there.as_ref().and_then(|there| here.relation(there));
+        if let Some(there) = there {
+            note(data_directory, &path, &there);
+        }
+        let (ours, theirs) = (dir.path().display(), path.display());
+        let reason = match relation {
+            None => continue,
+            Some(Relation::Same) => format!("\"{ours}\" and \"{theirs}\" are one directory"),
+            Some(Relation::Inside) => format!("\"{ours}\" lies in \"{theirs}\""),
+            Some(Relation::Around) => format!("\"{theirs}\" lies in \"{ours}\""),
+        };
+        let reason = format!("in \"walsafe_archive.destination\", {reason}");
+        return Err(Error::BadSetting { reason });
+    }
+    Ok(())
+}
+
+/// Notes where a destination lies. Returns the others that seem to have to do with it.
+fn note(data_directory: &Path, path: &Path, here: &Place) -> Vec<PathBuf> {
+    let mut places = lock();
+    let Some(together) = places.get_mut(data_directory) else { return Vec::new() };
+    // A thread that still works for earlier settings has no say.
+    let Some((_, place)) = together.iter_mut().find(|(there, _)| there == path) else {
+        return Vec::new();
+    };
+    *place = Some(here.clone());
+    let meets = |place: &Option<Place>| {
+        place.as_ref().is_some_and(|there| here.relation(there).is_some())
+    };
+    let others = together.iter().filter(|(there, place)| there != path && meets(place));
+    others.map(|(there, _)| there.clone()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    /// A list of directories below one of their own, that are visited one after the other.
+    fn visit(home: &Path, names: &[&str]) -> Vec<Option<String>> {
+        let paths = names.iter().map(|name| home.join(name).display().to_string());
+        let list = paths.collect::<Vec<_>>().join(",");
+        let data = home.join("data");
+        use_together(&data, &Destinations::new(&list, &data).unwrap());
+        let check = |name: &&str| {
+            let dir = Dir::open(&home.join(name)).unwrap();
+            check_apart(&data, &dir).err().map(|error| error.detail())
+        };
+        names.iter().map(check).collect()
+    }
+
+    /// One copy counted as two.
+    #[test]
+    fn a_directory_that_is_another_or_lies_in_another_by_a_link_is_refused() {
+        let temp = tempfile::tempdir().unwrap();
+        let home = temp.path().canonicalize().unwrap();
+        for name in ["a/inner", "b"] {
+            fs::create_dir_all(home.join(name)).unwrap();
+        }
+        symlink(home.join("a"), home.join("again")).unwrap();
+        symlink(home.join("a/inner"), home.join("within")).unwrap();
+        let at = |name: &str| home.join(name).display().to_string();
+        let said = |what: String| Some(format!("In \"walsafe_archive.destination\", {what}."));
+        assert_eq!(visit(&home, &["a", "b"]), [None, None]);
+        let same = format!("\"{}\" and \"{}\" are one directory", at("again"), at("a"));
+        assert_eq!(visit(&home, &["a", "b", "again"]), [None, None, said(same)]);
+        let inside = format!("\"{}\" lies in \"{}\"", at("within"), at("a"));
+        assert_eq!(visit(&home, &["a", "within"]), [None, said(inside.clone())]);
+        assert_eq!(visit(&home, &["within", "a"]), [None, said(inside)]);
+        assert_eq!(visit(&home, &["again", "b"]), [None, None]);
+    }
+
+    /// What was seen of a destination that was unmounted, or taken out, stood in another one's way.
+    #[test]
+    fn what_was_seen_earlier_is_looked_at_again() {
+        let temp = tempfile::tempdir().unwrap();
+        let home = temp.path().canonicalize().unwrap();
+        for name in ["a", "b"] {
+            fs::create_dir(home.join(name)).unwrap();
+        }
+        symlink(home.join("a"), home.join("link")).unwrap();
+        visit(&home, &["link", "b"]);
+        let data = home.join("data");
+        let both = format!("{0}/link,{0}/a", home.display());
+        use_together(&data, &Destinations::new(&both, &data).unwrap());
+        let check = || check_apart(&data, &Dir::open(&home.join("a")).unwrap());
+        assert!(check().is_err(), "what was seen before the list changed counts");
+        fs::remove_file(home.join("link")).unwrap();
+        symlink(home.join("b"), home.join("link")).unwrap();
+        check().unwrap();
+        // One that is not in use has no say.
+        check_apart(&data, &Dir::open(&home.join("b")).unwrap()).unwrap();
+    }
+}
