@@ -6,11 +6,11 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use pgrx::{PgSqlErrorCode, pg_sys};
-use walsafe_core::archive::pool::Pool;
+use walsafe_core::archive::pool::Answer;
+use walsafe_core::archive::pools::{Pools, Step};
 use walsafe_core::archive::{Job, Plan, Receipt, Repeats};
-use walsafe_core::error::{Action, Error};
+use walsafe_core::error::Error;
 use walsafe_core::server::known::KnownDestinations;
-use walsafe_core::server::ready;
 use walsafe_core::server::settings::Settings;
 use walsafe_core::store::directory::Staging;
 use walsafe_core::store::directory::temporary::Owner;
@@ -25,8 +25,6 @@ use crate::settings;
 use crate::waiting::Waiter;
 use crate::watch::Watch;
 
-/// How many files one look into `archive_status` lists at most.
-const BATCH: usize = 1024;
 /// Shortest time between two warnings about free space.
 const SPACE_WARNING_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -62,8 +60,7 @@ pub(crate) fn archive(file: &CStr, path: &CStr) -> bool {
 pub(crate) fn shut_down() {
     ARCHIVER.with(|archiver| {
         if let Ok(mut archiver) = archiver.try_borrow_mut() {
-            archiver.pool = None;
-            archiver.retired.clear();
+            archiver.pools = Pools::default();
         }
     });
 }
@@ -85,17 +82,11 @@ fn caught<T>(work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
     catch_in_archiver(work).unwrap_or_else(|message| Err(Error::Panicked { message }))
 }
 
-/// A pool, and the settings that it was last found to serve.
-struct Kept {
-    pool: Pool,
-    settings: Settings,
-}
-
 /// The state of the archiver's main thread.
 struct Archiver {
-    pool: Option<Kept>,
-    /// Pools of earlier settings with a file still under way.
-    retired: Vec<Pool>,
+    pools: Pools,
+    /// The settings that the pools were last made to serve.
+    served: Option<Settings>,
     space_warned: Option<Instant>,
     damage: DamageWatch,
     last: LastNote,
@@ -113,8 +104,8 @@ struct Said {
 impl Archiver {
     fn new() -> Self {
         Self {
-            pool: None,
-            retired: Vec::new(),
+            pools: Pools::default(),
+            served: None,
             space_warned: None,
             damage: DamageWatch::new(),
             last: LastNote::default(),
@@ -158,10 +149,29 @@ impl Archiver {
         let name =
             FileName::new(name).map_err(|source| Error::Name { name: name.to_owned(), source })?;
         let job = Job { name, source: Path::new(&*path.to_string_lossy()).to_owned() };
-        let pool = keep_pool(&mut self.pool, &mut self.retired, settings)?;
-        let mut waiter = Waiter::new(job.name.as_str());
-        wait_for_retired(&mut self.retired, settings, &mut waiter)?;
-        ask(pool, &job, settings, &mut waiter)
+        if self.served.as_ref() != Some(settings) {
+            self.pools.update([(plan(settings), settings.workers)])?;
+            self.served = Some(settings.clone());
+        }
+        let title = job.name.clone();
+        let mut waiter = Waiter::new(title.as_str());
+        let mut call = self.pools.call(job, settings.stall_timeout);
+        let answers = loop {
+            match call.step() {
+                Step::Done(answers) => break answers,
+                Step::Wait(longest) => {
+                    if let Some(handle) = call.wake_handle() {
+                        waiter.wait(handle, longest);
+                    }
+                }
+            }
+        };
+        match answers.into_iter().next() {
+            Some((_, Answer::Archived(receipt) | Answer::Remembered(receipt))) => Ok(receipt),
+            Some((_, Answer::Failed(error))) => Err(error),
+            // There is one destination.
+            Some((_, Answer::Withheld)) | None => Err(Error::NotConfigured),
+        }
     }
 
     /// Logs one line when archiving to a destination begins, and when it succeeds again after a failure.
@@ -215,112 +225,6 @@ impl Archiver {
         }
         .warn();
     }
-}
-
-/// Returns the pool for these settings: the current one, unless a setting that decides how files are
-/// archived has changed.
-fn keep_pool<'a>(
-    slot: &'a mut Option<Kept>,
-    retired: &mut Vec<Pool>,
-    settings: &Settings,
-) -> Result<&'a Pool, Error> {
-    let kept = match slot.take() {
-        Some(kept) if kept.settings == *settings => kept,
-        before => {
-            let plan = plan(settings);
-            let fits =
-                |kept: &Kept| *kept.pool.plan() == plan && kept.pool.workers() == settings.workers;
-            let pool = match before {
-                Some(before) if fits(&before) => before.pool,
-                before => {
-                    if let Some(Kept { pool, .. }) = before {
-                        pool.retire();
-                        retired.push(pool);
-                    }
-                    let path = settings.destination.path();
-                    Pool::new(plan, settings.workers)
-                        .map_err(|e| Error::io(Action::MakePool, path, e))?
-                }
-            };
-            Kept { pool, settings: settings.clone() }
-        }
-    };
-    Ok(&slot.insert(kept).pool)
-}
-
-/// Waits until no file of earlier settings is under way to the same destination: other calls must not pile
-/// up behind one that hangs, and two threads must not work on one file.
-fn wait_for_retired(
-    retired: &mut Vec<Pool>,
-    settings: &Settings,
-    waiter: &mut Waiter<'_>,
-) -> Result<(), Error> {
-    loop {
-        retired.retain(|pool| pool.busy().is_some());
-        let same = |pool: &&Pool| pool.plan().destination == settings.destination;
-        let Some(pool) = retired.iter().find(same) else { return Ok(()) };
-        pool.clear_wake();
-        let Some(still_for) = pool.busy() else { continue };
-        let left = remaining(settings, still_for)?;
-        waiter.wait(pool.wake_handle(), left);
-    }
-}
-
-/// Asks the pool for a file and waits for it; offers it the next waiting files meanwhile.
-fn ask(
-    pool: &Pool,
-    job: &Job,
-    settings: &Settings,
-    waiter: &mut Waiter<'_>,
-) -> Result<Receipt, Error> {
-    let stalled = |still_for: Duration| Error::Stalled {
-        path: settings.destination.path().to_owned(),
-        seconds: still_for.as_secs(),
-    };
-    if let Some(still_for) = pool.held() {
-        return Err(stalled(still_for));
-    }
-    pool.ask(job);
-    if pool.wants_more() {
-        offer_more(pool);
-    }
-    loop {
-        pool.clear_wake();
-        if let Some(result) = pool.take(job) {
-            return result;
-        }
-        let still_for = pool.still_for(job);
-        match remaining(settings, still_for) {
-            Ok(left) => waiter.wait(pool.wake_handle(), left),
-            Err(error) => {
-                pool.hold(still_for);
-                return Err(error);
-            }
-        }
-    }
-}
-
-/// Returns how much longer a copy may stand still, or the error that reports it.
-fn remaining(settings: &Settings, still_for: Duration) -> Result<Duration, Error> {
-    let Some(limit) = settings.stall_timeout else { return Ok(Duration::MAX) };
-    match limit.checked_sub(still_for) {
-        Some(left) if !left.is_zero() => Ok(left),
-        _ => Err(Error::Stalled {
-            path: settings.destination.path().to_owned(),
-            seconds: still_for.as_secs(),
-        }),
-    }
-}
-
-/// Offers the next waiting files. If they cannot be listed, nothing is lost: the server asks for each
-/// file itself.
-fn offer_more(pool: &Pool) {
-    let pg_wal = Path::new("pg_wal");
-    let waiting = ready::first_waiting(&pg_wal.join("archive_status"), BATCH).unwrap_or_default();
-    pool.offer(waiting.into_iter().map(|name| {
-        let source = pg_wal.join(name.as_str());
-        Job { name, source }
-    }));
 }
 
 fn plan(settings: &Settings) -> Plan {

@@ -34,18 +34,22 @@ struct Waiting {
     name: FileName,
 }
 
-/// Returns the first `limit` waiting files in the server's order. Reads the directory once, and
-/// holds no more than `limit` names.
+/// Returns the first `limit` waiting files in the server's order, without those that are `known`. Reads the
+/// directory once, and holds no more than `limit` names. `known` is called once for each waiting file.
 ///
 /// # Errors
 /// The directory could not be read.
-pub fn first_waiting(archive_status: &Path, limit: usize) -> Result<Vec<FileName>, Error> {
+pub fn first_waiting(
+    archive_status: &Path,
+    limit: usize,
+    mut known: impl FnMut(&FileName) -> bool,
+) -> Result<Vec<FileName>, Error> {
     let fail = |e| Error::io(Action::ReadStatus, archive_status, e);
     let mut first: BinaryHeap<Waiting> = BinaryHeap::new();
     Dir::open(archive_status)
         .and_then(|dir| {
             dir.for_each_name(|entry| {
-                let Some(name) = waiting(entry) else { return };
+                let Some(name) = waiting(entry).filter(|name| !known(name)) else { return };
                 let history = Reverse(matches!(name.kind(), FileKind::History { .. }));
                 first.push(Waiting { history, name });
                 if first.len() > limit {
@@ -121,7 +125,12 @@ mod tests {
             std::fs::write(temp.path().join(name), "").unwrap();
         }
         let names = |limit| -> Vec<String> {
-            first_waiting(temp.path(), limit).unwrap().iter().map(ToString::to_string).collect()
+            let none = |_: &FileName| false;
+            first_waiting(temp.path(), limit, none)
+                .unwrap()
+                .iter()
+                .map(ToString::to_string)
+                .collect()
         };
         let all = [
             "00000002.history",
@@ -132,6 +141,9 @@ mod tests {
         ];
         assert_eq!(names(100), all);
         assert_eq!(names(2), all.get(..2).unwrap());
+        let known = |name: &FileName| name.as_str() == all[0];
+        let others = first_waiting(temp.path(), 2, known).unwrap();
+        assert_eq!(others.iter().map(FileName::as_str).collect::<Vec<_>>(), all[1..3]);
     }
 
     #[test]
