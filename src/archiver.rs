@@ -61,6 +61,22 @@ pub(crate) fn archive(file: &CStr, path: &CStr) -> bool {
     }
 }
 
+/// Returns whether there is a destination, which the server asks before each file. If there is none any more,
+/// the threads end: they would go on through what waits.
+pub(crate) fn is_configured() -> bool {
+    let configured = settings::is_configured();
+    if !configured {
+        ARCHIVER.with(|archiver| {
+            if let Ok(mut archiver) = archiver.try_borrow_mut() {
+                // A thread that hangs stays known, for the next settings.
+                let _ = archiver.pools.update(std::iter::empty());
+                archiver.serves = None;
+            }
+        });
+    }
+    configured
+}
+
 /// Ends the threads, without waiting for one that hangs.
 ///
 /// The server also calls this in the middle of a file, when the wait there has ended the process because
@@ -176,6 +192,9 @@ impl Archiver {
                 Err(error.into())
             }
         };
+        for (there, last) in self.pools.ahead() {
+            self.watch.is_ahead(there, last);
+        }
         self.watch.write();
         ended
     }
@@ -221,7 +240,8 @@ impl Archiver {
             return Ok(());
         }
         together::use_together(settings::data_directory(), &settings.destinations);
-        let plans = settings.destinations.iter().map(|there| (plan(settings, there), settings.workers));
+        let plans =
+            settings.destinations.iter().map(|there| (plan(settings, there), settings.workers));
         self.pools.update(plans)?;
         self.told.follow(&settings.destinations);
         self.serves = Some(settings.clone());
@@ -264,7 +284,8 @@ impl Archiver {
             Answer::Failed(error) => Some((there, error)),
             _ => None,
         });
-        Err(Failure::of(failed, settings.destinations.len()).unwrap_or(Error::NotConfigured.into()))
+        Err(Failure::of(failed, settings.destinations.len())
+            .unwrap_or_else(|| Error::NotConfigured.into()))
     }
 
     /// Reports damage in the WAL of a file, once, whichever destination was the first to have it. Returns the

@@ -242,7 +242,7 @@ fn check(
     false
 }
 
-/// Says that files go to a destination although the configuration files have another one, which is refused.
+/// Says where files go although the configuration files say otherwise, which is refused.
 pub(crate) fn destination_in_use(destination: &str) -> String {
     format!(
         "Files are archived to \"{destination}\" until the server is restarted; after that, nothing would be archived."

@@ -1,6 +1,8 @@
 //! What the log says once of each destination: that archiving to it begins or resumes, what was noticed on the
 //! way, and that its space runs out.
 
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use pgrx::{PgSqlErrorCode, pg_sys};
@@ -14,13 +16,13 @@ use crate::settings;
 /// Shortest time between two warnings about free space in one destination.
 const SPACE_WARNING_INTERVAL: Duration = Duration::from_secs(60);
 
-/// What was said so far.
+/// What was said so far of each destination.
 #[derive(Default)]
-pub(crate) struct Told(Vec<There>);
+pub(crate) struct Told(BTreeMap<PathBuf, Said>);
 
 /// What was said of one destination.
-struct There {
-    destination: Destination,
+#[derive(Default)]
+struct Said {
     /// With which settings the log says that archiving began.
     began: Option<(FsyncPolicy, Compression)>,
     /// A call has failed since.
@@ -31,12 +33,12 @@ struct There {
 impl Told {
     /// Forgets the destinations that are no longer in use.
     pub(crate) fn follow(&mut self, destinations: &Destinations) {
-        self.0.retain(|there| destinations.contains(&there.destination));
+        self.0.retain(|path, _| destinations.iter().any(|there| there.path() == path));
     }
 
     /// A call has failed there.
     pub(crate) fn failed(&mut self, destination: &Destination) {
-        self.at(destination).failed = true;
+        self.0.entry(destination.path().to_owned()).or_default().failed = true;
     }
 
     /// Logs what there is to say of a file that the destination has.
@@ -46,27 +48,17 @@ impl Told {
         destination: &Destination,
         receipt: &Receipt,
     ) {
-        let there = self.at(destination);
-        there.say_where(settings);
+        let path = destination.path();
+        let said = self.0.entry(path.to_owned()).or_default();
+        said.say_where(settings, path);
         receipt.notices.iter().for_each(report::notice);
-        there.warn_of_space(settings, receipt);
-    }
-
-    fn at(&mut self, destination: &Destination) -> &mut There {
-        let place = self.0.iter().position(|there| there.destination == *destination);
-        let place = place.unwrap_or(self.0.len());
-        if place == self.0.len() {
-            let destination = destination.clone();
-            self.0.push(There { destination, began: None, failed: false, space_warned: None });
-        }
-        #[allow(clippy::indexing_slicing, reason = "an index of the list, or its new end")]
-        &mut self.0[place]
+        said.warn_of_space(settings, path, receipt);
     }
 }
 
-impl There {
+impl Said {
     /// Logs one line when archiving to a destination begins, and when it succeeds again after a failure.
-    fn say_where(&mut self, settings: &Settings) {
+    fn say_where(&mut self, settings: &Settings, path: &Path) {
         let now = (settings.fsync_policy, settings.compression);
         let word = match self.began {
             Some(began) if began == now && !self.failed => return,
@@ -78,7 +70,7 @@ impl There {
         let name = |setting| settings::value(setting).to_string_lossy().into_owned();
         Report {
             code: PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
-            message: format!("archiving to \"{}\" {word}", self.destination.path().display()),
+            message: format!("archiving to \"{}\" {word}", path.display()),
             detail: format!(
                 "Cluster {system_identifier}, flush policy \"{}\", compression \"{}\".",
                 name(c"walsafe_archive.fsync_policy"),
@@ -90,7 +82,7 @@ impl There {
         (self.began, self.failed) = (Some(now), false);
     }
 
-    fn warn_of_space(&mut self, settings: &Settings, receipt: &Receipt) {
+    fn warn_of_space(&mut self, settings: &Settings, path: &Path, receipt: &Receipt) {
         let Some(space) = receipt.space.filter(|space| space.free < settings.min_free_space) else {
             return;
         };
@@ -103,7 +95,7 @@ impl There {
             message: "archive directory is low on space".to_owned(),
             detail: format!(
                 "\"{}\": {} MB of {} MB are free, and \"walsafe_archive.min_free_space\" is {} MB.",
-                self.destination.path().display(),
+                path.display(),
                 space.free >> 20,
                 space.total >> 20,
                 settings.min_free_space >> 20

@@ -1,12 +1,14 @@
 //! The archiver's record of what it did in each destination, for other sessions (see
 //! `walsafe_core::server::stats`).
 
+use std::borrow::Cow;
 use std::time::{Duration, SystemTime};
 
 use walsafe_core::archive::{Level, Notice, Receipt};
 use walsafe_core::error::{Error, ErrorKind};
 use walsafe_core::server::settings::{Destination, Destinations};
 use walsafe_core::server::stats::{Stats, StatsFile};
+use walsafe_core::wal::name::SegmentName;
 
 use crate::settings;
 
@@ -15,7 +17,7 @@ pub(crate) const FAILING: u64 = 1;
 /// The same, after a call that failed because the destination is not there.
 pub(crate) const WAITING: u64 = 2;
 /// The same, while nothing was tried there.
-pub(crate) const STARTING: u64 = 3;
+const STARTING: u64 = 3;
 
 /// Counts the calls of the server. What cannot be written is not counted: archiving goes on.
 #[derive(Default)]
@@ -33,7 +35,8 @@ impl Watch {
             (self.file, self.records) = (Some(file), records);
         }
         let names = || destinations.iter().map(name);
-        if names().eq(self.records.iter().map(|stats| stats.destination.as_str().into())) {
+        let same = |(name, stats): (Cow<'_, str>, &Stats)| stats.destination == name;
+        if self.records.len() == destinations.len() && names().zip(&self.records).all(same) {
             return;
         }
         let mut before = std::mem::take(&mut self.records);
@@ -67,7 +70,7 @@ impl Watch {
         damaged: u64,
     ) {
         let Some(stats) = self.of(destination) else { return };
-        stats.count(took);
+        count(stats, took);
         stats.damaged += damaged;
         stats.archived += 1;
         stats.already_present += u64::from(receipt.already_present());
@@ -96,7 +99,7 @@ impl Watch {
         error: &Error,
     ) {
         let Some(stats) = self.of(destination) else { return };
-        stats.count(took);
+        count(stats, took);
         stats.failed += 1;
         stats.failed_at = microseconds(SystemTime::now());
         file.clone_into(&mut stats.last_failed);
@@ -105,6 +108,12 @@ impl Watch {
             ErrorKind::DestinationMissing => WAITING,
             _ => FAILING,
         };
+    }
+
+    /// Notes how far a destination is ahead of another one.
+    pub(crate) fn is_ahead(&mut self, destination: &Destination, last: Option<SegmentName>) {
+        let Some(stats) = self.of(destination) else { return };
+        stats.has_up_to = last.map(|last| last.to_string()).unwrap_or_default();
     }
 
     /// Lets other sessions know.
@@ -116,19 +125,13 @@ impl Watch {
 }
 
 /// Counts the time of a call.
-trait Count {
-    fn count(&mut self, took: Duration);
-}
-
-impl Count for Stats {
-    fn count(&mut self, took: Duration) {
-        self.last_us = whole_microseconds(took);
-        self.busy_us += self.last_us;
-    }
+fn count(stats: &mut Stats, took: Duration) {
+    stats.last_us = whole_microseconds(took);
+    stats.busy_us += stats.last_us;
 }
 
 /// A destination as its record names it.
-fn name(destination: &Destination) -> std::borrow::Cow<'_, str> {
+fn name(destination: &Destination) -> Cow<'_, str> {
     destination.path().to_string_lossy()
 }
 

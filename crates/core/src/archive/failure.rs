@@ -71,7 +71,10 @@ impl Failure {
         match &self.first.destination {
             None => format!("could not archive file \"{file}\": {error}"),
             Some(there) if self.others.is_empty() => {
-                format!("could not archive file \"{file}\" to \"{}\": {error}", there.path().display())
+                format!(
+                    "could not archive file \"{file}\" to \"{}\": {error}",
+                    there.path().display()
+                )
             }
             Some(_) => format!(
                 "could not archive file \"{file}\" to {} of {} destinations",
@@ -239,7 +242,12 @@ mod tests {
         let hint = failure.hint(Some(&list));
         assert!(hint.starts_with("\"/a\": Create or mount"), "{hint}");
         assert!(hint.contains("\n\"/c\": Check the storage"), "{hint}");
-        assert!(hint.contains("without \"/a\" and \"/c\": ALTER SYSTEM SET walsafe_archive.destination = '/b';"), "{hint}");
+        assert!(
+            hint.contains(
+                "without \"/a\" and \"/c\": ALTER SYSTEM SET walsafe_archive.destination = '/b';"
+            ),
+            "{hint}"
+        );
         assert!(hint.contains("\"walsafe copy /b /a\" and \"walsafe copy /b /c\""), "{hint}");
     }
 

@@ -126,10 +126,10 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::error::{Activity, Error};
     use crate::encoding::codec::Compression;
     use crate::encoding::digest::Digest;
     use crate::error::{Action, Difference, Nature};
+    use crate::error::{Activity, Error};
     use crate::server::settings::{CheckWal, Destinations, FileMode, FsyncPolicy};
     use crate::sys::Space;
     use crate::wal::Lsn;
@@ -167,7 +167,8 @@ mod tests {
     /// A log of one night had the same three lines 500 times.
     #[test]
     fn a_failure_that_repeats_is_told_in_full_once_and_again_after_an_hour() {
-        let (mut repeats, began, error) = (Repeats::default(), Instant::now(), missing("/mnt/a").into());
+        let (mut repeats, began, error) =
+            (Repeats::default(), Instant::now(), missing("/mnt/a").into());
         let mut tell = |seconds| repeats.failed(FILE, &error, None, at(seconds, began));
         assert_eq!(tell(0), in_full(&error));
         for (seconds, detail) in [

@@ -33,6 +33,21 @@ impl ErrorKind {
                 | Self::NotContinued
         )
     }
+
+    /// Returns whether the archive holds WAL, or a timeline, of another history than the server's: a clone or a
+    /// second primary may be at work. A copy that was cut short, contents that cannot be read, and what differs
+    /// where no WAL is, or behind the end of a timeline, show nothing of the kind.
+    #[must_use]
+    pub const fn shows_another_history(self) -> bool {
+        self.is_conflict()
+            && !matches!(
+                self,
+                Self::ConflictTruncated
+                    | Self::ConflictPadding
+                    | Self::ConflictTimelineTail
+                    | Self::ConflictUnreadable
+            )
+    }
 }
 
 impl ErrorKind {

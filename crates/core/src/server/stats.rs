@@ -33,8 +33,7 @@ const MAGIC: &[u8; 8] = b"walsafe2";
 const NUMBERS: usize = 15;
 /// Room for each text of a record.
 const ROOM: [usize; 6] = [1024, 64, 64, 1024, 64, 64];
-const TEXT_LEN: usize =
-    ROOM[0] + ROOM[1] + ROOM[2] + ROOM[3] + ROOM[4] + ROOM[5] + 2 * ROOM.len();
+const TEXT_LEN: usize = ROOM[0] + ROOM[1] + ROOM[2] + ROOM[3] + ROOM[4] + ROOM[5] + 2 * ROOM.len();
 const RECORD_LEN: usize = 8 * NUMBERS + TEXT_LEN;
 const HEAD_LEN: usize = MAGIC.len() + 8;
 /// How often a reader looks again at a file that is being written.
@@ -418,7 +417,8 @@ mod tests {
         let records = encode(&[sample(), sample()]);
         let mut many = encode(&[]);
         many[8..16].fill(0xFF);
-        for contents in [&records[..100], &records[..records.len() - 1], &[0; 5000], b"", &many] {
+        for contents in [&records[..100], &records[..records.len() - 1], &[0; 5000], b"", &many[..]]
+        {
             std::fs::write(path_of(temp.path(), FILE_NAME), contents).unwrap();
             assert_eq!(current(temp.path()), None);
         }

@@ -15,11 +15,12 @@ use crate::server::settings::Destinations;
 use crate::sys::Dir;
 
 /// For each data directory, the destinations in use, in their order, and where each was last seen.
-static PLACES: Mutex<BTreeMap<PathBuf, Vec<(PathBuf, Option<Place>)>>> =
-    Mutex::new(BTreeMap::new());
+static PLACES: Mutex<Places> = Mutex::new(BTreeMap::new());
+
+type Places = BTreeMap<PathBuf, Vec<(PathBuf, Option<Place>)>>;
 
 /// Locks; every change is a single assignment.
-fn lock() -> MutexGuard<'static, BTreeMap<PathBuf, Vec<(PathBuf, Option<Place>)>>> {
+fn lock() -> MutexGuard<'static, Places> {
     PLACES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -38,6 +39,17 @@ enum Relation {
     Same,
     Inside,
     Around,
+}
+
+impl Relation {
+    fn worded(self, ours: &Path, theirs: &Path) -> String {
+        let (ours, theirs) = (ours.display(), theirs.display());
+        match self {
+            Self::Same => format!("\"{ours}\" and \"{theirs}\" are one directory"),
+            Self::Inside => format!("\"{ours}\" lies in \"{theirs}\""),
+            Self::Around => format!("\"{theirs}\" lies in \"{ours}\""),
+        }
+    }
 }
 
 impl Place {
@@ -73,8 +85,7 @@ pub fn use_together(data_directory: &Path, destinations: &Destinations) {
 /// # Errors
 /// It is one of the others, or lies in one, or one in it.
 pub fn check_apart(data_directory: &Path, dir: &Dir) -> Result<(), Error> {
-    let here =
-        Place::of(dir).map_err(|e| Error::io(Action::LookUpDestination, dir.path(), e))?;
+    let here = Place::of(dir).map_err(|e| Error::io(Action::LookUpDestination, dir.path(), e))?;
     for path in note(data_directory, dir.path(), &here) {
         // What another visit has seen may be old: a file system that is mounted now can have the numbers of one
         // that was unmounted. If the other path leads here, it hangs only if this one does.
@@ -83,17 +94,29 @@ pub fn check_apart(data_directory: &Path, dir: &Dir) -> Result<(), Error> {
         if let Some(there) = there {
             note(data_directory, &path, &there);
         }
-        let (ours, theirs) = (dir.path().display(), path.display());
-        let reason = match relation {
-            None => continue,
-            Some(Relation::Same) => format!("\"{ours}\" and \"{theirs}\" are one directory"),
-            Some(Relation::Inside) => format!("\"{ours}\" lies in \"{theirs}\""),
-            Some(Relation::Around) => format!("\"{theirs}\" lies in \"{ours}\""),
-        };
-        let reason = format!("in \"walsafe_archive.destination\", {reason}");
-        return Err(Error::BadSetting { reason });
+        if let Some(relation) = relation {
+            let reason = relation.worded(dir.path(), &path);
+            let reason = format!("in \"walsafe_archive.destination\", {reason}");
+            return Err(Error::BadSetting { reason });
+        }
     }
     Ok(())
+}
+
+/// Looks where the destinations lead now. Returns what is wrong, as it stands in the middle of a sentence. This may
+/// hang where one of them does.
+#[must_use]
+pub fn look(destinations: &Destinations) -> Option<String> {
+    let place = |path: &Path| Dir::open(path).ok().and_then(|dir| Place::of(&dir).ok());
+    let places: Vec<_> =
+        destinations.iter().map(|there| (there.path(), place(there.path()))).collect();
+    places.iter().enumerate().find_map(|(n, (path, here))| {
+        let here = here.as_ref()?;
+        places.iter().take(n).find_map(|(other, there)| {
+            let relation = here.relation(there.as_ref()?)?;
+            Some(relation.worded(path, other))
+        })
+    })
 }
 
 /// Notes where a destination lies. Returns the others that seem to have to do with it.
@@ -105,9 +128,8 @@ fn note(data_directory: &Path, path: &Path, here: &Place) -> Vec<PathBuf> {
         return Vec::new();
     };
     *place = Some(here.clone());
-    let meets = |place: &Option<Place>| {
-        place.as_ref().is_some_and(|there| here.relation(there).is_some())
-    };
+    let meets =
+        |place: &Option<Place>| place.as_ref().is_some_and(|there| here.relation(there).is_some());
     let others = together.iter().filter(|(there, place)| there != path && meets(place));
     others.map(|(there, _)| there.clone()).collect()
 }

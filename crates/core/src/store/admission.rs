@@ -18,9 +18,6 @@ use crate::words;
 /// How many segments of an archive that another tool began are looked at before it is adopted.
 const SAMPLE: usize = 16;
 
-/// How many waiting files are looked at for the first segment. Before it there are history files at most.
-const LOOKED_AT: usize = 256;
-
 /// Makes sure that an archive belongs to this cluster, through the handle that the visit holds.
 ///
 /// An archive that has no identity file yet gets one, if it is empty or holds segments of this cluster, and
@@ -81,9 +78,11 @@ pub fn admit(
 /// that order. A segment if there is one: the history files that come first are archived in any case.
 fn first_file(destinations: &KnownDestinations) -> Option<FileName> {
     let status = destinations.pg_wal().join("archive_status");
-    let waiting = ready::first_waiting(&status, LOOKED_AT).unwrap_or_default();
-    let segment = waiting.iter().find(|name| name.segment().is_some());
-    segment.or(waiting.first()).cloned()
+    let first = |passed_over: fn(&FileName) -> bool| {
+        let waiting = ready::first_waiting(&status, 1, passed_over).unwrap_or_default();
+        waiting.into_iter().next()
+    };
+    first(|name| name.segment().is_none()).or_else(|| first(|_| false))
 }
 
 /// What a directory without an identity file holds.

@@ -119,7 +119,7 @@ settings! {
     /// Where files are archived to.
     destinations: Destinations = text(c""),
         c"Directories that WAL files are archived to.",
-        c"Absolute paths outside the data directory, separated by commas. A file counts as archived once each of them has it. Empty: nothing is archived.";
+        c"Absolute paths, separated by commas. A file must be in each of them. Empty: nothing is archived.";
 
     /// What is flushed before a file counts as archived.
     fsync_policy: FsyncPolicy = choice(c"full"),
