@@ -201,6 +201,7 @@ impl<P> State<P> {
     /// The server is told that this file is archived.
     pub(super) fn answered(&mut self, name: &FileName) {
         self.memory.answered(name);
+        self.look_later();
     }
 
     /// Returns how long nothing has moved for a file. Once a thread has it, its own steps count; until

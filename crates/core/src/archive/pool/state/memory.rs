@@ -149,12 +149,12 @@ impl Memory {
     }
 
     /// A look has ended. What no longer waits according to it was archived elsewhere, or given up: nobody asks
-    /// for it any more. Without a word of it, nothing has changed.
-    pub(super) fn end_look(&mut self, counts: bool) {
+    /// for it any more, but for the file that the server waits for. A look that does not count changes nothing.
+    pub(super) fn end_look(&mut self, counts: bool, wanted: Option<&FileName>) {
         self.looking = false;
         if counts {
-            let look = self.look;
-            self.files.retain(|_, entry| entry.seen == look);
+            let (look, wanted) = (self.look, wanted.map(Key::of));
+            self.files.retain(|key, entry| entry.seen == look || wanted.as_ref() == Some(key));
         }
     }
 
