@@ -14,9 +14,11 @@ use std::time::Duration;
 use common::*;
 use pools::*;
 use walsafe_core::archive::pool::{AHEAD_PER_WORKER, Pool};
-use walsafe_core::archive::{Job, Notice};
+use walsafe_core::archive::pools::{Pools, Step};
+use walsafe_core::archive::{Job, Notice, Plan};
 use walsafe_core::error::ErrorKind;
 use walsafe_core::server::settings::CheckWal;
+use walsafe_core::store::directory::Staging;
 use walsafe_core::sys::fault::{Effect, Fault, Op, Plan as Faults};
 
 fn hang(op: Op, skip: usize, times: usize) -> Faults {
@@ -519,4 +521,51 @@ fn nothing_of_the_timeline_before_is_published_after_a_hang_in_it() {
         archive(&again, &history).unwrap();
         assert!(held.iter().all(|job| world.path(job).exists()));
     }
+}
+
+/// What one destination had been brought of the timeline before was left to the next checkpoint, although
+/// another destination was down and had not.
+#[test]
+fn what_one_destination_has_of_the_timeline_before_is_kept_for_another() {
+    let _alone = alone();
+    let (world, held, history) = promoted();
+    let second = world.root.path().join("second");
+    fs::create_dir(&second).unwrap();
+    let plan =
+        Plan { staging: Staging::Named, ..plan(&second, &world.root.path().join("data"), 0) };
+    let plan = Plan { cluster: world.plan.cluster, ..plan };
+    run(&plan, &held[0]).unwrap();
+    let mut pools = Pools::default();
+    pools.update([(world.plan.clone(), 1), (plan, 1)]).unwrap();
+    let mut call = || {
+        let mut call = pools.call(history.clone(), None);
+        let mut answers = None;
+        wait_until("the answers", || {
+            if let Step::Done(done) = call.step() {
+                answers = Some(done);
+            }
+            answers.is_some()
+        });
+        answers.unwrap().are_all_good()
+    };
+    // The second destination alone has temporary names.
+    let effect = Effect::Fail(libc::EIO);
+    let fault = Fault { op: Op::CreateNamed, skip: 0, times: usize::MAX, effect };
+    let faults = Faults::everywhere(vec![fault]);
+    let marked = |mark: &str| {
+        let status = world.pg_wal.join("archive_status");
+        let marked = |job: &&Job| status.join(format!("{}.{mark}", job.name)).exists();
+        held.iter().filter(marked).count()
+    };
+    for _ in 0..2 {
+        assert!(!call());
+        assert_eq!(held.iter().filter(|job| world.path(job).exists()).count(), held.len());
+        assert_eq!((marked("ready"), marked("done")), (held.len(), 0));
+    }
+    drop(faults);
+    assert!(call());
+    assert!(held.iter().all(|job| second.join(job.name.as_str()).exists()));
+    assert_eq!((marked("ready"), marked("done")), (0, held.len()));
+    pools.update([]).unwrap();
+    wait_until("the threads to end", || threads_named_walsafe() == 0);
 }

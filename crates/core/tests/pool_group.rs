@@ -341,6 +341,29 @@ fn a_conflict_in_one_destination_stops_publishing_in_all() {
     two.archive(&jobs[6..]);
 }
 
+/// Right after the start, a server whose next file conflicts in one destination added it and what follows to the
+/// other one, which was faster.
+#[test]
+fn a_conflict_of_the_first_file_is_found_before_another_destination_publishes() {
+    let _alone = alone();
+    for order in [[1, 2], [2, 1]] {
+        let mut two = Two::new();
+        let jobs = two.jobs(1..=20);
+        let (first, second) = (two.first.clone(), two.second.clone());
+        init(&two.plan(1)).unwrap();
+        init(&two.plan(2)).unwrap();
+        waits(&two.world, &jobs);
+        fs::write(first.join(jobs[0].name.as_str()), "another server's").unwrap();
+        two.update(&order);
+        for _ in 0..3 {
+            let answers = two.call(&jobs[0]);
+            assert_eq!(failures(&answers), [(first.clone(), ErrorKind::Conflict)]);
+            std::thread::sleep(Duration::from_millis(50));
+            assert_eq!(count(&second, &jobs), 0);
+        }
+    }
+}
+
 /// A destination with a conflict is taken out of the list: it stops nobody any more. So does a file that is
 /// no longer waiting.
 #[test]

@@ -147,7 +147,7 @@ impl Model {
         let before = self.limit.clone();
         let wanted_is_it =
             before.as_ref().map(Turn::name) == self.state.wanted() && before.is_some();
-        Limit { before, wanted_is_it }
+        Limit { before, wanted_is_it, nothing_yet: false }
     }
 
     /// A thread takes what there is to do. Returns whether there was something.
