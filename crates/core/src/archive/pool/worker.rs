@@ -192,8 +192,12 @@ impl Shared {
         {
             self.member.is_settled(&name);
         }
-        let names =
-            or_panic(|| ready::first_waiting(&status, BATCH, |name| self.lock().sees(name)));
+        let known = |name: &FileName| {
+            let known = self.lock().sees(name);
+            // The server would not be asking for those without us.
+            known || self.member.kept().has(name)
+        };
+        let names = or_panic(|| ready::first_waiting(&status, BATCH, known));
         Seen { names: names.ok(), took: began.elapsed() }
     }
 

@@ -70,10 +70,10 @@ impl<P> State<P> {
             return;
         }
         let later = Instant::now() + PAUSE.max(took.saturating_mul(SHARE));
-        let next = match names {
+        let next = match names.map(|names| self.list(look, names)) {
             None => Some(later),
-            Some(names) if self.list(look, names) > 0 => Some(Instant::now()),
-            Some(_) => (self.memory.len() > 0).then_some(later),
+            Some(0) => (self.memory.len() > 0).then_some(later),
+            Some(_) => Some(Instant::now()),
         };
         if let Phase::Ahead { look_at: look_at @ None } = &mut self.phase {
             *look_at = next;
