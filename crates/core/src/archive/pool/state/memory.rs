@@ -73,14 +73,14 @@ impl Memory {
         self.files.len() >= REMEMBERED
     }
 
-    /// Keeps what was archived. `told`: the server gets this receipt as its answer.
-    pub(super) fn keep(&mut self, name: &FileName, receipt: Receipt, told: bool) {
+    /// Keeps what was archived.
+    pub(super) fn keep(&mut self, name: &FileName, receipt: Receipt) {
         let Receipt { outcome, wal_bytes, stored_bytes, content, space, records, notices } =
             receipt;
         let once = Once { space, records, notices };
-        let once = (!told && once != Once::default()).then(|| Box::new(once));
+        let once = (once != Once::default()).then(|| Box::new(once));
         let seen = self.look;
-        let entry = Entry { outcome, wal_bytes, stored_bytes, content, once, told, seen };
+        let entry = Entry { outcome, wal_bytes, stored_bytes, content, once, told: false, seen };
         self.files.insert(Key::of(name), entry);
     }
 

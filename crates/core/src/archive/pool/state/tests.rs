@@ -96,6 +96,8 @@ struct Model {
     unarchived: BTreeSet<Turn>,
     /// What was archived since the last trouble, and not told to the server.
     has: BTreeSet<Turn>,
+    /// The same, without what did not wait for a while.
+    steady: BTreeSet<Turn>,
     /// The last answer, and what the server was told last: it may not have marked it yet.
     answered: Option<FileName>,
     told: Option<Turn>,
@@ -128,6 +130,7 @@ impl Model {
             waiting: BTreeSet::new(),
             unarchived: BTreeSet::new(),
             has: BTreeSet::new(),
+            steady: BTreeSet::new(),
             answered: None,
             told: None,
             settled: BTreeSet::new(),
@@ -140,6 +143,7 @@ impl Model {
     fn trouble(&mut self) {
         self.trouble += 1;
         self.has.clear();
+        self.steady.clear();
     }
 
     /// What other destinations allow now.
@@ -164,7 +168,8 @@ impl Model {
                     self.ahead.remove(&job.name);
                 } else {
                     self.ahead.insert(job.name.clone(), self.trouble);
-                    prop_assert!(!self.has.contains(&Turn::of(&job.name)), "read once more");
+                    let again = self.steady.contains(&Turn::of(&job.name));
+                    prop_assert!(!again, "{} is read once more", job.name);
                 }
                 prop_assert!(self.preparing.insert(job.name), "made ready twice at a time");
             }
@@ -236,6 +241,7 @@ impl Model {
                 if !late {
                     self.unarchived.remove(&turn);
                     if trouble == self.trouble {
+                        self.steady.extend(self.waiting.contains(&turn).then(|| turn.clone()));
                         self.has.insert(turn);
                     }
                 }
@@ -262,8 +268,9 @@ impl Model {
         let Some((look, then)) = self.look.take() else { return };
         let waits = if most % 2 == 0 { then } else { self.waiting.clone() };
         let listed: Vec<_> = waits.iter().map(Turn::name).cloned().collect();
-        let listed = listed.into_iter().filter(|name| !self.state.sees(name)).take(most);
-        let listed: Vec<_> = listed.collect();
+        let mut listed: Vec<_> =
+            listed.into_iter().filter(|name| !self.state.sees(name)).collect();
+        listed.truncate(most);
         if ok {
             let last = listed.last().map(Turn::of).filter(|_| listed.len() == most);
             let within = |turn: &&Turn| last.as_ref().is_none_or(|last| *turn <= last);
@@ -278,12 +285,16 @@ impl Model {
         // What the server was told, it has marked before it asks for another file.
         if let Some(turn) = self.told.take() {
             self.waiting.remove(&turn);
+            self.steady.remove(&turn);
         }
         let job = job(n);
         let turn = Turn::of(&job.name);
         self.settled.remove(&turn);
         self.waiting.insert(turn.clone());
         self.answered = None;
+        if self.state.barrier.as_ref().is_some_and(|barrier| barrier.turn <= turn) {
+            self.steady.clear();
+        }
         self.state.release_if_moved();
         self.state.ask(&job);
         if matches!(self.state.answer, Some(Answered::Had)) {
@@ -316,6 +327,7 @@ impl Model {
         let turn = Turn::of(&name);
         self.state.answered(&name);
         self.has.remove(&turn);
+        self.steady.remove(&turn);
         self.unarchived.remove(&turn);
         self.settled.insert(turn.clone());
         self.told = Some(turn);
@@ -331,7 +343,9 @@ impl Model {
                 }
             }
             Event::Waits(n, false) => {
-                self.waiting.remove(&Turn::of(&job(n).name));
+                let turn = Turn::of(&job(n).name);
+                self.waiting.remove(&turn);
+                self.steady.remove(&turn);
             }
             Event::Ask(n) => self.ask(n)?,
             Event::Tell => self.tell(),

@@ -137,7 +137,7 @@ fn look_ahead_stops_where_the_memory_is_full_and_the_file_that_is_asked_for_does
     assert_eq!(archive_next(&mut state), job(2).name);
     for n in 0..REMEMBERED {
         let name = FileName::new(&format!("0000000200000000{n:08X}")).unwrap();
-        state.memory.keep(&name, receipt(), false);
+        state.memory.keep(&name, receipt());
     }
     look_is_none(&mut state);
     let (full, another) = (state.memory.len(), job(3));
