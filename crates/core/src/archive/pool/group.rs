@@ -2,16 +2,24 @@
 //!
 //! A conflict in one destination may mean that this server has left the history that it archived: a clone, or
 //! a data directory that was put back to a snapshot. Then no other destination gets anything at or behind
-//! that file either, also one that holds less and would see nothing wrong (guarantee G13).
+//! that file either, also one that holds less and would see nothing wrong (guarantee G13). Right after a start,
+//! no destination knows anything yet: then each gives the others a moment to look at their first file, before
+//! it publishes its own.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::state::Turn;
+use crate::archive::parent::Kept;
 use crate::wal::name::FileName;
+
+/// How long a destination that was asked for its first file may take to look at it before the others publish
+/// theirs. Shorter than any `stall_timeout`: they must not be taken for destinations that hang.
+const FIRST_LOOK: Duration = Duration::from_millis(500);
 
 /// What the pools of one archiver share.
 pub struct Group {
@@ -28,7 +36,8 @@ impl Group {
         let (wake, notify) = UnixStream::pair()?;
         wake.set_nonblocking(true)?;
         notify.set_nonblocking(true)?;
-        Ok(Self { wake, bond: Arc::new(Bond { notify, conflicts: Mutex::default() }) })
+        let (conflicts, kept) = (Mutex::default(), Kept::for_a_group());
+        Ok(Self { wake, bond: Arc::new(Bond { notify, conflicts, kept }) })
     }
 
     /// Returns a handle that is readable when a pool has had news since the last [`Group::clear_wake`].
@@ -53,13 +62,18 @@ impl Group {
 pub(super) struct Bond {
     notify: UnixStream,
     conflicts: Mutex<Conflicts>,
+    /// What the server keeps until every destination has it.
+    kept: Kept,
 }
 
-/// The first file that conflicts in each pool's destination, as far as it was found out.
+/// What was found out of each pool's destination.
 #[derive(Default)]
 struct Conflicts {
     members: u64,
+    /// The first file that conflicts there.
     found: BTreeMap<u64, Turn>,
+    /// When its first file was asked for, as long as that was not looked at.
+    asked: BTreeMap<u64, Instant>,
 }
 
 /// A pool's place in its group. Dropped, it takes the pool's conflict with it.
@@ -77,10 +91,31 @@ impl Member {
         Self { number, bond }
     }
 
+    pub(super) fn kept(&self) -> &Kept {
+        &self.bond.kept
+    }
+
     /// Wakes the caller.
     pub(super) fn wake_caller(&self) {
         // A full socket means that the caller has much to read already.
         let _ = (&self.bond.notify).write(&[1]);
+    }
+
+    /// A file is asked for, for the first time in this pool.
+    pub(super) fn is_asked_first(&self) {
+        self.bond.lock().asked.insert(self.number, Instant::now());
+    }
+
+    /// A file was compared with what the destination holds, or could not be.
+    pub(super) fn has_looked(&self) {
+        self.bond.lock().asked.remove(&self.number);
+    }
+
+    /// Returns whether another destination may be about to find that its first file conflicts.
+    pub(super) fn others_look(&self) -> bool {
+        let conflicts = self.bond.lock();
+        let mut others = conflicts.asked.iter().filter(|(number, _)| **number != self.number);
+        others.any(|(_, since)| since.elapsed() < FIRST_LOOK)
     }
 
     /// A file conflicts in this pool's destination. The first of them in the server's order stands for all.
@@ -103,7 +138,9 @@ impl Member {
 
     /// Forgets what conflicts here: the pool has ended.
     pub(super) fn leave(&self) {
-        self.bond.lock().found.remove(&self.number);
+        let mut conflicts = self.bond.lock();
+        conflicts.found.remove(&self.number);
+        conflicts.asked.remove(&self.number);
     }
 
     /// Returns the first file that conflicts in this pool's destination.

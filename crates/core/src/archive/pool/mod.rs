@@ -26,7 +26,7 @@ use self::worker::Shared;
 use super::without;
 use super::{Job, Plan, Receipt};
 use crate::error::{Action, Error};
-use crate::wal::name::SegmentName;
+use crate::wal::name::{FileKind, SegmentName};
 
 mod group;
 mod state;
@@ -107,6 +107,9 @@ impl Pool {
     pub fn ask(&self, job: &Job) {
         let mut state = self.shared.lock();
         state.release_if_moved();
+        if state.threads == 0 {
+            self.shared.member.is_asked_first();
+        }
         state.ask(job);
         if let Err(e) = self.shared.start_threads(&mut state)
             && state.threads == 0
@@ -136,9 +139,15 @@ impl Pool {
         })
     }
 
-    /// The server is told that this file is archived: if it comes again under this name, it is another file.
+    /// The server is told that this file is archived, by every destination of the group: if it comes again under
+    /// this name, it is another file.
     pub fn answered(&self, job: &Job) {
         self.shared.lock().answered(&job.name);
+        if let FileKind::History { .. } = job.name.kind()
+            && let Some(pg_wal) = job.source.parent()
+        {
+            self.shared.member.kept().let_go(pg_wal);
+        }
     }
 
     /// Returns whether the file conflicts in another destination of the group, and not in this one: then that

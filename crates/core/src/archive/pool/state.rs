@@ -183,7 +183,10 @@ impl<P> State<P> {
             return None;
         }
         let result = match self.answer.take()? {
-            Answered::Now(Ok(receipt)) => Ok((receipt, false)),
+            Answered::Now(Ok(receipt)) => {
+                let _ = self.memory.tell(name);
+                Ok((receipt, false))
+            }
             Answered::Now(Err(error)) => Err(error),
             // What is forgotten takes its answer with it.
             Answered::Had => Ok(self.memory.tell(name)?),
@@ -201,6 +204,7 @@ impl<P> State<P> {
     /// The server is told that this file is archived.
     pub(super) fn answered(&mut self, name: &FileName) {
         self.memory.answered(name);
+        self.look_later();
     }
 
     pub(super) fn last_ahead(&self) -> Option<SegmentName> {
@@ -349,7 +353,7 @@ impl<P> State<P> {
                         self.barrier = None;
                     }
                     if current {
-                        self.memory.keep(&name, receipt.clone(), wanted);
+                        self.memory.keep(&name, receipt.clone());
                     }
                     if wanted {
                         self.answer = Some(Answered::Now(Ok(receipt)));

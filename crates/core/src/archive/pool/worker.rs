@@ -10,7 +10,6 @@ use super::state::{Batch, Limit, Look, Seen, State, Turn, Work};
 use super::{BATCH, STACK};
 use crate::archive::arrival::Arrival;
 use crate::archive::attempt::{bring_parent, prepare};
-use crate::archive::parent::Kept;
 use crate::archive::publish::{Prepared, Publishing};
 use crate::archive::{Plan, Receipt, Seam};
 use crate::error::{Action, Error};
@@ -26,7 +25,6 @@ pub(super) struct Shared {
     plan: Plan,
     store: Box<dyn Store>,
     seam: Seam,
-    kept: Kept,
     state: Mutex<State<Prepared>>,
     /// There may be something to start, or the end has come.
     work: Condvar,
@@ -46,7 +44,6 @@ impl Shared {
             plan,
             store,
             seam: Seam::default(),
-            kept: Kept::default(),
             state,
             work: Condvar::new(),
             member,
@@ -97,7 +94,7 @@ impl Shared {
                 }
                 Work::Prepare(job, progress) => {
                     let prepared = or_panic(|| {
-                        self.kept.keep(&self.plan, &job);
+                        self.member.kept().keep(&self.plan, &job);
                         self.tidy(&progress);
                         let buffer = kept(&mut buffer, &job.source)?;
                         let (plan, store) = (&self.plan, &*self.store);
@@ -109,6 +106,7 @@ impl Shared {
                     if let Err(error) = &prepared {
                         self.note_failure(&job.name, error);
                     }
+                    self.member.has_looked();
                     let mut state = self.lock();
                     state.finish_prepare(&job.name, prepared);
                     failed || state.is_retired()
@@ -171,14 +169,15 @@ impl Shared {
     /// Returns what other destinations do not allow now.
     fn limit(&self, state: &State<Prepared>) -> Limit {
         let wanted_is_it = state.wanted().is_some_and(|name| self.member.is_withheld(name));
-        Limit { before: self.member.others_conflict(), wanted_is_it }
+        let nothing_yet = self.member.others_look();
+        Limit { before: self.member.others_conflict(), wanted_is_it, nothing_yet }
     }
 
     /// Returns whether a file of a batch may still get its name: no other destination has found a conflict at
     /// or before it since, unless the server asks for just this file.
     fn is_allowed(&self, name: &FileName) -> bool {
         let state = self.lock();
-        let Limit { before, wanted_is_it } = self.limit(&state);
+        let Limit { before, wanted_is_it, .. } = self.limit(&state);
         let wanted = state.wanted() == Some(name);
         if wanted { !wanted_is_it } else { before.is_none_or(|before| Turn::of(name) < before) }
     }
@@ -193,8 +192,12 @@ impl Shared {
         {
             self.member.is_settled(&name);
         }
-        let names =
-            or_panic(|| ready::first_waiting(&status, BATCH, |name| self.lock().sees(name)));
+        let known = |name: &FileName| {
+            let known = self.lock().sees(name);
+            // The server would not be asking for those without us.
+            known || self.member.kept().has(name)
+        };
+        let names = or_panic(|| ready::first_waiting(&status, BATCH, known));
         Seen { names: names.ok(), took: began.elapsed() }
     }
 
@@ -274,8 +277,15 @@ impl Shared {
             if let FileKind::History { timeline } = prepared.name.kind() {
                 let job = prepared.job();
                 let buffer = kept(buffer, &job.source)?;
-                let notices =
-                    bring_parent(plan, store, (seam, &self.kept), &job, buffer, progress, &may);
+                let notices = bring_parent(
+                    plan,
+                    store,
+                    (seam, self.member.kept()),
+                    &job,
+                    buffer,
+                    progress,
+                    &may,
+                );
                 self.arrival.keep_notices(timeline, notices);
                 // That may have taken long, or hung.
                 if !may() {

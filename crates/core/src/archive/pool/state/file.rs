@@ -131,6 +131,8 @@ pub(in crate::archive::pool) struct Limit {
     pub(in crate::archive::pool) before: Option<Turn>,
     /// The file that the server asks for is that one.
     pub(in crate::archive::pool) wanted_is_it: bool,
+    /// Nothing gets its name for the moment: another destination looks at its first file.
+    pub(in crate::archive::pool) nothing_yet: bool,
 }
 
 impl Limit {

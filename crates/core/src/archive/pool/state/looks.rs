@@ -21,6 +21,16 @@ impl<P> State<P> {
         }
     }
 
+    /// The server comes on by itself: it will ask for what no look has found.
+    pub(super) fn look_later(&mut self) {
+        let now = Instant::now();
+        if let Phase::Ahead { look_at: Some(at) } = &mut self.phase
+            && *at > now
+        {
+            *at = now + PAUSE;
+        }
+    }
+
     /// Returns in how long a look is worth it; `None` if there is none to be made.
     pub(in crate::archive::pool) fn next_look(&self) -> Option<Duration> {
         let Phase::Ahead { look_at: Some(at) } = self.phase else { return None };
@@ -53,16 +63,17 @@ impl<P> State<P> {
         let Seen { names, took } = seen;
         let counts = self.goes_ahead() && self.generation == look.generation;
         let names = names.filter(|_| counts);
-        self.memory.end_look(names.is_some());
+        let wanted = self.wanted.as_ref().map(|job| &job.name);
+        self.memory.end_look(names.is_some(), wanted);
         if !counts {
             // Whoever has changed that has seen to the next look.
             return;
         }
         let later = Instant::now() + PAUSE.max(took.saturating_mul(SHARE));
-        let next = match names {
+        let next = match names.map(|names| self.list(look, names)) {
             None => Some(later),
-            Some(names) if self.list(look, names) > 0 => Some(Instant::now()),
-            Some(_) => (self.memory.len() > 0).then_some(later),
+            Some(0) => (self.memory.len() > 0).then_some(later),
+            Some(_) => Some(Instant::now()),
         };
         if let Phase::Ahead { look_at: look_at @ None } = &mut self.phase {
             *look_at = next;

@@ -74,14 +74,14 @@ impl Memory {
         self.files.len() >= REMEMBERED
     }
 
-    /// Keeps what was archived. `told`: the server gets this receipt as its answer.
-    pub(super) fn keep(&mut self, name: &FileName, receipt: Receipt, told: bool) {
+    /// Keeps what was archived.
+    pub(super) fn keep(&mut self, name: &FileName, receipt: Receipt) {
         let Receipt { outcome, wal_bytes, stored_bytes, content, .. } = receipt;
         let Receipt { space, records, begins_with, notices, .. } = receipt;
         let once = Once { space, records, begins_with, notices };
-        let once = (!told && once != Once::default()).then(|| Box::new(once));
+        let once = (once != Once::default()).then(|| Box::new(once));
         let seen = self.look;
-        let entry = Entry { outcome, wal_bytes, stored_bytes, content, once, told, seen };
+        let entry = Entry { outcome, wal_bytes, stored_bytes, content, once, told: false, seen };
         self.files.insert(Key::of(name), entry);
     }
 
@@ -163,12 +163,12 @@ impl Memory {
     }
 
     /// A look has ended. What no longer waits according to it was archived elsewhere, or given up: nobody asks
-    /// for it any more. Without a word of it, nothing has changed.
-    pub(super) fn end_look(&mut self, counts: bool) {
+    /// for it any more, but for the file that the server waits for. A look that does not count changes nothing.
+    pub(super) fn end_look(&mut self, counts: bool, wanted: Option<&FileName>) {
         self.looking = false;
         if counts {
-            let look = self.look;
-            self.files.retain(|_, entry| entry.seen == look);
+            let (look, wanted) = (self.look, wanted.map(Key::of));
+            self.files.retain(|key, entry| entry.seen == look || wanted.as_ref() == Some(key));
         }
     }
 

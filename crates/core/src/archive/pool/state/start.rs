@@ -88,9 +88,12 @@ impl<P> State<P> {
 
     /// Returns for how long a thread that has nothing to do may sleep if nobody wakes it.
     pub(in crate::archive::pool) fn longest_sleep(&self, limit: &Limit) -> Option<Duration> {
-        /// Another destination's conflict ends without a word to this pool.
-        const WHILE_LIMITED: Duration = Duration::from_secs(1);
-        let limited = (*limit != Limit::default()).then_some(WHILE_LIMITED);
+        // What other destinations do not allow ends without a word to this pool.
+        let limited = match limit {
+            Limit { nothing_yet: true, .. } => Some(Duration::from_millis(2)),
+            Limit { before: Some(_), .. } => Some(Duration::from_secs(1)),
+            _ => None,
+        };
         let look = self.next_look().map(|left| left.max(Duration::from_millis(1)));
         look.into_iter().chain(limited).min()
     }
@@ -99,6 +102,9 @@ impl<P> State<P> {
     /// conflict there may mean that another server went on from here (guarantee G13). Only the file that the
     /// server waits for does: an earlier name may have become ready late.
     fn start_batch(&mut self, limit: &Limit) -> Option<Batch<P>> {
+        if limit.nothing_yet {
+            return None;
+        }
         let wanted = self.wanted.as_ref().map(|job| Turn::of(&job.name));
         let wanted = wanted
             .filter(|turn| !limit.wanted_is_it && self.order.get(turn).is_some_and(File::is_ready));
