@@ -147,7 +147,8 @@ mod tests {
     fn visit(home: &Path, names: &[&str]) -> Vec<Option<String>> {
         let paths = names.iter().map(|name| home.join(name).display().to_string());
         let list = paths.collect::<Vec<_>>().join(",");
-        let data = home.join("data");
+        // Another server each time: what one has seen of a destination, it keeps.
+        let data = home.join(names.join("-"));
         use_together(&data, &Destinations::new(&list, &data).unwrap());
         let check = |name: &&str| {
             let dir = Dir::open(&home.join(name)).unwrap();
@@ -187,7 +188,7 @@ mod tests {
         }
         symlink(home.join("a"), home.join("link")).unwrap();
         visit(&home, &["link", "b"]);
-        let data = home.join("data");
+        let data = home.join("link-b");
         let both = format!("{0}/link,{0}/a", home.display());
         use_together(&data, &Destinations::new(&both, &data).unwrap());
         let check = || check_apart(&data, &Dir::open(&home.join("a")).unwrap());
