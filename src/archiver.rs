@@ -29,7 +29,7 @@ use crate::watch::Watch;
 
 /// For how long a destination may stand still before a reload that waits for the call ends it. A copy that
 /// moves is soon done, and the server reads its configuration then.
-const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(3);
 
 thread_local! {
     static ARCHIVER: RefCell<Archiver> = RefCell::new(Archiver::new());
@@ -227,7 +227,7 @@ impl Archiver {
                     let open = call.open().map(|(there, still)| (there.clone(), still)).collect();
                     return Ok(Said { answers: call.give_up(), open, times });
                 }
-                left = left.min(PATIENCE / 4);
+                left = left.min(PATIENCE / 10);
             }
             let Some(handle) = call.wake_handle() else { return Err(Error::NotConfigured) };
             waiter.wait(handle, left);

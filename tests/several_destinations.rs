@@ -258,8 +258,10 @@ fn one_that_hangs_is_taken_out_by_a_reload_while_the_call_hangs_and_pg_wal_is_ne
 /// A reload that leaves a destination alone fails no call that moves, and hides no failure.
 #[test]
 fn a_reload_without_a_hang_ends_no_call() {
-    let home = Scratch::new("archives");
-    let (first, second) = (home.dir("first"), home.dir("second"));
+    require!(privileged());
+    // Where no flush takes as long as a hang.
+    let storage = Mount::tmpfs(64);
+    let (first, second) = (storage.dir("first"), storage.dir("second"));
     let cluster = archiving_to(&[&first, &second]).start();
     cluster.wait_archived(&cluster.switch_wal());
     let mark = cluster.mark();
@@ -323,10 +325,20 @@ fn one_directory_by_two_paths_is_refused() {
     let home = Scratch::new("archives");
     let (real, link) = (home.dir("real"), home.join("link"));
     std::os::unix::fs::symlink(&real, &link).unwrap();
-    let cluster = start(archiving_to(&[&real, &link]));
+    let other = home.dir("other");
+    let cluster = start(archiving_to(&[&real, &other]));
+    cluster.wait_archived(&cluster.switch_wal());
+    let both = list(&[&real, &link]);
+    let refused = cluster
+        .psql(&format!("LOAD 'walsafe_archive';\nALTER SYSTEM SET {DESTINATION} = '{both}'"))
+        .expect_err("one directory");
+    assert!(refused.contains("22023") && refused.contains("are one directory"), "{refused}");
+    // What nobody has looked at, the first file finds out.
+    cluster.reconfigure(DESTINATION, &both);
     let mark = cluster.mark();
     let name = cluster.switch_wal();
     let report = cluster.wait_for_report(mark, "22023");
+    // Nothing is to be said of one of them that is not true of the other.
     assert!(report.message.contains("a setting cannot be used"), "{report:?}");
     let (first, second) = (real.display(), link.display());
     assert!(

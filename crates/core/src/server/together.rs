@@ -8,11 +8,16 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
+use std::time::Duration;
 
 use crate::error::{Action, Error};
 use crate::server::settings::Destinations;
-use crate::sys::Dir;
+use crate::sys::{self, Dir};
+
+/// Stack of the thread that looks, in bytes.
+const STACK: usize = 1 << 18;
 
 /// For each data directory, the destinations in use, in their order, and where each was last seen.
 static PLACES: Mutex<Places> = Mutex::new(BTreeMap::new());
@@ -43,9 +48,11 @@ enum Relation {
 
 impl Relation {
     fn worded(self, ours: &Path, theirs: &Path) -> String {
+        // The same words, whichever of the two finds it out.
+        let (first, second) = (ours.min(theirs).display(), ours.max(theirs).display());
         let (ours, theirs) = (ours.display(), theirs.display());
         match self {
-            Self::Same => format!("\"{ours}\" and \"{theirs}\" are one directory"),
+            Self::Same => format!("\"{first}\" and \"{second}\" are one directory"),
             Self::Inside => format!("\"{ours}\" lies in \"{theirs}\""),
             Self::Around => format!("\"{theirs}\" lies in \"{ours}\""),
         }
@@ -119,6 +126,31 @@ pub fn look(destinations: &Destinations) -> Option<String> {
     })
 }
 
+/// Looks where the destinations lead now, as [`look`] does, in a thread of its own, and waits for that as long as is
+/// said. What is not found out by then stays open: one of them may hang. While such a thread hangs, there is no
+/// other.
+#[must_use]
+pub fn look_within(destinations: &Destinations, limit: Duration) -> Option<String> {
+    /// A thread looks.
+    static LOOKING: AtomicBool = AtomicBool::new(false);
+    if destinations.len() < 2 || LOOKING.swap(true, Ordering::Relaxed) {
+        return None;
+    }
+    let (send, found) = mpsc::channel();
+    let destinations = destinations.clone();
+    let started = sys::start_thread(STACK, move || {
+        let found = look(&destinations);
+        LOOKING.store(false, Ordering::Relaxed);
+        // Nobody may wait for it any more.
+        let _ = send.send(found);
+    });
+    if started.is_err() {
+        LOOKING.store(false, Ordering::Relaxed);
+        return None;
+    }
+    found.recv_timeout(limit).ok().flatten()
+}
+
 /// Notes where a destination lies. Returns the others that seem to have to do with it.
 fn note(data_directory: &Path, path: &Path, here: &Place) -> Vec<PathBuf> {
     let mut places = lock();
@@ -142,6 +174,8 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
+
+    const LONG: Duration = Duration::from_secs(60);
 
     /// A list of directories below one of their own, that are visited one after the other.
     fn visit(home: &Path, names: &[&str]) -> Vec<Option<String>> {
@@ -170,12 +204,21 @@ mod tests {
         let at = |name: &str| home.join(name).display().to_string();
         let said = |what: String| Some(format!("In \"walsafe_archive.destination\", {what}."));
         assert_eq!(visit(&home, &["a", "b"]), [None, None]);
-        let same = format!("\"{}\" and \"{}\" are one directory", at("again"), at("a"));
+        let same = format!("\"{}\" and \"{}\" are one directory", at("a"), at("again"));
         assert_eq!(visit(&home, &["a", "b", "again"]), [None, None, said(same)]);
         let inside = format!("\"{}\" lies in \"{}\"", at("within"), at("a"));
         assert_eq!(visit(&home, &["a", "within"]), [None, said(inside.clone())]);
         assert_eq!(visit(&home, &["within", "a"]), [None, said(inside)]);
         assert_eq!(visit(&home, &["again", "b"]), [None, None]);
+        // Before anything is visited, as far as it is there.
+        let looked = |names: &str| {
+            let names = names.split(' ').map(at).collect::<Vec<_>>().join(",");
+            look_within(&Destinations::new(&names, &home.join("data")).unwrap(), LONG)
+        };
+        assert_eq!(looked("a b missing"), None);
+        assert_eq!(looked("a"), None);
+        assert!(looked("b a missing again").is_some_and(|said| said.ends_with("one directory")));
+        assert!(looked("within a").is_some_and(|said| said.contains("lies in")));
     }
 
     /// What was seen of a destination that was unmounted, or taken out, stood in another one's way.
