@@ -72,8 +72,8 @@ struct Conflicts {
     members: u64,
     /// The first file that conflicts there.
     found: BTreeMap<u64, Turn>,
-    /// When its first file was asked for, as long as that was not looked at.
-    asked: BTreeMap<u64, Instant>,
+    /// The first file that it was asked for, and when, as long as that was not looked at.
+    asked: BTreeMap<u64, (FileName, Instant)>,
 }
 
 /// A pool's place in its group. Dropped, it takes the pool's conflict with it.
@@ -102,20 +102,24 @@ impl Member {
     }
 
     /// A file is asked for, for the first time in this pool.
-    pub(super) fn is_asked_first(&self) {
-        self.bond.lock().asked.insert(self.number, Instant::now());
+    pub(super) fn is_asked_first(&self, name: &FileName) {
+        let asked = (name.clone(), Instant::now());
+        self.bond.lock().asked.insert(self.number, asked);
     }
 
     /// A file was compared with what the destination holds, or could not be.
-    pub(super) fn has_looked(&self) {
-        self.bond.lock().asked.remove(&self.number);
+    pub(super) fn has_looked(&self, name: &FileName) {
+        let mut conflicts = self.bond.lock();
+        if conflicts.asked.get(&self.number).is_some_and(|(first, _)| first == name) {
+            conflicts.asked.remove(&self.number);
+        }
     }
 
     /// Returns whether another destination may be about to find that its first file conflicts.
     pub(super) fn others_look(&self) -> bool {
         let conflicts = self.bond.lock();
         let mut others = conflicts.asked.iter().filter(|(number, _)| **number != self.number);
-        others.any(|(_, since)| since.elapsed() < FIRST_LOOK)
+        others.any(|(_, (_, since))| since.elapsed() < FIRST_LOOK)
     }
 
     /// A file conflicts in this pool's destination. The first of them in the server's order stands for all.

@@ -108,7 +108,7 @@ impl Pool {
         let mut state = self.shared.lock();
         state.release_if_moved();
         if state.threads == 0 {
-            self.shared.member.is_asked_first();
+            self.shared.member.is_asked_first(&job.name);
         }
         state.ask(job);
         if let Err(e) = self.shared.start_threads(&mut state)

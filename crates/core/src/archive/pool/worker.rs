@@ -106,7 +106,7 @@ impl Shared {
                     if let Err(error) = &prepared {
                         self.note_failure(&job.name, error);
                     }
-                    self.member.has_looked();
+                    self.member.has_looked(&job.name);
                     let mut state = self.lock();
                     state.finish_prepare(&job.name, prepared);
                     failed || state.is_retired()
@@ -126,7 +126,8 @@ impl Shared {
                 Work::Look(look) => {
                     let seen = self.look(&look);
                     let mut state = self.lock();
-                    state.finish_look(&look, seen);
+                    let limit = self.limit(&state);
+                    state.finish_look(&look, seen, &limit);
                     // Files ahead wait for the threads that there are. If there are none, whoever asks for a
                     // file gets that error.
                     let _ = self.start_threads(&mut state);

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::file::{File, Look, Seen, Turn};
+use super::file::{File, Limit, Look, Seen, Turn};
 use super::{Phase, State};
 use crate::archive::Job;
 use crate::wal::name::FileName;
@@ -58,7 +58,7 @@ impl<P> State<P> {
 
     /// Takes over what a look has found to wait, and nothing of an earlier look. It counts for nothing if a file
     /// has failed meanwhile: what it has passed over as known is not known any more.
-    pub(in crate::archive::pool) fn finish_look(&mut self, look: &Look, seen: Seen) {
+    pub(in crate::archive::pool) fn finish_look(&mut self, look: &Look, seen: Seen, limit: &Limit) {
         self.looking = false;
         let Seen { names, took } = seen;
         let counts = self.goes_ahead() && self.generation == look.generation;
@@ -70,9 +70,10 @@ impl<P> State<P> {
             return;
         }
         let later = Instant::now() + PAUSE.max(took.saturating_mul(SHARE));
-        let next = match names.map(|names| self.list(look, names)) {
+        let held_up = self.memory.len() > 0 || limit.before.is_some();
+        let next = match names.map(|names| self.list(look, names, limit)) {
             None => Some(later),
-            Some(0) => (self.memory.len() > 0).then_some(later),
+            Some(0) => held_up.then_some(later),
             Some(_) => Some(Instant::now()),
         };
         if let Phase::Ahead { look_at: look_at @ None } = &mut self.phase {
@@ -80,13 +81,28 @@ impl<P> State<P> {
         }
     }
 
+    /// Another destination's conflict stops what is listed behind it. Once it has ended, the next look tells
+    /// what still waits there.
+    pub(super) fn keep_to(&mut self, limit: &Limit) {
+        let behind = |(turn, file): (&Turn, &File<P>)| file.listed && !limit.allows(turn);
+        if limit.before.is_none() || !self.order.iter().any(behind) {
+            return;
+        }
+        for (turn, file) in &mut self.order {
+            file.listed &= limit.allows(turn);
+        }
+        self.keep(|_, file| file.listed);
+        self.look_now();
+    }
+
     /// Lists files, and returns how many of them wait for a thread.
-    fn list(&mut self, look: &Look, names: Vec<FileName>) -> usize {
+    fn list(&mut self, look: &Look, names: Vec<FileName>, limit: &Limit) -> usize {
         self.order.values_mut().for_each(|file| file.listed = false);
         for name in names {
             let turn = Turn::of(&name);
             // The destination may have it by now.
-            if self.is_barred(&turn) || self.memory.is_done_with(&name) {
+            let known = self.memory.is_done_with(&name);
+            if known || self.is_barred(&turn) || !limit.allows(&turn) {
                 continue;
             }
             let source = look.pg_wal.join(name.as_str());

@@ -25,10 +25,11 @@ impl<P> State<P> {
         if let Some(job) = self.asked.take() {
             return Some(self.start(job, false));
         }
+        self.keep_to(limit);
         if let Some(batch) = self.start_batch(limit) {
             return Some(Work::Publish(batch));
         }
-        if let Some(job) = self.next_ahead(limit) {
+        if let Some(job) = self.next_ahead() {
             return Some(self.start(job, true));
         }
         self.start_look().map(Work::Look)
@@ -63,12 +64,12 @@ impl<P> State<P> {
         most.saturating_sub(open)
     }
 
-    fn next_ahead(&self, limit: &Limit) -> Option<Job> {
+    fn next_ahead(&self) -> Option<Job> {
         if !self.goes_ahead() || self.room(self.threads) == 0 {
             return None;
         }
-        let next = self.order.iter().find(|(_, file)| file.listed && file.is_waiting());
-        next.filter(|(turn, _)| limit.allows(turn)).map(|(_, file)| file.job.clone())
+        let next = self.order.values().find(|file| file.listed && file.is_waiting());
+        next.map(|file| file.job.clone())
     }
 
     /// Returns how many threads have something to do that no thread has begun.

@@ -269,8 +269,7 @@ impl Model {
         let Some((look, then)) = self.look.take() else { return };
         let waits = if most % 2 == 0 { then } else { self.waiting.clone() };
         let listed: Vec<_> = waits.iter().map(Turn::name).cloned().collect();
-        let mut listed: Vec<_> =
-            listed.into_iter().filter(|name| !self.state.sees(name)).collect();
+        let mut listed: Vec<_> = listed.into_iter().filter(|name| !self.state.sees(name)).collect();
         listed.truncate(most);
         if ok {
             let last = listed.last().map(Turn::of).filter(|_| listed.len() == most);
@@ -279,7 +278,8 @@ impl Model {
             self.unarchived = waits.iter().filter(within).filter(open).cloned().collect();
         }
         let names = ok.then_some(listed);
-        self.state.finish_look(&look, Seen { names, took: Duration::ZERO });
+        let limit = self.limit();
+        self.state.finish_look(&look, Seen { names, took: Duration::ZERO }, &limit);
     }
 
     fn ask(&mut self, n: usize) -> Result<(), TestCaseError> {

@@ -8,7 +8,7 @@ fn look(state: &mut State<FileName>, files: std::ops::Range<usize>) {
     state.look_now();
     let Some(Work::Look(look)) = state.start_next(&Limit::default()) else { panic!("no look") };
     let names = files.map(|n| job(n).name).filter(|name| !state.sees(name)).collect();
-    state.finish_look(&look, Seen { names: Some(names), took: Duration::ZERO });
+    state.finish_look(&look, Seen { names: Some(names), took: Duration::ZERO }, &Limit::default());
 }
 
 fn start(state: &mut State<FileName>) -> Option<Work<FileName>> {
@@ -67,7 +67,7 @@ fn a_look_from_before_a_failure_counts_for_nothing() {
     let new: Vec<_> = (2..8).map(|n| job(n).name).filter(|name| !state.sees(name)).collect();
     assert_eq!(new[0], job(3).name, "the first one is known");
     state.finish_prepare(&job(4).name, Err(Error::NotConfigured));
-    state.finish_look(&old, Seen { names: Some(new), took: Duration::ZERO });
+    state.finish_look(&old, Seen { names: Some(new), took: Duration::ZERO }, &Limit::default());
     state.finish_prepare(&job(3).name, Ok(job(3).name));
     assert!(matches!(start(&mut state), Some(Work::Discard(_))));
     assert!(state.order.is_empty(), "nothing is listed");
@@ -100,7 +100,11 @@ fn what_was_answered_is_not_listed_by_a_look_that_has_read_it_as_waiting() {
             assert_eq!(archive_next(&mut state), job(8).name);
             assert!(state.take_result(&job(8).name).is_some());
         }
-        state.finish_look(&old, Seen { names: Some(names), took: Duration::ZERO });
+        state.finish_look(
+            &old,
+            Seen { names: Some(names), took: Duration::ZERO },
+            &Limit::default(),
+        );
         let listed: Vec<_> = state.order.keys().map(|turn| turn.name().clone()).collect();
         assert_eq!(listed, [job(9).name], "{n}");
         // Under the same name, another file.
