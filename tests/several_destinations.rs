@@ -336,7 +336,10 @@ fn one_directory_by_two_paths_is_refused() {
     // What nobody has looked at, the first file finds out.
     cluster.reconfigure(DESTINATION, &both);
     let mark = cluster.mark();
-    let name = cluster.switch_wal();
+    let name = cluster.wait_until("a failure", || {
+        let name = cluster.switch_wal();
+        (!failures(&cluster, mark).is_empty()).then_some(name)
+    });
     let report = cluster.wait_for_report(mark, "22023");
     // Nothing is to be said of one of them that is not true of the other.
     assert!(report.message.contains("a setting cannot be used"), "{report:?}");
