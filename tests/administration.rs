@@ -69,7 +69,10 @@ fn a_cluster_is_configured_watched_and_verified_as_documented() {
     document.shows("view-shows", &document.psql(&cluster, "view"));
     let checks = document.psql(&cluster, "check-sql");
     let names = |table: &str| -> Vec<String> {
-        let row = |line: &str| Some(line.split_once(" | ok ")?.0.trim().to_owned());
+        let row = |line: &str| {
+            let (_, name) = line.split_once(" | ok ")?.0.split_once(" | ")?;
+            Some(name.trim().to_owned())
+        };
         table.lines().filter_map(row).collect()
     };
     let rows = names(&checks);

@@ -36,6 +36,7 @@ mod repeated;
 mod restore;
 mod scale;
 mod settings;
+mod several_destinations;
 mod soak;
 mod sql;
 mod storage_faults;

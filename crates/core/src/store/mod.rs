@@ -116,6 +116,15 @@ pub trait Visit: Sync {
     /// # Errors
     /// One of the two could not be looked up.
     fn is_within(&self, server: &KnownDestinations) -> Result<bool, Error>;
+
+    /// Makes sure that the place is none of the other destinations of the server, by whatever path, and lies in
+    /// none of them. Only directories have paths that lead to one place.
+    ///
+    /// # Errors
+    /// It is, or it could not be looked up.
+    fn check_apart(&self, _server: &KnownDestinations) -> Result<(), Error> {
+        Ok(())
+    }
 }
 
 /// A place that is kept open, for files that are complete there and not published yet. Only what is under
