@@ -87,6 +87,7 @@ kinds! {
     Damaged,
     Hole,
     HistoryHole,
+    BegunLater,
     UnknownWal,
     UnknownName,
     IntoArchive,
