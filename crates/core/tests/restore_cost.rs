@@ -38,7 +38,7 @@ fn ask(
 ) -> (Result<Outcome, RestoreError>, Vec<Op>) {
     let plan = Plan::new(Vec::new());
     let result = restore::restore(&Request {
-        archives: &[world.archive.clone()],
+        archives: std::slice::from_ref(&world.archive),
         name: &FileName::new(file).unwrap(),
         target: &data.join("pg_wal/RECOVERYXLOG"),
         data_directory: data,

@@ -39,7 +39,7 @@ impl Place {
 
     fn restore(&self, steps: &Progress) -> Result<Outcome, RestoreError> {
         restore::restore(&Request {
-            archives: &[self.world.archive.clone()],
+            archives: std::slice::from_ref(&self.world.archive),
             name: &self.job.name,
             target: &self.data.join("pg_wal/RECOVERYXLOG"),
             data_directory: &self.data,

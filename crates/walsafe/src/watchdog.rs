@@ -81,7 +81,7 @@ pub(crate) fn watch(
     let signs = sys::shared(Signs::default()).map_err(|e| died("reserve memory", e))?;
     let mut worker = Worker::start(|_| guard::run(PANICKED, || work(signs)))
         .map_err(|e| died("start a process", e))?;
-    let mut watch = Watch::new(signs);
+    let mut still = Still::new(signs);
     loop {
         match worker.wait(LOOK_EVERY, &mut hand_on) {
             Ok(Some(end)) => {
@@ -97,29 +97,13 @@ pub(crate) fn watch(
                 return Err(died(&format!("wait for process {id}"), e));
             }
         }
-        if watch.is_still_for(timeout) {
+        if still.is_for(timeout) {
             let id = worker.id();
             let left = (!worker.kill(KILL_PATIENCE)).then_some(id);
             terminal::clear_line();
             return Err(stalled(path, timeout, left));
         }
     }
-}
-
-/// An archive that stood still, by its place, and for how many seconds.
-pub(crate) type Still = (usize, u64);
-
-/// Work on archives of which each may hang, in rounds ([`Round`]).
-pub(crate) struct Rounds<'a, Work, Answer> {
-    /// The archives. There is at least one.
-    pub(crate) archives: &'a [PathBuf],
-    /// Those that the first round asks last, by their places.
-    pub(crate) last: Vec<usize>,
-    /// Makes one round, in a thread of its own. A round that was given up may go on until the process ends.
-    pub(crate) work: Work,
-    /// Says what came of it, given what stood still meanwhile, and returns the exit status. It may take as long
-    /// as it likes.
-    pub(crate) answer: Answer,
 }
 
 /// The same, for a caller that may take over orphans and must never find one that a signal has ended: a copy that
@@ -134,7 +118,7 @@ pub(crate) fn watch_and_leave<T, Work, Answer>(
 where
     T: Send,
     Work: Fn(&Signs, &Round) -> T + Sync,
-    Answer: Fn(T, &[Still]) -> u8,
+    Answer: Fn(T, &[Stood]) -> u8,
 {
     let Some(timeout) = timeout else {
         let round = Round::new(rounds.last, Vec::new());
@@ -166,6 +150,22 @@ where
     }
 }
 
+/// An archive that stood still, by its place, and for how many seconds.
+pub(crate) type Stood = (usize, u64);
+
+/// Work on archives of which each may hang, in rounds ([`Round`]).
+pub(crate) struct Rounds<'a, Work, Answer> {
+    /// The archives. There is at least one.
+    pub(crate) archives: &'a [PathBuf],
+    /// Those that the first round asks last, by their places.
+    pub(crate) last: Vec<usize>,
+    /// Makes one round, in a thread of its own. A round that was given up may go on until the process ends.
+    pub(crate) work: Work,
+    /// Says what came of it, given what stood still meanwhile, and returns the exit status. It may take as long
+    /// as it likes.
+    pub(crate) answer: Answer,
+}
+
 /// Makes one round after the other until one comes to an end, and returns what that answers.
 fn work_in_threads<T, Work, Answer>(
     rounds: Rounds<'_, Work, Answer>,
@@ -175,10 +175,10 @@ fn work_in_threads<T, Work, Answer>(
 where
     T: Send,
     Work: Fn(&Signs, &Round) -> T + Sync,
-    Answer: Fn(T, &[Still]) -> u8,
+    Answer: Fn(T, &[Stood]) -> u8,
 {
     let Rounds { archives, mut last, work, answer } = rounds;
-    let (work, mut hung, mut still) = (&work, Vec::new(), Vec::new());
+    let (work, mut hung, mut stood) = (&work, Vec::new(), Vec::new());
     thread::scope(|scope| {
         loop {
             let (done, result) = sync_channel(1);
@@ -196,7 +196,7 @@ where
                 Err(_) => Ended::Failed(NO_THREAD),
             };
             let answered = match ended {
-                Ended::Made(made) => answer(made, &still),
+                Ended::Made(made) => answer(made, &stood),
                 Ended::Failed(status) => status,
                 Ended::Stuck => way_out.leave(STUCK),
                 Ended::Stalled if archives.len() == 1 => way_out.leave(STALLED),
@@ -204,18 +204,18 @@ where
                 Ended::Stalled if hung.len() == archives.len() => way_out.leave(STUCK),
                 Ended::Stalled => {
                     let at = round.at();
-                    let stood = (at, limit(at).as_secs());
+                    let here = (at, limit(at).as_secs());
                     if is_last_try(at) {
-                        hung.push(stood);
+                        hung.push(here);
                     } else {
                         last.push(at);
                     }
-                    still.push(stood);
+                    stood.push(here);
                     continue;
                 }
             };
             // A thread that hangs is waited for by whoever leaves this scope.
-            if still.is_empty() {
+            if stood.is_empty() {
                 return answered;
             }
             way_out.leave(answered);
@@ -240,40 +240,40 @@ fn wait<T>(
     result: &Receiver<Option<T>>,
     limit: impl Fn(usize) -> Duration,
 ) -> Ended<T> {
-    let (mut watch, mut is_delivering) = (Watch::new(signs), false);
+    let (mut still, mut is_delivering) = (Still::new(signs), false);
     loop {
         match result.recv_timeout(LOOK_EVERY) {
             Ok(Some(made)) => return Ended::Made(made),
             Ok(None) | Err(RecvTimeoutError::Disconnected) => return Ended::Failed(PANICKED),
             Err(RecvTimeoutError::Timeout) => {}
         }
-        if watch.is_still_for(limit(round.at())) {
+        if still.is_for(limit(round.at())) {
             if round.give_up() {
                 return Ended::Stalled;
             }
             if is_delivering {
                 return Ended::Stuck;
             }
-            (watch, is_delivering) = (Watch::new(signs), true);
+            (still, is_delivering) = (Still::new(signs), true);
         }
     }
 }
 
 /// For how long no step was made. Only time in which this process runs counts: all of it may be stopped, from a
 /// terminal for example.
-struct Watch<'s> {
+struct Still<'s> {
     signs: &'s Signs,
     seen: u64,
     time: Duration,
 }
 
-impl<'s> Watch<'s> {
+impl<'s> Still<'s> {
     fn new(signs: &'s Signs) -> Self {
         Self { signs, seen: signs.steps.steps(), time: Duration::ZERO }
     }
 
     /// Looks again, [`LOOK_EVERY`] after the last time. Returns whether there was no step for so long.
-    fn is_still_for(&mut self, timeout: Duration) -> bool {
+    fn is_for(&mut self, timeout: Duration) -> bool {
         let steps = self.signs.steps.steps();
         self.time += LOOK_EVERY;
         if steps != self.seen || self.signs.elsewhere.load(Ordering::Relaxed) {

@@ -61,7 +61,7 @@ impl Two {
     }
 
     /// From the second alone.
-    fn from_second(&self, file: &str) -> Run {
+    fn second_alone(&self, file: &str) -> Run {
         let mut command = walsafe();
         command.arg("restore").arg("--from").arg(self.second());
         Run::of(
@@ -223,8 +223,10 @@ fn flip(file: &Path) {
     fs::write(file, bytes).unwrap();
 }
 
+type Break = fn(&Two);
+
 /// The first archive as a whole is in trouble: what is wrong, and what is said of it.
-const AWAY: [(fn(&Two), &str); 5] = [
+const AWAY: [(Break, &str); 5] = [
     (
         |two| fs::rename(two.first(), two.0.path("away")).unwrap(),
         "Could not open the archive directory: ",
@@ -301,7 +303,7 @@ fn the_end_of_the_wal_needs_both_archives() {
             "To accept that the WAL ends where the others end, leave {first} out of --from."
         );
         run.says(126, &leave);
-        two.from_second(&segment_name(1, 4)).says(1, "is not in the archive: the last file");
+        two.second_alone(&segment_name(1, 4)).says(1, "is not in the archive: the last file");
         let history = two.restore_file("00000002.history");
         history.says(126, "is in none of the other archives, nor is any WAL of timeline 2.");
         history.says(126, &leave);
@@ -451,7 +453,7 @@ fn an_archive_that_was_begun_later_says_so_and_another_one_is_asked() {
     let two = Two::with(&[1, 2, 3], &[4, 5]);
     let four = segment_name(1, 4);
     mark(&two.second(), OURS, Some(&four));
-    let run = two.from_second(&segment_name(1, 2));
+    let run = two.second_alone(&segment_name(1, 2));
     run.says(126, "the archive was begun later, and does not have the file: ");
     run.says(
         126,
@@ -462,7 +464,7 @@ fn an_archive_that_was_begun_later_says_so_and_another_one_is_asked() {
     );
     (1..=5).for_each(|number| two.restore(number).delivers());
     two.restore(6).says(1, "is in none of the archives");
-    two.from_second(&segment_name(1, 6)).says(1, "is not in the archive");
+    two.second_alone(&segment_name(1, 6)).says(1, "is not in the archive");
     // Missing from the one that should have it.
     fs::remove_file(two.first().join(segment_name(1, 2))).unwrap();
     two.restore(2)
@@ -477,14 +479,14 @@ fn an_archive_that_was_begun_later_says_so_and_another_one_is_asked() {
         two.second().display()
     );
     two.restore(3).says(126, &begun);
-    two.from_second(&segment_name(1, 3)).says(126, "was begun later");
+    two.second_alone(&segment_name(1, 3)).says(126, "was begun later");
     two.restore(4).says(1, "is in none of the archives");
     two.restore_file(&segment_name(2, 3)).says(1, "is in none of the archives");
     // Begun with a later timeline, whose segments alone show no more than they do.
     mark(&two.second(), OURS, Some(&segment_name(2, 4)));
     two.restore(3).says(1, "is in none of the archives");
     put_segment(&two.second(), 5);
-    two.from_second(&segment_name(1, 3)).says(126, "was begun later");
+    two.second_alone(&segment_name(1, 3)).says(126, "was begun later");
     // Away from the one that should have it, and with all begun later.
     fs::rename(two.first(), two.0.path("away")).unwrap();
     let run = two.restore(3);

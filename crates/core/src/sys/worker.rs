@@ -187,7 +187,7 @@ impl Worker {
         }
     }
 
-    /// Waits for a copy that has left. Returns `false` if it has not ended after this time.
+    /// Waits for a copy that has given up. Returns `false` if it has not ended after this time.
     pub fn ends_within(mut self, patience: Duration) -> bool {
         self.relayed.clear();
         matches!(self.wait(patience, &mut |_, _| true), Ok(Some(_)))

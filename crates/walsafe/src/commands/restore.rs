@@ -13,7 +13,7 @@ use crate::arguments::{OnError, Restore};
 use crate::complaint::Complaint;
 use crate::guard::STOP;
 use crate::terminal;
-use crate::watchdog::{self, Lost, Rounds, Signs, Still};
+use crate::watchdog::{self, Lost, Rounds, Signs, Stood};
 
 /// How often a standby looks for a history file in an archive that is in trouble.
 const HISTORY_PAUSE: Duration = Duration::from_millis(500);
@@ -109,9 +109,9 @@ impl Call<'_> {
             archives: from,
             last: if from.len() > 1 { lately::failed(from, here()) } else { Vec::new() },
             work: |signs: &Signs, round: &Round| self.attempt(name, signs, round),
-            answer: |result, still: &[Still]| {
-                self.note_failed(&result, still);
-                self.answer(name, self.with(result, still)) as u8
+            answer: |result, stood: &[Stood]| {
+                self.note_failed(&result, stood);
+                self.answer(name, self.with(result, stood)) as u8
             },
         };
         match watchdog::watch_and_leave(rounds, common.timeout()) {
@@ -153,7 +153,7 @@ impl Call<'_> {
 
     /// Notes which of several archives are better asked last for a while: those that stood still, by their
     /// places, and those that failed.
-    fn note_failed(&self, result: &Result<Outcome, RestoreError>, still: &[Still]) {
+    fn note_failed(&self, result: &Result<Outcome, RestoreError>, stood: &[Stood]) {
         let from = &self.arguments.from;
         let troubles: &[Trouble] = match result {
             Ok(Outcome::Delivered { passed_over, .. }) => passed_over,
@@ -162,18 +162,18 @@ impl Call<'_> {
         };
         let failed = troubles.iter().filter(|trouble| trouble.lasts());
         let failed = failed.map(|trouble| &*trouble.archive);
-        let still = still.iter().filter_map(|(place, _)| from.get(*place)).map(|path| &**path);
-        lately::note_failed(failed.chain(still), here());
+        let stood = stood.iter().filter_map(|(place, _)| from.get(*place)).map(|path| &**path);
+        lately::note_failed(failed.chain(stood), here());
     }
 
     /// Adds the archives that stood still to those that were passed over for the one that gave the file.
     fn with(
         &self,
         mut result: Result<Outcome, RestoreError>,
-        still: &[Still],
+        stood: &[Stood],
     ) -> Result<Outcome, RestoreError> {
         if let Ok(Outcome::Delivered { from, passed_over, .. }) = &mut result {
-            for (place, seconds) in still {
+            for (place, seconds) in stood {
                 let Some(path) = self.arguments.from.get(*place) else { continue };
                 let is_told = passed_over.iter().any(|trouble| trouble.archive == *path);
                 if path != from && !is_told {
