@@ -235,19 +235,19 @@ fn another_archive_meanwhile_and_a_recovery_that_reads_both() {
     let both = document.settings("restore-both-archives");
     assert_eq!(rows_after_recovery(&with(origin.recovery(), &both).start()), "1,2");
     hide(&first);
-    refuses(&with(origin.recovery(), &both).create(), "could not open the archive directory");
+    refuses(&with(origin.recovery(), &both).create(), "Could not open the archive directory");
     show(&first);
     hide(&second);
-    refuses(&with(origin.recovery(), &both).create(), "could not open the archive directory");
+    refuses(&with(origin.recovery(), &both).create(), "Could not open the archive directory");
     show(&second);
-    // Nothing in the second archive shows that there is more: a mere `||` would end here.
+    // Nothing in the second archive shows that there is more.
     let begun = Scratch::new("begun");
     scratch::write(&begun.join(IDENTITY), scratch::read(&second.join(IDENTITY)));
     let nearly = emergencies().with("/mnt/archive-2", begun.path()).with("/mnt/archive", &first);
     hide(&first);
     let nearly = nearly.settings("restore-both-archives");
     let stopped = with(origin.recovery(), &nearly).create();
-    refuses(&stopped, "could not open the archive directory");
+    refuses(&stopped, "Could not open the archive directory");
     show(&first);
     let filled = document.run(&origin.primary, "fill-up");
     assert!(filled.ends_with("no findings\n") && filled.contains(" 0 without"), "{filled}");

@@ -42,6 +42,7 @@ mod sql;
 mod storage_faults;
 mod support;
 mod throughput;
+mod two_archives;
 mod upgrades;
 mod verify;
 mod verify_setting;

@@ -86,6 +86,9 @@ fn number<const LEAST: u32, const MOST: u32>(text: &str) -> Result<u32, String> 
     long_about = "Gives one file back to a server in recovery, as its restore_command.\n\n\
 Finds the file in any compression. Checks its digest, every page header and every record in it, and that it belongs to this \
 cluster. Puts it in place in one step. Prints nothing on success, and one line otherwise.\n\n\
+With several archives, the first one that has the file, sound, gives it, and one line says what was wrong with those before. \
+One that fails, or does not answer, is asked last for a minute. The end of the WAL needs all of them: leave out of --from \
+what is lost for good.\n\n\
 Never put timeout(1) before it: its exit status 124 means \"no more WAL\" to the server.",
     after_help = "\
 Exit status:
@@ -103,15 +106,17 @@ nothing moves for --stall-timeout.
 Examples:
   # in postgresql.conf
   restore_command = 'walsafe restore --from /mnt/archive %f \"%p\"'
+  # add this for a second archive
+  --from /mnt/second
   # add this in a standby that has no server to stream from
   --on-error=stop
   # add this to give up what comes after a hole that nothing can fill
   --end-at-hole 000000010000000000000062"
 )]
 pub(crate) struct Restore {
-    /// The archive directory
-    #[arg(long, value_name = "DIR")]
-    pub(crate) from: PathBuf,
+    /// The archive directory; may be given several times, for several archives
+    #[arg(long, value_name = "DIR", required = true)]
+    pub(crate) from: Vec<PathBuf>,
     /// What the recovery does when there is trouble with the archive
     #[arg(long, value_enum, default_value_t = OnError::Auto, value_name = "ACTION")]
     pub(crate) on_error: OnError,
@@ -129,6 +134,9 @@ pub(crate) struct Restore {
     /// End the recovery before this segment if it is missing, and accept the loss of all that comes after it
     #[arg(long, value_name = "SEGMENT", value_parser = segment)]
     pub(crate) end_at_hole: Option<SegmentName>,
+    /// Say which archive has given the file
+    #[arg(long, short)]
+    pub(crate) verbose: bool,
     #[command(flatten)]
     pub(crate) common: Common,
     /// The file's name, as the server gives it: %f

@@ -133,6 +133,7 @@ kinds! {
     Damaged,
     Hole,
     HistoryHole,
+    BegunLater,
     UnknownWal,
     UnknownName,
     IntoArchive,

@@ -20,11 +20,11 @@ use crate::watchdog::{self, Lost, Signs};
 mod check;
 mod generate;
 mod init;
+mod lately;
 mod list;
 mod manifest;
 mod push;
 mod restore;
-mod said;
 mod verify;
 
 /// The exit status of success.
