@@ -84,15 +84,11 @@ impl<P> State<P> {
     /// Another destination's conflict stops what is listed behind it. Once it has ended, the next look tells
     /// what still waits there.
     pub(super) fn keep_to(&mut self, limit: &Limit) {
-        let behind = |(turn, file): (&Turn, &File<P>)| file.listed && !limit.allows(turn);
-        if limit.before.is_none() || !self.order.iter().any(behind) {
-            return;
+        let Some(before) = &limit.before else { return };
+        if self.order.range(before..).any(|(_, file)| file.listed) {
+            self.keep_before(before);
+            self.look_now();
         }
-        for (turn, file) in &mut self.order {
-            file.listed &= limit.allows(turn);
-        }
-        self.keep(|_, file| file.listed);
-        self.look_now();
     }
 
     /// Lists files, and returns how many of them wait for a thread.
