@@ -154,7 +154,7 @@ fn advice_about_permission_fits_a_bare_mount_point_and_an_attribute() {
     assert!(report.hint.starts_with(&says), "{report:?}");
     run(Command::new("sh").args(["-c", command(&report.hint)]));
     cluster.switch_wal();
-    cluster.wait_archived(&name);
+    cluster.wait_all_archived();
 
     run(Command::new("chattr").arg("+i").arg(&archive));
     let mark = cluster.mark();
