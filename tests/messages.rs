@@ -142,7 +142,7 @@ fn advice_about_permission_fits_a_bare_mount_point_and_an_attribute() {
     scratch::chmod(&archive, 0o755);
     let cluster = Cluster::archiving_to(&archive).start();
     let mark = cluster.mark();
-    let name = cluster.switch_wal();
+    cluster.switch_wal();
     let report = cluster.wait_for_report(mark, "42501");
     assert!(report.message.contains("could not "), "{report:?}");
     let found = "belongs to user root and group root, mode 0755; the server's user is postgres.";
