@@ -8,7 +8,7 @@ use crate::server::settings::{Destination, Destinations};
 /// Why a file was not archived. There is at least one cause.
 #[derive(Debug)]
 pub struct Failure {
-    first: Cause,
+    first: Box<Cause>,
     others: Vec<Cause>,
     /// How many destinations there are.
     of: usize,
@@ -25,7 +25,8 @@ struct Cause {
 /// A cause that has to do with no destination, such as a name that is not accepted.
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Self { first: Cause { destination: None, error }, others: Vec::new(), of: 1 }
+        let first = Box::new(Cause { destination: None, error });
+        Self { first, others: Vec::new(), of: 1 }
     }
 }
 
@@ -46,11 +47,11 @@ impl Failure {
         if others.len() + 1 == of && others.iter().all(same) {
             return Some(first.error.into());
         }
-        Some(Self { first, others, of })
+        Some(Self { first: Box::new(first), others, of })
     }
 
     fn causes(&self) -> impl Iterator<Item = &Cause> {
-        std::iter::once(&self.first).chain(&self.others)
+        std::iter::once(&*self.first).chain(&self.others)
     }
 
     /// Returns the errors, in the order of the destinations.

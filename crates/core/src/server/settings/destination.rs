@@ -203,9 +203,8 @@ fn quoted(name: &str) -> String {
 /// Refuses two directories of which one is the other, or lies in it.
 fn apart(first: &Path, second: &Path) -> Result<(), DestinationsError> {
     let name = |path: &Path| path.display().to_string();
-    let inside = |inner, outer| {
-        Err(DestinationsError::Inside { inner: name(inner), outer: name(outer) })
-    };
+    let inside =
+        |inner, outer| Err(DestinationsError::Inside { inner: name(inner), outer: name(outer) });
     match (first.starts_with(second), second.starts_with(first)) {
         (true, true) => Err(DestinationsError::Twice(name(first))),
         (true, false) => inside(first, second),
@@ -333,7 +332,9 @@ mod tests {
     #[test]
     fn what_is_wrong_with_a_list_is_said_and_of_which_directory() {
         let said = |text: &str| {
-            Destinations::new(text, Path::new(DATA)).map(|list| list.to_string()).map_err(|e| e.to_string())
+            Destinations::new(text, Path::new(DATA))
+                .map(|list| list.to_string())
+                .map_err(|e| e.to_string())
         };
         let relative = "the archive directory must be an absolute path";
         for (text, reason) in [
@@ -344,7 +345,10 @@ mod tests {
             ("/mnt/a, /mnt//a/", "\"/mnt/a\" is named twice".to_owned()),
             ("/mnt/a/b, /mnt/a", "\"/mnt/a/b\" lies in \"/mnt/a\"".to_owned()),
             ("/mnt/a, /mnt/c, /mnt/a/b", "\"/mnt/a/b\" lies in \"/mnt/a\"".to_owned()),
-            ("/mnt/a, /data/pg/x", "the path is inside the data directory \"/data/pg\": \"/data/pg/x\"".to_owned()),
+            (
+                "/mnt/a, /data/pg/x",
+                "the path is inside the data directory \"/data/pg\": \"/data/pg/x\"".to_owned(),
+            ),
         ] {
             assert_eq!(said(text), Err(reason), "{text}");
         }
@@ -356,9 +360,7 @@ mod tests {
     #[test]
     fn without_some_of_them_the_others_are_left_in_their_order() {
         let list = Destinations::new("/a, \"/b, c\", /d", Path::new(DATA)).unwrap();
-        let without = |gone: &[&str]| {
-            list.without(&gone.iter().map(Path::new).collect::<Vec<_>>())
-        };
+        let without = |gone: &[&str]| list.without(&gone.iter().map(Path::new).collect::<Vec<_>>());
         assert_eq!(without(&["/a"]).as_deref(), Some("\"/b, c\", /d"));
         assert_eq!(without(&["/a", "/b, c"]).as_deref(), Some("/d"));
         assert_eq!(without(&["/a", "/b, c", "/d"]), None);
