@@ -23,11 +23,11 @@ impl<P> State<P> {
 
     /// The server comes on by itself: it will ask for what no look has found.
     pub(super) fn look_later(&mut self) {
-        let now = Instant::now();
-        if let Phase::Ahead { look_at: Some(at) } = &mut self.phase
-            && *at > now
+        let (now, held_up) = (Instant::now(), self.memory.len() > 0);
+        if let Phase::Ahead { look_at } = &mut self.phase
+            && look_at.is_some_and(|at| at > now)
         {
-            *at = now + PAUSE;
+            *look_at = held_up.then(|| now + PAUSE);
         }
     }
 
