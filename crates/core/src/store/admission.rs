@@ -5,23 +5,27 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use crate::error::{Action, Error};
 use crate::server::known::KnownDestinations;
+use crate::server::ready;
 use crate::store::directory::temporary;
 use crate::store::identity::{self, Identity};
 use crate::store::{StoredName, Visit, names};
 use crate::sys::read_full;
 use crate::wal::LongPageHeader;
-use crate::wal::name::SegmentName;
+use crate::wal::name::{FileName, SegmentName};
 use crate::wal::segment::{Cluster, HEADER_LEN};
 use crate::words;
 
 /// How many segments of an archive that another tool began are looked at before it is adopted.
 const SAMPLE: usize = 16;
 
+/// How many waiting files are looked at for the first segment. Before it there are history files at most.
+const LOOKED_AT: usize = 256;
+
 /// Makes sure that an archive belongs to this cluster, through the handle that the visit holds.
 ///
 /// An archive that has no identity file yet gets one, if it is empty or holds segments of this cluster, and
-/// was never used before. On return the identity file is durable, and so is the data directory's list that
-/// names the archive.
+/// was never used before. On return the identity file, whose contents are returned, is durable, and so is the
+/// data directory's list that names the archive.
 ///
 /// # Errors
 /// The archive is another cluster's, has lost its identity file, holds other files, or is one of the
@@ -31,7 +35,7 @@ pub fn admit(
     cluster: &Cluster,
     destinations: &KnownDestinations,
     mode: u32,
-) -> Result<(), Error> {
+) -> Result<Identity, Error> {
     let path = visit.location();
     if visit.is_within(destinations)? {
         return Err(Error::InsideData { path: path.to_owned() });
@@ -41,8 +45,11 @@ pub fn admit(
         Some(identity) => identity,
         None if known => return Err(Error::IdentityLost { file: path.join(identity::FILE_NAME) }),
         None => {
-            check_adoptable(visit, cluster)?;
             let ours = Identity::new(cluster.system_identifier);
+            let ours = match check_adoptable(visit, cluster)? {
+                Holds::Nothing => ours.beginning_with(first_file(destinations)),
+                Holds::Segments => ours,
+            };
             if ours.publish(visit, mode)? {
                 ours
             } else {
@@ -66,7 +73,23 @@ pub fn admit(
         }
         destinations.add(path)?;
     }
-    Ok(())
+    Ok(identity)
+}
+
+/// Returns the file that the server wants archived first now: whatever comes into an empty archive comes in
+/// that order. A segment if there is one: the history files that come first are archived in any case.
+fn first_file(destinations: &KnownDestinations) -> Option<FileName> {
+    let status = destinations.pg_wal().join("archive_status");
+    let waiting = ready::first_waiting(&status, LOOKED_AT).unwrap_or_default();
+    let segment = waiting.iter().find(|name| name.segment().is_some());
+    segment.or(waiting.first()).cloned()
+}
+
+/// What a directory without an identity file holds.
+enum Holds {
+    Nothing,
+    /// This cluster's, and none of another.
+    Segments,
 }
 
 fn other_cluster(visit: &dyn Visit, identity: &Identity, cluster: &Cluster) -> Error {
@@ -83,7 +106,7 @@ fn other_cluster(visit: &dyn Visit, identity: &Identity, cluster: &Cluster) -> E
 /// # Errors
 /// The directory could not be read, holds segments of another cluster, or holds files and nothing
 /// that shows whose they are.
-fn check_adoptable(visit: &dyn Visit, cluster: &Cluster) -> Result<(), Error> {
+fn check_adoptable(visit: &dyn Visit, cluster: &Cluster) -> Result<Holds, Error> {
     let (mut sample, mut segments, mut others) = (Sample::default(), 0_u64, Others::default());
     visit.list(&mut |stored| {
         let parsed = StoredName::parse(stored).ok();
@@ -100,7 +123,7 @@ fn check_adoptable(visit: &dyn Visit, cluster: &Cluster) -> Result<(), Error> {
         }
     })?;
     if segments == 0 && others.count == 0 {
-        return Ok(());
+        return Ok(Holds::Nothing);
     }
     let mut ours = 0;
     for stored in sample.all() {
@@ -120,7 +143,7 @@ fn check_adoptable(visit: &dyn Visit, cluster: &Cluster) -> Result<(), Error> {
             reason: others.reason(segments),
         });
     }
-    Ok(())
+    Ok(Holds::Segments)
 }
 
 /// What lies in a directory beside segments: how many entries, and the first of their names.
@@ -232,7 +255,7 @@ fn system_identifier(visit: &dyn Visit, stored: &StoredName) -> Result<Option<u6
 pub fn init(visit: &dyn Visit, cluster: &Cluster, mode: u32) -> Result<bool, Error> {
     if Identity::at(visit)?.is_none() {
         match check_adoptable(visit, cluster) {
-            Ok(()) | Err(Error::NotAdoptable { .. }) => {}
+            Ok(_) | Err(Error::NotAdoptable { .. }) => {}
             Err(e) => return Err(e),
         }
         if Identity::new(cluster.system_identifier).publish(visit, mode)? {

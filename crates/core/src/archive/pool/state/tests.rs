@@ -65,6 +65,7 @@ fn receipt() -> Receipt {
         content: Digest::of(b""),
         space: None,
         records: None,
+        begins_with: None,
         notices: Vec::new(),
     }
 }
