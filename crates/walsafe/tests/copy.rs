@@ -10,7 +10,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use common::{
     MB, OURS, Place, Run, Verified, Wal, names, segment_name, segments, set_checked, set_digests,
@@ -542,6 +542,14 @@ fn metric(place: &Place, name: &str) -> Option<u64> {
     line.rsplit_once(' ')?.1.parse().ok()
 }
 
+/// Waits until figures are written that are about a time after this call.
+fn wait_for_a_round(place: &Place) {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    for after in [now, now + 1] {
+        wait_until("a round", || metric(place, "time_seconds").is_some_and(|at| at > after));
+    }
+}
+
 /// A mount that is away for a while ended such a job, and nobody learned how far it was behind.
 #[test]
 fn a_copy_that_follows_waits_for_archives_that_are_away_and_ends_when_asked() {
@@ -560,9 +568,8 @@ fn a_copy_that_follows_waits_for_archives_that_are_away_and_ends_when_asked() {
     assert_eq!(metric(&place, "bytes_behind"), Some(MB as u64));
     // A bare mount point is not begun anew.
     fs::create_dir(place.path("second")).unwrap();
-    std::thread::sleep(Duration::from_millis(2500));
+    wait_for_a_round(&place);
     assert_eq!(names(&place.path("second")), Vec::<String>::new());
-    fs::remove_dir(place.path("second")).unwrap();
     fs::rename(place.path("away"), place.path("second")).unwrap();
     wait_until("it to go on", || second(&place).len() == 3);
     wait_until("the figures", || metric(&place, "files_behind") == Some(0));

@@ -80,7 +80,6 @@ impl<'a> Job<'a> {
     }
 
     fn run(&mut self, watch: &mut dyn FnMut(&Step) -> bool) -> Result<Copied, Refusal> {
-        transfer::apart(&self.source, &self.destination).map_err(Refusal::Apart)?;
         let like = |archive: &Path| mode::like(&archive.join(identity::FILE_NAME));
         let mode = like(&self.destination).or_else(|| like(&self.source));
         let (source, destination) = (Directory::at(&self.source), Directory::at(&self.destination));
@@ -92,7 +91,10 @@ impl<'a> Job<'a> {
             may_begin: !self.arguments.no_begin,
             progress: &self.signs.steps,
         };
-        let copied = transfer::copy(&way, &mut self.known, watch);
+        let copied = match transfer::apart(&self.source, &self.destination) {
+            Ok(()) => transfer::copy(&way, &mut self.known, watch).map_err(Refusal::Copy),
+            Err(apart) => Err(Refusal::Apart(apart)),
+        };
         if copied.as_ref().map_or(true, |copied| matches!(copied.stopped, Some(Stop::Failed(_)))) {
             self.known.doubt();
         }
@@ -101,7 +103,7 @@ impl<'a> Job<'a> {
         {
             self.figures.lag = Some(lag);
         }
-        copied.map_err(Refusal::Copy)
+        copied
     }
 
     /// Writes the figures, where that is asked for. Returns what went wrong.

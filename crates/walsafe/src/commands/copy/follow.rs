@@ -8,7 +8,6 @@ use walsafe_core::error::ErrorKind;
 use walsafe_core::prove::finding::Findings;
 use walsafe_core::sys;
 use walsafe_core::transfer::{Apart, Copied, CopyError, Stop};
-use walsafe_core::words::count;
 
 use super::told::{differs, found, report};
 use super::{Refusal, of_error, ready};
@@ -71,7 +70,7 @@ pub(super) fn follow(arguments: &Copy, signs: &Signs) -> u8 {
             teller.tell_once(complaint.to_string());
         }
         pause = if slow { LONGEST_PAUSE.min(pause * 2).max(interval) } else { interval };
-        teller.tell_trouble(trouble, pause);
+        teller.tell_trouble(trouble);
         if ended {
             wait(signs, pause);
         }
@@ -173,13 +172,13 @@ impl Teller {
     }
 
     /// Says that an archive is in trouble, and that it no longer is.
-    fn tell_trouble(&mut self, trouble: Option<(Complaint, String)>, pause: Duration) {
+    fn tell_trouble(&mut self, trouble: Option<(Complaint, String)>) {
         match trouble {
             Some((complaint, gist)) => {
                 if self.trouble.as_ref() != Some(&gist) {
-                    let seconds = count(pause.as_secs(), "second");
-                    let again = format!("It is tried again in {seconds}, and on.");
-                    terminal::remark(&complaint.and(&again).to_string());
+                    let complaint =
+                        complaint.and("Copying goes on by itself once this has passed.");
+                    terminal::remark(&complaint.to_string());
                 }
                 self.trouble = Some(gist);
             }
