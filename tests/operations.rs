@@ -11,7 +11,7 @@ use crate::support::recovery::{
     walsafe, walsafe_in,
 };
 use harness::command::run_within;
-use harness::{ClusterBuilder, Picture, Scratch, Stop, TIMEOUT, require, scratch, tool};
+use harness::{ClusterBuilder, Picture, Scratch, Stop, TIMEOUT, scratch};
 
 /// A document of an archive and a base backup.
 fn document(file: &'static str, origin: &Origin) -> Document {

@@ -592,13 +592,21 @@ fn a_copy_that_follows_waits_for_archives_that_are_away_and_ends_when_asked() {
 fn a_copy_that_follows_says_damage_once_and_does_not_wait_for_another_cluster() {
     let place = place();
     fill(&place, 3);
-    flip(&place.path("archive").join(segment_name(1, 2)), MB / 2);
-    let mut following = Following::start(&place, &[]);
+    let damaged = place.path("archive").join(segment_name(1, 2));
+    let good = fs::read(&damaged).unwrap();
+    flip(&damaged, MB / 2);
+    place.put(&format!("{}.partial", segment_name(1, 4)), &segments()[3]);
+    let file = place.path("lag.prom");
+    let mut following = Following::start(&place, &["--metrics", file.to_str().unwrap()]);
     let mut lines = BufReader::new(following.0.stderr.take().unwrap()).lines();
     let first = lines.next().unwrap().unwrap();
     assert!(first.contains("digest-mismatch"), "{first}");
     wait_until("the rest", || second(&place).len() == 2);
-    std::thread::sleep(Duration::from_millis(2500));
+    wait_for_a_round(&place);
+    assert_eq!((metric(&place, "findings"), metric(&place, "files_behind")), (Some(1), Some(0)));
+    fs::write(&damaged, good).unwrap();
+    wait_until("the mended file", || second(&place).len() == 3);
+    wait_until("the figures", || metric(&place, "findings") == Some(0));
     following.0.stderr = None;
     let status = Command::new("kill").args(["-INT", &following.0.id().to_string()]).status();
     assert!(status.unwrap().success());

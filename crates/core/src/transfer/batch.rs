@@ -207,6 +207,7 @@ impl Running<'_> {
                 Ready::Present => return Ok(Some(Given { file, copied: None })),
                 Ready::Unfinished => {
                     self.copied.unfinished += 1;
+                    self.known.wait_for(file);
                     return Ok(None);
                 }
                 Ready::Differs(conflict) => return Err(Stop::Conflict(conflict)),
@@ -217,6 +218,7 @@ impl Running<'_> {
                         Named::Copied => {
                             if let Some(mut problem) = as_archived {
                                 problem.reason += "; it was copied as it is";
+                                self.known.count_damaged();
                                 self.find(carrier, file, problem)?;
                             }
                             return Ok(Some(Given { file, copied: Some(len) }));

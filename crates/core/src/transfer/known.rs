@@ -26,6 +26,10 @@ pub struct Known {
     ranges: BTreeMap<(Codec, u32, u64), u64>,
     others: BTreeSet<StoredName>,
     left: BTreeMap<StoredName, (Stamp, Instant)>,
+    /// Files that another program was still writing at the last look.
+    unfinished: BTreeSet<StoredName>,
+    /// How many files were copied that are damaged.
+    damaged: u64,
     /// A run has looked at every file.
     complete: bool,
     /// The destination failed since: names may be gone.
@@ -65,9 +69,34 @@ impl Known {
         self.complete
     }
 
-    pub(super) fn completed(&mut self) {
+    /// A run has looked at every file of the source.
+    pub(super) fn completed(&mut self, source: &dyn Visit) {
         self.complete = true;
         self.doubtful = false;
+        self.left.retain(|file, _| source.holds(&file.into()));
+        self.unfinished.retain(|file| source.holds(&file.into()));
+    }
+
+    /// Returns how many files of the source are left out, and how many are at the destination and damaged.
+    #[must_use]
+    pub fn findings(&self) -> u64 {
+        self.left.len() as u64 + self.damaged
+    }
+
+    pub(super) fn count_damaged(&mut self) {
+        self.damaged += 1;
+    }
+
+    /// Notes a file that another program is still writing.
+    pub(super) fn wait_for(&mut self, file: &StoredName) {
+        if self.unfinished.len() < MOST {
+            self.unfinished.insert(file.clone());
+        }
+    }
+
+    /// Returns whether a file is not to be copied as it is, or not yet.
+    pub(super) fn is_left_out(&self, file: &StoredName) -> bool {
+        self.left.contains_key(file) || self.unfinished.contains(file)
     }
 
     /// Returns whether the destination has a file.
@@ -82,6 +111,8 @@ impl Known {
 
     /// Notes that the destination has a file.
     pub(super) fn add(&mut self, file: &StoredName) {
+        self.left.remove(file);
+        self.unfinished.remove(file);
         let FileKind::Segment(segment) = file.name.kind() else {
             if self.others.len() < MOST {
                 self.others.insert(file.clone());

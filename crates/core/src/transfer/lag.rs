@@ -7,7 +7,8 @@ use crate::error::Error;
 use crate::store::StoredName;
 use crate::store::listing::Walk;
 
-/// What the source has and the destination lacks.
+/// What the source has and the destination lacks. What is left out does not count, nor what another program is
+/// still writing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Lag {
     /// How many files.
@@ -34,7 +35,7 @@ pub fn lag(way: &Way<'_>, known: &Known) -> Result<Option<Lag>, Error> {
     let mut lag = Lag::default();
     for file in Walk::all(&*source) {
         let file = file?;
-        if known.has(&file) || is_there(&file) {
+        if known.has(&file) || known.is_left_out(&file) || is_there(&file) {
             continue;
         }
         let Ok(Some(found)) = source.find(&(&file).into()) else { continue };

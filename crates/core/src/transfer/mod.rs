@@ -172,7 +172,7 @@ pub fn copy(
     };
     let mut files = files.peekable();
     if files.peek().is_none() {
-        running.known.completed();
+        running.known.completed(&*source);
         return Ok(copied);
     }
     if !shown {
@@ -197,7 +197,7 @@ pub fn copy(
         }
     };
     if result.is_ok() {
-        running.known.completed();
+        running.known.completed(&*source);
     }
     copied.stopped = result.err();
     Ok(copied)

@@ -98,6 +98,9 @@ impl<'a> Job<'a> {
         if copied.as_ref().map_or(true, |copied| matches!(copied.stopped, Some(Stop::Failed(_)))) {
             self.known.doubt();
         }
+        let conflict = |copied: &Copied| matches!(copied.stopped, Some(Stop::Conflict(_)));
+        self.figures.findings =
+            self.known.findings() + u64::from(copied.as_ref().is_ok_and(conflict));
         if self.arguments.metrics.is_some()
             && let Ok(Some(lag)) = transfer::lag(&way, &self.known)
         {
@@ -162,9 +165,7 @@ fn once(arguments: &Copy, signs: &Signs) -> u8 {
         }
     };
     let failed = matches!(copied.stopped, Some(Stop::Failed(_)));
-    let conflicts = u64::from(matches!(copied.stopped, Some(Stop::Conflict(_))));
     job.figures.up = !failed;
-    job.figures.findings = copied.findings.len() as u64 + conflicts;
     if let Some(complaint) = job.write_figures() {
         return terminal::fail(&complaint);
     }

@@ -15,7 +15,7 @@ pub(super) struct Figures {
     pub(super) up: bool,
     /// What is behind, once that is known.
     pub(super) lag: Option<Lag>,
-    /// Files that were left out, and conflicts.
+    /// Files that are left out or are damaged at the destination, and a conflict.
     pub(super) findings: u64,
 }
 
@@ -71,7 +71,11 @@ fn text(source: &Path, destination: &Path, figures: &Figures, now: SystemTime) -
         figures.up.into(),
     );
     metric("time_seconds", "When these figures were written, in seconds since 1970.", seconds);
-    metric("findings", "Files that were left out or are damaged, and conflicts.", figures.findings);
+    metric(
+        "findings",
+        "Files that are left out or were copied damaged, and 1 for a conflict.",
+        figures.findings,
+    );
     let Some(lag) = figures.lag else { return text };
     let oldest = lag.oldest.and_then(|oldest| now.duration_since(oldest).ok());
     metric("files_behind", "Files that the source has and the destination lacks.", lag.files);

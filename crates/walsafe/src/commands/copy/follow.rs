@@ -60,7 +60,7 @@ pub(super) fn follow(arguments: &Copy, signs: &Signs) -> u8 {
         if let Ok(copied) = result {
             slow |= matches!(copied.stopped, Some(Stop::Conflict(_)));
             ended = !matches!(copied.stopped, Some(Stop::Cancelled));
-            job.figures.findings += teller.tell_findings(&copied);
+            teller.tell_findings(&copied);
             add(&mut all, copied);
         }
         if ended {
@@ -143,32 +143,29 @@ impl Teller {
         !self.worked
     }
 
-    /// Says a line, unless it was said. Returns whether it was not.
-    fn tell_once(&mut self, line: String) -> bool {
+    /// Says a line, unless it was said.
+    fn tell_once(&mut self, line: String) {
         if self.said.contains(&line) {
-            return false;
+            return;
         }
         terminal::remark(&line);
         if self.said.len() < SAID {
             self.said.insert(line);
         }
-        true
     }
 
-    /// Says what was found, and returns how much of it is new.
-    fn tell_findings(&mut self, copied: &Copied) -> u64 {
-        let mut new = 0;
+    /// Says what was found.
+    fn tell_findings(&mut self, copied: &Copied) {
         for notice in &copied.without {
             let Notice { message, detail, hint, .. } = notice;
             self.tell_once(format!("{message}: {detail} {hint}"));
         }
         for finding in copied.findings.iter() {
-            new += u64::from(self.tell_once(found(&finding)));
+            self.tell_once(found(&finding));
         }
         if let Some(Stop::Conflict(conflict)) = &copied.stopped {
-            new += u64::from(self.tell_once(differs(conflict).to_string()));
+            self.tell_once(differs(conflict).to_string());
         }
-        new
     }
 
     /// Says that an archive is in trouble, and that it no longer is.
