@@ -213,7 +213,6 @@ fn what_the_lost_server_had_not_archived_is_recovered_and_archived() {
 /// `restore_command`, a recovery from both ends early.
 #[test]
 fn another_archive_meanwhile_and_a_recovery_that_reads_both() {
-    require!(tool("rsync"));
     let origin = Origin::new();
     let place = Scratch::new("place");
     let (first, second) = (origin.archive.path().to_owned(), place.join("archive-2"));

@@ -8,6 +8,7 @@ mod administration;
 mod archiving;
 mod clones;
 mod conflicts;
+mod copying;
 mod evidence;
 mod failover;
 mod harness_works;

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use walsafe_core::error::Error;
 use walsafe_core::restore::Round;
@@ -26,6 +26,8 @@ use crate::{guard, terminal};
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How long a copy that was killed may take to end, before the message says that it does not.
 const KILL_PATIENCE: Duration = Duration::from_millis(500);
+/// How long work may take to end that was asked to.
+const END_PATIENCE: Duration = Duration::from_secs(5);
 /// The exit status of a copy that has panicked. No command has it.
 const PANICKED: u8 = 70;
 /// The exit status of a copy that could not start a thread. No command has it.
@@ -102,6 +104,50 @@ pub(crate) fn watch(
             let left = (!worker.kill(KILL_PATIENCE)).then_some(id);
             terminal::clear_line();
             return Err(stalled(path, timeout, left));
+        }
+    }
+}
+
+/// The same for work that goes on until this process is asked to end, with status 0 then. Storage that hangs is
+/// waited for, however long; `say` is told once that it does, and once that it answers again.
+pub(crate) fn watch_until_asked(
+    path: &Path,
+    timeout: Option<Duration>,
+    say: &dyn Fn(Option<&Error>),
+    work: impl FnOnce(&Signs) -> u8,
+) -> Result<u8, Lost> {
+    let died = |what: &str, e: io::Error| Lost::Died(format!("could not {what}: {e}"));
+    sys::note_requests_to_end().map_err(|e| died("wait for signals", e))?;
+    let signs = sys::shared(Signs::default()).map_err(|e| died("reserve memory", e))?;
+    let mut worker = Worker::start(|_| guard::run(PANICKED, || work(signs)))
+        .map_err(|e| died("start a process", e))?;
+    let (mut still, mut hangs, mut asked) = (Still::new(signs), false, None);
+    loop {
+        match worker.wait(LOOK_EVERY, &mut hand_on) {
+            Ok(Some(end)) => return status(end),
+            Ok(None) => {}
+            Err(e) => {
+                worker.kill(KILL_PATIENCE);
+                return Err(died("wait for a process", e));
+            }
+        }
+        if asked.is_none() && sys::is_asked_to_end() {
+            worker.ask_to_end();
+            asked = Some(Instant::now());
+        }
+        // Whatever it is doing, all that it has published is whole.
+        if asked.is_some_and(|at| at.elapsed() >= END_PATIENCE) {
+            worker.kill(KILL_PATIENCE);
+            terminal::clear_line();
+            return Ok(0);
+        }
+        let Some(timeout) = timeout else { continue };
+        let hung = std::mem::replace(&mut hangs, still.is_for(timeout));
+        if hangs && !hung {
+            let (path, seconds) = (path.to_owned(), timeout.as_secs());
+            say(Some(&Error::StorageHangs { path, seconds, left: None }));
+        } else if hung && !hangs {
+            say(None);
         }
     }
 }

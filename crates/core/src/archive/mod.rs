@@ -32,3 +32,4 @@ pub use notice::{Level, Notice};
 pub use plan::{Job, Outcome, Plan, Receipt};
 pub use repeats::{Repeats, Telling};
 pub use seam::Seam;
+pub(crate) use without::notice as without_notice;

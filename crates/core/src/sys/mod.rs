@@ -34,6 +34,8 @@ pub use self::late::{close_second, keeps_flush_of_unnamed};
 pub use self::memory::{
     DIRECT_ALIGNMENT, HUGE_PAGE, give_memory_back, headroom, prefer_huge_pages, shared, zeroed,
 };
+pub(crate) use self::process::start_scoped;
 pub use self::process::{
-    become_user, host_name, process_runs, start_thread, user, with_signals_blocked,
+    become_user, host_name, is_asked_to_end, note_requests_to_end, process_runs, start_thread,
+    user, with_signals_blocked,
 };

@@ -187,6 +187,12 @@ impl Worker {
         }
     }
 
+    /// Asks the copy to end, by the signal that asks this process: see [`crate::sys::note_requests_to_end`].
+    pub fn ask_to_end(&self) {
+        // SAFETY: takes no memory of ours. The number is the copy's: it has not been collected.
+        unsafe { libc::kill(self.pid, libc::SIGTERM) };
+    }
+
     /// Waits for a copy that has given up. Returns `false` if it has not ended after this time.
     pub fn ends_within(mut self, patience: Duration) -> bool {
         self.relayed.clear();
