@@ -18,8 +18,6 @@ use crate::words;
 /// How many segments of an archive that another tool began are looked at before it is adopted.
 const SAMPLE: usize = 16;
 
-/// How many waiting files are looked at for the first segment. Before it there are history files at most.
-const LOOKED_AT: usize = 256;
 
 /// Makes sure that an archive belongs to this cluster, through the handle that the visit holds.
 ///
