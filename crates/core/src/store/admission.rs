@@ -18,7 +18,6 @@ use crate::words;
 /// How many segments of an archive that another tool began are looked at before it is adopted.
 const SAMPLE: usize = 16;
 
-
 /// Makes sure that an archive belongs to this cluster, through the handle that the visit holds.
 ///
 /// An archive that has no identity file yet gets one, if it is empty or holds segments of this cluster, and
