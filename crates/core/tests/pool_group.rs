@@ -213,6 +213,26 @@ fn what_a_destination_has_is_forgotten_when_it_fails_itself() {
     assert_eq!((count(&first, &jobs), count(&second, &jobs)), (jobs.len(), jobs.len()));
 }
 
+/// A file that had vanished from `pg_wal` made a sound destination look up once more all that it had, each time
+/// that it was tried.
+#[test]
+fn what_a_destination_has_is_not_forgotten_because_of_the_servers_own_file() {
+    let _alone = alone();
+    let mut two = Two::new();
+    let jobs = two.jobs(1..=20);
+    waits(&two.world, &jobs);
+    let (first, second) = (two.first.clone(), two.second.clone());
+    Two::break_it(&first);
+    fs::remove_file(&jobs[10].source).unwrap();
+    two.call(&jobs[0]);
+    wait_until("the files before it", || count(&second, &jobs) == 10);
+    std::thread::sleep(Duration::from_millis(50));
+    let aside = Two::break_it(&second);
+    Two::mend_it(&first);
+    two.archive(&jobs[..10]);
+    assert_eq!(count(&aside, &jobs), 10, "nothing passes it");
+}
+
 fn hang_first(times: usize) -> Faults {
     Faults::everywhere(vec![Fault { op: Op::CreateNamed, skip: 0, times, effect: Effect::Hang }])
 }

@@ -34,6 +34,20 @@ impl ErrorKind {
         )
     }
 
+    /// Returns whether the server's own file is what is wrong. That says nothing of any destination.
+    #[must_use]
+    pub const fn is_of_the_file(self) -> bool {
+        matches!(
+            self,
+            Self::SourceUnreadable
+                | Self::SourceMissing
+                | Self::SourceNotAFile
+                | Self::SourceChanged
+                | Self::SourceMoved
+                | Self::WrongSegment
+        )
+    }
+
     /// Returns whether the archive holds WAL, or a timeline, of another history than the server's: a clone or a
     /// second primary may be at work. A copy that was cut short, contents that cannot be read, and what differs
     /// where no WAL is, or behind the end of a timeline, show nothing of the kind.

@@ -314,6 +314,14 @@ impl<P> State<P> {
         }
     }
 
+    /// Takes off the list what stands at or behind a turn.
+    fn keep_before(&mut self, from: &Turn) {
+        for (turn, file) in &mut self.order {
+            file.listed &= turn < from;
+        }
+        self.keep(|_, file| file.listed);
+    }
+
     /// Returns whether files of a batch may still get their names.
     pub(super) fn may_publish(&self, epoch: u64) -> bool {
         self.epoch == epoch
@@ -384,9 +392,14 @@ impl<P> State<P> {
         let turn = Turn::of(name);
         if unasked && self.goes_ahead() && !self.is_wanted(name) {
             self.bar(turn.clone());
-            self.forget_behind(Some(&turn));
+            if error.kind().is_of_the_file() {
+                // What the destination has, it still has.
+                self.keep_before(&turn);
+            } else {
+                self.forget_behind(Some(&turn));
+                self.look_now();
+            }
             self.begin_again(name);
-            self.look_now();
             return;
         }
         if self.goes_ahead() {

@@ -23,11 +23,11 @@ impl<P> State<P> {
 
     /// The server comes on by itself: it will ask for what no look has found.
     pub(super) fn look_later(&mut self) {
-        let now = Instant::now();
-        if let Phase::Ahead { look_at: Some(at) } = &mut self.phase
-            && *at > now
+        let (now, held_up) = (Instant::now(), self.memory.len() > 0);
+        if let Phase::Ahead { look_at } = &mut self.phase
+            && look_at.is_some_and(|at| at > now)
         {
-            *at = now + PAUSE;
+            *look_at = held_up.then(|| now + PAUSE);
         }
     }
 
@@ -84,15 +84,11 @@ impl<P> State<P> {
     /// Another destination's conflict stops what is listed behind it. Once it has ended, the next look tells
     /// what still waits there.
     pub(super) fn keep_to(&mut self, limit: &Limit) {
-        let behind = |(turn, file): (&Turn, &File<P>)| file.listed && !limit.allows(turn);
-        if limit.before.is_none() || !self.order.iter().any(behind) {
-            return;
+        let Some(before) = &limit.before else { return };
+        if self.order.range(before..).any(|(_, file)| file.listed) {
+            self.keep_before(before);
+            self.look_now();
         }
-        for (turn, file) in &mut self.order {
-            file.listed &= limit.allows(turn);
-        }
-        self.keep(|_, file| file.listed);
-        self.look_now();
     }
 
     /// Lists files, and returns how many of them wait for a thread.

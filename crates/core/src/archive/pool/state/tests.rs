@@ -28,6 +28,8 @@ enum Event {
     Move(usize),
     /// A thread has made a file ready, or could not.
     Prepared(usize, bool),
+    /// A thread has found that the server's file is not there.
+    Missing(usize),
     /// A batch is published up to a file that is refused, or its flush fails.
     Published(usize, bool),
     /// A look that lists at most so many files ends, or cannot read.
@@ -51,6 +53,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => any::<usize>().prop_map(Event::Move),
         5 => any::<usize>().prop_map(|n| Event::Prepared(n, true)),
         1 => any::<usize>().prop_map(|n| Event::Prepared(n, false)),
+        1 => any::<usize>().prop_map(Event::Missing),
         3 => (0..FILES, any::<bool>()).prop_map(|(n, flushed)| Event::Published(n, flushed)),
         2 => Just(Event::Published(FILES, true)),
         3 => (1..=FILES, prop::bool::weighted(0.9)).prop_map(|(n, ok)| Event::Looked(n, ok)),
@@ -117,6 +120,8 @@ struct Running {
     trouble: u64,
     /// A hang was reported since.
     late: bool,
+    /// What comes of it is to be remembered.
+    steady: bool,
 }
 
 impl Model {
@@ -181,7 +186,8 @@ impl Model {
                         self.ahead.insert(name.clone(), self.trouble);
                     }
                 }
-                self.batches.push(Running { batch, trouble: self.trouble, late: false });
+                let trouble = self.trouble;
+                self.batches.push(Running { batch, trouble, late: false, steady: true });
             }
             Work::Look(look) => {
                 prop_assert!(self.look.is_none(), "two looks at a time");
@@ -230,8 +236,20 @@ impl Model {
         self.state.finish_prepare(&name, result);
     }
 
+    /// If the server waits for it, that is trouble like any other; if not, it says nothing of the destination.
+    fn missing(&mut self, n: usize) {
+        let Some(at) = n.checked_rem(self.preparing.len()) else { return };
+        let name = self.preparing.iter().nth(at).unwrap().clone();
+        self.preparing.remove(&name);
+        if self.state.wanted() == Some(&name) || !self.state.goes_ahead() {
+            self.trouble();
+        }
+        let path = "pg_wal/x".into();
+        self.state.finish_prepare(&name, Err(Error::SourceMoved { path }));
+    }
+
     fn published(&mut self, named: usize, flushed: bool) {
-        let Some(Running { batch, trouble, late }) = self.batches.pop() else { return };
+        let Some(Running { batch, trouble, late, steady }) = self.batches.pop() else { return };
         let all = named >= batch.files.len();
         let mut results = Vec::new();
         for (at, (name, _)) in batch.files.into_iter().enumerate() {
@@ -242,7 +260,8 @@ impl Model {
                 if !late {
                     self.unarchived.remove(&turn);
                     if trouble == self.trouble {
-                        self.steady.extend(self.waiting.contains(&turn).then(|| turn.clone()));
+                        let steady = steady && self.waiting.contains(&turn);
+                        self.steady.extend(steady.then(|| turn.clone()));
                         self.has.insert(turn);
                     }
                 }
@@ -267,7 +286,7 @@ impl Model {
     /// A look ends that has read what waits either when it began or now.
     fn looked(&mut self, most: usize, ok: bool) {
         let Some((look, then)) = self.look.take() else { return };
-        let waits = if most % 2 == 0 { then } else { self.waiting.clone() };
+        let waits = if most.is_multiple_of(2) { then } else { self.waiting.clone() };
         let listed: Vec<_> = waits.iter().map(Turn::name).cloned().collect();
         let mut listed: Vec<_> = listed.into_iter().filter(|name| !self.state.sees(name)).collect();
         listed.truncate(most);
@@ -294,7 +313,9 @@ impl Model {
         self.waiting.insert(turn.clone());
         self.answered = None;
         if self.state.barrier.as_ref().is_some_and(|barrier| barrier.turn <= turn) {
+            // It was given another try by then: what is ahead begins anew.
             self.steady.clear();
+            self.batches.iter_mut().for_each(|batch| batch.steady = false);
         }
         self.state.release_if_moved();
         self.state.ask(&job);
@@ -358,6 +379,7 @@ impl Model {
                 }
             }
             Event::Prepared(n, ok) => self.prepared(n, ok),
+            Event::Missing(n) => self.missing(n),
             Event::Published(named, flushed) => self.published(named, flushed),
             Event::Looked(most, ok) => self.looked(most, ok),
             Event::Take => self.take()?,

@@ -26,7 +26,7 @@ fn archive_next(state: &mut State<FileName>) -> FileName {
     state.finish_prepare(&name, Ok(name.clone()));
     let Some(Work::Publish(batch)) = start(state) else { panic!("nothing to publish") };
     let names: Vec<_> = batch.files.into_iter().map(|(name, _)| name).collect();
-    assert_eq!(names, [name.clone()]);
+    assert_eq!(names, std::slice::from_ref(&name));
     state.finish_batch([(name.clone(), Some(Ok(receipt())))]);
     name
 }
