@@ -362,6 +362,9 @@ impl<P> State<P> {
                     }
                     if current {
                         self.memory.keep(&name, receipt.clone());
+                        if !self.looking {
+                            self.look_if_held_up();
+                        }
                     }
                     if wanted {
                         self.answer = Some(Answered::Now(Ok(receipt)));

@@ -31,6 +31,14 @@ impl<P> State<P> {
         }
     }
 
+    /// The destination has a file that the server was not told of. It will be at once, unless another destination
+    /// holds it up: then nobody else has a look made.
+    pub(super) fn look_if_held_up(&mut self) {
+        if let Phase::Ahead { look_at: look_at @ None } = &mut self.phase {
+            *look_at = Some(Instant::now() + PAUSE);
+        }
+    }
+
     /// Returns in how long a look is worth it; `None` if there is none to be made.
     pub(in crate::archive::pool) fn next_look(&self) -> Option<Duration> {
         let Phase::Ahead { look_at: Some(at) } = self.phase else { return None };

@@ -114,6 +114,26 @@ fn what_was_answered_is_not_listed_by_a_look_that_has_read_it_as_waiting() {
     }
 }
 
+/// The only look was made while the file that was asked for was under way, and found no other. The file was then
+/// held up by another destination, for as long as that hung, and nobody looked for what came after it.
+#[test]
+fn a_file_that_another_destination_holds_up_has_a_look_made_later() {
+    let mut state: State<FileName> = State::new(2);
+    state.threads = 2;
+    state.ask(&job(2));
+    assert_eq!(prepare(&mut state), job(2).name);
+    look(&mut state, 2..3);
+    assert_eq!(state.next_look(), None);
+    state.finish_prepare(&job(2).name, Ok(job(2).name));
+    let Some(Work::Publish(_)) = start(&mut state) else { panic!("nothing to publish") };
+    state.finish_batch([(job(2).name, Some(Ok(receipt())))]);
+    assert!(state.take_result(&job(2).name).is_some());
+    assert!(state.next_look().is_some(), "nobody looks for the next file");
+    // The server comes on by itself, once it is told.
+    state.answered(&job(2).name);
+    assert_eq!(state.next_look(), None);
+}
+
 /// What does not wait any more was archived elsewhere, or given up. If it stayed in the memory, that would fill
 /// up for good.
 #[test]
