@@ -135,10 +135,10 @@ impl Running<'_> {
     }
 
     /// Gives the files their names, in order.
-    fn publish<'f>(
+    fn publish(
         &mut self,
         carrier: &Carrier<'_>,
-        files: &'f [StoredName],
+        files: &[StoredName],
         receiver: &Receiver<(usize, Ready)>,
         turn: &Turn,
     ) -> Result<(), Stop> {
