@@ -242,7 +242,8 @@ where
                 Err(_) => Ended::Failed(NO_THREAD),
             };
             let answered = match ended {
-                Ended::Made(made) => answer(made, &stood),
+                // A panic that left this scope would wait for the threads too.
+                Ended::Made(made) => guard::catch(|| answer(made, &stood)).unwrap_or(PANICKED),
                 Ended::Failed(status) => status,
                 Ended::Stuck => way_out.leave(STUCK),
                 Ended::Stalled if archives.len() == 1 => way_out.leave(STALLED),
