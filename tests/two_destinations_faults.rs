@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use harness::process::{self, is_alive, private_memory_kb, threads};
 use harness::wait::poll;
@@ -131,7 +131,7 @@ fn two_disks_that_lose_power_separately() {
 /// A sound destination, and a server that archives into it and into a storage that is to hang.
 fn beside(storage: &Storage, stall_timeout: u32) -> (Scratch, Cluster) {
     let sound = Scratch::new("sound");
-    let cluster = archiving_to(&[sound.path(), storage.path()])
+    let cluster = keeping(archiving_to(&[sound.path(), storage.path()]))
         .set("walsafe_archive.stall_timeout", &format!("{stall_timeout}s"))
         .start();
     cluster.wait_archived(&cluster.switch_wal());
@@ -202,7 +202,7 @@ fn a_fault_in_one_leaves_the_other_whole_and_both_are_equal_once_it_is_mended() 
     for setup in kinds {
         let (sound, mount) = (Scratch::new("sound"), Mount::new(Fs::Ext4, 48));
         let archives = [mount.path(), sound.path()];
-        let cluster = setup(archiving_to(&archives)).start();
+        let cluster = setup(keeping(archiving_to(&archives))).start();
         cluster.wait_archived(&cluster.switch_wal());
         let archiver = cluster.wait_archiver();
         let sound_goes_on = |sqlstate: &str, says: &str| {
@@ -251,15 +251,15 @@ fn a_clone_adds_nothing_behind_its_conflict_to_either() {
 
         let clone = clone.start();
         let refused = |mark, name: &str| {
-            clone.wake_archiver();
-            let report = clone.wait_for_report(mark, "58P02");
-            let begins = format!("could not archive file \"{name}\"");
-            assert!(report.message.starts_with(&begins), "{report:?}");
-            for archive in &archives[..if lacking { 1 } else { 2 }] {
-                let path = archive.display().to_string();
-                let said = format!("{} {}", report.message, report.detail);
-                assert!(said.contains(&path), "{path}: {report:?}");
-            }
+            let begins = format!("could not archive file \"{name}\" to ");
+            clone.wait_until("the refusal", || {
+                clone.wake_archiver();
+                let reports = clone.log().archiver_reports(mark);
+                let told = |report: &Report| {
+                    report.sqlstate == "58P02" && report.message.starts_with(&begins)
+                };
+                reports.iter().any(told).then_some(())
+            });
         };
         let nothing_came = || {
             for (archive, before) in archives.iter().zip(&before) {
@@ -375,10 +375,10 @@ fn two_servers_at_once_mix_no_histories_in_either() {
                 assert!(*before == races::look(&archive.join(name)), "{name} was replaced");
             }
             let whose = clusters.map(|cluster| {
-                let theirs = |name: &String| {
-                    archive::contents(archive, name) == Some(cluster.read_wal(name))
-                };
-                archive::names(archive).iter().filter(|name| name.len() == 24).all(theirs)
+                names[0].iter().all(|name| {
+                    let there = archive::contents(archive, name);
+                    there.is_none_or(|bytes| bytes == cluster.read_wal(name))
+                })
             });
             assert!(whose.contains(&true), "two histories in {}", archive.display());
             owners.push(whose);
@@ -415,23 +415,19 @@ fn a_backlog_of_hundreds_costs_the_sound_one_a_single_pass_and_a_bounded_memory(
     let mut names = Vec::new();
     for part in 0..5 {
         names.extend(cluster.fill_segments(FILES / 5));
-        let began = Instant::now();
         wait_until(TIMEOUT, "the backlog in the sound one", || {
             most_threads = most_threads.max(threads(archiver));
             let memory = if part < 2 { &mut early } else { &mut late };
             *memory = (*memory).max(private_memory_kb(archiver));
             names.iter().all(|name| sound.join(name).exists()).then_some(())
         });
-        eprintln!("part {part}: {:?}, {early} kB, {late} kB", began.elapsed());
     }
     wait_for_backlog(&cluster, &sound, &names);
     assert_eq!(cluster.archiver_pid(), Some(archiver), "the archiver was restarted");
 
     // It comes back.
-    let trace = Trace::attach(
-        archiver,
-        "%file,read,pread64,readv,preadv,write,pwrite64,writev,pwritev,fsync,fdatasync,copy_file_range",
-    );
+    // Whatever is read or written is opened before.
+    let trace = Trace::attach(archiver, "openat,linkat,unlinkat,renameat2");
     let before = picture(&sound, &names);
     fs::remove_file(&away).unwrap();
     scratch::make_dir(&away);
@@ -457,7 +453,7 @@ fn a_backlog_of_hundreds_costs_the_sound_one_a_single_pass_and_a_bounded_memory(
         .collect();
     assert!(again.is_empty(), "{} calls, such as {:?}", again.len(), again.first());
     let (here, there) = (in_dir(&sound).len(), in_dir(&away).len());
-    assert!(there > 3 * FILES, "only {there} calls were seen");
+    assert!(there >= FILES, "only {there} calls were seen");
     assert!(here < FILES / 10, "{here} calls in the sound one");
     eprintln!(
         "{most_threads} threads; {early} kB with the first files, {late} kB with the last, {memory} kB for the \
