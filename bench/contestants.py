@@ -29,6 +29,10 @@ class Contestant:
     def active(self, archive):
         raise NotImplementedError
 
+    def within(self, archive):
+        """The directories in the archive each of which is to hold every file."""
+        return [archive]
+
 
 class Command(Contestant):
     def __init__(self, key, title, command):
@@ -64,6 +68,22 @@ class Library(Contestant):
 
     def active(self, archive):
         return self.idle() | {f"{self.library}.{self.directory}": str(archive)}
+
+
+class TwoDirectories(Library):
+    """Two destinations on the same disk: each file counts once both have it."""
+
+    def prepare(self, cluster, scratch, name):
+        archive = scratch.fresh(name)
+        for each in self.within(archive):
+            scratch.fresh(each.relative_to(scratch.path))
+        return archive
+
+    def active(self, archive):
+        return super().active(", ".join(f'"{each}"' for each in self.within(archive)))
+
+    def within(self, archive):
+        return [archive / "first", archive / "second"]
 
 
 class PgBackRest(Contestant):
@@ -110,6 +130,12 @@ def ours(compression, workers):
                    compression=compression, workers=workers)
 
 
+def ours_twice(compression, workers):
+    title = f"walsafe_archive {compression}, workers {workers}, two destinations"
+    return TwoDirectories(f"ours-{compression}-{workers}-twice", title, "walsafe_archive", "destination",
+                          compression=compression, workers=workers)
+
+
 CP = Command("cp", "cp, nothing flushed", "cp %p {archive}/%f")
 BASIC = Library("basic_archive", "basic_archive", "basic_archive", "archive_directory")
 
@@ -125,6 +151,7 @@ ALL = [
     ours("none", 1),
     ours("none", 2),
     ours("none", 4),
+    ours_twice("none", 2),
     ours("lz4", 2),
     ours("zstd", 2),
 ]

@@ -32,12 +32,13 @@ def _write_segment(path):
 
 
 class DirectWrites:
-    """Files of 16 MB by direct writes of 2 MB, so many files at a time."""
+    """Files of 16 MB by direct writes of 2 MB, so many files at a time; each file so many times."""
 
-    def __init__(self, threads):
-        self.key = f"disk-{threads}"
-        self.title = f"the disk: direct writes, {threads} at a time"
+    def __init__(self, threads, copies=1):
+        self.key = f"disk-{threads}" + ("-twice" if copies == 2 else "")
+        self.title = f"the disk: direct writes, {threads} at a time" + (", each twice" if copies == 2 else "")
         self.threads = threads
+        self.copies = copies
 
     def missing(self, below):
         probe = below / "direct-io"
@@ -51,9 +52,10 @@ class DirectWrites:
 
     def write(self, directory, files):
         """Returns the seconds and the CPU seconds that it took."""
+        paths = [directory / f"{number:024X}" for number in range(files * self.copies)]
         cpu, began = time.process_time(), time.monotonic()
         with ThreadPoolExecutor(self.threads) as pool:
-            list(pool.map(_write_segment, [directory / f"{number:024X}" for number in range(files)]))
+            list(pool.map(_write_segment, paths))
         return time.monotonic() - began, time.process_time() - cpu
 
 
@@ -79,4 +81,9 @@ class Fio:
         return seconds, seconds * (job["usr_cpu"] + job["sys_cpu"]) / 100
 
 
-ALL = [DirectWrites(1), DirectWrites(2), Fio()]
+ALL = [
+    DirectWrites(1),
+    DirectWrites(2),
+    DirectWrites(2, copies=2),  # for two destinations on one disk
+    Fio(),
+]

@@ -2,7 +2,7 @@
 
 from html import escape
 
-LABEL, BAR, VALUE = 260, 420, 70  # widths
+LABEL, BAR, VALUE = 340, 420, 70  # widths
 LINE = 22
 STYLE = """
 text { font: 13px sans-serif; fill: #24292f; }

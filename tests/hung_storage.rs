@@ -16,10 +16,10 @@ use harness::{
 };
 
 /// How much longer than set the machine may take.
-const SLACK: Duration = Duration::from_secs(8);
+pub const SLACK: Duration = Duration::from_secs(8);
 
 /// A destination that can hang.
-enum Storage {
+pub enum Storage {
     /// The kernel holds the callers until the thaw.
     Freezing(Mount),
     /// The callers can be killed.
@@ -28,28 +28,28 @@ enum Storage {
 
 /// Hangs until it is dropped. Declared after the cluster, so that it goes first.
 #[expect(dead_code, reason = "held for their drop")]
-enum Hang<'a> {
+pub enum Hang<'a> {
     Frozen(Frozen<'a>),
     Stalled(Stalled),
 }
 
 impl Storage {
-    fn freezing() -> Self {
+    pub fn freezing() -> Self {
         Self::Freezing(Mount::new(Fs::Ext4, 64))
     }
 
-    fn fuse() -> Self {
+    pub fn fuse() -> Self {
         Self::Fuse(FuseMount::new())
     }
 
-    fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         match self {
             Self::Freezing(mount) => mount.path(),
             Self::Fuse(mount) => mount.path(),
         }
     }
 
-    fn hang(&self) -> Hang<'_> {
+    pub fn hang(&self) -> Hang<'_> {
         match self {
             Self::Freezing(mount) => Hang::Frozen(mount.freeze()),
             Self::Fuse(mount) => Hang::Stalled(mount.stall()),

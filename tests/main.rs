@@ -44,6 +44,7 @@ mod storage_faults;
 mod support;
 mod throughput;
 mod two_archives;
+mod two_destinations_faults;
 mod upgrades;
 mod verify;
 mod verify_setting;

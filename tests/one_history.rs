@@ -26,7 +26,7 @@ fn unmatched(cluster: &Cluster, mark: Mark) -> Vec<String> {
 
 /// Fills the rest of a segment with messages of one letter, the last of which crosses into the next one.
 /// Returns the segment's name.
-fn cross(cluster: &Cluster, letter: char) -> String {
+pub fn cross(cluster: &Cluster, letter: char) -> String {
     let segment = cluster.current_segment();
     cluster.sql(&format!(
         "SELECT count(pg_logical_emit_message(false, 'test', repeat('{letter}', 3000)))

@@ -16,20 +16,20 @@ use harness::{
 use rustix::process::Signal;
 
 /// Large enough for the WAL of one run.
-const DISK_MB: u64 = 600;
+pub const DISK_MB: u64 = 600;
 
 /// What a cut left, compared with what had been promised.
 #[derive(Debug, Default)]
-struct Loss {
-    promised: usize,
+pub struct Loss {
+    pub promised: usize,
     /// Promised, but there is nothing under the name.
-    missing: Vec<String>,
+    pub missing: Vec<String>,
     /// There is something under the name, and it is not the WAL file.
-    torn: Vec<String>,
+    pub torn: Vec<String>,
 }
 
 /// Compares the archive as it came up with the WAL.
-fn look(archive: &Path, promised: &[String], wal: &BTreeMap<String, Vec<u8>>) -> Loss {
+pub fn look(archive: &Path, promised: &[String], wal: &BTreeMap<String, Vec<u8>>) -> Loss {
     let mut loss = Loss { promised: promised.len(), ..Loss::default() };
     for name in promised {
         if archive::stored(archive, name).is_none() {
@@ -49,12 +49,12 @@ fn look(archive: &Path, promised: &[String], wal: &BTreeMap<String, Vec<u8>>) ->
 
 /// Archives under load and cuts the power again and again; returns the cuts, each with the names that
 /// counted as archived before it.
-fn cut_under_load(
+pub fn cut_under_load<T>(
     cluster: &Cluster,
-    disk: &PowerCut,
     cuts: usize,
     rng: &mut fastrand::Rng,
-) -> Vec<(Vec<String>, Dark)> {
+    cut_off: impl Fn() -> T,
+) -> Vec<(Vec<String>, T)> {
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let _stop = StopOnDrop(&stop);
@@ -75,18 +75,18 @@ fn cut_under_load(
             .map(|_| {
                 std::thread::sleep(Duration::from_micros(rng.u64(1_000..120_000)));
                 let promised = cluster.done_files();
-                (promised, disk.cut_off())
+                (promised, cut_off())
             })
             .collect()
     })
 }
 
 /// Keeps all WAL, to be compared with.
-fn keeping(builder: ClusterBuilder) -> ClusterBuilder {
+pub fn keeping(builder: ClusterBuilder) -> ClusterBuilder {
     builder.set("wal_keep_size", "8GB")
 }
 
-fn all_wal(cluster: &Cluster) -> BTreeMap<String, Vec<u8>> {
+pub fn all_wal(cluster: &Cluster) -> BTreeMap<String, Vec<u8>> {
     scratch::names(&cluster.pg_wal())
         .into_iter()
         .filter(|name| name.len() >= 24)
@@ -110,7 +110,7 @@ fn nothing_is_lost_in(cuts_each: usize, fs: Fs, setup: impl Fn(ClusterBuilder) -
     let mut cuts = Vec::new();
     for codec in ["none", "lz4", "zstd:1", "gzip:1"] {
         cluster.reconfigure("walsafe_archive.compression", codec);
-        cuts.extend(cut_under_load(&cluster, &disk, cuts_each, &mut rng));
+        cuts.extend(cut_under_load(&cluster, cuts_each, &mut rng, || disk.cut_off()));
     }
     cluster.wait_all_archived();
 
@@ -291,7 +291,7 @@ fn weaker_ways_lose_files_in_the_same_cuts() {
                 }
             });
             let cluster = builder.start();
-            let cuts = cut_under_load(&cluster, &disk, 5, &mut rng);
+            let cuts = cut_under_load(&cluster, 5, &mut rng, || disk.cut_off());
             cluster.stop(harness::Stop::Fast);
             let wal = all_wal(&cluster);
             let (mut promised, mut missing, mut torn) = (0, 0, 0);

@@ -15,19 +15,19 @@ use harness::{
 use rustix::process::Signal;
 
 /// Segments that both servers complete under the same names before their archivers start at once.
-const BATCH: usize = 8;
+pub const BATCH: usize = 8;
 /// More rounds than in a full dose without a race mean that there is none.
 const MOST_ROUNDS: usize = 32;
 
 /// What is known of a file since it was first seen: inode, time of change of its bytes, contents.
 #[derive(Debug, PartialEq, Eq, Clone)]
-struct Seen {
+pub struct Seen {
     inode: u64,
     modified: (i64, i64),
     bytes: Vec<u8>,
 }
 
-fn look(path: &Path) -> Seen {
+pub fn look(path: &Path) -> Seen {
     let metadata = path.symlink_metadata().expect("a file that was there");
     Seen {
         inode: metadata.ino(),
@@ -37,7 +37,7 @@ fn look(path: &Path) -> Seen {
 }
 
 /// Notes each file as soon as it appears, until told to stop.
-fn watch(archive: &Path, stop: &AtomicBool) -> BTreeMap<String, Seen> {
+pub fn watch(archive: &Path, stop: &AtomicBool) -> BTreeMap<String, Seen> {
     let mut seen = BTreeMap::new();
     loop {
         let last = stop.load(Ordering::Relaxed);
@@ -55,7 +55,7 @@ fn watch(archive: &Path, stop: &AtomicBool) -> BTreeMap<String, Seen> {
 }
 
 /// Brings both servers to the same segment.
-fn align(clusters: &[&Cluster; 2]) {
+pub fn align(clusters: &[&Cluster; 2]) {
     let at = clusters.map(|cluster| {
         let name = cluster.sql("SELECT pg_walfile_name(pg_current_wal_insert_lsn())");
         u64::from_str_radix(&name[8..], 16).expect("a segment's name")
@@ -101,7 +101,7 @@ fn settle(cluster: &Cluster, archive: &Path) -> BTreeSet<String> {
 }
 
 /// Returns whether SIGHUP waits for a process that is stopped.
-fn is_told(pid: i32) -> bool {
+pub fn is_told(pid: i32) -> bool {
     let status =
         fs::read_to_string(format!("/proc/{pid}/status")).expect("a process that is stopped");
     let pending = status.lines().filter_map(|line| {

@@ -2,7 +2,6 @@
 //! other, and they come and go while the server runs.
 
 use std::fs;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use harness::scratch::{self, make_dir};
@@ -11,20 +10,10 @@ use harness::{
     require, tool, wait_until,
 };
 
+use crate::support::destinations::{DESTINATION, archiving_to, assert_holds, list};
 use crate::support::document::Document;
 
 const IDENTITY: &str = "walsafe_archive.id";
-const DESTINATION: &str = "walsafe_archive.destination";
-
-/// The value of the setting that names these directories.
-fn list(destinations: &[&Path]) -> String {
-    let quoted = destinations.iter().map(|path| format!("\"{}\"", path.display()));
-    quoted.collect::<Vec<_>>().join(", ")
-}
-
-fn archiving_to(destinations: &[&Path]) -> ClusterBuilder {
-    Cluster::archiving_to(destinations[0]).set(DESTINATION, &list(destinations))
-}
 
 #[track_caller]
 fn start(builder: ClusterBuilder) -> Cluster {
@@ -55,15 +44,6 @@ fn failures(cluster: &Cluster, mark: Mark) -> Vec<Report> {
     let mut reports = cluster.log().archiver_reports(mark);
     reports.retain(|report| report.message.contains("could not archive file"));
     reports
-}
-
-#[track_caller]
-fn assert_holds(archive: &Path, cluster: &Cluster, names: &[String]) {
-    for name in names {
-        let there = archive::contents(archive, name);
-        let there = there.unwrap_or_else(|| panic!("{} lacks {name}", archive.display()));
-        assert!(there == cluster.read_wal(name), "{name} in {}", archive.display());
-    }
 }
 
 #[track_caller]

@@ -1,5 +1,6 @@
 //! What several of the tests share.
 
+pub mod destinations;
 pub mod document;
 pub mod load;
 pub mod recovery;
