@@ -17,7 +17,7 @@ use walsafe_core::archive::pool::Answer;
 use walsafe_core::archive::pools::{Answers, Pools, Step};
 use walsafe_core::archive::{Job, Plan};
 use walsafe_core::error::ErrorKind;
-use walsafe_core::server::settings::CheckWal;
+use walsafe_core::server::settings::{CheckWal, Destination};
 use walsafe_core::store::directory::Staging;
 use walsafe_core::sys::fault::{Effect, Fault, Op, Plan as Faults};
 
@@ -79,6 +79,13 @@ impl Two {
                 }
             }
         }
+    }
+
+    /// Waits until the second destination has these, flushed and remembered, not just under their names.
+    fn second_has(&self, jobs: &[Job]) {
+        let last = jobs.last().and_then(|job| job.name.segment());
+        let second = |(at, there): (&Destination, _)| at.path() == self.second && there == last;
+        wait_until("the second destination", || self.pools.ahead().any(second));
     }
 
     /// The server archives all of these.
@@ -147,7 +154,8 @@ fn a_sound_destination_archives_the_whole_backlog_while_another_fails_and_is_not
     assert_eq!(failures(&answers)[0].0, first);
     assert!(!answers.are_all_good());
     // The archiver sleeps for a minute. Its threads do not.
-    wait_until("the backlog", || count(&second, &jobs) == jobs.len());
+    two.second_has(&jobs);
+    assert_eq!(count(&second, &jobs), jobs.len());
 
     // What a call costs that fails in one destination alone, and what it costs with the other one beside.
     let mut cost = |numbers: &[usize]| {
@@ -225,8 +233,7 @@ fn what_a_destination_has_is_not_forgotten_because_of_the_servers_own_file() {
     Two::break_it(&first);
     fs::remove_file(&jobs[10].source).unwrap();
     two.call(&jobs[0]);
-    wait_until("the files before it", || count(&second, &jobs) == 10);
-    std::thread::sleep(Duration::from_millis(50));
+    two.second_has(&jobs[..10]);
     let aside = Two::break_it(&second);
     Two::mend_it(&first);
     two.archive(&jobs[..10]);
@@ -256,7 +263,7 @@ fn a_destination_that_hangs_stops_no_other_and_may_be_removed() {
             count(&second, &jobs) == jobs.len()
         });
         let open: Vec<_> = call.open().map(|(at, _)| at.path().to_owned()).collect();
-        assert_eq!(open, [first.clone()]);
+        assert_eq!(open, std::slice::from_ref(&first));
     }
     two.stall_timeout = Some(Duration::from_millis(100));
     let answers = two.call(&jobs[1]);
@@ -274,6 +281,7 @@ fn a_destination_that_hangs_stops_no_other_and_may_be_removed() {
     assert!(threads <= bound, "{threads} threads");
 
     two.update(&[2]);
+    two.second_has(&jobs);
     let start = Instant::now();
     let aside = Two::break_it(&second);
     two.archive(&jobs[1..50]);
