@@ -17,7 +17,7 @@ use walsafe_core::archive::pool::Answer;
 use walsafe_core::archive::pools::{Answers, Pools, Step};
 use walsafe_core::archive::{Job, Plan};
 use walsafe_core::error::ErrorKind;
-use walsafe_core::server::settings::CheckWal;
+use walsafe_core::server::settings::{CheckWal, Destination};
 use walsafe_core::store::directory::Staging;
 use walsafe_core::sys::fault::{Effect, Fault, Op, Plan as Faults};
 
@@ -79,6 +79,13 @@ impl Two {
                 }
             }
         }
+    }
+
+    /// Waits until the second destination has these, flushed and remembered, not just under their names.
+    fn second_has(&self, jobs: &[Job]) {
+        let last = jobs.last().and_then(|job| job.name.segment());
+        let second = |(at, there): (&Destination, _)| at.path() == self.second && there == last;
+        wait_until("the second destination", || self.pools.ahead().any(second));
     }
 
     /// The server archives all of these.
@@ -147,7 +154,8 @@ fn a_sound_destination_archives_the_whole_backlog_while_another_fails_and_is_not
     assert_eq!(failures(&answers)[0].0, first);
     assert!(!answers.are_all_good());
     // The archiver sleeps for a minute. Its threads do not.
-    wait_until("the backlog", || count(&second, &jobs) == jobs.len());
+    two.second_has(&jobs);
+    assert_eq!(count(&second, &jobs), jobs.len());
 
     // What a call costs that fails in one destination alone, and what it costs with the other one beside.
     let mut cost = |numbers: &[usize]| {
@@ -225,8 +233,7 @@ fn what_a_destination_has_is_not_forgotten_because_of_the_servers_own_file() {
     Two::break_it(&first);
     fs::remove_file(&jobs[10].source).unwrap();
     two.call(&jobs[0]);
-    wait_until("the files before it", || count(&second, &jobs) == 10);
-    std::thread::sleep(Duration::from_millis(50));
+    two.second_has(&jobs[..10]);
     let aside = Two::break_it(&second);
     Two::mend_it(&first);
     two.archive(&jobs[..10]);
@@ -256,7 +263,7 @@ fn a_destination_that_hangs_stops_no_other_and_may_be_removed() {
             count(&second, &jobs) == jobs.len()
         });
         let open: Vec<_> = call.open().map(|(at, _)| at.path().to_owned()).collect();
-        assert_eq!(open, [first.clone()]);
+        assert_eq!(open, std::slice::from_ref(&first));
     }
     two.stall_timeout = Some(Duration::from_millis(100));
     let answers = two.call(&jobs[1]);
@@ -270,9 +277,11 @@ fn a_destination_that_hangs_stops_no_other_and_may_be_removed() {
     }
     assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
     let bound = 2 * WORKERS;
-    assert!(two.pools.threads() <= bound, "{} threads", two.pools.threads());
+    let threads = threads_named_walsafe();
+    assert!(threads <= bound, "{threads} threads");
 
     two.update(&[2]);
+    two.second_has(&jobs);
     let start = Instant::now();
     let aside = Two::break_it(&second);
     two.archive(&jobs[1..50]);
@@ -356,9 +365,8 @@ fn a_conflict_in_one_destination_stops_publishing_in_all() {
     }
     // What was found out is not a matter of the process that has found it: the file is moved away.
     fs::remove_file(first.join(jobs[5].name.as_str())).unwrap();
-    two.archive(&jobs[5..6]);
-    wait_until("both", || count(&first, &jobs) + count(&second, &jobs) == 2 * jobs.len());
-    two.archive(&jobs[6..]);
+    two.archive(&jobs[5..]);
+    assert_eq!((count(&first, &jobs), count(&second, &jobs)), (jobs.len(), jobs.len()));
 }
 
 /// Right after the start, a server whose next file conflicts in one destination added it and what follows to the
@@ -367,19 +375,27 @@ fn a_conflict_in_one_destination_stops_publishing_in_all() {
 fn a_conflict_of_the_first_file_is_found_before_another_destination_publishes() {
     let _alone = alone();
     for order in [[1, 2], [2, 1]] {
-        let mut two = Two::new();
-        let jobs = two.jobs(1..=20);
-        let (first, second) = (two.first.clone(), two.second.clone());
-        init(&two.plan(1)).unwrap();
-        init(&two.plan(2)).unwrap();
-        waits(&two.world, &jobs);
-        fs::write(first.join(jobs[0].name.as_str()), "another server's").unwrap();
-        two.update(&order);
-        for _ in 0..3 {
+        // The others wait for half a second, no more: a machine that is busy for so long shows nothing.
+        let tried = (0..20).any(|_| {
+            let mut two = Two::new();
+            let jobs = two.jobs(1..=20);
+            let (first, second) = (two.first.clone(), two.second.clone());
+            init(&two.plan(1)).unwrap();
+            init(&two.plan(2)).unwrap();
+            waits(&two.world, &jobs);
+            // It takes its time to be compared.
+            fs::write(first.join(jobs[0].name.as_str()), random(16 * SEGMENT, 1)).unwrap();
+            two.update(&order);
+            let start = Instant::now();
             let answers = two.call(&jobs[0]);
-            assert_eq!(failures(&answers), [(first.clone(), ErrorKind::Conflict)]);
+            let in_time = start.elapsed() < Duration::from_millis(400);
+            assert_eq!(failures(&answers), [(first, ErrorKind::Conflict)]);
             std::thread::sleep(Duration::from_millis(50));
-            assert_eq!(count(&second, &jobs), 0);
+            assert!(!in_time || count(&second, &jobs) == 0, "published beside a conflict");
+            in_time
+        });
+        if !tried {
+            skip("a conflict of the first file: this machine is too busy");
         }
     }
 }
@@ -410,9 +426,9 @@ fn a_conflict_ends_with_its_destination_and_with_its_file() {
         waits(&two.world, &jobs[6..]);
         two.archive(&jobs[6..7]);
         let rest = &jobs[7..];
-        wait_until("the rest", || count(&first, rest) + count(&second, rest) == 2 * rest.len());
-        assert_eq!(count(&second, &jobs[5..6]), 0);
         two.archive(rest);
+        assert_eq!((count(&first, rest), count(&second, rest)), (rest.len(), rest.len()));
+        assert_eq!(count(&second, &jobs[5..6]), 0);
     }
 }
 

@@ -78,12 +78,6 @@ impl Pools {
         self.pools.iter().map(|pool| (&pool.plan().destination, pool.last_ahead()))
     }
 
-    /// Returns the number of threads, those of earlier settings included.
-    #[must_use]
-    pub fn threads(&self) -> usize {
-        self.pools.iter().chain(&self.retired).map(Pool::threads).sum()
-    }
-
     fn forget_ended(&mut self) {
         self.retired.retain(|pool| pool.busy().is_some());
     }

@@ -1,7 +1,7 @@
 //! What the tests of the pool share.
 
 #![allow(dead_code, reason = "each test program uses a part of this")]
-#![allow(clippy::indexing_slicing)]
+#![allow(clippy::indexing_slicing, clippy::panic)]
 #![allow(missing_docs, unreachable_pub, reason = "the names say it")]
 
 use std::fs;
