@@ -14,20 +14,22 @@ use harness::{
 };
 use rustix::process::Signal;
 
+use crate::support::destinations::{DESTINATION, assert_holds, list};
+
 /// Segments that both servers complete under the same names before their archivers start at once.
-pub const BATCH: usize = 8;
+const BATCH: usize = 8;
 /// More rounds than in a full dose without a race mean that there is none.
 const MOST_ROUNDS: usize = 32;
 
 /// What is known of a file since it was first seen: inode, time of change of its bytes, contents.
 #[derive(Debug, PartialEq, Eq, Clone)]
-pub struct Seen {
+struct Seen {
     inode: u64,
     modified: (i64, i64),
     bytes: Vec<u8>,
 }
 
-pub fn look(path: &Path) -> Seen {
+fn look(path: &Path) -> Seen {
     let metadata = path.symlink_metadata().expect("a file that was there");
     Seen {
         inode: metadata.ino(),
@@ -37,7 +39,7 @@ pub fn look(path: &Path) -> Seen {
 }
 
 /// Notes each file as soon as it appears, until told to stop.
-pub fn watch(archive: &Path, stop: &AtomicBool) -> BTreeMap<String, Seen> {
+fn watch(archive: &Path, stop: &AtomicBool) -> BTreeMap<String, Seen> {
     let mut seen = BTreeMap::new();
     loop {
         let last = stop.load(Ordering::Relaxed);
@@ -55,7 +57,7 @@ pub fn watch(archive: &Path, stop: &AtomicBool) -> BTreeMap<String, Seen> {
 }
 
 /// Brings both servers to the same segment.
-pub fn align(clusters: &[&Cluster; 2]) {
+fn align(clusters: &[&Cluster; 2]) {
     let at = clusters.map(|cluster| {
         let name = cluster.sql("SELECT pg_walfile_name(pg_current_wal_insert_lsn())");
         u64::from_str_radix(&name[8..], 16).expect("a segment's name")
@@ -101,7 +103,7 @@ fn settle(cluster: &Cluster, archive: &Path) -> BTreeSet<String> {
 }
 
 /// Returns whether SIGHUP waits for a process that is stopped.
-pub fn is_told(pid: i32) -> bool {
+fn is_told(pid: i32) -> bool {
     let status =
         fs::read_to_string(format!("/proc/{pid}/status")).expect("a process that is stopped");
     let pending = status.lines().filter_map(|line| {
@@ -225,6 +227,106 @@ fn the_first_file_stays_with_named_temporary_files() {
 #[test]
 fn the_first_file_stays_where_there_are_no_links() {
     first_stays(|builder| builder.without_tmpfile().without(harness::sandbox::Denied::LINKAT));
+}
+
+/// Two servers at one moment: each destination keeps the history of the one that came first there, and loses
+/// nothing of it, even if another one was first in the other.
+#[test]
+fn two_servers_at_once_mix_no_histories_in_either() {
+    let home = Scratch::new("archives");
+    let settings = |builder: ClusterBuilder, names: [&str; 2]| {
+        let dirs = names.map(|name| home.dir(name));
+        builder
+            .archive_to(&dirs[0])
+            .set(DESTINATION, &list(&[&dirs[0], &dirs[1]]))
+            .set("wal_keep_size", "4GB")
+    };
+    let first = settings(Cluster::builder(), ["a", "b"]).start();
+    let copy = first.base_backup().restore();
+    let second = settings(copy, ["c", "d"]).start();
+    let clusters = [&first, &second];
+    let (mut conflicts, mut split) = (0, 0);
+    for round in 0..dose(4, 16) {
+        let archives = [0, 1].map(|at| home.dir(&format!("round {round}, {at}")));
+        let mut archivers = clusters.map(Cluster::wait_archiver);
+        for archiver in archivers {
+            process::signal(archiver, Signal::STOP);
+            wait_until(TIMEOUT, "the archiver to stop", || {
+                (process::state(archiver) == Some('T')).then_some(())
+            });
+        }
+        // What was refused in the round before.
+        for cluster in clusters {
+            let status = cluster.pg_wal().join("archive_status");
+            for name in cluster.ready_files() {
+                let [from, to] =
+                    ["ready", "done"].map(|mark| status.join(format!("{name}.{mark}")));
+                fs::rename(from, to).expect("the archiver stands still");
+            }
+        }
+        align(&clusters);
+        let names = clusters.map(|cluster| cluster.fill_whole_segments(BATCH));
+        assert_eq!(names[0], names[1], "not the same names");
+        let mark = clusters.map(Cluster::mark);
+        let waiting = clusters.map(Cluster::ready_files);
+        for cluster in clusters {
+            cluster.reconfigure(DESTINATION, &list(&[&archives[0], &archives[1]]));
+        }
+        for archiver in archivers {
+            wait_until(TIMEOUT, "the reload", || is_told(archiver).then_some(()));
+        }
+        if round % 2 == 1 {
+            archivers.reverse();
+        }
+        let stop = AtomicBool::new(false);
+        let seen = std::thread::scope(|scope| {
+            let stopping = StopOnDrop(&stop);
+            let (stop, each) = (&stop, archives.each_ref());
+            let watchers = each.map(|archive| scope.spawn(move || watch(archive, stop)));
+            for archiver in archivers {
+                process::signal(archiver, Signal::CONT);
+            }
+            for ((cluster, mark), waiting) in clusters.iter().zip(mark).zip(&waiting) {
+                cluster.wait_until("all to be archived, or a conflict", || {
+                    cluster.wake_archiver();
+                    let reports = cluster.log().archiver_reports(mark);
+                    let told = reports.iter().any(|report| {
+                        let about = |name: &String| report.message.contains(name.as_str());
+                        report.sqlstate == "58P02" && waiting.iter().any(about)
+                    });
+                    conflicts += usize::from(told);
+                    (told || cluster.ready_files().is_empty()).then_some(())
+                });
+            }
+            drop(stopping);
+            watchers.map(|watcher| watcher.join().expect("the watcher"))
+        });
+        let mut owners = Vec::new();
+        for (archive, seen) in archives.iter().zip(&seen) {
+            for (name, before) in seen {
+                assert!(*before == look(&archive.join(name)), "{name} was replaced");
+            }
+            let whose = clusters.map(|cluster| {
+                names[0].iter().all(|name| {
+                    let there = archive::contents(archive, name);
+                    there.is_none_or(|bytes| bytes == cluster.read_wal(name))
+                })
+            });
+            assert!(whose.contains(&true), "two histories in {}", archive.display());
+            owners.push(whose);
+        }
+        split += usize::from(owners[0] != owners[1]);
+        for cluster in clusters {
+            let done = cluster.done_files();
+            for name in names[0].iter().filter(|name| done.contains(name)) {
+                archives.iter().for_each(|archive| {
+                    assert_holds(archive, cluster, std::slice::from_ref(name));
+                });
+            }
+        }
+    }
+    assert!(conflicts > 0, "no race");
+    eprintln!("{conflicts} conflicts, in {split} rounds each was first in one");
 }
 
 /// One archive for three servers, across a promotion. The follower's archiving was blocked on its version of

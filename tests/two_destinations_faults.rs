@@ -4,21 +4,18 @@
 use std::cell::Cell;
 use std::fs;
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use harness::process::{self, is_alive, private_memory_kb, threads};
+use harness::process::{is_alive, private_memory_kb, threads};
 use harness::wait::poll;
 use harness::{
     Cluster, ClusterBuilder, Dark, Fs, Mark, Mount, Picture, PowerCut, Report, Scratch, Stop,
-    StopOnDrop, TIMEOUT, Trace, archive, dose, privileged, require, rng, scratch, tool, wait_until,
+    TIMEOUT, Trace, archive, dose, privileged, require, rng, scratch, tool, wait_until,
 };
-use rustix::process::Signal;
 
 use crate::hung_storage::{SLACK, Storage};
 use crate::one_history::cross;
 use crate::power_cuts::{DISK_MB, all_wal, cut_under_load, keeping, look};
-use crate::races;
 use crate::support::destinations::{DESTINATION, archiving_to, assert_holds, list};
 
 /// With two workers: the archiver itself, and for each destination the workers, each with one more thread that
@@ -295,106 +292,6 @@ fn a_clone_adds_nothing_behind_its_conflict_to_either() {
         refused(mark, &next);
         nothing_came();
     }
-}
-
-/// Two servers at one moment: each destination keeps the history of the one that came first there, and loses
-/// nothing of it, even if another one was first in the other.
-#[test]
-fn two_servers_at_once_mix_no_histories_in_either() {
-    let home = Scratch::new("archives");
-    let settings = |builder: ClusterBuilder, names: [&str; 2]| {
-        let dirs = names.map(|name| home.dir(name));
-        builder
-            .archive_to(&dirs[0])
-            .set(DESTINATION, &list(&[&dirs[0], &dirs[1]]))
-            .set("wal_keep_size", "4GB")
-    };
-    let first = settings(Cluster::builder(), ["a", "b"]).start();
-    let copy = first.base_backup().restore();
-    let second = settings(copy, ["c", "d"]).start();
-    let clusters = [&first, &second];
-    let (mut conflicts, mut split) = (0, 0);
-    for round in 0..dose(4, 16) {
-        let archives = [0, 1].map(|at| home.dir(&format!("round {round}, {at}")));
-        let mut archivers = clusters.map(Cluster::wait_archiver);
-        for archiver in archivers {
-            process::signal(archiver, Signal::STOP);
-            wait_until(TIMEOUT, "the archiver to stop", || {
-                (process::state(archiver) == Some('T')).then_some(())
-            });
-        }
-        // What was refused in the round before.
-        for cluster in clusters {
-            let status = cluster.pg_wal().join("archive_status");
-            for name in cluster.ready_files() {
-                let [from, to] =
-                    ["ready", "done"].map(|mark| status.join(format!("{name}.{mark}")));
-                fs::rename(from, to).expect("the archiver stands still");
-            }
-        }
-        races::align(&clusters);
-        let names = clusters.map(|cluster| cluster.fill_whole_segments(races::BATCH));
-        assert_eq!(names[0], names[1], "not the same names");
-        let mark = clusters.map(Cluster::mark);
-        let waiting = clusters.map(Cluster::ready_files);
-        for cluster in clusters {
-            cluster.reconfigure(DESTINATION, &list(&[&archives[0], &archives[1]]));
-        }
-        for archiver in archivers {
-            wait_until(TIMEOUT, "the reload", || races::is_told(archiver).then_some(()));
-        }
-        if round % 2 == 1 {
-            archivers.reverse();
-        }
-        let stop = AtomicBool::new(false);
-        let seen = std::thread::scope(|scope| {
-            let stopping = StopOnDrop(&stop);
-            let (stop, each) = (&stop, archives.each_ref());
-            let watchers = each.map(|archive| scope.spawn(move || races::watch(archive, stop)));
-            for archiver in archivers {
-                process::signal(archiver, Signal::CONT);
-            }
-            for ((cluster, mark), waiting) in clusters.iter().zip(mark).zip(&waiting) {
-                cluster.wait_until("all to be archived, or a conflict", || {
-                    cluster.wake_archiver();
-                    let reports = cluster.log().archiver_reports(mark);
-                    let told = reports.iter().any(|report| {
-                        let about = |name: &String| report.message.contains(name.as_str());
-                        report.sqlstate == "58P02" && waiting.iter().any(about)
-                    });
-                    conflicts += usize::from(told);
-                    (told || cluster.ready_files().is_empty()).then_some(())
-                });
-            }
-            drop(stopping);
-            watchers.map(|watcher| watcher.join().expect("the watcher"))
-        });
-        let mut owners = Vec::new();
-        for (archive, seen) in archives.iter().zip(&seen) {
-            for (name, before) in seen {
-                assert!(*before == races::look(&archive.join(name)), "{name} was replaced");
-            }
-            let whose = clusters.map(|cluster| {
-                names[0].iter().all(|name| {
-                    let there = archive::contents(archive, name);
-                    there.is_none_or(|bytes| bytes == cluster.read_wal(name))
-                })
-            });
-            assert!(whose.contains(&true), "two histories in {}", archive.display());
-            owners.push(whose);
-        }
-        split += usize::from(owners[0] != owners[1]);
-        for cluster in clusters {
-            let done = cluster.done_files();
-            for name in names[0].iter().filter(|name| done.contains(name)) {
-                archives.iter().for_each(|archive| {
-                    assert_holds(archive, cluster, std::slice::from_ref(name));
-                });
-            }
-        }
-    }
-    assert!(conflicts > 0, "no race");
-    eprintln!("{conflicts} conflicts, in {split} rounds each was first in one");
 }
 
 /// The sound one has the whole backlog while the other is down for as long as it likes, in threads and memory
