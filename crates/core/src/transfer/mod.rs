@@ -1,8 +1,8 @@
 //! The files of one archive brought into another: `walsafe copy`.
 //!
 //! [`copy`] goes through the source in the order in which a server archives: history files first, then the others
-//! by name. Several files at a time are looked up, read, checked and written out of sight ([`carry`]); they get
-//! their names one after the other, in that order, and never in place of another file ([`batch`]). Stored bytes
+//! by name. Several files at a time are looked up, read, checked and written out of sight (`carry`); they get
+//! their names one after the other, in that order, and never in place of another file (`batch`). Stored bytes
 //! stay as they are, and so does what a file carries.
 //!
 //! What may end a run early, and what may not:
@@ -17,7 +17,7 @@
 //! - The source or the destination is in trouble: the run ends, and the next one goes on where it stopped.
 //!
 //! If the machine dies half-way, each name at the destination is that of a whole, flushed file. Of the names that
-//! were given since the last flush of the directory (at most [`batch::NAMED`]), any may be missing. The next run
+//! were given since the last flush of the directory (at most `NAMED` in `batch`), any may be missing. The next run
 //! finds that out: no name counts before a flush of the directory has followed it in the same run.
 
 mod batch;
