@@ -360,7 +360,7 @@ fn from_pgbackrest_no_segment_is_lost_and_its_backups_are_recovered_across_the_m
     let begins = &archive::names(archive.path())[0];
     let number = u32::from_str_radix(&begins[16..24], 16).expect("a segment's name");
     let before = format!("{}{:08X}", &begins[..16], number - 1);
-    stops("the file is missing from the archive, and later WAL is there", &|| {
+    stops("the archive was begun later, and does not have the file", &|| {
         fs::remove_file(moved.repository.stored(&before).expect("the old way's last"))
             .expect("gone");
     });
