@@ -388,12 +388,12 @@ impl<P> State<P> {
         Some((running.ahead, current, running.epoch != self.epoch))
     }
 
-    /// Notes a failure. One from before the file was asked for is forgotten: the file is tried once more when
-    /// the server comes to it, or after a while. What stands before it goes on meanwhile, once a look has told
-    /// what that is.
+    /// Notes a failure. One from before the file was asked for, or of a file that nobody waits for any more, is
+    /// forgotten: the file is tried once more when the server comes to it, or after a while. What stands before it
+    /// goes on meanwhile, once a look has told what that is.
     fn fail(&mut self, name: &FileName, unasked: bool, error: Error) {
         let turn = Turn::of(name);
-        if unasked && self.goes_ahead() && !self.is_wanted(name) {
+        if self.goes_ahead() && !self.is_wanted(name) {
             self.bar(turn.clone());
             if error.kind().is_of_the_file() {
                 // What the destination has, it still has.

@@ -106,6 +106,10 @@ impl<P> State<P> {
             let turn = Turn::of(&name);
             // The destination may have it by now.
             let known = self.memory.is_done_with(&name);
+            // There is an answer from before trouble, and whoever waits for it decides: nothing passes it.
+            if !known && self.answer.is_some() && self.is_wanted(&name) {
+                break;
+            }
             if known || self.is_barred(&turn) || !limit.allows(&turn) {
                 continue;
             }
