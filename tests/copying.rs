@@ -6,9 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::recovery::{
-    Origin, Run, assert_clean, path, restore_command, rows_after_recovery, walsafe,
-};
+use crate::support::recovery::{Origin, Run, assert_clean, path, rows_after_recovery, walsafe};
 use harness::server::as_server_user;
 use harness::{
     FuseMount, Scratch, Server, TIMEOUT, archive, privileged, process, require, scratch, tool,
@@ -73,12 +71,8 @@ fn a_second_archive_that_follows_is_enough_for_a_recovery() {
     assert_eq!((run.code, &*run.err), (Some(0), ""), "{run:?}");
     assert!(run.out.starts_with("copied "), "{run:?}");
     assert_clean(second.path());
-    let recovery = origin
-        .backup
-        .restore_copy()
-        .recovery()
-        .set("restore_command", &restore_command(second.path()));
-    assert_eq!(rows_after_recovery(&recovery.start()), "1,2,3");
+    let recovered = origin.recovery_from(second.path()).start();
+    assert_eq!(rows_after_recovery(&recovered), "1,2,3");
 }
 
 /// Without it, the new destination has nothing for the base backups before it, and cannot get it while the server
@@ -107,12 +101,8 @@ fn a_destination_that_was_added_later_is_filled_in_while_the_server_archives_the
     origin.lose();
     assert_eq!(second.read("walsafe_archive.id"), identity, "it is never written again");
     assert_clean(second.path());
-    let recovery = origin
-        .backup
-        .restore_copy()
-        .recovery()
-        .set("restore_command", &restore_command(second.path()));
-    assert_eq!(rows_after_recovery(&recovery.start()), "1,2,3");
+    let recovered = origin.recovery_from(second.path()).start();
+    assert_eq!(rows_after_recovery(&recovered), "1,2,3");
 }
 
 /// A job that hangs with its storage is noticed by nobody, and cannot be stopped.

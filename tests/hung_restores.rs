@@ -2,16 +2,16 @@
 //! kernel does with its calls, and the server decides by a status that is right.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::support::document::Document;
 use crate::support::recovery::{
-    Origin, path, refuses, restore_command_with, rows, rows_after_recovery, walsafe, walsafe_in,
+    Origin, UnderInit, path, refuses, restore_command_with, rows, rows_after_recovery, walsafe,
+    walsafe_in,
 };
 use harness::{FuseMount, Scratch, Stop, StopOnDrop, privileged, require, scratch, tool};
 
@@ -86,26 +86,15 @@ fn what_a_restore_leaves_behind_ends_well() {
     let storage = FuseMount::showing_twice(origin.archive.path());
     let hang = storage.stall();
     let place = Scratch::new("server");
-    // Process 1 of its own, which says how each of its children and orphans has ended.
-    let init = "$| = 1; my $own = fork(); if (!$own) { exec @ARGV; } \
-        while ((my $pid = wait()) != -1) { print $pid == $own ? 'own' : 'orphan', \" $?\\n\"; }";
-    let mut ends = Command::new("unshare")
-        .args(["--pid", "--fork", "--kill-child", "perl", "-e", init])
-        .arg(origin.primary.server().walsafe())
-        .args(["restore", "--stall-timeout=1", "--from", path(storage.path()), &name, "target"])
-        .current_dir(place.path())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("unshare");
-    let mut lines = BufReader::new(ends.stdout.take().expect("its output")).lines();
-    let mut line = || lines.next().map(|line| line.expect("a line"));
+    let mut ends = UnderInit::start(
+        place.path(),
+        &["restore", "--stall-timeout=1", "--from", path(storage.path()), &name, "target"],
+    );
     // An exit status is the upper byte.
-    assert_eq!(line().as_deref(), Some("own 32256"));
+    assert_eq!(ends.next_end().as_deref(), Some("own 32256"));
     drop(hang);
-    assert_eq!(line().as_deref(), Some("orphan 0"));
-    assert_eq!(line(), None);
-    assert!(ends.wait().expect("unshare").success());
+    assert_eq!(ends.next_end().as_deref(), Some("orphan 0"));
+    ends.end();
     assert_eq!(place.names(), Vec::<String>::new());
 }
 

@@ -12,16 +12,6 @@ use crate::support::recovery::{
 use harness::command::{run, run_within};
 use harness::{Cluster, Fs, Mount, Scratch, Stop, privileged, require, scratch};
 
-/// Rows 1 to 3, and a primary that is gone.
-fn lost() -> Origin {
-    let origin = Origin::new();
-    for n in 1..=3 {
-        origin.row(n);
-    }
-    origin.lose();
-    origin
-}
-
 /// The whole segments in an archive.
 fn segments(archive: &Scratch) -> Vec<String> {
     archive.names().into_iter().filter(|name| name.len() == 24).collect()
@@ -29,7 +19,7 @@ fn segments(archive: &Scratch) -> Vec<String> {
 
 #[test]
 fn an_archive_that_is_missing_stops_a_recovery_which_goes_on_once_it_is_back() {
-    let origin = lost();
+    let origin = Origin::lost();
     let away = origin.archive.path().with_extension("away");
     fs::rename(origin.archive.path(), &away).expect("renamed");
     let cluster = origin.recovery().create();
@@ -61,7 +51,7 @@ fn an_archive_that_is_not_mounted_stops_a_recovery() {
 
 #[test]
 fn a_hole_stops_a_recovery_which_goes_on_once_it_is_filled() {
-    let origin = lost();
+    let origin = Origin::lost();
     let names = segments(&origin.archive);
     let hole = origin.stored(&names[names.len() / 2]);
     let away = origin.archive.path().with_extension("hole");
@@ -78,7 +68,7 @@ fn a_hole_stops_a_recovery_which_goes_on_once_it_is_filled() {
 #[test]
 fn damage_stops_a_recovery_which_goes_on_once_it_is_repaired() {
     for strip in [false, true] {
-        let origin = lost();
+        let origin = Origin::lost();
         let names = segments(&origin.archive);
         let file = origin.stored(&names[names.len() / 2]);
         let good = fs::read(&file).expect("readable");
@@ -127,7 +117,7 @@ fn a_recovery_to_a_target_stops_at_trouble_before_it_too() {
 
 #[test]
 fn a_standby_waits_out_trouble_unless_it_is_told_to_stop() {
-    let origin = lost();
+    let origin = Origin::lost();
     let away = origin.archive.path().with_extension("away");
     fs::rename(origin.archive.path(), &away).expect("renamed");
     // Told to stop, as a standby that has nothing but the archive should be.
@@ -309,7 +299,7 @@ fn segments_of(archive: &Scratch, extension: &str) -> Vec<String> {
 
 #[test]
 fn restored_files_survive_in_pg_wal_and_leftovers_do_not_disturb_the_server() {
-    let origin = lost();
+    let origin = Origin::lost();
     let cluster = origin.recovery().create();
     // As left by a call that was killed together with its machine.
     let host = run(&mut std::process::Command::new("hostname"));

@@ -6,21 +6,15 @@ use std::time::{Duration, Instant};
 
 use harness::scratch::{self, make_dir};
 use harness::{
-    Cluster, ClusterBuilder, FuseMount, Mark, Mount, Picture, Report, Scratch, archive, privileged,
-    require, tool, wait_until,
+    Cluster, FuseMount, Mark, Mount, Picture, Report, Scratch, archive, privileged, require, tool,
+    wait_until,
 };
 
 use crate::support::destinations::{DESTINATION, archiving_to, assert_holds, list};
 use crate::support::document::Document;
+use crate::support::extension::start;
 
 const IDENTITY: &str = "walsafe_archive.id";
-
-#[track_caller]
-fn start(builder: ClusterBuilder) -> Cluster {
-    let cluster = builder.start();
-    cluster.sql("CREATE EXTENSION walsafe_archive");
-    cluster
-}
 
 /// An expression over each row of the status view, in the view's order.
 #[track_caller]

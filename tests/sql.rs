@@ -1,7 +1,8 @@
 //! The extension in SQL: each column of the view, each check, verification and gaps, who may call what, and
 //! whether the library and its SQL fit together.
 
-use harness::{Cluster, ClusterBuilder, Scratch};
+use crate::support::extension::start;
+use harness::{Cluster, Scratch};
 
 mod check;
 mod end_to_end;
@@ -11,14 +12,6 @@ mod raised;
 mod rights;
 mod status;
 mod verify;
-
-/// Starts a cluster and creates the extension in it.
-#[track_caller]
-fn start(builder: ClusterBuilder) -> Cluster {
-    let cluster = builder.start();
-    cluster.sql("CREATE EXTENSION walsafe_archive");
-    cluster
-}
 
 /// A cluster with the extension that archives to a directory of its own.
 #[track_caller]

@@ -1,14 +1,13 @@
 //! Recoveries from two archives: with half of the files in each, with one away, and with one that hangs.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::support::document::Document;
 use crate::support::recovery::{
-    Origin, path, refuses, restore_command_from, rows_after_recovery, walsafe_in,
+    Origin, UnderInit, path, refuses, restore_command_from, rows_after_recovery, walsafe_in,
 };
 use harness::command::run;
 use harness::{Cluster, FuseMount, Scratch, privileged, require, scratch, tool};
@@ -17,16 +16,6 @@ const IDENTITY: &str = "walsafe_archive.id";
 
 /// How much longer than set the machine may take.
 const SLACK: Duration = Duration::from_secs(8);
-
-/// Rows 1 to 3, in an archive of a primary that is gone.
-fn lost() -> Origin {
-    let origin = Origin::new();
-    for n in 1..=3 {
-        origin.row(n);
-    }
-    origin.lose();
-    origin
-}
 
 /// A second archive of the same cluster, empty.
 fn second(origin: &Origin) -> Scratch {
@@ -58,7 +47,7 @@ fn recovery(origin: &Origin, archives: &[&Path], options: &str) -> Cluster {
 /// WAL unless it was written with care.
 #[test]
 fn a_recovery_takes_each_file_from_the_archive_that_has_it_and_needs_both_at_the_end() {
-    let origin = lost();
+    let origin = Origin::lost();
     let second = second(&origin);
     let names = segments(&origin);
     // Every other one, with the last.
@@ -91,7 +80,7 @@ fn a_recovery_takes_each_file_from_the_archive_that_has_it_and_needs_both_at_the
 /// One damaged copy stopped the recovery, with a sound one at hand.
 #[test]
 fn a_damaged_copy_is_passed_over_and_one_archive_alone_is_enough_if_the_other_is_left_out() {
-    let origin = lost();
+    let origin = Origin::lost();
     let second = copy(&origin);
     let names = segments(&origin);
     let damaged = origin.stored(&names[names.len() / 2]);
@@ -133,7 +122,7 @@ fn place() -> (Scratch, PathBuf) {
 fn an_archive_that_hangs_does_not_keep_another_from_giving_the_file() {
     require!(privileged());
     require!(tool("bindfs"));
-    let origin = lost();
+    let origin = Origin::lost();
     let second = copy(&origin);
     let names = segments(&origin);
     for kind in [FuseMount::showing, FuseMount::showing_twice] {
@@ -183,33 +172,30 @@ fn what_a_restore_from_another_archive_leaves_behind_ends_well() {
     require!(privileged());
     require!(tool("bindfs"));
     require!(tool("perl"));
-    let origin = lost();
+    let origin = Origin::lost();
     let second = copy(&origin);
     let name = &segments(&origin)[0];
     let storage = FuseMount::showing_twice(origin.archive.path());
     let hang = storage.stall();
     let (data, target) = place();
-    // Process 1 of its own, which says how each of its children and orphans has ended.
-    let init = "$| = 1; my $own = fork(); if (!$own) { exec @ARGV; } \
-        while ((my $pid = wait()) != -1) { print $pid == $own ? 'own' : 'orphan', \" $?\\n\"; }";
-    let mut ends = Command::new("unshare")
-        .args(["--pid", "--fork", "--kill-child", "perl", "-e", init])
-        .arg(origin.primary.server().walsafe())
-        .args(["restore", "--stall-timeout=1", "--from", path(storage.path())])
-        .args(["--from", path(second.path()), name, path(&target)])
-        .current_dir(data.path())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("unshare");
-    let mut lines = BufReader::new(ends.stdout.take().expect("its output")).lines();
-    let mut line = || lines.next().map(|line| line.expect("a line"));
-    assert_eq!(line().as_deref(), Some("own 0"));
+    let mut ends = UnderInit::start(
+        data.path(),
+        &[
+            "restore",
+            "--stall-timeout=1",
+            "--from",
+            path(storage.path()),
+            "--from",
+            path(second.path()),
+            name,
+            path(&target),
+        ],
+    );
+    assert_eq!(ends.next_end().as_deref(), Some("own 0"));
     let restored = fs::read(&target).expect("restored");
     drop(hang);
-    assert_eq!(line().as_deref(), Some("orphan 0"));
-    assert_eq!(line(), None);
-    assert!(ends.wait().expect("unshare").success());
+    assert_eq!(ends.next_end().as_deref(), Some("orphan 0"));
+    ends.end();
     // What came round did not put its own in place.
     assert!(restored == second.read(name) && fs::read(&target).expect("restored") == restored);
 }
@@ -219,7 +205,7 @@ fn what_a_restore_from_another_archive_leaves_behind_ends_well() {
 fn a_recovery_goes_on_beside_an_archive_that_hangs_and_stops_where_only_that_one_can_tell() {
     require!(privileged());
     require!(tool("bindfs"));
-    let origin = lost();
+    let origin = Origin::lost();
     let second = copy(&origin);
     // The server does not ask for further timelines, so that only the end of the WAL is in question.
     let storage = FuseMount::showing_twice(origin.archive.path());

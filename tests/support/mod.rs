@@ -2,5 +2,6 @@
 
 pub mod destinations;
 pub mod document;
+pub mod extension;
 pub mod load;
 pub mod recovery;

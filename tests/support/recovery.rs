@@ -1,7 +1,8 @@
 //! What the tests of recoveries have in common: a primary with rows to count, and its archive.
 
+use std::io::{BufRead, BufReader, Lines};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use harness::command::run_within;
@@ -83,6 +84,16 @@ impl Origin {
         Self::with(|builder| builder)
     }
 
+    /// Rows 1 to 3 in the archive of a primary that is gone.
+    pub fn lost() -> Self {
+        let origin = Self::new();
+        for n in 1..=3 {
+            origin.row(n);
+        }
+        origin.lose();
+        origin
+    }
+
     /// The same, with further settings.
     pub fn with(configure: impl FnOnce(ClusterBuilder) -> ClusterBuilder) -> Self {
         let archive = Scratch::new("archive");
@@ -107,10 +118,12 @@ impl Origin {
 
     /// A cluster to be recovered from the backup and the archive.
     pub fn recovery(&self) -> ClusterBuilder {
-        self.backup
-            .restore_copy()
-            .recovery()
-            .set("restore_command", &restore_command(self.archive.path()))
+        self.recovery_from(self.archive.path())
+    }
+
+    /// The same, from another archive.
+    pub fn recovery_from(&self, archive: &Path) -> ClusterBuilder {
+        self.backup.restore_copy().recovery().set("restore_command", &restore_command(archive))
     }
 
     /// A standby that has nothing but the archive.
@@ -121,6 +134,43 @@ impl Origin {
 
     pub fn stored(&self, name: &str) -> PathBuf {
         self.archive.join(name)
+    }
+}
+
+/// A call of `walsafe` under a process 1 of its own, which says how each of its children and orphans has ended.
+pub struct UnderInit {
+    init: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl UnderInit {
+    /// Starts the call in a directory.
+    pub fn start(directory: &Path, arguments: &[&str]) -> Self {
+        let program = "$| = 1; my $own = fork(); if (!$own) { exec @ARGV; } \
+            while ((my $pid = wait()) != -1) { print $pid == $own ? 'own' : 'orphan', \" $?\\n\"; }";
+        let mut init = Command::new("unshare")
+            .args(["--pid", "--fork", "--kill-child", "perl", "-e", program])
+            .arg(Server::under_test().walsafe())
+            .args(arguments)
+            .current_dir(directory)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("unshare");
+        let lines = BufReader::new(init.stdout.take().expect("its output")).lines();
+        Self { init, lines }
+    }
+
+    /// How the next process has ended: `own` or `orphan`, and what `wait` said.
+    pub fn next_end(&mut self) -> Option<String> {
+        self.lines.next().map(|line| line.expect("a line"))
+    }
+
+    /// Waits until there is no process left.
+    #[track_caller]
+    pub fn end(mut self) {
+        assert_eq!(self.next_end(), None);
+        assert!(self.init.wait().expect("unshare").success());
     }
 }
 

@@ -122,6 +122,15 @@ impl Drop for Two {
     }
 }
 
+/// So many files wait, and the first destination fails.
+fn broken_first(files: u32) -> (Two, Vec<Job>) {
+    let two = Two::new();
+    let jobs = two.jobs(1..=files);
+    waits(&two.world, &jobs);
+    Two::break_it(&two.first);
+    (two, jobs)
+}
+
 fn count(archive: &Path, jobs: &[Job]) -> usize {
     jobs.iter().filter(|job| archive.join(job.name.as_str()).exists()).count()
 }
@@ -144,11 +153,8 @@ fn work(calls: &[Op]) -> usize {
 #[test]
 fn a_sound_destination_archives_the_whole_backlog_while_another_fails_and_is_not_touched_again() {
     let _alone = alone();
-    let mut two = Two::new();
-    let jobs = two.jobs(1..=500);
-    waits(&two.world, &jobs);
+    let (mut two, jobs) = broken_first(500);
     let (first, second) = (two.first.clone(), two.second.clone());
-    Two::break_it(&first);
     let answers = two.call(&jobs[0]);
     assert_eq!(failures(&answers).len(), 1, "{answers:?}");
     assert_eq!(failures(&answers)[0].0, first);
@@ -195,11 +201,8 @@ fn a_sound_destination_archives_the_whole_backlog_while_another_fails_and_is_not
 #[test]
 fn what_a_destination_has_is_forgotten_when_it_fails_itself() {
     let _alone = alone();
-    let mut two = Two::new();
-    let jobs = two.jobs(1..=5);
-    waits(&two.world, &jobs);
+    let (mut two, jobs) = broken_first(5);
     let (first, second) = (two.first.clone(), two.second.clone());
-    Two::break_it(&first);
     two.call(&jobs[0]);
     wait_until("the backlog", || count(&second, &jobs) == jobs.len());
     // A file that is not waiting for long: the server asks for it, and the second destination fails.
@@ -226,11 +229,8 @@ fn what_a_destination_has_is_forgotten_when_it_fails_itself() {
 #[test]
 fn what_a_destination_has_is_not_forgotten_because_of_the_servers_own_file() {
     let _alone = alone();
-    let mut two = Two::new();
-    let jobs = two.jobs(1..=20);
-    waits(&two.world, &jobs);
+    let (mut two, jobs) = broken_first(20);
     let (first, second) = (two.first.clone(), two.second.clone());
-    Two::break_it(&first);
     fs::remove_file(&jobs[10].source).unwrap();
     two.call(&jobs[0]);
     two.second_has(&jobs[..10]);
@@ -309,11 +309,8 @@ fn a_destination_that_hangs_stops_no_other_and_may_be_removed() {
 #[test]
 fn a_destination_whose_plan_stays_keeps_what_it_knows() {
     let _alone = alone();
-    let mut two = Two::new();
-    let jobs = two.jobs(1..=20);
-    waits(&two.world, &jobs);
+    let (mut two, jobs) = broken_first(20);
     let (first, second) = (two.first.clone(), two.second.clone());
-    Two::break_it(&first);
     two.call(&jobs[0]);
     wait_until("the backlog", || count(&second, &jobs) == jobs.len());
     two.update(&[2, 1]);
@@ -332,10 +329,8 @@ fn a_destination_whose_plan_stays_keeps_what_it_knows() {
     assert!(receipt.already_present());
 }
 
-/// A server that has left the history of one destination added its WAL to another one, which held less.
-#[test]
-fn a_conflict_in_one_destination_stops_publishing_in_all() {
-    let _alone = alone();
+/// Of twenty files, the sixth conflicts in the first destination. Both destinations have those before it.
+fn conflict_at_the_sixth() -> (Two, Vec<Job>) {
     let mut two = Two::new();
     let jobs = two.jobs(1..=20);
     let (first, second) = (two.first.clone(), two.second.clone());
@@ -351,6 +346,15 @@ fn a_conflict_in_one_destination_stops_publishing_in_all() {
     std::thread::sleep(Duration::from_millis(50));
     Two::mend_it(&second);
     two.archive(&jobs[1..5]);
+    (two, jobs)
+}
+
+/// A server that has left the history of one destination added its WAL to another one, which held less.
+#[test]
+fn a_conflict_in_one_destination_stops_publishing_in_all() {
+    let _alone = alone();
+    let (mut two, jobs) = conflict_at_the_sixth();
+    let (first, second) = (two.first.clone(), two.second.clone());
     let quiet = |two: &Two, expected| {
         std::thread::sleep(Duration::from_millis(100));
         assert_eq!(count(&two.second, &jobs), expected, "published at or behind the conflict");
@@ -406,18 +410,8 @@ fn a_conflict_of_the_first_file_is_found_before_another_destination_publishes() 
 fn a_conflict_ends_with_its_destination_and_with_its_file() {
     let _alone = alone();
     for removed in [true, false] {
-        let mut two = Two::new();
-        let jobs = two.jobs(1..=20);
+        let (mut two, jobs) = conflict_at_the_sixth();
         let (first, second) = (two.first.clone(), two.second.clone());
-        two.archive(&jobs[..1]);
-        waits(&two.world, &jobs[1..]);
-        fs::write(first.join(jobs[5].name.as_str()), "another server's").unwrap();
-        Two::break_it(&second);
-        assert_eq!(failures(&two.call(&jobs[1])).len(), 1);
-        wait_until("the first one", || count(&first, &jobs) == 6);
-        std::thread::sleep(Duration::from_millis(50));
-        Two::mend_it(&second);
-        two.archive(&jobs[1..5]);
         if removed {
             two.update(&[2]);
             two.archive(&jobs[5..]);

@@ -4,12 +4,14 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 mod common;
+#[path = "common/restores.rs"]
+mod restores;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use common::*;
+use restores::request;
 use walsafe_core::restore::{self, Outcome, Request, RestoreError, Round};
 use walsafe_core::store::Progress;
 use walsafe_core::sys::fault::{Op, Plan};
@@ -37,19 +39,11 @@ fn ask(
     prove: bool,
 ) -> (Result<Outcome, RestoreError>, Vec<Op>) {
     let plan = Plan::new(Vec::new());
-    let result = restore::restore(&Request {
-        archives: std::slice::from_ref(&world.archive),
-        name: &FileName::new(file).unwrap(),
-        target: &data.join("pg_wal/RECOVERYXLOG"),
-        data_directory: data,
-        allow_unmarked: false,
-        allow_unchecked: false,
-        patience: Duration::ZERO,
-        end_at_hole: None,
-        prove_absence: prove,
-        steps: &Progress::default(),
-        round: &Round::default(),
-    });
+    let (name, target) = (FileName::new(file).unwrap(), data.join("pg_wal/RECOVERYXLOG"));
+    let (archives, place) = (std::slice::from_ref(&world.archive), (data, &*target));
+    let (steps, round) = (Progress::default(), Round::default());
+    let request = request(archives, &name, place, &steps, &round);
+    let result = restore::restore(&Request { prove_absence: prove, ..request });
     (result, plan.calls())
 }
 

@@ -6,6 +6,8 @@
 mod common;
 #[path = "common/pools.rs"]
 mod pools;
+#[path = "common/restores.rs"]
+mod restores;
 
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,8 +16,9 @@ use std::time::Duration;
 
 use common::*;
 use pools::{alone, wait_until};
+use restores::request;
 use walsafe_core::archive::Job;
-use walsafe_core::restore::{self, Outcome, Request, RestoreError, Round};
+use walsafe_core::restore::{self, Outcome, RestoreError, Round};
 use walsafe_core::store::Progress;
 use walsafe_core::sys::fault::{Effect, Fault, Op, Plan};
 
@@ -38,19 +41,9 @@ impl Place {
     }
 
     fn restore(&self, steps: &Progress) -> Result<Outcome, RestoreError> {
-        restore::restore(&Request {
-            archives: std::slice::from_ref(&self.world.archive),
-            name: &self.job.name,
-            target: &self.data.join("pg_wal/RECOVERYXLOG"),
-            data_directory: &self.data,
-            allow_unmarked: false,
-            allow_unchecked: false,
-            patience: Duration::ZERO,
-            end_at_hole: None,
-            prove_absence: true,
-            steps,
-            round: &Round::default(),
-        })
+        let (archives, round) = (std::slice::from_ref(&self.world.archive), Round::default());
+        let target = self.data.join("pg_wal/RECOVERYXLOG");
+        restore::restore(&request(archives, &self.job.name, (&self.data, &target), steps, &round))
     }
 
     /// Restores, and makes sure that the file is what was archived.

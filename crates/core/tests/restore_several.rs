@@ -4,13 +4,15 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 
 mod common;
+#[path = "common/restores.rs"]
+mod restores;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use common::*;
-use walsafe_core::restore::{self, Outcome, Request, RestoreError, Round};
+use restores::request;
+use walsafe_core::restore::{self, Outcome, RestoreError, Round};
 use walsafe_core::store::Progress;
 use walsafe_core::sys::fault::{Effect, Fault, Op, Plan};
 use walsafe_core::wal::name::FileName;
@@ -62,19 +64,9 @@ fn ask(
     faults: Vec<Fault>,
 ) -> (Result<Outcome, RestoreError>, Vec<Op>) {
     let plan = Plan::new(faults);
-    let result = restore::restore(&Request {
-        archives,
-        name: &FileName::new(file).unwrap(),
-        target: &data.join("pg_wal/RECOVERYXLOG"),
-        data_directory: data,
-        allow_unmarked: false,
-        allow_unchecked: false,
-        patience: Duration::ZERO,
-        end_at_hole: None,
-        prove_absence: true,
-        steps: &Progress::default(),
-        round,
-    });
+    let (name, target) = (FileName::new(file).unwrap(), data.join("pg_wal/RECOVERYXLOG"));
+    let steps = Progress::default();
+    let result = restore::restore(&request(archives, &name, (data, &target), &steps, round));
     (result, plan.calls())
 }
 

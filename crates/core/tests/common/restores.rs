@@ -1,0 +1,33 @@
+//! A file asked for as a recovery does.
+
+#![allow(unreachable_pub, reason = "part of each test program that uses it")]
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use walsafe_core::restore::{Request, Round};
+use walsafe_core::store::Progress;
+use walsafe_core::wal::name::FileName;
+
+/// A request that proves an absence, without patience.
+pub fn request<'a>(
+    archives: &'a [PathBuf],
+    name: &'a FileName,
+    (data_directory, target): (&'a Path, &'a Path),
+    steps: &'a Progress,
+    round: &'a Round,
+) -> Request<'a> {
+    Request {
+        archives,
+        name,
+        target,
+        data_directory,
+        allow_unmarked: false,
+        allow_unchecked: false,
+        patience: Duration::ZERO,
+        end_at_hole: None,
+        prove_absence: true,
+        steps,
+        round,
+    }
+}
