@@ -54,11 +54,6 @@ impl Failure {
         std::iter::once(&*self.first).chain(&self.others)
     }
 
-    /// Returns the errors, in the order of the destinations.
-    pub fn errors(&self) -> impl Iterator<Item = &Error> {
-        self.causes().map(|cause| &cause.error)
-    }
-
     /// Returns the kind that the report has its SQLSTATE from.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {

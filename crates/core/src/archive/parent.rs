@@ -78,7 +78,7 @@ impl Kept {
         self.list().retain(|segment| {
             let stays = lacks(segment);
             if !stays {
-                held.release(*segment);
+                held::release(&held.pg_wal, *segment);
             }
             stays
         });

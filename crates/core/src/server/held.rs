@@ -208,14 +208,9 @@ impl Held {
     pub fn keep(&self, segment: HeldSegment) -> bool {
         !segment.waiting && mark(&self.pg_wal, segment, "done", "ready")
     }
-
-    /// Takes [`Held::keep`] back, once the segment is archived or where it need not be.
-    pub fn release(&self, segment: HeldSegment) {
-        release(&self.pg_wal, segment);
-    }
 }
 
-/// The same as [`Held::release`], for a `pg_wal` by its path.
+/// Takes [`Held::keep`] back, once the segment is archived or where it need not be.
 pub fn release(pg_wal: &Path, segment: HeldSegment) {
     mark(pg_wal, segment, "ready", "done");
 }

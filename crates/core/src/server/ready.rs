@@ -128,6 +128,7 @@ pub fn backlogs(
 fn comes_before(name: &FileName, segment: SegmentName) -> bool {
     match name.kind() {
         FileKind::History { timeline } => timeline <= segment.timeline,
+        FileKind::Segment(name) => name <= segment,
         _ => *name.as_str() <= *segment.to_string(),
     }
 }

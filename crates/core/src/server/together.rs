@@ -65,6 +65,11 @@ impl Place {
         Ok(Self { device: there.dev(), inode: there.ino(), real: dir.real_path() })
     }
 
+    /// Looks where a path leads now; `None` if that cannot be seen.
+    fn at(path: &Path) -> Option<Self> {
+        Self::of(&Dir::open(path).ok()?).ok()
+    }
+
     fn relation(&self, other: &Self) -> Option<Relation> {
         if (self.device, self.inode) == (other.device, other.inode) {
             return Some(Relation::Same);
@@ -96,7 +101,7 @@ pub fn check_apart(data_directory: &Path, dir: &Dir) -> Result<(), Error> {
     for path in note(data_directory, dir.path(), &here) {
         // What another visit has seen may be old: a file system that is mounted now can have the numbers of one
         // that was unmounted. If the other path leads here, it hangs only if this one does.
-        let there = Dir::open(&path).ok().and_then(|other| Place::of(&other).ok());
+        let there = Place::at(&path);
         let relation = there.as_ref().and_then(|there| here.relation(there));
         if let Some(there) = there {
             note(data_directory, &path, &there);
@@ -114,9 +119,8 @@ pub fn check_apart(data_directory: &Path, dir: &Dir) -> Result<(), Error> {
 /// hang where one of them does.
 #[must_use]
 pub fn look(destinations: &Destinations) -> Option<String> {
-    let place = |path: &Path| Dir::open(path).ok().and_then(|dir| Place::of(&dir).ok());
     let places: Vec<_> =
-        destinations.iter().map(|there| (there.path(), place(there.path()))).collect();
+        destinations.iter().map(|there| (there.path(), Place::at(there.path()))).collect();
     places.iter().enumerate().find_map(|(n, (path, here))| {
         let here = here.as_ref()?;
         places.iter().take(n).find_map(|(other, there)| {

@@ -90,8 +90,8 @@ pub fn begin(
 ) -> Result<Identity, Error> {
     let ours = Identity::new(system_identifier);
     let ours = match check_adoptable(visit, system_identifier)? {
-        Holds::Nothing => ours.beginning_with(first()),
-        Holds::Segments => ours,
+        None => ours.beginning_with(first()),
+        Some(_) => ours,
     };
     if ours.publish(visit, mode)? {
         return Ok(ours);
@@ -99,13 +99,6 @@ pub fn begin(
     // Another server was faster: its identity counts.
     let file = visit.location().join(identity::FILE_NAME);
     Identity::at(visit)?.ok_or(Error::Vanished { path: file })
-}
-
-/// What a directory without an identity file holds.
-enum Holds {
-    Nothing,
-    /// This cluster's, and none of another.
-    Segments,
 }
 
 fn other_cluster(visit: &dyn Visit, identity: &Identity, cluster: &Cluster) -> Error {
@@ -117,16 +110,14 @@ fn other_cluster(visit: &dyn Visit, identity: &Identity, cluster: &Cluster) -> E
 }
 
 /// Accepts a directory without an identity file if it is empty, or if a bounded sample of the
-/// segments in it, the oldest and the newest among them, are of this cluster and of no other.
+/// segments in it, the oldest and the newest among them, are of this cluster and of no other. Returns `None` if it
+/// holds nothing.
 ///
 /// # Errors
 /// The directory could not be read, holds segments of another cluster, or holds files and nothing
 /// that shows whose they are.
-fn check_adoptable(visit: &dyn Visit, ours: u64) -> Result<Holds, Error> {
-    Ok(match sampled(visit, Some(ours))? {
-        None => Holds::Nothing,
-        Some(_) => Holds::Segments,
-    })
+fn check_adoptable(visit: &dyn Visit, ours: u64) -> Result<Option<u64>, Error> {
+    sampled(visit, Some(ours))
 }
 
 /// Returns whose archive a directory without an identity file is, by the same sample; `None` if it holds nothing.

@@ -51,16 +51,20 @@ pub fn user() -> u32 {
     unsafe { libc::geteuid() }
 }
 
+/// Returns what a call reports that answers 0 if it succeeds.
+fn done(result: libc::c_int) -> io::Result<()> {
+    match result {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Makes this process, which root has started, work as another user from here on, without root's groups. For
 /// a process with one thread: there is no way back.
 ///
 /// # Errors
 /// What the calls report: `EPERM` for anybody but root.
 pub fn become_user(user: u32, group: u32) -> io::Result<()> {
-    let done = |result: libc::c_int| match result {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    };
     // SAFETY: no groups are read, as there are none. The user goes last: nobody else may change groups.
     done(unsafe { libc::setgroups(0, std::ptr::null()) })?;
     // SAFETY: takes two numbers.
@@ -89,10 +93,7 @@ pub fn note_requests_to_end() -> io::Result<()> {
         action.sa_flags = libc::SA_RESTART;
         // SAFETY: the structure is whole and outlives the call, and no old action is asked for. The handler does
         // nothing but store to an atomic, which is allowed at any moment.
-        match unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) } {
-            0 => {}
-            _ => return Err(io::Error::last_os_error()),
-        }
+        done(unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) })?;
     }
     Ok(())
 }

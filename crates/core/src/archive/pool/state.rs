@@ -48,8 +48,6 @@ pub(super) struct State<P> {
     memory: Memory,
     /// A file ahead that has failed.
     barrier: Option<Barrier>,
-    /// A look is under way.
-    looking: bool,
     /// Where the server has its WAL.
     pg_wal: Option<PathBuf>,
     /// Copies that will not be published. A thread drops them, without the lock: that may take its time,
@@ -81,7 +79,6 @@ impl<P> State<P> {
             order: BTreeMap::new(),
             memory: Memory::default(),
             barrier: None,
-            looking: false,
             pg_wal: None,
             discarded: Vec::new(),
             generation: 0,
@@ -154,7 +151,7 @@ impl<P> State<P> {
     /// Has a thread take the file that the server waits for.
     fn start_wanted(&mut self) {
         let Some(job) = self.wanted.clone() else { return };
-        let waiting = || File::waiting(job.clone(), false);
+        let waiting = || File::waiting(job.clone());
         self.order.entry(Turn::of(&job.name)).or_insert_with(waiting);
         self.asked = Some(job);
         self.last_event = Some(Instant::now());
@@ -360,14 +357,14 @@ impl<P> State<P> {
                     {
                         self.barrier = None;
                     }
+                    if wanted {
+                        self.answer = Some(Answered::Now(Ok(receipt.clone())));
+                    }
                     if current {
-                        self.memory.keep(&name, receipt.clone());
-                        if !self.looking {
+                        self.memory.keep(&name, receipt);
+                        if !self.memory.is_looking() {
                             self.look_if_held_up();
                         }
-                    }
-                    if wanted {
-                        self.answer = Some(Answered::Now(Ok(receipt)));
                     }
                 }
                 // It is looked up once more, on a new visit.

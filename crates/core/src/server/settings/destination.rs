@@ -157,12 +157,6 @@ impl Destinations {
         }
     }
 
-    /// Makes the list of one.
-    #[must_use]
-    pub fn one(destination: Destination) -> Self {
-        Self(vec![destination])
-    }
-
     /// Returns the list without some of its directories, as a value of the setting; `None` if nothing is left.
     #[must_use]
     pub fn without(&self, gone: &[&Path]) -> Option<String> {

@@ -70,8 +70,8 @@ pub(super) enum Answered {
 }
 
 impl<P> File<P> {
-    pub(super) fn waiting(job: Job, listed: bool) -> Self {
-        Self { job, listed, stage: Stage::Waiting }
+    pub(super) fn waiting(job: Job) -> Self {
+        Self { job, listed: false, stage: Stage::Waiting }
     }
 
     pub(super) fn running(&self) -> Option<&Running> {

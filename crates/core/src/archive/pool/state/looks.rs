@@ -43,7 +43,7 @@ impl<P> State<P> {
     pub(in crate::archive::pool) fn next_look(&self) -> Option<Duration> {
         let Phase::Ahead { look_at: Some(at) } = self.phase else { return None };
         let waits = |file: &File<P>| file.listed && file.is_waiting();
-        let free = self.workers > 0 && !self.looking && !self.memory.is_full();
+        let free = self.workers > 0 && !self.memory.is_looking() && !self.memory.is_full();
         (free && self.pg_wal.is_some() && !self.order.values().any(waits))
             .then(|| at.saturating_duration_since(Instant::now()))
     }
@@ -54,7 +54,6 @@ impl<P> State<P> {
         }
         let pg_wal = self.pg_wal.clone()?;
         self.enter(Phase::Ahead { look_at: None });
-        self.looking = true;
         self.memory.begin_look();
         Some(Look { pg_wal, generation: self.generation })
     }
@@ -67,7 +66,6 @@ impl<P> State<P> {
     /// Takes over what a look has found to wait, and nothing of an earlier look. It counts for nothing if a file
     /// has failed meanwhile: what it has passed over as known is not known any more.
     pub(in crate::archive::pool) fn finish_look(&mut self, look: &Look, seen: Seen, limit: &Limit) {
-        self.looking = false;
         let Seen { names, took } = seen;
         let counts = self.goes_ahead() && self.generation == look.generation;
         let names = names.filter(|_| counts);
@@ -114,7 +112,7 @@ impl<P> State<P> {
                 continue;
             }
             let source = look.pg_wal.join(name.as_str());
-            let file = || File::waiting(Job { name, source }, false);
+            let file = || File::waiting(Job { name, source });
             self.order.entry(turn).or_insert_with(file).listed = true;
         }
         self.keep(|_, file| file.listed);

@@ -66,6 +66,11 @@ pub(super) struct Memory {
 }
 
 impl Memory {
+    /// Returns whether a look is under way.
+    pub(super) fn is_looking(&self) -> bool {
+        self.looking
+    }
+
     pub(super) fn len(&self) -> usize {
         self.files.len()
     }
