@@ -18,7 +18,7 @@ use walsafe_core::store::Progress;
 use walsafe_core::store::directory::temporary::Owner;
 use walsafe_core::store::directory::{Directory, Staging};
 use walsafe_core::sys::fault::{Effect, Fault, Op, Plan};
-use walsafe_core::transfer::{Copied, CopyError, Known, Stop, Way, copy};
+use walsafe_core::transfer::{Copied, CopyError, Known, Stop, Way, copy, lag};
 
 /// Held by every test: one whose plan is for all threads runs alone.
 static TURN: RwLock<()> = RwLock::new(());
@@ -63,6 +63,15 @@ impl Pair {
     }
 
     fn copy(&self, threads: usize, staging: Staging) -> Result<Copied, CopyError> {
+        self.on_the_way(threads, staging, |way| copy(way, &mut Known::default(), &mut |_| true))
+    }
+
+    fn on_the_way<T>(
+        &self,
+        threads: usize,
+        staging: Staging,
+        work: impl FnOnce(&Way<'_>) -> T,
+    ) -> T {
         let source = Directory::at(&self.world.archive);
         let destination = Directory::new(&self.destination, Owner::this_process(), staging);
         let way = Way {
@@ -73,7 +82,7 @@ impl Pair {
             may_begin: true,
             progress: &Progress::default(),
         };
-        copy(&way, &mut Known::default(), &mut |_| true)
+        work(&way)
     }
 
     /// Removes what was copied.
@@ -103,6 +112,22 @@ impl Pair {
 
 fn is_whole(copied: &Copied) -> bool {
     copied.stopped.is_none() && copied.findings.is_empty()
+}
+
+/// A destination that had failed came back without a name, and nothing was said to be behind.
+#[test]
+fn what_a_destination_in_doubt_has_lost_is_behind() {
+    let _turn = beside_others();
+    let pair = Pair::new(3);
+    let mut known = Known::default();
+    pair.on_the_way(1, Staging::Unnamed, |way| {
+        assert!(is_whole(&copy(way, &mut known, &mut |_| true).unwrap()));
+        fs::remove_file(pair.destination.join(&pair.files[2])).unwrap();
+        let behind = |known: &Known| lag(way, known).unwrap().unwrap().files;
+        assert_eq!(behind(&known), 0, "what is known is not looked for");
+        known.doubt();
+        assert_eq!(behind(&known), 1);
+    });
 }
 
 #[test]

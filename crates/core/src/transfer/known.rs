@@ -63,9 +63,8 @@ impl Known {
         self.doubtful
     }
 
-    /// Returns whether everything that the source had was looked at since the destination last failed.
-    #[must_use]
-    pub fn is_complete(&self) -> bool {
+    /// Returns whether a run has looked at everything that the source had.
+    pub(super) fn is_complete(&self) -> bool {
         self.complete
     }
 

@@ -35,7 +35,9 @@ pub fn lag(way: &Way<'_>, known: &Known) -> Result<Option<Lag>, Error> {
     let mut lag = Lag::default();
     for file in Walk::all(&*source) {
         let file = file?;
-        if known.has(&file) || known.is_left_out(&file) || is_there(&file) {
+        // Where the destination is doubted, only its names count, if it can be asked.
+        let is_known = (destination.is_none() || !known.is_doubtful()) && known.has(&file);
+        if is_known || known.is_left_out(&file) || is_there(&file) {
             continue;
         }
         let Ok(Some(found)) = source.find(&(&file).into()) else { continue };

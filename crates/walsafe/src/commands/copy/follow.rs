@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use walsafe_core::archive::Notice;
-use walsafe_core::error::ErrorKind;
+use walsafe_core::error::{Error, ErrorKind};
 use walsafe_core::prove::finding::Findings;
 use walsafe_core::sys;
 use walsafe_core::transfer::{Apart, Copied, CopyError, Stop};
@@ -51,7 +51,7 @@ pub(super) fn follow(arguments: &Copy, signs: &Signs) -> u8 {
             }
             Err(refusal) => Some((job.refused(refusal), gist(refusal))),
             Ok(Copied { stopped: Some(Stop::Failed(error)), .. }) => {
-                Some((of_error(error), error.gist()))
+                Some((of_error(error), same(error)))
             }
             Ok(_) => None,
         };
@@ -94,11 +94,16 @@ fn is_for_good(refusal: &Refusal) -> bool {
     }
 }
 
+/// What makes an error the same as an earlier one.
+fn same(error: &Error) -> String {
+    format!("{:?} {error}: {}", error.kind(), error.gist())
+}
+
 /// What makes a refusal the same as an earlier one.
 fn gist(refusal: &Refusal) -> String {
     match refusal {
         Refusal::Apart(Apart::Failed(error)) | Refusal::Copy(CopyError::Failed(error)) => {
-            error.gist()
+            same(error)
         }
         Refusal::Apart(apart) => apart.to_string(),
         Refusal::Copy(error) => error.to_string(),
@@ -186,5 +191,24 @@ impl Teller {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use walsafe_core::error::Action;
+
+    use super::*;
+
+    /// The DETAIL was the same, and a new trouble was not said.
+    #[test]
+    fn another_step_that_fails_for_the_same_reason_is_another_trouble() {
+        let error = |action| Error::io(action, "/mnt/second", io::Error::from_raw_os_error(5));
+        let [open, list] = [error(Action::LookUpDestination), error(Action::ReadArchived)];
+        assert_eq!(open.gist(), list.gist());
+        assert_ne!(same(&open), same(&list));
+        assert_eq!(same(&open), same(&error(Action::LookUpDestination)));
     }
 }
