@@ -71,6 +71,10 @@ pub(crate) enum Lost {
     Panicked,
 }
 
+fn died(what: &str, e: io::Error) -> Lost {
+    Lost::Died(format!("could not {what}: {e}"))
+}
+
 /// Runs work that uses the storage at `path`, and returns what it returns. If it makes no step for
 /// `timeout`, it is given up; without a timeout it is not watched.
 pub(crate) fn watch(
@@ -79,7 +83,6 @@ pub(crate) fn watch(
     work: impl FnOnce(&Signs) -> u8,
 ) -> Result<u8, Lost> {
     let Some(timeout) = timeout else { return Ok(work(&Signs::default())) };
-    let died = |what: &str, e: io::Error| Lost::Died(format!("could not {what}: {e}"));
     let signs = sys::shared(Signs::default()).map_err(|e| died("reserve memory", e))?;
     let mut worker = Worker::start(|_| guard::run(PANICKED, || work(signs)))
         .map_err(|e| died("start a process", e))?;
@@ -116,7 +119,6 @@ pub(crate) fn watch_until_asked(
     say: &dyn Fn(Option<&Error>),
     work: impl FnOnce(&Signs) -> u8,
 ) -> Result<u8, Lost> {
-    let died = |what: &str, e: io::Error| Lost::Died(format!("could not {what}: {e}"));
     sys::note_requests_to_end().map_err(|e| died("wait for signals", e))?;
     let signs = sys::shared(Signs::default()).map_err(|e| died("reserve memory", e))?;
     let mut worker = Worker::start(|_| guard::run(PANICKED, || work(signs)))
@@ -124,7 +126,12 @@ pub(crate) fn watch_until_asked(
     let (mut still, mut hangs, mut asked) = (Still::new(signs), false, None);
     loop {
         match worker.wait(LOOK_EVERY, &mut hand_on) {
-            Ok(Some(end)) => return status(end),
+            Ok(Some(end)) => {
+                if let End::Killed(_) = end {
+                    terminal::clear_line();
+                }
+                return status(end);
+            }
             Ok(None) => {}
             Err(e) => {
                 worker.kill(KILL_PATIENCE);
@@ -170,7 +177,6 @@ where
         let round = Round::new(rounds.last, Vec::new());
         return Ok((rounds.answer)((rounds.work)(&Signs::default(), &round), &[]));
     };
-    let died = |what: &str, e: io::Error| Lost::Died(format!("could not {what}: {e}"));
     let archives = rounds.archives;
     let mut worker = Worker::start(|way_out| work_in_threads(rounds, timeout, way_out))
         .map_err(|e| died("start a process", e))?;

@@ -40,6 +40,13 @@ pub struct Advice {
 }
 
 impl Advice {
+    /// Returns what a command that writes into an archive says to do: the archiver's words where the other commands
+    /// have none.
+    #[must_use]
+    pub fn writing(&self) -> &'static str {
+        self.checking.or(self.archiving).unwrap_or_default()
+    }
+
     const fn new(sqlstate: &'static str) -> Self {
         let (archiving, restoring, checking) = (None, None, None);
         Self { sqlstate, archiving, restoring, checking, standby: Standby::Retries }

@@ -9,7 +9,6 @@
 use super::RestoreError;
 use super::archives::Archives;
 use super::survey::Survey;
-use crate::encoding::codec::Codec;
 use crate::error::{Action, Error};
 use crate::prove::examine::{self, Examined};
 use crate::store::StoredName;
@@ -120,8 +119,7 @@ fn read(
 ) -> Result<Option<Examined>, RestoreError> {
     let name = FileName::from(segment);
     for archive in question.archives.opened() {
-        for codec in Codec::ALL {
-            let stored = StoredName::new(name.clone(), codec);
+        for stored in StoredName::all(&name) {
             let Some(found) = archive.visit().find(&stored.into())? else { continue };
             let read = examine::examine_records(&*found, &name, &archive.expected, &mut *visitor)
                 .map_err(|e| Error::io(Action::ReadArchived, found.path(), e))?;

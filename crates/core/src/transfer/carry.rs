@@ -7,7 +7,6 @@ use std::time::{Duration, SystemTime};
 use super::differ::{self, Conflict, Ours};
 use super::known::Stamp;
 use super::tee::Tee;
-use crate::encoding::codec::Codec;
 use crate::encoding::digest::{CHECKED_ATTRIBUTE, CONTENT_ATTRIBUTE, Digest, STORED_ATTRIBUTE};
 use crate::error::{Action, Error};
 use crate::prove::examine::{self, Examined, Expectation};
@@ -352,8 +351,8 @@ fn digests(examined: &Examined) -> Option<Digests> {
 
 /// Every name under which the destination may hold a file.
 pub(super) fn names(file: &StoredName) -> Vec<StoredName> {
-    if file.name.received().is_some() {
-        return vec![file.clone()];
-    }
-    Codec::ALL.map(|codec| StoredName::new(file.name.clone(), codec)).into()
+    let mut all = StoredName::all(&file.name);
+    // What is being received is another file than a partial segment of that name.
+    all.retain(|name| name.name == file.name);
+    all
 }

@@ -38,8 +38,7 @@ impl Conflict {
     /// Says what to do, in the archiver's words: full sentences.
     #[must_use]
     pub fn hint(&self) -> &'static str {
-        let advice = self.kind.advice();
-        advice.checking.or(advice.archiving).unwrap_or_default()
+        self.kind.advice().writing()
     }
 }
 

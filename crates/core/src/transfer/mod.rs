@@ -183,16 +183,21 @@ pub fn copy(
         });
         ends::begin(way, whose, running.known, first.transpose()?)?;
     }
-    let timelines = ends::timelines(&*source)?;
     let doubted = running.known.is_doubtful().then(|| way.destination.visit(way.progress));
     let doubted = doubted.transpose()?;
+    let mut timelines = None;
     let result = loop {
         let batch = match running.next(&*source, doubted.as_deref(), &mut files) {
             Ok(batch) if batch.is_empty() => break Ok(()),
             Ok(batch) => batch,
             Err(e) => break Err(e.into()),
         };
-        if let Err(e) = one_batch(way, &*source, (whose, &timelines), &batch, &mut running) {
+        // Where nothing is new, no history file is read.
+        let timelines = match &timelines {
+            Some(timelines) => timelines,
+            None => &*timelines.insert(ends::timelines(&*source)?),
+        };
+        if let Err(e) = one_batch(way, &*source, (whose, timelines), &batch, &mut running) {
             break Err(e);
         }
     };

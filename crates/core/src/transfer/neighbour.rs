@@ -5,8 +5,7 @@
 //! source's own, and stand behind each other; any other neighbour at the destination is read once.
 
 use super::Conflict;
-use super::carry::{Carrier, names};
-use crate::encoding::codec::Codec;
+use super::carry::Carrier;
 use crate::error::{Error, ErrorKind};
 use crate::store::StoredName;
 use crate::wal::name::{FileKind, SegmentName};
@@ -66,7 +65,7 @@ fn read(
     segment: SegmentName,
     is_ours: &dyn Fn(&StoredName) -> bool,
 ) -> Result<Option<(String, SegmentReport)>, Error> {
-    let all = names(&StoredName::new(segment.into(), Codec::None));
+    let all = StoredName::all(&segment.into());
     if all.iter().any(is_ours) {
         return Ok(None);
     }

@@ -5,7 +5,9 @@ use std::path::Path;
 
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
+use walsafe_core::archive::Notice;
 use walsafe_core::error::{Access, Activity, Error};
+use walsafe_core::prove::finding::Finding;
 use walsafe_core::prove::verify::{Commit, VerifyError};
 use walsafe_core::store::access::Asker;
 use walsafe_core::wal::timeline::Run;
@@ -180,6 +182,26 @@ fn run_json(run: &Run) -> serde_json::Value {
         "last": run.last.to_string(),
         "segments": run.count,
     })
+}
+
+/// Describes a finding.
+fn finding_json(Finding { file, problem }: &Finding) -> serde_json::Value {
+    serde_json::json!({
+        "file": file,
+        "kind": problem.kind.name(),
+        "reason": problem.reason,
+        "advice": problem.advice(),
+    })
+}
+
+/// Describes what is told beside a success.
+fn notice_json(Notice { message, detail, hint, .. }: &Notice) -> serde_json::Value {
+    serde_json::json!({ "message": message, "detail": detail, "hint": hint })
+}
+
+/// The same, as a line.
+fn notice_line(Notice { message, detail, hint, .. }: &Notice) -> String {
+    format!("{message}: {detail} {hint}")
 }
 
 /// Writes one JSON document.

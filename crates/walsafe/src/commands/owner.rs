@@ -35,7 +35,6 @@ pub(super) fn complaint(error: &Error) -> Complaint {
     if let Some(complaint) = super::denied(error) {
         return complaint;
     }
-    let advice = error.kind().advice();
-    let hint = advice.checking.or(advice.archiving).unwrap_or_default();
+    let hint = error.kind().advice().writing();
     Complaint::new(error.to_string()).detail(error.detail()).hint(hint)
 }

@@ -1,6 +1,5 @@
 //! `walsafe push`: brings into an archive what a server has and the archive lacks.
 
-use walsafe_core::archive::Notice;
 use walsafe_core::archive::push::{self, PushError, Pushed, Trouble};
 use walsafe_core::server::held::Held;
 use walsafe_core::store::identity;
@@ -9,7 +8,7 @@ use walsafe_core::wal::name::FileName;
 use walsafe_core::words::count;
 
 use super::owner::{complaint, work_as_owner_of};
-use super::{DONE, FAILED, FOUND, print_json, run_json};
+use super::{DONE, FAILED, FOUND, notice_json, notice_line, print_json, run_json};
 use crate::arguments::Push;
 use crate::complaint::Complaint;
 use crate::terminal::{self, Bar, Output, megabytes};
@@ -20,8 +19,7 @@ pub(super) fn run(arguments: &Push, signs: &Signs) -> u8 {
     match attempt(arguments, signs) {
         Ok((held, pushed)) => signs.elsewhere(|| {
             for notice in &pushed.without {
-                let Notice { message, detail, hint, .. } = notice;
-                terminal::remark(&format!("{message}: {detail} {hint}"));
+                terminal::remark(&notice_line(notice));
             }
             for line in troubles(&pushed) {
                 terminal::remark(&line);
@@ -156,7 +154,6 @@ fn json(arguments: &Push, held: &Held, pushed: &Pushed) -> serde_json::Value {
         })
         .collect();
     let missing: Vec<_> = pushed.missing.iter().map(run_json).collect();
-    let notice = |Notice { message, detail, hint, .. }: &Notice| serde_json::json!({ "message": message, "detail": detail, "hint": hint });
     serde_json::json!({
         "destination": arguments.destination.display().to_string(),
         "data_directory": arguments.pgdata.display().to_string(),
@@ -168,6 +165,6 @@ fn json(arguments: &Push, held: &Held, pushed: &Pushed) -> serde_json::Value {
         "not_pushed": left,
         "stopped": pushed.stopped,
         "missing": missing,
-        "notices": pushed.without.iter().map(notice).collect::<Vec<_>>(),
+        "notices": pushed.without.iter().map(notice_json).collect::<Vec<_>>(),
     })
 }

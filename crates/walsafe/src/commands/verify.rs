@@ -9,7 +9,7 @@ use walsafe_core::prove::verify::{
 use walsafe_core::server::control::ControlFile;
 use walsafe_core::words::{count, either};
 
-use super::{DONE, FAILED, FOUND, commit_json, print_json, unverified};
+use super::{DONE, FAILED, FOUND, commit_json, finding_json, print_json, unverified};
 use crate::arguments::Verify;
 use crate::complaint::Complaint;
 use crate::terminal::{self, Bar, Output, megabytes};
@@ -155,7 +155,7 @@ fn checked(checked: &Checked) -> Vec<String> {
     lines
 }
 
-fn line(Finding { file, problem }: &Finding) -> String {
+pub(super) fn line(Finding { file, problem }: &Finding) -> String {
     format!("{}: {}: {}", file.escape_default(), problem.kind, problem.reason)
 }
 
@@ -218,16 +218,8 @@ fn print_chain(output: &mut Output, chain: &Chain) {
 }
 
 fn json(arguments: &Verify, report: &Report) -> serde_json::Value {
-    let finding = |Finding { file, problem }: &Finding| {
-        serde_json::json!({
-            "file": file,
-            "kind": problem.kind.name(),
-            "reason": problem.reason,
-            "advice": problem.advice(),
-        })
-    };
     let accepted = |accepted: &Accepted| {
-        let mut value = finding(&accepted.finding);
+        let mut value = finding_json(&accepted.finding);
         if let Some(fields) = value.as_object_mut() {
             fields.remove("advice");
             fields.insert("backup".to_owned(), accepted.backup.clone().into());
@@ -268,7 +260,7 @@ fn json(arguments: &Verify, report: &Report) -> serde_json::Value {
         "archive": arguments.archive.display().to_string(),
         "system_identifier": report.system_identifier.map(|identifier| identifier.to_string()),
         "identity_file": report.marked,
-        "findings": report.findings.iter().map(|found| finding(&found)).collect::<Vec<_>>(),
+        "findings": report.findings.iter().map(|found| finding_json(&found)).collect::<Vec<_>>(),
         "accepted": report.accepted.iter().map(accepted).collect::<Vec<_>>(),
         "default_recovery": report.heading.as_ref().map(heading),
         "checked": {

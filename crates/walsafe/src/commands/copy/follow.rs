@@ -3,13 +3,12 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use walsafe_core::archive::Notice;
 use walsafe_core::error::{Error, ErrorKind};
 use walsafe_core::prove::finding::Findings;
 use walsafe_core::sys;
 use walsafe_core::transfer::{Apart, Copied, CopyError, Stop};
 
-use super::told::{differs, found, report};
+use super::told::{report, troubles};
 use super::{Refusal, of_error, ready};
 use crate::arguments::Copy;
 use crate::commands::DONE;
@@ -161,15 +160,8 @@ impl Teller {
 
     /// Says what was found.
     fn tell_findings(&mut self, copied: &Copied) {
-        for notice in &copied.without {
-            let Notice { message, detail, hint, .. } = notice;
-            self.tell_once(format!("{message}: {detail} {hint}"));
-        }
-        for finding in copied.findings.iter() {
-            self.tell_once(found(&finding));
-        }
-        if let Some(Stop::Conflict(conflict)) = &copied.stopped {
-            self.tell_once(differs(conflict).to_string());
+        for line in troubles(copied) {
+            self.tell_once(line);
         }
     }
 

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use walsafe_core::archive::Notice;
 use walsafe_core::prove::finding::Finding;
 use walsafe_core::transfer::{Conflict, Copied, Stop};
 use walsafe_core::words::{count, either};
 
 use super::Job;
-use crate::commands::{DONE, FAILED, FOUND, print_json};
+use crate::commands::{
+    DONE, FAILED, FOUND, finding_json, notice_json, notice_line, print_json, verify,
+};
 use crate::complaint::Complaint;
 use crate::terminal::{self, Output, megabytes};
 
@@ -40,11 +41,8 @@ fn status(copied: &Copied) -> u8 {
 }
 
 /// What is said on standard error.
-fn troubles(copied: &Copied) -> Vec<String> {
-    let notices = copied.without.iter().map(|notice| {
-        let Notice { message, detail, hint, .. } = notice;
-        format!("{message}: {detail} {hint}")
-    });
+pub(super) fn troubles(copied: &Copied) -> Vec<String> {
+    let notices = copied.without.iter().map(notice_line);
     let findings = copied.findings.iter().map(|finding| found(&finding));
     let mut lines: Vec<String> = notices.chain(findings).collect();
     if let Some(Stop::Conflict(conflict)) = &copied.stopped {
@@ -53,11 +51,11 @@ fn troubles(copied: &Copied) -> Vec<String> {
     lines
 }
 
-pub(super) fn found(Finding { file, problem }: &Finding) -> String {
-    format!("{}: {}: {}. {}", file.escape_default(), problem.kind, problem.reason, problem.advice())
+fn found(finding: &Finding) -> String {
+    format!("{}. {}", verify::line(finding), finding.problem.advice())
 }
 
-pub(super) fn differs(conflict: &Conflict) -> Complaint {
+fn differs(conflict: &Conflict) -> Complaint {
     Complaint::new(format!("could not copy \"{}\": {}", conflict.file, conflict.message()))
         .detail(format!("{} Nothing is copied from there on.", conflict.detail))
         .hint(conflict.hint())
@@ -91,15 +89,6 @@ fn summary(job: &Job<'_>, copied: &Copied, time: Duration) -> String {
 }
 
 fn json(job: &Job<'_>, copied: &Copied, time: Duration) -> serde_json::Value {
-    let finding = |Finding { file, problem }: Finding| {
-        serde_json::json!({
-            "file": file,
-            "kind": problem.kind.name(),
-            "reason": problem.reason,
-            "advice": problem.advice(),
-        })
-    };
-    let notice = |Notice { message, detail, hint, .. }: &Notice| serde_json::json!({ "message": message, "detail": detail, "hint": hint });
     let conflict = match &copied.stopped {
         Some(Stop::Conflict(conflict)) => serde_json::json!({
             "file": conflict.file.to_string(),
@@ -119,8 +108,8 @@ fn json(job: &Job<'_>, copied: &Copied, time: Duration) -> serde_json::Value {
         "seconds": (time.as_secs_f64() * 1000.0).round() / 1000.0,
         "last_file": copied.last.as_ref().map(ToString::to_string),
         "being_received": copied.unfinished,
-        "findings": copied.findings.iter().map(finding).collect::<Vec<_>>(),
+        "findings": copied.findings.iter().map(|finding| finding_json(&finding)).collect::<Vec<_>>(),
         "conflict": conflict,
-        "notices": copied.without.iter().map(notice).collect::<Vec<_>>(),
+        "notices": copied.without.iter().map(notice_json).collect::<Vec<_>>(),
     })
 }
