@@ -8,15 +8,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::hung_storage::SLACK;
 use crate::support::document::Document;
 use crate::support::recovery::{
     Origin, UnderInit, path, refuses, restore_command_with, rows, rows_after_recovery, walsafe,
     walsafe_in,
 };
 use harness::{FuseMount, Scratch, Stop, StopOnDrop, privileged, require, scratch, tool};
-
-/// How much longer than set the machine may take.
-const SLACK: Duration = Duration::from_secs(8);
 
 /// Both kinds of hang: callers that can be killed, and callers that the kernel holds.
 const KINDS: [fn(&Path) -> FuseMount; 2] = [FuseMount::showing, FuseMount::showing_twice];

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use crate::support::document::{Block, Document, blocks};
 use crate::support::recovery::{
     Origin, Run, assert_clean, findings, path, refuses, restore_command, rows_after_recovery,
-    walsafe, walsafe_in,
+    segments, walsafe, walsafe_in,
 };
 use harness::command::run_within;
 use harness::{ClusterBuilder, Picture, Scratch, Stop, TIMEOUT, scratch};
@@ -403,10 +403,6 @@ fn restore(origin: &Origin, name: &str) -> Run {
         place.path(),
         &["restore", "--from", path(origin.archive.path()), name, path(&target)],
     )
-}
-
-fn segments(archive: &Scratch) -> Vec<String> {
-    archive.names().into_iter().filter(|name| name.len() == 24).collect()
 }
 
 /// Moves files out of the archive, as a job does that does not copy.

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use crate::support::recovery::{
-    Origin, findings, path, refuses, restore_command, rows, rows_after_recovery, walsafe,
+    Origin, findings, path, refuses, restore_command, rows, rows_after_recovery, segments, walsafe,
 };
 use harness::{Backup, Cluster, ClusterBuilder, Scratch, Stop, scratch};
 
@@ -68,10 +68,6 @@ fn recovery(archive: &Scratch, backup: &Backup) -> ClusterBuilder {
         .recovery()
         .set("restore_command", &restore_command(archive.path()))
         .set("timezone", "UTC")
-}
-
-fn segments(archive: &Scratch) -> Vec<String> {
-    archive.names().into_iter().filter(|name| name.len() == 24).collect()
 }
 
 /// Two hours old, so that nobody waits for its first segment any more.

@@ -7,15 +7,10 @@ use std::time::Duration;
 use crate::support::document::Document;
 use crate::support::recovery::{
     Origin, assert_clean, findings, path, refuses, restore_command, restore_command_with, rows,
-    rows_after_recovery, walsafe, walsafe_in,
+    rows_after_recovery, segments, walsafe, walsafe_in,
 };
 use harness::command::{run, run_within};
 use harness::{Cluster, Fs, Mount, Scratch, Stop, privileged, require, scratch};
-
-/// The whole segments in an archive.
-fn segments(archive: &Scratch) -> Vec<String> {
-    archive.names().into_iter().filter(|name| name.len() == 24).collect()
-}
 
 #[test]
 fn an_archive_that_is_missing_stops_a_recovery_which_goes_on_once_it_is_back() {

@@ -5,17 +5,16 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use crate::hung_storage::SLACK;
 use crate::support::document::Document;
 use crate::support::recovery::{
-    Origin, UnderInit, path, refuses, restore_command_from, rows_after_recovery, walsafe_in,
+    Origin, UnderInit, path, refuses, restore_command_from, rows_after_recovery, segments,
+    walsafe_in,
 };
 use harness::command::run;
 use harness::{Cluster, FuseMount, Scratch, privileged, require, scratch, tool};
 
 const IDENTITY: &str = "walsafe_archive.id";
-
-/// How much longer than set the machine may take.
-const SLACK: Duration = Duration::from_secs(8);
 
 /// A second archive of the same cluster, empty.
 fn second(origin: &Origin) -> Scratch {
@@ -34,10 +33,6 @@ fn copy(origin: &Origin) -> Scratch {
     second
 }
 
-fn segments(origin: &Origin) -> Vec<String> {
-    origin.archive.names().into_iter().filter(|name| name.len() == 24).collect()
-}
-
 fn recovery(origin: &Origin, archives: &[&Path], options: &str) -> Cluster {
     let command = restore_command_from(archives, options);
     origin.backup.restore_copy().recovery().set("restore_command", &command).create()
@@ -49,7 +44,7 @@ fn recovery(origin: &Origin, archives: &[&Path], options: &str) -> Cluster {
 fn a_recovery_takes_each_file_from_the_archive_that_has_it_and_needs_both_at_the_end() {
     let origin = Origin::lost();
     let second = second(&origin);
-    let names = segments(&origin);
+    let names = segments(&origin.archive);
     // Every other one, with the last.
     for name in names.iter().rev().step_by(2) {
         fs::rename(origin.stored(name), second.join(name)).expect("renamed");
@@ -82,7 +77,7 @@ fn a_recovery_takes_each_file_from_the_archive_that_has_it_and_needs_both_at_the
 fn a_damaged_copy_is_passed_over_and_one_archive_alone_is_enough_if_the_other_is_left_out() {
     let origin = Origin::lost();
     let second = copy(&origin);
-    let names = segments(&origin);
+    let names = segments(&origin.archive);
     let damaged = origin.stored(&names[names.len() / 2]);
     let mut bytes = fs::read(&damaged).expect("readable");
     bytes[400_000] ^= 1;
@@ -124,7 +119,7 @@ fn an_archive_that_hangs_does_not_keep_another_from_giving_the_file() {
     require!(tool("bindfs"));
     let origin = Origin::lost();
     let second = copy(&origin);
-    let names = segments(&origin);
+    let names = segments(&origin.archive);
     for kind in [FuseMount::showing, FuseMount::showing_twice] {
         let storage = kind(origin.archive.path());
         let (data, target) = place();
@@ -174,7 +169,7 @@ fn what_a_restore_from_another_archive_leaves_behind_ends_well() {
     require!(tool("perl"));
     let origin = Origin::lost();
     let second = copy(&origin);
-    let name = &segments(&origin)[0];
+    let name = &segments(&origin.archive)[0];
     let storage = FuseMount::showing_twice(origin.archive.path());
     let hang = storage.stall();
     let (data, target) = place();
@@ -221,7 +216,7 @@ fn a_recovery_goes_on_beside_an_archive_that_hangs_and_stops_where_only_that_one
     let mark = cluster.mark();
     refuses(&cluster, &format!("leave \"{}\" out of --from", path(storage.path())));
     let log = cluster.log().since(mark);
-    for name in segments(&origin).iter().rev().take(3) {
+    for name in segments(&origin.archive).iter().rev().take(3) {
         assert!(log.contains(&format!("restored log file \"{name}\" from archive")), "{log}");
     }
     let line = format!("was restored from \"{}\" and not from ", path(second.path()));

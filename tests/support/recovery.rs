@@ -174,6 +174,11 @@ impl UnderInit {
     }
 }
 
+/// The whole segments in an archive.
+pub fn segments(archive: &Scratch) -> Vec<String> {
+    archive.names().into_iter().filter(|name| name.len() == 24).collect()
+}
+
 /// Waits until a recovery that ends with a promotion has ended, and counts the rows.
 #[track_caller]
 pub fn rows_after_recovery(cluster: &Cluster) -> String {

@@ -14,7 +14,7 @@ use std::time::Duration;
 use common::*;
 use pools::*;
 use walsafe_core::archive::pool::{AHEAD_PER_WORKER, Pool};
-use walsafe_core::archive::pools::{Pools, Step};
+use walsafe_core::archive::pools::Pools;
 use walsafe_core::archive::{Job, Notice, Plan};
 use walsafe_core::error::ErrorKind;
 use walsafe_core::server::settings::CheckWal;
@@ -537,17 +537,7 @@ fn what_one_destination_has_of_the_timeline_before_is_kept_for_another() {
     run(&plan, &held[0]).unwrap();
     let mut pools = Pools::default();
     pools.update([(world.plan.clone(), 1), (plan, 1)]).unwrap();
-    let mut call = || {
-        let mut call = pools.call(history.clone(), None);
-        let mut answers = None;
-        wait_until("the answers", || {
-            if let Step::Done(done) = call.step() {
-                answers = Some(done);
-            }
-            answers.is_some()
-        });
-        answers.unwrap().are_all_good()
-    };
+    let mut answer = || call(&mut pools, &history, None).are_all_good();
     // The second destination alone has temporary names.
     let effect = Effect::Fail(libc::EIO);
     let fault = Fault { op: Op::CreateNamed, skip: 0, times: usize::MAX, effect };
@@ -558,12 +548,12 @@ fn what_one_destination_has_of_the_timeline_before_is_kept_for_another() {
         held.iter().filter(marked).count()
     };
     for _ in 0..2 {
-        assert!(!call());
+        assert!(!answer());
         assert_eq!(held.iter().filter(|job| world.path(job).exists()).count(), held.len());
         assert_eq!((marked("ready"), marked("done")), (held.len(), 0));
     }
     drop(faults);
-    assert!(call());
+    assert!(answer());
     assert!(held.iter().all(|job| second.join(job.name.as_str()).exists()));
     assert_eq!((marked("ready"), marked("done")), (0, held.len()));
     pools.update([]).unwrap();

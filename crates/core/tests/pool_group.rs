@@ -68,17 +68,7 @@ impl Two {
 
     /// One call of the server. The archiver's main loop, but for the wait.
     fn call(&mut self, job: &Job) -> Answers {
-        let start = Instant::now();
-        let mut call = self.pools.call(job.clone(), self.stall_timeout);
-        loop {
-            match call.step() {
-                Step::Done(answers) => return answers,
-                Step::Wait(longest) => {
-                    assert!(start.elapsed() < PATIENCE, "{} is not answered", job.name);
-                    std::thread::sleep(longest.min(Duration::from_millis(1)));
-                }
-            }
-        }
+        pools::call(&mut self.pools, job, self.stall_timeout)
     }
 
     /// Waits until the second destination has these, flushed and remembered, not just under their names.
@@ -148,6 +138,18 @@ fn work(calls: &[Op]) -> usize {
     calls.iter().filter(works).count()
 }
 
+/// What five calls cost that a destination of these fails.
+fn cost(two: &mut Two, numbers: &[usize], job: &Job) -> usize {
+    two.update(numbers);
+    two.call(job);
+    let faults = Faults::everywhere(Vec::new());
+    for _ in 0..5 {
+        let answers = two.call(job);
+        assert!(!answers.are_all_good());
+    }
+    work(&faults.calls())
+}
+
 /// The sound destination stood still at four files a worker behind the one that the other one failed. And each
 /// of the server's calls for that one read it from `pg_wal` and from the sound destination once more.
 #[test]
@@ -164,36 +166,18 @@ fn a_sound_destination_archives_the_whole_backlog_while_another_fails_and_is_not
     assert_eq!(count(&second, &jobs), jobs.len());
 
     // What a call costs that fails in one destination alone, and what it costs with the other one beside.
-    let mut cost = |numbers: &[usize]| {
-        two.update(numbers);
-        two.call(&jobs[0]);
-        let faults = Faults::everywhere(Vec::new());
-        for _ in 0..5 {
-            let answers = two.call(&jobs[0]);
-            assert!(!answers.are_all_good());
-        }
-        work(&faults.calls())
-    };
-    let both = cost(&[1, 2]);
+    let both = cost(&mut two, &[1, 2], &jobs[0]);
     // Nobody touches the sound one any more: nobody notices that it is away.
     let aside = Two::break_it(&second);
-    assert_eq!(cost(&[1, 2]), both);
+    assert_eq!(cost(&mut two, &[1, 2], &jobs[0]), both);
     Two::mend_it(&first);
     two.archive(&jobs);
     assert_eq!(count(&first, &jobs), jobs.len());
     assert_eq!(count(&aside, &jobs), jobs.len());
     Two::mend_it(&second);
-    let mut alone = Two::new();
-    let job = alone.jobs(1..=1);
-    waits(&alone.world, &job);
-    Two::break_it(&alone.first.clone());
-    alone.update(&[1]);
-    alone.call(&job[0]);
-    let faults = Faults::everywhere(Vec::new());
-    for _ in 0..5 {
-        alone.call(&job[0]);
-    }
-    assert_eq!(work(&faults.calls()), both, "the calls cost no more than with one destination");
+    let (mut alone, job) = broken_first(1);
+    let cost = cost(&mut alone, &[1], &job[0]);
+    assert_eq!(cost, both, "the calls cost no more than with one destination");
 }
 
 /// What the sound destination had was remembered beyond a failure of its own: a disk that was replaced would have

@@ -11,6 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use walsafe_core::archive::pool::{Answer, Group, Pool};
+use walsafe_core::archive::pools::{Answers, Pools, Step};
 use walsafe_core::archive::{Job, Receipt};
 use walsafe_core::error::Error;
 
@@ -143,6 +144,21 @@ pub fn segments(world: &World, count: u32) -> Vec<Job> {
 pub fn done_in_order(world: &World, jobs: &[Job]) -> usize {
     let there: Vec<bool> = jobs.iter().map(|job| world.path(job).exists()).collect();
     there.iter().filter(|there| **there).count()
+}
+
+/// One call of the server. The archiver's main loop, but for the wait.
+pub fn call(pools: &mut Pools, job: &Job, stall_timeout: Option<Duration>) -> Answers {
+    let start = Instant::now();
+    let mut call = pools.call(job.clone(), stall_timeout);
+    loop {
+        match call.step() {
+            Step::Done(answers) => return answers,
+            Step::Wait(longest) => {
+                assert!(start.elapsed() < PATIENCE, "{} is not answered", job.name);
+                std::thread::sleep(longest.min(Duration::from_millis(1)));
+            }
+        }
+    }
 }
 
 pub fn threads_named_walsafe() -> usize {
