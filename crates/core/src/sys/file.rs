@@ -175,9 +175,20 @@ pub fn write_all_at(file: &File, buf: &[u8], offset: u64) -> io::Result<()> {
 pub fn write_pieces_at(file: &File, pieces: &[&[u8]], offset: u64) -> io::Result<()> {
     // Each is announced: how many are written at once depends on the time, and a fault must not.
     let verdicts = pieces.iter().map(|_| again(Op::Write, Ok)).collect::<io::Result<Vec<_>>>()?;
+    let mut slices = Vec::with_capacity(pieces.len());
+    for (piece, verdict) in pieces.iter().zip(&verdicts) {
+        match verdict {
+            Verdict::Proceed => slices.push(IoSlice::new(piece)),
+            Verdict::Short => slices.push(IoSlice::new(half(piece))),
+            #[cfg(feature = "fault-injection")]
+            Verdict::Corrupt => {}
+        }
+        if !matches!(verdict, Verdict::Proceed) {
+            break;
+        }
+    }
     let mut done = 0;
-    if verdicts.iter().all(|verdict| matches!(verdict, Verdict::Proceed)) {
-        let slices: Vec<_> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
+    if !slices.is_empty() {
         let mut stream = file;
         stream.seek(SeekFrom::Start(offset))?;
         done = match stream.write_vectored(&slices) {
@@ -185,11 +196,12 @@ pub fn write_pieces_at(file: &File, pieces: &[&[u8]], offset: u64) -> io::Result
             other => other?,
         };
     }
+    // The call may have taken less, and end in the middle of a piece.
     let mut start = 0;
     for (piece, verdict) in pieces.iter().zip(verdicts) {
         let taken = done.saturating_sub(start).min(piece.len());
         let (rest, at) = (piece.get(taken..).unwrap_or_default(), offset + (start + taken) as u64);
-        write_rest(file, rest, at, Some(verdict))?;
+        write_rest(file, rest, at, (taken == 0).then_some(verdict))?;
         start += piece.len();
     }
     Ok(())
@@ -213,13 +225,14 @@ fn write_rest(file: &File, buf: &[u8], offset: u64, told: Option<Verdict>) -> io
     Ok(())
 }
 
+fn half(buf: &[u8]) -> &[u8] {
+    buf.get(..buf.len().div_ceil(2)).unwrap_or(buf)
+}
+
 fn write_as_told(file: &File, buf: &[u8], offset: u64, verdict: Verdict) -> io::Result<usize> {
     match verdict {
         Verdict::Proceed => file.write_at(buf, offset),
-        Verdict::Short => {
-            let half = buf.get(..buf.len().div_ceil(2)).unwrap_or(buf);
-            file.write_at(half, offset)
-        }
+        Verdict::Short => file.write_at(half(buf), offset),
         #[cfg(feature = "fault-injection")]
         Verdict::Corrupt => write_corrupted(file, buf, offset),
     }
@@ -273,4 +286,30 @@ pub fn set_owner(file: &File, user: u32, group: u32) -> io::Result<()> {
 /// flush proves nothing (see docs/design.md).
 pub fn flush(file: &File) -> io::Result<()> {
     again(Op::Flush, |_| file.sync_all())
+}
+
+#[cfg(all(test, feature = "fault-injection"))]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::sys::fault::{Effect, Fault, Plan};
+
+    /// A disk that is nearly full takes a part of what one call brings. If the rest were not written, a copy with
+    /// a hole in it would be published.
+    #[test]
+    fn pieces_are_written_whole_wherever_a_call_stops() {
+        let pieces = [[1_u8; 600], [2; 600], [3; 600], [4; 600]];
+        let pieces: Vec<&[u8]> = pieces.iter().map(|piece| &piece[..]).collect();
+        for skip in 0..=pieces.len() {
+            let temp = tempfile::NamedTempFile::new_in(".").unwrap();
+            let faults =
+                Plan::new(vec![Fault { op: Op::Write, skip, times: 1, effect: Effect::Short }]);
+            write_pieces_at(temp.as_file(), &pieces, 50).unwrap();
+            assert_eq!(faults.hits(), usize::from(skip < pieces.len()));
+            drop(faults);
+            let written = std::fs::read(temp.path()).unwrap();
+            assert_eq!(written, [vec![0; 50], pieces.concat()].concat(), "{skip}");
+        }
+    }
 }
