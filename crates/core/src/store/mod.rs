@@ -30,6 +30,8 @@ pub mod limit;
 pub mod listing;
 pub mod mode;
 mod names;
+#[cfg(feature = "s3")]
+pub mod object;
 mod progress;
 pub mod unchecked;
 
