@@ -2,9 +2,10 @@
 //! order, against one PUT after the other.
 //!
 //! `cargo run --release -p walsafe-core --features s3 --example held_put -- URL CREDENTIALS_FILE
-//! [WORKERS[,...] [SEGMENTS [ROUNDS [LATENCY_MS]]]]` archives so many segments of 16 MB in each round, directly,
-//! with latency in front (each way), and by a proxy that buffers whole bodies. Hashing counts. Both ways
-//! alternate, round by round, and the medians are printed. The bucket keeps what was put: take an empty one.
+//! [WORKERS[,...] [SEGMENTS [ROUNDS [LATENCY_MS [MB_A_SECOND]]]]]` archives so many segments of 16 MB in each
+//! round: directly, with latency in front (each way), with a limit for each connection too, and by a proxy that
+//! buffers whole bodies. Hashing counts, and is done ahead in both ways. The ways alternate, round by round, and
+//! the medians are printed. The bucket keeps what was put: take an empty one.
 
 #![allow(unsafe_code, clippy::unwrap_used, clippy::indexing_slicing)]
 
@@ -42,6 +43,8 @@ enum Way {
 enum Front {
     Nothing,
     Latency(Duration),
+    /// With latency, and so many bytes a second for each connection.
+    Link(Duration, u64),
     Buffer,
 }
 
@@ -49,7 +52,7 @@ fn main() {
     let args: Vec<String> = std::env::args().collect();
     let [_, url, credentials, rest @ ..] = args.as_slice() else {
         eprintln!(
-            "usage: held_put URL CREDENTIALS_FILE [WORKERS[,...] [SEGMENTS [ROUNDS [LATENCY_MS]]]]"
+            "usage: held_put URL CREDENTIALS_FILE [WORKERS[,...] [SEGMENTS [ROUNDS [LATENCY_MS [MB_A_SECOND]]]]]"
         );
         std::process::exit(2);
     };
@@ -57,6 +60,7 @@ fn main() {
     let workers = rest.first().map_or("1,4,8", String::as_str);
     let (segments, rounds) = (number(1, 16), number(2, 3));
     let latency = Duration::from_millis(number(3, 20) as u64);
+    let rate = number(4, 50) as u64 * 1_000_000;
     let url: ObjectUrl = url.parse().unwrap();
     let from = Credentials { file: Some(credentials.into()), data_directory: None };
     // Each segment differs, as WAL does; the first bytes will say which it is.
@@ -65,10 +69,11 @@ fn main() {
         .collect();
     println!("{segments} segments of 16 MB, medians of {rounds} rounds; serial / held");
     println!(
-        "{:<14} {:>7} {:>17} {:>6} {:>17}",
+        "{:<16} {:>7} {:>17} {:>6} {:>17}",
         "in front", "workers", "ms a segment", "times", "CPU ms a segment"
     );
-    let fronts = [Front::Nothing, Front::Latency(latency), Front::Buffer];
+    let fronts =
+        [Front::Nothing, Front::Latency(latency), Front::Link(latency, rate), Front::Buffer];
     for front in fronts {
         let to = url.endpoint.as_ref().unwrap();
         let server = format!("{}:{}", to.host, to.port);
@@ -98,10 +103,13 @@ fn main() {
             let name = match front {
                 Front::Nothing => "nothing".to_owned(),
                 Front::Latency(latency) => format!("{} ms each way", latency.as_millis()),
+                Front::Link(latency, rate) => {
+                    format!("{} ms, {} MB/s", latency.as_millis(), rate / 1_000_000)
+                }
                 Front::Buffer => "buffering".to_owned(),
             };
             println!(
-                "{name:<14} {workers:>7} {:>8.0} / {:>6.0} {:>6.2} {:>8.0} / {:>6.0}",
+                "{name:<16} {workers:>7} {:>8.0} / {:>6.0} {:>6.2} {:>8.0} / {:>6.0}",
                 ms(serial),
                 ms(held),
                 serial / held,
@@ -171,7 +179,8 @@ fn stand_in_front(front: Front, server: String) -> Option<u16> {
             let server = server.clone();
             thread::spawn(move || match front {
                 Front::Nothing => {}
-                Front::Latency(latency) => delay(&client, &server, latency),
+                Front::Latency(latency) => delay(&client, &server, latency, 200_000_000),
+                Front::Link(latency, rate) => delay(&client, &server, latency, rate),
                 Front::Buffer => buffer(client, &server),
             });
         }
@@ -179,27 +188,31 @@ fn stand_in_front(front: Front, server: String) -> Option<u16> {
     Some(port)
 }
 
-/// Passes bytes on, each so much later; as many as a link of 200 MB/s has under way.
-fn delay(client: &TcpStream, server: &str, latency: Duration) {
+/// Passes bytes on, each so much later, and no more of them a second than the link has room for.
+fn delay(client: &TcpStream, server: &str, latency: Duration, rate: u64) {
     let server = TcpStream::connect(server).unwrap();
     for stream in [client, &server] {
         stream.set_nodelay(true).unwrap();
     }
-    let most = (latency.as_millis() as usize * 200_000 / (64 << 10)).max(1);
+    // What is under way, and half as much that waits.
+    let bytes = latency.as_secs_f64() * rate as f64 * 1.5;
+    let most = (bytes as usize / CHUNK).max(1);
     let way = |from: TcpStream, to: TcpStream| {
         let (sender, receiver) = sync_channel(most);
-        thread::spawn(move || take(from, &sender, latency));
+        thread::spawn(move || take(from, &sender, latency, rate));
         thread::spawn(move || give(to, &receiver));
     };
     way(client.try_clone().unwrap(), server.try_clone().unwrap());
     way(server, client.try_clone().unwrap());
 }
 
-fn take(mut from: TcpStream, sender: &SyncSender<(Instant, Vec<u8>)>, latency: Duration) {
-    let mut buffer = vec![0; 64 << 10];
+const CHUNK: usize = 64 << 10;
+
+fn take(mut from: TcpStream, to: &SyncSender<(Instant, Vec<u8>)>, latency: Duration, rate: u64) {
+    let (mut buffer, mut free) = (vec![0; CHUNK], Instant::now());
     while let Ok(got) = from.read(&mut buffer) {
-        let due = Instant::now() + latency;
-        if sender.send((due, buffer[..got].to_vec())).is_err() || got == 0 {
+        free = free.max(Instant::now()) + Duration::from_secs_f64(got as f64 / rate as f64);
+        if to.send((free + latency, buffer[..got].to_vec())).is_err() || got == 0 {
             return;
         }
     }

@@ -355,7 +355,50 @@ impl Pauses {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
+    use crate::store::object::fake::Fake;
+
+    /// A body that stands still for long is taken for a client that is gone, or fills a server.
+    #[test]
+    fn a_body_that_was_held_for_too_long_is_sent_again() {
+        let fake = Fake::new();
+        let temp = tempfile::tempdir().unwrap();
+        let file = temp.path().join("keys");
+        std::fs::write(&file, "[s3://]\naws_access_key_id = a\naws_secret_access_key = b\n")
+            .unwrap();
+        std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600))
+            .unwrap();
+        let from = Credentials { file: Some(file), data_directory: None };
+        let patience = Patience::within(None);
+        let client = Client::new(fake.url("").parse().unwrap(), from, patience).unwrap();
+        let mut payload = Payload::new();
+        payload.add(&[7; 50_000]).unwrap();
+        let put = |key: &str| Ask {
+            asked: Asked::Publish,
+            method: "PUT",
+            key: Some(key.to_owned()),
+            query: Vec::new(),
+            headers: vec![("if-none-match", "*".to_owned())],
+            payload: Some(&payload),
+        };
+        for (key, held_for, requests) in [("fresh", 0, 1), ("stale", 11, 2)] {
+            let before = client.counts.requests.load(Ordering::Relaxed);
+            let ask = put(key);
+            let mut held = client.hold(&ask, &|| ()).unwrap();
+            held.since = held.since.checked_sub(Duration::from_secs(held_for)).unwrap();
+            let (meaning, _) = client.release(Some(held), &ask, &|| ()).unwrap();
+            assert_eq!(meaning, Meaning::Success);
+            assert_eq!(client.counts.requests.load(Ordering::Relaxed) - before, requests, "{key}");
+            assert_eq!(fake.object(key).unwrap(), [7; 50_000]);
+        }
+        assert_eq!(client.counts.retries.load(Ordering::Relaxed), 0);
+        // What fits into the first packets anyway is not worth a connection that waits.
+        let mut payload = Payload::new();
+        payload.add(b"small").unwrap();
+        assert!(client.hold(&Ask { payload: Some(&payload), ..put("small") }, &|| ()).is_none());
+    }
 
     #[test]
     fn pauses_grow_and_end_with_the_time() {

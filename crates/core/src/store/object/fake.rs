@@ -3,14 +3,60 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+
 use super::text::{percent_decode, percent_encode};
+
+/// An authority of the tests' own.
+pub(super) const AUTHORITY: &str = "\
+-----BEGIN CERTIFICATE-----
+MIIBljCCAT2gAwIBAgIUWcfeiHJwL4tjtFGWFs/REFSOp40wCgYIKoZIzj0EAwIw
+GDEWMBQGA1UEAwwNd2Fsc2FmZSB0ZXN0czAgFw0yNjExMjkxMzEyMzBaGA8yMTI2
+MTEwNTEzMTIzMFowGDEWMBQGA1UEAwwNd2Fsc2FmZSB0ZXN0czBZMBMGByqGSM49
+AgEGCCqGSM49AwEHA0IABKGnAtGAWCKroQc+uFAX5hL3UxDmimltwJ1SbE92pHxg
+yR0OFGzNHrerUXTUjGD359zs1Ntp0ABHMZiSZPXF1W6jYzBhMB0GA1UdDgQWBBR0
+GMzJvCdS0txvRsFItqeZW3l4yTAfBgNVHSMEGDAWgBR0GMzJvCdS0txvRsFItqeZ
+W3l4yTAPBgNVHRMBAf8EBTADAQH/MA4GA1UdDwEB/wQEAwICBDAKBggqhkjOPQQD
+AgNHADBEAiBObH5qUk3ZbbGwg2WwbZxV2a6ujUM9xncyiTITofxyJgIgCNDfCwS7
+vLp4l/w8SsZQ7zxHk+DzchM7hJlCpRYutRE=
+-----END CERTIFICATE-----
+";
+/// What it has signed, for "localhost" and "store.test", until the year 2126.
+const CERTIFICATE: &str = "\
+-----BEGIN CERTIFICATE-----
+MIIBuDCCAV2gAwIBAgIUMOKOQMcRKs+7j5afM1ChjKYYuGAwCgYIKoZIzj0EAwIw
+GDEWMBQGA1UEAwwNd2Fsc2FmZSB0ZXN0czAgFw0yNjExMjkxMzEyMzBaGA8yMTI2
+MTEwNTEzMTIzMFowFTETMBEGA1UEAwwKc3RvcmUudGVzdDBZMBMGByqGSM49AgEG
+CCqGSM49AwEHA0IABCB9QrTvG5GNUCydrKmLFCBW2oW2e5xJT/fZ2EfmhNINTTsb
+7izRUAxJIfbSJqePuH+xKzYUy6zbohrsEkUOAvajgYUwgYIwIAYDVR0RBBkwF4IJ
+bG9jYWxob3N0ggpzdG9yZS50ZXN0MAkGA1UdEwQCMAAwEwYDVR0lBAwwCgYIKwYB
+BQUHAwEwHQYDVR0OBBYEFE6Ti8RGsPs9f9aqbXctt5jHwiL0MB8GA1UdIwQYMBaA
+FHQYzMm8J1LS3G9GwUi2p5lbeXjJMAoGCCqGSM49BAMCA0kAMEYCIQD+yV2JThl/
+H1OCTU4Ki5O/ZSujZFjRrcEgCamA2HwR7wIhANCicE/JIz/98xXcuN2Bgk116nGP
+6OwP/A2pUJwrga15
+-----END CERTIFICATE-----
+";
+/// Of this certificate alone, and so no secret.
+const KEY: &str = "\
+-----BEGIN PRIVATE KEY-----
+MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgiuNzhgdGehy1U91h
+DxDCT8oLDsGlf2fJwidmIJnix4OhRANCAAQgfUK07xuRjVAsnaypixQgVtqFtnuc
+SU/32dhH5oTSDU07G+4s0VAMSSH20ianj7h/sSs2FMus26Ia7BJFDgL2
+-----END PRIVATE KEY-----
+";
+
+/// A connection, plain or under TLS.
+trait Stream: Read + Write + Send {}
+impl<S: Read + Write + Send> Stream for S {}
 
 /// How a request is broken.
 #[derive(Debug, Clone)]
@@ -59,6 +105,25 @@ pub(super) struct Fake {
 
 impl Fake {
     pub(super) fn new() -> Self {
+        Self::under(None)
+    }
+
+    /// Speaks TLS.
+    pub(super) fn tls() -> Self {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(
+                vec![CertificateDer::from_pem_slice(CERTIFICATE.as_bytes()).unwrap()],
+                PrivateKeyDer::from_pem_slice(KEY.as_bytes()).unwrap(),
+            )
+            .unwrap();
+        Self::under(Some(Arc::new(config)))
+    }
+
+    fn under(tls: Option<Arc<ServerConfig>>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let (state, ended) = (Arc::<Mutex<State>>::default(), Arc::new(AtomicBool::new(false)));
@@ -68,8 +133,17 @@ impl Fake {
                 if over.load(Ordering::Relaxed) {
                     return;
                 }
-                let state = Arc::clone(&shared);
-                thread::spawn(move || serve(&state, stream));
+                let (state, tls) = (Arc::clone(&shared), tls.clone());
+                thread::spawn(move || {
+                    let stream: Box<dyn Stream> = match tls {
+                        None => Box::new(stream),
+                        Some(config) => Box::new(StreamOwned::new(
+                            ServerConnection::new(config).unwrap(),
+                            stream,
+                        )),
+                    };
+                    serve(&state, stream);
+                });
             }
         });
         Self { state, port, ended }
@@ -77,6 +151,10 @@ impl Fake {
 
     pub(super) fn url(&self, prefix: &str) -> String {
         format!("s3://bucket{prefix}?endpoint=http://127.0.0.1:{}", self.port)
+    }
+
+    pub(super) fn port(&self) -> u16 {
+        self.port
     }
 
     /// Breaks the next request that fits.
@@ -134,17 +212,13 @@ fn header<'h>(headers: &'h [(String, String)], name: &str) -> Option<&'h str> {
     headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
 }
 
-fn serve(state: &Mutex<State>, stream: TcpStream) {
-    let mut reader = BufReader::new(stream.try_clone().unwrap());
-    while let Ok(Some(())) = one(state, &mut reader, &stream) {}
+fn serve(state: &Mutex<State>, stream: Box<dyn Stream>) {
+    let mut reader = BufReader::new(stream);
+    while let Ok(Some(())) = one(state, &mut reader) {}
 }
 
 /// Serves one request. `None` ends the connection.
-fn one(
-    state: &Mutex<State>,
-    reader: &mut impl BufRead,
-    mut stream: &TcpStream,
-) -> io::Result<Option<()>> {
+fn one(state: &Mutex<State>, reader: &mut BufReader<Box<dyn Stream>>) -> io::Result<Option<()>> {
     let mut line = String::new();
     if reader.read_line(&mut line)? == 0 {
         return Ok(None);
@@ -185,6 +259,7 @@ fn one(
         _ => {}
     }
     let (status, headers, body) = answer;
+    let stream = reader.get_mut();
     let mut head = format!("HTTP/1.1 {status} X\r\nx-amz-request-id: 17\r\n");
     for (name, value) in headers {
         head.push_str(&format!("{name}: {value}\r\n"));
@@ -202,6 +277,7 @@ fn one(
         return Ok(None);
     }
     stream.write_all(&body)?;
+    stream.flush()?;
     Ok(Some(()))
 }
 
@@ -221,6 +297,8 @@ impl State {
         headers: &[(String, String)],
         body: &[u8],
     ) -> Answer {
+        // As a proxy gets it.
+        let target = target.strip_prefix("http://store.test").unwrap_or(target);
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
         let path = percent_decode(path).unwrap();
         if header(headers, "authorization").is_none() {
