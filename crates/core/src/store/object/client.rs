@@ -9,10 +9,12 @@ use std::time::{Duration, Instant};
 use reqsign_aws_v4::EMPTY_STRING_SHA256;
 
 use super::answer::{self, Asked, Meaning, Said};
+use super::endpoint::Endpoint;
 use super::keys::{Credentials, Keys};
 use super::payload::Payload;
+use super::refused::UrlError;
 use super::text::percent_encode;
-use super::url::{Encryption, Endpoint, ObjectUrl, UrlError};
+use super::url::{Encryption, ObjectUrl};
 use super::wire::{Begun, Dial, Failure, Head, Lines, Reply, Trust, Via};
 use crate::error::{ErrorKind, Refusal};
 

@@ -83,15 +83,17 @@ pub(super) type Broken = (&'static str, &'static str, Break);
 #[derive(Debug, Clone)]
 struct Stored {
     bytes: Vec<u8>,
-    headers: Vec<(String, String)>,
+    headers: Headers,
 }
+
+type Headers = Vec<(String, String)>;
 
 #[derive(Debug, Default)]
 struct State {
     objects: BTreeMap<String, Stored>,
     to_break: VecDeque<Broken>,
     /// Method, target and headers of each request.
-    seen: Vec<(String, String, Vec<(String, String)>)>,
+    seen: Vec<(String, String, Headers)>,
     replaces: bool,
     page: Option<usize>,
 }
@@ -281,7 +283,7 @@ fn one(state: &Mutex<State>, reader: &mut BufReader<Box<dyn Stream>>) -> io::Res
     Ok(Some(()))
 }
 
-type Answer = (u16, Vec<(String, String)>, Vec<u8>);
+type Answer = (u16, Headers, Vec<u8>);
 
 fn refuse(status: u16, code: &str) -> Answer {
     let body =

@@ -50,10 +50,8 @@ impl Keys {
     pub(super) fn new(from: Credentials, location: String, region: &str) -> Self {
         // A process of another program's would be a fork of the server.
         let chain = DefaultCredentialProvider::builder().no_process().no_sso().build();
-        let context = Context::new()
-            .with_env(Environment)
-            .with_file_read(Files)
-            .with_http_send(Metadata::default());
+        let context =
+            Context::new().with_env(Environment).with_file_read(Files).with_http_send(Metadata);
         let signer = RequestSigner::new("s3", region);
         Self { from, location, chain, signer, context, kept: Mutex::default() }
     }
@@ -168,11 +166,10 @@ impl FileRead for Files {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
     use super::*;
 
-    /// The example of AWS's own documents for a GET with a range, but for the date, which is today's.
     #[test]
     fn a_request_is_signed_with_the_keys_of_the_file() {
         let temp = tempfile::tempdir().unwrap();

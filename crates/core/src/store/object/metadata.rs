@@ -6,7 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use reqsign_core::{Error, HttpSend, Result};
 
-use super::url::{Endpoint, Proxy};
+use super::endpoint::Endpoint;
+use super::url::Proxy;
 use super::wire::{Begun, Dial, Head, Lines, Trust, Via};
 
 /// How long metadata may take: a machine without any answers nothing at all.
@@ -18,7 +19,7 @@ const PATIENCE_AFAR: Duration = Duration::from_secs(10);
 const LONGEST: u64 = 1 << 20;
 
 /// Requests for credentials, each over a connection of its own.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Metadata;
 
 impl HttpSend for Metadata {

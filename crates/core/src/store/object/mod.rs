@@ -31,22 +31,30 @@ mod answer;
 mod client;
 mod credentials_file;
 mod draft;
+mod endpoint;
 #[cfg(test)]
 mod fake;
 mod found;
 mod keys;
 mod metadata;
 mod payload;
+mod refused;
+#[cfg(test)]
+mod server_tests;
 #[cfg(test)]
 mod tests;
 mod text;
 mod url;
+#[cfg(test)]
+mod url_tests;
 mod wire;
 mod xml;
 
 pub use client::{Counts, Patience};
+pub use endpoint::Endpoint;
 pub use keys::Credentials;
-pub use url::{Encryption, Endpoint, ObjectUrl, Proxy, UrlError};
+pub use refused::UrlError;
+pub use url::{Encryption, ObjectUrl, Proxy};
 
 /// An archive in object storage, by its URL.
 #[derive(Debug)]

@@ -9,17 +9,12 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use thiserror::Error as ThisError;
-
+use super::endpoint::Endpoint;
+use super::refused::{LONGEST_PREFIX, UrlError};
 use super::text::{is_loopback, percent_decode};
 
 const OPEN: &str =
     "is http, which everybody on the way can read and change: use https, or add allow_http=true";
-
-/// The port of a scheme, where the endpoint names none.
-const fn default_port(tls: bool) -> u16 {
-    if tls { 443 } else { 80 }
-}
 
 /// Where an archive lies in S3, or in what speaks its language, and how it is spoken to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,17 +45,6 @@ pub struct ObjectUrl {
     pub proxy: Proxy,
 }
 
-/// A server by scheme, name and port.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Endpoint {
-    /// It is spoken to under TLS.
-    pub tls: bool,
-    /// Its name or address; an IPv6 address without brackets.
-    pub host: String,
-    /// Its port.
-    pub port: u16,
-}
-
 /// How the server encrypts new objects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Encryption {
@@ -81,60 +65,7 @@ pub enum Proxy {
     At(Endpoint),
 }
 
-/// Why a URL is refused. The text never holds more of the URL than the name of an option.
-#[derive(Debug, Clone, PartialEq, Eq, ThisError)]
-pub enum UrlError {
-    /// It does not begin with `s3://`.
-    #[error("it does not begin with \"s3://\"")]
-    Scheme,
-    /// It holds a user name or a password.
-    #[error(
-        "it holds credentials, which would be seen by everybody who sees settings and logs: put them into \"credentials_file\", and change them, since they are no longer secret"
-    )]
-    Secret,
-    /// The name of the bucket cannot be one.
-    #[error(
-        "the name of its bucket is not one of 3 to 63 lower-case letters, digits, \".\" and \"-\""
-    )]
-    Bucket,
-    /// The bucket is of a kind that knows no conditional PUT in order.
-    #[error("S3 directory buckets (\"--x-s3\") are not supported: use a general purpose bucket")]
-    DirectoryBucket,
-    /// The prefix has an empty part.
-    #[error("its path holds two slashes in a row")]
-    EmptyPart,
-    /// The prefix has a part that is `.` or `..`.
-    #[error("its path holds \".\" or \"..\" as a part")]
-    Dots,
-    /// The prefix has a character that storage and tools read in different ways.
-    #[error("its path holds a character other than letters, digits, \"/\" and !-_.*'()=+@:,~")]
-    Character,
-    /// The prefix is too long for the names under it.
-    #[error("its path is longer than {} bytes", ObjectUrl::LONGEST_PREFIX)]
-    TooLong,
-    /// It has a fragment.
-    #[error("it holds a \"#\"")]
-    Fragment,
-    /// An option is not known.
-    #[error(
-        "the option \"{0}\" is not known: there are endpoint, region, style, storage_class, sse, kms_key, requester_pays, expected_owner, ca_file, proxy and allow_http"
-    )]
-    UnknownOption(String),
-    /// An option would make the server need a key of ours for each request.
-    #[error("encryption with a key of the customer's (SSE-C) is not supported: use sse=aws:kms")]
-    CustomerKey,
-    /// An option stands there twice.
-    #[error("the option \"{0}\" stands there twice")]
-    Twice(&'static str),
-    /// The value of an option is wrong.
-    #[error("the option \"{0}\" {1}")]
-    Value(&'static str, &'static str),
-}
-
 impl ObjectUrl {
-    /// Keys have at most 1024 bytes, and names in an archive fewer than 128.
-    const LONGEST_PREFIX: usize = 800;
-
     /// Returns whether a text is meant as the URL of object storage, right or wrong.
     #[must_use]
     pub fn is_meant(text: &str) -> bool {
@@ -332,61 +263,6 @@ impl fmt::Display for ObjectUrl {
     }
 }
 
-impl Endpoint {
-    /// Reads `https://host:port`.
-    pub(super) fn parse(option: &'static str, value: &str) -> Result<Self, UrlError> {
-        let wrong = |why| Err(UrlError::Value(option, why));
-        let (tls, rest) = match (value.strip_prefix("https://"), value.strip_prefix("http://")) {
-            (Some(rest), _) => (true, rest),
-            (_, Some(rest)) => (false, rest),
-            _ => return wrong("does not begin with \"https://\""),
-        };
-        if rest.contains('@') {
-            return Err(UrlError::Secret);
-        }
-        let rest = rest.strip_suffix('/').unwrap_or(rest);
-        let (host, port) = match rest.strip_prefix('[').map(|rest| rest.split_once(']')) {
-            Some(Some((host, ""))) => (host, None),
-            Some(Some((host, port))) => (host, port.strip_prefix(':').or(Some(""))),
-            Some(None) => return wrong("is not the URL of a server"),
-            None => match rest.split_once(':') {
-                Some((host, port)) => (host, Some(port)),
-                None => (rest, None),
-            },
-        };
-        let fits = |c: char| c.is_ascii_alphanumeric() || "-._:".contains(c);
-        if host.is_empty() || !host.chars().all(fits) {
-            return wrong("is not the URL of a server: a scheme, a name, and a port where needed");
-        }
-        let port = match port.map(str::parse) {
-            None => default_port(tls),
-            Some(Ok(port)) if port > 0 => port,
-            Some(_) => return wrong("has a port that is not a number from 1 to 65535"),
-        };
-        Ok(Self { tls, host: host.to_owned(), port })
-    }
-
-    /// Returns what a request's `Host` says.
-    #[must_use]
-    pub(super) fn authority(&self) -> String {
-        if self.port == default_port(self.tls) {
-            self.name()
-        } else {
-            format!("{}:{}", self.name(), self.port)
-        }
-    }
-
-    /// Returns the name with its port.
-    #[must_use]
-    pub(super) fn with_port(&self) -> String {
-        format!("{}:{}", self.name(), self.port)
-    }
-
-    fn name(&self) -> String {
-        if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() }
-    }
-}
-
 fn check_bucket(bucket: &str) -> Result<(), UrlError> {
     if bucket.contains('@') || bucket.contains(':') {
         return Err(UrlError::Secret);
@@ -401,7 +277,7 @@ fn check_bucket(bucket: &str) -> Result<(), UrlError> {
 }
 
 fn check_prefix(prefix: &str) -> Result<(), UrlError> {
-    if prefix.len() > ObjectUrl::LONGEST_PREFIX {
+    if prefix.len() > LONGEST_PREFIX {
         return Err(UrlError::TooLong);
     }
     if !prefix.bytes().all(|b| b.is_ascii_alphanumeric() || b"/!-_.*'()=+@:,~".contains(&b)) {
@@ -440,111 +316,5 @@ fn boolean(option: &'static str, value: &str) -> Result<bool, UrlError> {
         "true" => Ok(true),
         "false" => Ok(false),
         _ => Err(UrlError::Value(option, "is neither \"true\" nor \"false\"")),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-
-    use super::*;
-
-    fn url(text: &str) -> ObjectUrl {
-        text.parse().unwrap_or_else(|e| panic!("{text}: {e}"))
-    }
-
-    fn why(text: &str) -> String {
-        text.parse::<ObjectUrl>().map(|url| url.to_string()).unwrap_err().to_string()
-    }
-
-    #[test]
-    fn a_url_says_where_the_keys_are_and_which_server_has_them() {
-        let aws = url("s3://bucket-1/pg/main/?region=eu-west-1");
-        assert_eq!(aws.to_string(), "s3://bucket-1/pg/main");
-        assert_eq!(aws.key("x"), "pg/main/x");
-        let server = aws.server("eu-west-1");
-        assert_eq!(server.with_port(), "bucket-1.s3.eu-west-1.amazonaws.com:443");
-        assert_eq!(server.authority(), "bucket-1.s3.eu-west-1.amazonaws.com");
-        // No certificate of AWS fits a name with dots before its own.
-        assert_eq!(
-            url("s3://a.b.c?region=us-east-1").server("us-east-1").authority(),
-            "s3.us-east-1.amazonaws.com"
-        );
-
-        let own = url("s3://wal?endpoint=https%3A%2F%2Fstore.example.com:9000&style=path");
-        assert_eq!(own.key("x"), "x");
-        assert_eq!(own.server("us-east-1").authority(), "store.example.com:9000");
-        let named = url("s3://wal?endpoint=https://store.example.com");
-        assert_eq!(named.server("us-east-1").authority(), "wal.store.example.com");
-        // There is no name under an address.
-        assert_eq!(url("s3://wal?endpoint=http://[::1]:80").server("").authority(), "[::1]");
-        assert_eq!(
-            url("s3://wal?endpoint=http://127.0.0.1:1").server("").authority(),
-            "127.0.0.1:1"
-        );
-    }
-
-    #[test]
-    fn the_region_is_the_urls_or_the_environments() {
-        let set = |name: &str| (name == "AWS_REGION").then(|| "eu-west-3".to_owned());
-        assert_eq!(url("s3://wal?region=x-1").region(set).unwrap(), "x-1");
-        assert_eq!(url("s3://wal").region(set).unwrap(), "eu-west-3");
-        let own = url("s3://wal?endpoint=https://store.example.com");
-        assert_eq!(own.region(|_| None).unwrap(), "us-east-1");
-        let error = url("s3://wal").region(|_| None).unwrap_err();
-        assert!(error.to_string().contains("region=..."), "{error}");
-    }
-
-    #[test]
-    fn options_are_read_and_wrong_ones_are_named() {
-        let all = url(
-            "s3://wal/p?region=x-1&sse=aws:kms&kms_key=arn:aws:kms:x:1:key/2&storage_class=STANDARD_IA&requester_pays=true&expected_owner=123456789012&ca_file=/etc/ca.pem&proxy=http://proxy:3128",
-        );
-        assert_eq!(all.encryption, Some(Encryption::Managed));
-        assert_eq!(all.kms_key.as_deref(), Some("arn:aws:kms:x:1:key/2"));
-        assert_eq!(all.proxy, Proxy::At(Endpoint { tls: false, host: "proxy".into(), port: 3128 }));
-        assert!(all.requester_pays);
-        for (text, says) in [
-            ("S3://bucket", "begin"),
-            ("s3://bucket//x?region=r", "two slashes"),
-            ("s3://bucket/a/../b?region=r", "\"..\""),
-            ("s3://bucket/a b?region=r", "character"),
-            ("s3://Bucket?region=r", "lower-case"),
-            ("s3://express--x-s3?region=r", "directory buckets"),
-            ("s3://bucket?region=r&what=1", "\"what\" is not known"),
-            ("s3://bucket?region=r&region=r", "twice"),
-            ("s3://bucket?region=r&storage_class=DEEP_ARCHIVE", "cold"),
-            ("s3://bucket?region=r&sse_customer_key=x", "SSE-C"),
-            ("s3://bucket?region=r&kms_key=x", "sse=aws:kms"),
-            ("s3://bucket?region=r&style=host", "\"path\""),
-            ("s3://bucket?endpoint=http://store.example.com", "allow_http=true"),
-            ("s3://bucket?endpoint=store.example.com", "https://"),
-            ("s3://bucket?endpoint=https://store.example.com:x", "port"),
-            ("s3://bucket?region=r&proxy=https://p", "http://"),
-            ("s3://bucket?region=", "no value"),
-            ("s3://bucket#x?region=r", "#"),
-        ] {
-            let said = why(text);
-            assert!(said.contains(says), "{text}: {said}");
-        }
-        assert!(
-            url("s3://bucket?endpoint=http://store.example.com&allow_http=true").endpoint.is_some()
-        );
-    }
-
-    /// What is refused ends up in a log.
-    #[test]
-    fn a_secret_in_a_url_is_refused_and_not_repeated() {
-        for text in [
-            "s3://AKIAKEY:hunter2@bucket/x",
-            "s3://bucket?region=r&secret_access_key=hunter2",
-            "s3://bucket?region=r&session_token=hunter2",
-            "s3://bucket?endpoint=https://me:hunter2@store",
-            "s3://bucket?region=r&proxy=http://me:hunter2@proxy",
-        ] {
-            assert_eq!(text.parse::<ObjectUrl>(), Err(UrlError::Secret), "{text}");
-            assert!(!why(text).contains("hunter2"), "{text}");
-        }
-        assert!(!why("s3://bucket?region=r&what=hunter2").contains("hunter2"));
     }
 }

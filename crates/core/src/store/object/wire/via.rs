@@ -5,8 +5,9 @@ use std::fmt;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 
+use crate::store::object::endpoint::Endpoint;
 use crate::store::object::text::{is_loopback, percent_decode};
-use crate::store::object::url::{Endpoint, Proxy};
+use crate::store::object::url::Proxy;
 
 /// The way to servers.
 #[derive(Debug, Default)]
