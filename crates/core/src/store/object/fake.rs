@@ -189,6 +189,10 @@ impl Fake {
         self.state.lock().unwrap().objects.insert(key.to_owned(), stored);
     }
 
+    pub(super) fn remove(&self, key: &str) {
+        self.state.lock().unwrap().objects.remove(key);
+    }
+
     /// How many requests of a method there were whose targets contain this.
     pub(super) fn count(&self, method: &str, part: &str) -> usize {
         let seen = &self.state.lock().unwrap().seen;

@@ -28,6 +28,8 @@ use crate::sys::Space;
 use crate::wal::name::FileName;
 
 mod answer;
+#[cfg(test)]
+mod archive_tests;
 mod client;
 mod credentials_file;
 mod draft;
