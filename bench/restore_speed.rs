@@ -4,7 +4,9 @@
 //! [ROUNDS]]` archives the segments of SOURCE_DIR into new directories below WORK_DIR, one for each encoding,
 //! and restores them one by one, each by a process of its own, as a server in recovery does. The contestants
 //! take turns file by file, in another order each time. It prints the median and the least wall time of a
-//! file and its CPU time, all in milliseconds. A history file of one line shows what a call costs without its
+//! call, the median with a flush of the file behind it, and the CPU time of the call, all in milliseconds. The
+//! server flushes each file that it restores before it replays it (`durable_rename` in
+//! `KeepFileRestoredFromArchive`, `access/transam/xlogarchive.c`). A history file of one line shows what a call costs without its
 //! bytes. Several programs may be given, to compare them with each other.
 //!
 //! The archive is in the page cache, and so is what is restored: the server reads it at once.
@@ -17,7 +19,7 @@ mod measure;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use measure::{cpu_seconds, median};
 use walsafe_core::archive::{Job, Plan, Seam, archive_file};
@@ -65,7 +67,8 @@ fn archive(source: &Path, archive: &Path, data: &Path, compression: Compression)
     names
 }
 
-/// One way to restore, and its samples: wall time and CPU time, in milliseconds.
+/// One way to restore, and its samples in milliseconds: of the call, of the call and a flush of the file, and of
+/// the processors.
 #[derive(Clone)]
 struct Contestant {
     label: String,
@@ -73,7 +76,7 @@ struct Contestant {
     arguments: Vec<String>,
     extension: &'static str,
     names: Vec<String>,
-    samples: Vec<(f64, f64)>,
+    samples: Vec<[f64; 3]>,
 }
 
 impl Contestant {
@@ -93,10 +96,11 @@ impl Contestant {
         command.args(arguments).current_dir(data).stdin(Stdio::null());
         let (cpu, wall) = (cpu_seconds(libc::RUSAGE_CHILDREN), Instant::now());
         let status = command.status().unwrap();
-        let (wall, cpu) = (wall.elapsed(), cpu_seconds(libc::RUSAGE_CHILDREN) - cpu);
+        let (called, cpu) = (wall.elapsed(), cpu_seconds(libc::RUSAGE_CHILDREN) - cpu);
         assert!(status.success(), "{} of {name}: {status}", self.label);
-        assert!(target.exists(), "{} of {name}", self.label);
-        self.samples.push((wall.as_secs_f64() * 1000.0, cpu * 1000.0));
+        File::open(&target).unwrap().sync_all().unwrap();
+        let milliseconds = |time: Duration| time.as_secs_f64() * 1000.0;
+        self.samples.push([milliseconds(called), milliseconds(wall.elapsed()), cpu * 1000.0]);
     }
 }
 
@@ -114,7 +118,10 @@ fn main() {
     fs::create_dir_all(data.join("pg_wal")).unwrap();
     fs::write(data.join("PG_VERSION"), "15\n").unwrap();
     println!("medians of {rounds} rounds, milliseconds a file");
-    println!("{:<32} {:>8} {:>8} {:>8} {:>8}", "", "wall", "least", "CPU", "\u{f7} first");
+    println!(
+        "{:<32} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8}",
+        "", "call", "least", "\u{f7} first", "flushed", "\u{f7} first", "CPU"
+    );
     for codec in codecs.split(',') {
         let place = root.join(codec);
         let names = archive(Path::new(from), &place, &data, codec.parse().unwrap());
@@ -169,12 +176,15 @@ fn main() {
             }
             let mut first = None;
             for Contestant { label, samples, .. } in &group {
-                let (walls, cpus): (Vec<f64>, Vec<f64>) = samples.iter().copied().unzip();
-                let least = walls.iter().copied().fold(f64::INFINITY, f64::min);
-                let wall = median(walls);
-                let ratio = wall / *first.get_or_insert(wall);
-                let cpu = median(cpus);
-                println!("{label:<32} {wall:>8.2} {least:>8.2} {cpu:>8.2} {ratio:>8.2}");
+                let each = |at: usize| samples.iter().map(|sample| sample[at]).collect::<Vec<_>>();
+                let least = each(0).into_iter().fold(f64::INFINITY, f64::min);
+                let [call, flushed, cpu] = [0, 1, 2].map(|at| median(each(at)));
+                let (first_call, first_flushed) = *first.get_or_insert((call, flushed));
+                println!(
+                    "{label:<32} {call:>8.2} {least:>8.2} {:>8.2} {flushed:>8.2} {:>8.2} {cpu:>8.2}",
+                    call / first_call,
+                    flushed / first_flushed
+                );
             }
         }
     }

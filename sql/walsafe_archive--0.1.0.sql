@@ -22,13 +22,14 @@ CREATE FUNCTION walsafe_archive_stat(
     OUT free_bytes bigint,
     OUT pg_wal_free_bytes bigint,
     OUT damaged_count bigint,
+    OUT complete_from text,
     OUT stats_reset double precision)
 RETURNS SETOF record
 AS 'MODULE_PATHNAME', 'walsafe_archive_stat_wrapper'
 LANGUAGE C STRICT VOLATILE PARALLEL RESTRICTED;
 
 COMMENT ON FUNCTION walsafe_archive_stat() IS
-    'the row behind the view walsafe_archive_status; times in seconds since 1970';
+    'the rows behind the view walsafe_archive_status; times in seconds since 1970';
 
 CREATE VIEW walsafe_archive_status AS
 SELECT
@@ -52,13 +53,14 @@ SELECT
     free_bytes,
     pg_wal_free_bytes,
     damaged_count,
+    complete_from,
     to_timestamp(stats_reset) AS stats_reset
 FROM walsafe_archive_stat();
 
 COMMENT ON VIEW walsafe_archive_status IS
-    'what the archiver does, how far behind it is, and why it fails';
+    'what the archiver does in each destination, how far behind that is, and why it fails';
 COMMENT ON COLUMN walsafe_archive_status.destination IS
-    'the archive directory in use; null if none is';
+    'an archive directory in use; null if none is';
 COMMENT ON COLUMN walsafe_archive_status.state IS
     'ok, starting, failing, waiting (the directory is not there), misconfigured, standby or unconfigured';
 COMMENT ON COLUMN walsafe_archive_status.last_archived_wal IS
@@ -72,21 +74,21 @@ COMMENT ON COLUMN walsafe_archive_status.last_failed_time IS
 COMMENT ON COLUMN walsafe_archive_status.last_error IS
     'why it failed, in the words of the log; with state misconfigured, which value is refused';
 COMMENT ON COLUMN walsafe_archive_status.archived_count IS
-    'calls of the server that succeeded';
+    'files that the server asked for, and that are in the archive';
 COMMENT ON COLUMN walsafe_archive_status.already_present_count IS
-    'of those, the calls for files that were in the archive already';
+    'of those, the files that were in the archive already';
 COMMENT ON COLUMN walsafe_archive_status.failed_count IS
-    'calls of the server that failed';
+    'calls of the server that failed there';
 COMMENT ON COLUMN walsafe_archive_status.wal_bytes IS
     'bytes of WAL that were archived, before compression';
 COMMENT ON COLUMN walsafe_archive_status.stored_bytes IS
     'bytes that they take in the archive, after compression';
 COMMENT ON COLUMN walsafe_archive_status.busy_ms IS
-    'how long all calls of the server took, in milliseconds';
+    'how long the server waited for the archive in all, in milliseconds';
 COMMENT ON COLUMN walsafe_archive_status.last_ms IS
-    'how long the last call took, in milliseconds';
+    'how long it waited in the last call, in milliseconds';
 COMMENT ON COLUMN walsafe_archive_status.backlog_files IS
-    'files in pg_wal that wait to be archived';
+    'files in pg_wal that wait to be archived there';
 COMMENT ON COLUMN walsafe_archive_status.backlog_bytes IS
     'their length in bytes';
 COMMENT ON COLUMN walsafe_archive_status.oldest_waiting_age IS
@@ -97,6 +99,8 @@ COMMENT ON COLUMN walsafe_archive_status.pg_wal_free_bytes IS
     'free space for pg_wal now, in bytes';
 COMMENT ON COLUMN walsafe_archive_status.damaged_count IS
     'damaged files that were archived, under check_wal = records';
+COMMENT ON COLUMN walsafe_archive_status.complete_from IS
+    'the file that the archive began with: from there on it has all; null if that is not known';
 COMMENT ON COLUMN walsafe_archive_status.stats_reset IS
     'when walsafe_archive_reset() last set the counts to zero; null if never';
 
@@ -109,6 +113,7 @@ COMMENT ON FUNCTION walsafe_archive_reset() IS
     'sets the counts of walsafe_archive_status to zero';
 
 CREATE FUNCTION walsafe_archive_check(
+    OUT destination text,
     OUT check_name text,
     OUT status text,
     OUT detail text)
@@ -117,10 +122,11 @@ AS 'MODULE_PATHNAME', 'walsafe_archive_check_wrapper'
 LANGUAGE C STRICT VOLATILE PARALLEL RESTRICTED;
 
 COMMENT ON FUNCTION walsafe_archive_check() IS
-    'checks the configuration and the destination: ok, warning or error';
+    'checks the configuration and each destination: ok, warning or error';
 
 CREATE FUNCTION walsafe_archive_verify(
     destination text DEFAULT NULL,
+    OUT destination text,
     OUT file text,
     OUT finding text,
     OUT reason text,
@@ -130,10 +136,11 @@ AS 'MODULE_PATHNAME', 'walsafe_archive_verify_wrapper'
 LANGUAGE C VOLATILE PARALLEL RESTRICTED;
 
 COMMENT ON FUNCTION walsafe_archive_verify(text) IS
-    'reads every file of an archive and returns what is wrong; no rows if nothing is';
+    'reads every file of an archive, or of each, and returns what is wrong; no rows if nothing is';
 
 CREATE FUNCTION walsafe_archive_gaps(
     destination text DEFAULT NULL,
+    OUT destination text,
     OUT file text,
     OUT finding text,
     OUT reason text,
@@ -143,7 +150,7 @@ AS 'MODULE_PATHNAME', 'walsafe_archive_gaps_wrapper'
 LANGUAGE C VOLATILE PARALLEL RESTRICTED;
 
 COMMENT ON FUNCTION walsafe_archive_gaps(text) IS
-    'returns the segments that are missing from an archive';
+    'returns the segments that are missing from an archive, or from each';
 
 CREATE FUNCTION walsafe_archive_test(
     timeout double precision DEFAULT 60,
@@ -156,7 +163,7 @@ AS 'MODULE_PATHNAME', 'walsafe_archive_test_wrapper'
 LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
 
 COMMENT ON FUNCTION walsafe_archive_test(double precision) IS
-    'ends a segment, waits so many seconds until it is archived, and reads it back: ok or error';
+    'ends a segment, waits so many seconds until it is in each archive, and reads it back: ok or error';
 
 REVOKE ALL ON FUNCTION walsafe_archive_stat() FROM PUBLIC;
 REVOKE ALL ON FUNCTION walsafe_archive_reset() FROM PUBLIC;

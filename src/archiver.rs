@@ -1,17 +1,18 @@
-//! What the callbacks do: hand the file to the pool, wait, report.
+//! What the callbacks do: hand the file to the pools, wait, report.
 
 use std::cell::RefCell;
 use std::ffi::CStr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use pgrx::{PgSqlErrorCode, pg_sys};
-use walsafe_core::archive::pool::Pool;
-use walsafe_core::archive::{Job, Plan, Receipt, Repeats};
-use walsafe_core::error::{Action, Error};
+use pgrx::pg_sys;
+use walsafe_core::archive::pool::Answer;
+use walsafe_core::archive::pools::{Answers, Call, Pools, Step};
+use walsafe_core::archive::{Failure, Job, Plan, Receipt, Repeats};
+use walsafe_core::error::Error;
 use walsafe_core::server::known::KnownDestinations;
-use walsafe_core::server::ready;
-use walsafe_core::server::settings::Settings;
+use walsafe_core::server::settings::{Destination, Settings};
+use walsafe_core::server::together;
 use walsafe_core::store::directory::Staging;
 use walsafe_core::store::directory::temporary::Owner;
 use walsafe_core::wal::name::FileName;
@@ -20,15 +21,15 @@ use walsafe_core::wal::segment::Cluster;
 use crate::damage::DamageWatch;
 use crate::last::LastNote;
 use crate::raised::catch_in_archiver;
-use crate::report::{self, Report};
+use crate::report;
 use crate::settings;
+use crate::told::Told;
 use crate::waiting::Waiter;
 use crate::watch::Watch;
 
-/// How many files one look into `archive_status` lists at most.
-const BATCH: usize = 1024;
-/// Shortest time between two warnings about free space.
-const SPACE_WARNING_INTERVAL: Duration = Duration::from_secs(60);
+/// For how long a destination may stand still before a reload that waits for the call ends it. A copy that
+/// moves is soon done, and the server reads its configuration then.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 thread_local! {
     static ARCHIVER: RefCell<Archiver> = RefCell::new(Archiver::new());
@@ -40,19 +41,40 @@ thread_local! {
 pub(crate) fn archive(file: &CStr, path: &CStr) -> bool {
     let name = file.to_string_lossy();
     match caught(|| ARCHIVER.with_borrow_mut(|archiver| archiver.archive(&name, path))) {
-        Ok(_) => {
+        Ok(Ended::Archived) => {
             REPEATS.with_borrow_mut(Repeats::succeeded);
             true
         }
-        Err(error) => {
+        // The server asks for the file again once it has read its configuration.
+        Ok(Ended::GivenUp(waited_for)) => {
+            report::given_up(&name, &waited_for);
+            false
+        }
+        Err(failure) => {
             let settings = caught(settings::current).ok();
             let telling = REPEATS.with_borrow_mut(|repeats| {
-                repeats.failed(&name, &error, settings.as_ref(), Instant::now())
+                repeats.failed(&name, &failure, settings.as_ref(), Instant::now())
             });
-            report::failure(&name, &error, telling);
+            report::failure(&name, &failure, telling);
             false
         }
     }
+}
+
+/// Returns whether there is a destination, which the server asks before each file. If there is none any more,
+/// the threads end: they would go on through what waits.
+pub(crate) fn is_configured() -> bool {
+    let configured = settings::is_configured();
+    if !configured {
+        ARCHIVER.with(|archiver| {
+            if let Ok(mut archiver) = archiver.try_borrow_mut() {
+                // A thread that hangs stays known, for the next settings.
+                let _ = archiver.pools.update(std::iter::empty());
+                archiver.serves = None;
+            }
+        });
+    }
+    configured
 }
 
 /// Ends the threads, without waiting for one that hangs.
@@ -62,272 +84,230 @@ pub(crate) fn archive(file: &CStr, path: &CStr) -> bool {
 pub(crate) fn shut_down() {
     ARCHIVER.with(|archiver| {
         if let Ok(mut archiver) = archiver.try_borrow_mut() {
-            archiver.pool = None;
-            archiver.retired.clear();
+            archiver.pools = Pools::default();
+            archiver.serves = None;
         }
     });
 }
 
-/// Notes which destination is in use, for sessions that begin after another one was refused: they have none.
+/// Notes which destinations are in use, for sessions that begin after other ones were refused: they have none.
 ///
 /// Called while a reload is under way, which leaves the settings in force as they are.
-pub(crate) fn note_destination() {
+pub(crate) fn note_destinations() {
     let Ok(settings) = caught(settings::current) else { return };
     ARCHIVER.with(|archiver| {
         if let Ok(mut archiver) = archiver.try_borrow_mut() {
-            archiver.watch.note(settings.destination.path());
+            archiver.watch.follow(&settings.destinations);
+            archiver.watch.write();
         }
     });
 }
 
 /// Turns an error that the server raises, or a panic, into a failure like any other.
-fn caught<T>(work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
-    catch_in_archiver(work).unwrap_or_else(|message| Err(Error::Panicked { message }))
+fn caught<T, E: From<Error>>(work: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
+    catch_in_archiver(work).unwrap_or_else(|message| Err(Error::Panicked { message }.into()))
 }
 
-/// A pool, and the settings that it was last found to serve.
-struct Kept {
-    pool: Pool,
-    settings: Settings,
+/// How a call has ended that did not fail.
+enum Ended {
+    /// Every destination has the file.
+    Archived,
+    /// Before these destinations had answered, for which nothing has moved for so long.
+    GivenUp(Vec<(Destination, Duration)>),
+}
+
+/// What the destinations have said to a call, and when.
+struct Said {
+    answers: Answers,
+    /// Those that have not answered.
+    open: Vec<(Destination, Duration)>,
+    times: Times,
+}
+
+/// When each destination was seen to have answered.
+struct Times {
+    began: Instant,
+    answered: Vec<(Destination, Duration)>,
+}
+
+impl Times {
+    /// Notes which destinations have answered by now.
+    fn note(&mut self, settings: &Settings, call: &Call<'_>) {
+        for there in settings.destinations.iter() {
+            let known = self.answered.iter().any(|(known, _)| known == there);
+            if !known && !call.open().any(|(open, _)| open == there) {
+                self.answered.push((there.clone(), self.began.elapsed()));
+            }
+        }
+    }
+
+    /// Returns how long the server waited for a destination.
+    fn of(&self, destination: &Destination) -> Duration {
+        let at = self.answered.iter().find(|(there, _)| there == destination);
+        at.map_or_else(|| self.began.elapsed(), |(_, took)| *took)
+    }
 }
 
 /// The state of the archiver's main thread.
 struct Archiver {
-    pool: Option<Kept>,
-    /// Pools of earlier settings with a file still under way.
-    retired: Vec<Pool>,
-    space_warned: Option<Instant>,
+    pools: Pools,
+    /// The settings that the pools were last found to serve.
+    serves: Option<Settings>,
+    /// The file that was looked at last for damage, and how many damaged files were found with it.
+    looked_at: Option<(String, u64)>,
     damage: DamageWatch,
     last: LastNote,
     watch: Watch,
-    said: Option<Said>,
-}
-
-/// What the log says of where files go.
-struct Said {
-    settings: Settings,
-    /// A call has failed since.
-    failed: bool,
+    told: Told,
 }
 
 impl Archiver {
     fn new() -> Self {
         Self {
-            pool: None,
-            retired: Vec::new(),
-            space_warned: None,
+            pools: Pools::default(),
+            serves: None,
+            looked_at: None,
             damage: DamageWatch::new(),
             last: LastNote::default(),
             watch: Watch::default(),
-            said: None,
+            told: Told::default(),
         }
     }
 
     /// Archives a file, and counts the call for the status view.
-    fn archive(&mut self, name: &str, path: &CStr) -> Result<Receipt, Error> {
-        let started = Instant::now();
+    fn archive(&mut self, name: &str, path: &CStr) -> Result<Ended, Failure> {
+        let began = Instant::now();
         // The server asks first whether archiving is configured.
         let settings = settings::current()?;
+        self.watch.follow(&settings.destinations);
         // Caught here already, so that a raised error is counted too.
-        let result = caught(|| self.archive_with(&settings, name, path));
-        let damaged = match &result {
-            Ok(outcome) => {
-                self.say_where(&settings);
-                outcome.notices.iter().for_each(report::notice);
-                self.last.note(name, outcome);
-                self.warn_of_space(&settings, outcome);
-                outcome.records.as_ref().map_or(0, |records| self.damage.look(name, records))
-            }
-            Err(_) => {
-                if let Some(said) = &mut self.said {
-                    said.failed = true;
+        let result = caught(|| self.ask(&settings, name, path, began));
+        let ended = match result {
+            Ok(said) => self.take(&settings, name, said),
+            Err(error) => {
+                for there in settings.destinations.iter() {
+                    self.told.failed(there);
+                    self.watch.failed(name, there, began.elapsed(), &error);
                 }
-                0
+                Err(error.into())
             }
         };
-        self.watch.count(name, settings.destination.path(), started, &result, damaged);
-        result
+        for (there, last) in self.pools.ahead() {
+            self.watch.is_ahead(there, last);
+        }
+        self.watch.write();
+        ended
     }
 
-    fn archive_with(
+    /// Asks every destination for a file, and waits until all have answered; or until one hangs while the
+    /// configuration is to be read again, which may take that one out.
+    fn ask(
         &mut self,
         settings: &Settings,
         name: &str,
         path: &CStr,
-    ) -> Result<Receipt, Error> {
+        began: Instant,
+    ) -> Result<Said, Error> {
         let name =
             FileName::new(name).map_err(|source| Error::Name { name: name.to_owned(), source })?;
-        let job = Job { name, source: Path::new(&*path.to_string_lossy()).to_owned() };
-        let pool = keep_pool(&mut self.pool, &mut self.retired, settings)?;
-        let mut waiter = Waiter::new(job.name.as_str());
-        wait_for_retired(&mut self.retired, settings, &mut waiter)?;
-        ask(pool, &job, settings, &mut waiter)
-    }
-
-    /// Logs one line when archiving to a destination begins, and when it succeeds again after a failure.
-    fn say_where(&mut self, settings: &Settings) {
-        let same = |said: &Said| {
-            said.settings.destination == settings.destination
-                && said.settings.fsync_policy == settings.fsync_policy
-                && said.settings.compression == settings.compression
-        };
-        let word = match &self.said {
-            Some(said) if same(said) && !said.failed => return,
-            Some(said) if same(said) => "resumes",
-            _ => "begins",
-        };
-        // SAFETY: a number that the server read from its control file before it started the archiver.
-        let system_identifier = unsafe { pg_sys::GetSystemIdentifier() };
-        let name = |setting| settings::value(setting).to_string_lossy().into_owned();
-        Report {
-            code: PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
-            message: format!("archiving to \"{}\" {word}", settings.destination.path().display()),
-            detail: format!(
-                "Cluster {system_identifier}, flush policy \"{}\", compression \"{}\".",
-                name(c"walsafe_archive.fsync_policy"),
-                name(c"walsafe_archive.compression")
-            ),
-            hint: String::new(),
-        }
-        .log();
-        self.said = Some(Said { settings: settings.clone(), failed: false });
-    }
-
-    fn warn_of_space(&mut self, settings: &Settings, outcome: &Receipt) {
-        let Some(space) = outcome.space.filter(|space| space.free < settings.min_free_space) else {
-            return;
-        };
-        if self.space_warned.is_some_and(|last| last.elapsed() < SPACE_WARNING_INTERVAL) {
-            return;
-        }
-        self.space_warned = Some(Instant::now());
-        Report {
-            code: PgSqlErrorCode::ERRCODE_DISK_FULL,
-            message: "archive directory is low on space".to_owned(),
-            detail: format!(
-                "\"{}\": {} MB of {} MB are free, and \"walsafe_archive.min_free_space\" is {} MB.",
-                settings.destination.path().display(),
-                space.free >> 20,
-                space.total >> 20,
-                settings.min_free_space >> 20
-            ),
-            hint: "Remove WAL that no backup needs any more (pg_archivecleanup), or give the archive more space.".to_owned(),
-        }
-        .warn();
-    }
-}
-
-/// Returns the pool for these settings: the current one, unless a setting that decides how files are
-/// archived has changed.
-fn keep_pool<'a>(
-    slot: &'a mut Option<Kept>,
-    retired: &mut Vec<Pool>,
-    settings: &Settings,
-) -> Result<&'a Pool, Error> {
-    let kept = match slot.take() {
-        Some(kept) if kept.settings == *settings => kept,
-        before => {
-            let plan = plan(settings);
-            let fits =
-                |kept: &Kept| *kept.pool.plan() == plan && kept.pool.workers() == settings.workers;
-            let pool = match before {
-                Some(before) if fits(&before) => before.pool,
-                before => {
-                    if let Some(Kept { pool, .. }) = before {
-                        pool.retire();
-                        retired.push(pool);
-                    }
-                    let path = settings.destination.path();
-                    Pool::new(plan, settings.workers)
-                        .map_err(|e| Error::io(Action::MakePool, path, e))?
-                }
+        let source = Path::new(&*path.to_string_lossy()).to_owned();
+        self.follow(settings)?;
+        let mut waiter = Waiter::new(name.as_str());
+        let job = Job { name: name.clone(), source };
+        let mut call = self.pools.call(job, settings.stall_timeout);
+        let mut times = Times { began, answered: Vec::new() };
+        loop {
+            let mut left = match call.step() {
+                Step::Done(answers) => return Ok(Said { answers, open: Vec::new(), times }),
+                Step::Wait(left) => left,
             };
-            Kept { pool, settings: settings.clone() }
+            times.note(settings, &call);
+            if Waiter::is_reload_pending() {
+                if call.open().any(|(_, still_for)| still_for >= PATIENCE) {
+                    let open = call.open().map(|(there, still)| (there.clone(), still)).collect();
+                    return Ok(Said { answers: call.give_up(), open, times });
+                }
+                left = left.min(PATIENCE / 10);
+            }
+            let Some(handle) = call.wake_handle() else { return Err(Error::NotConfigured) };
+            waiter.wait(handle, left);
         }
-    };
-    Ok(&slot.insert(kept).pool)
-}
+    }
 
-/// Waits until no file of earlier settings is under way to the same destination: other calls must not pile
-/// up behind one that hangs, and two threads must not work on one file.
-fn wait_for_retired(
-    retired: &mut Vec<Pool>,
-    settings: &Settings,
-    waiter: &mut Waiter<'_>,
-) -> Result<(), Error> {
-    loop {
-        retired.retain(|pool| pool.busy().is_some());
-        let same = |pool: &&Pool| pool.plan().destination == settings.destination;
-        let Some(pool) = retired.iter().find(same) else { return Ok(()) };
-        pool.clear_wake();
-        let Some(still_for) = pool.busy() else { continue };
-        let left = remaining(settings, still_for)?;
-        waiter.wait(pool.wake_handle(), left);
-    }
-}
-
-/// Asks the pool for a file and waits for it; offers it the next waiting files meanwhile.
-fn ask(
-    pool: &Pool,
-    job: &Job,
-    settings: &Settings,
-    waiter: &mut Waiter<'_>,
-) -> Result<Receipt, Error> {
-    let stalled = |still_for: Duration| Error::Stalled {
-        path: settings.destination.path().to_owned(),
-        seconds: still_for.as_secs(),
-    };
-    if let Some(still_for) = pool.held() {
-        return Err(stalled(still_for));
-    }
-    pool.ask(job);
-    if pool.wants_more() {
-        offer_more(pool);
-    }
-    loop {
-        pool.clear_wake();
-        if let Some(result) = pool.take(job) {
-            return result;
+    /// Has the pools serve these settings. Destinations whose part of them has not changed keep their results.
+    fn follow(&mut self, settings: &Settings) -> Result<(), Error> {
+        if self.serves.as_ref() == Some(settings) {
+            return Ok(());
         }
-        let still_for = pool.still_for(job);
-        match remaining(settings, still_for) {
-            Ok(left) => waiter.wait(pool.wake_handle(), left),
-            Err(error) => {
-                pool.hold(still_for);
-                return Err(error);
+        together::use_together(settings::data_directory(), &settings.destinations);
+        let plans =
+            settings.destinations.iter().map(|there| (plan(settings, there), settings.workers));
+        self.pools.update(plans)?;
+        self.told.follow(&settings.destinations);
+        self.serves = Some(settings.clone());
+        Ok(())
+    }
+
+    /// Reports and counts what the destinations have said.
+    fn take(&mut self, settings: &Settings, name: &str, said: Said) -> Result<Ended, Failure> {
+        let Said { answers, open, times } = said;
+        for (there, answer) in answers.iter() {
+            let took = times.of(there);
+            match answer {
+                Answer::Archived(receipt) => {
+                    self.told.archived(settings, there, receipt);
+                    let damaged = self.look_for_damage(name, receipt);
+                    self.watch.archived(name, there, took, receipt, damaged);
+                }
+                // Reported and counted when it was archived.
+                Answer::Remembered(_) | Answer::Withheld => {}
+                Answer::Failed(error) => {
+                    self.told.failed(there);
+                    self.watch.failed(name, there, took, error);
+                }
             }
         }
+        if !open.is_empty() {
+            return Ok(Ended::GivenUp(open));
+        }
+        if answers.are_all_good() {
+            let receipt = answers.iter().find_map(|(_, answer)| match answer {
+                Answer::Archived(receipt) | Answer::Remembered(receipt) => Some(receipt),
+                Answer::Failed(_) | Answer::Withheld => None,
+            });
+            if let Some(receipt) = receipt {
+                self.last.note(name, receipt);
+            }
+            return Ok(Ended::Archived);
+        }
+        let failed = answers.into_iter().filter_map(|(there, answer)| match answer {
+            Answer::Failed(error) => Some((there, error)),
+            _ => None,
+        });
+        Err(Failure::of(failed, settings.destinations.len())
+            .unwrap_or_else(|| Error::NotConfigured.into()))
+    }
+
+    /// Reports damage in the WAL of a file, once, whichever destination was the first to have it. Returns the
+    /// number of damaged files, the same for each of them.
+    fn look_for_damage(&mut self, name: &str, receipt: &Receipt) -> u64 {
+        let Some(records) = &receipt.records else { return 0 };
+        if let Some((looked_at, damaged)) = &self.looked_at
+            && looked_at == name
+        {
+            return *damaged;
+        }
+        let damaged = self.damage.look(name, records);
+        self.looked_at = Some((name.to_owned(), damaged));
+        damaged
     }
 }
 
-/// Returns how much longer a copy may stand still, or the error that reports it.
-fn remaining(settings: &Settings, still_for: Duration) -> Result<Duration, Error> {
-    let Some(limit) = settings.stall_timeout else { return Ok(Duration::MAX) };
-    match limit.checked_sub(still_for) {
-        Some(left) if !left.is_zero() => Ok(left),
-        _ => Err(Error::Stalled {
-            path: settings.destination.path().to_owned(),
-            seconds: still_for.as_secs(),
-        }),
-    }
-}
-
-/// Offers the next waiting files. If they cannot be listed, nothing is lost: the server asks for each
-/// file itself.
-fn offer_more(pool: &Pool) {
-    let pg_wal = Path::new("pg_wal");
-    let waiting = ready::first_waiting(&pg_wal.join("archive_status"), BATCH).unwrap_or_default();
-    pool.offer(waiting.into_iter().map(|name| {
-        let source = pg_wal.join(name.as_str());
-        Job { name, source }
-    }));
-}
-
-fn plan(settings: &Settings) -> Plan {
+fn plan(settings: &Settings, destination: &Destination) -> Plan {
     // SAFETY: a number that the server read from its control file before it started the archiver.
     let system_identifier = unsafe { pg_sys::GetSystemIdentifier() };
     Plan {
-        destination: settings.destination.clone(),
+        destination: destination.clone(),
         fsync_policy: settings.fsync_policy,
         file_mode: settings.file_mode,
         compression: settings.compression,

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use pgrx::{Spi, pg_sys};
 use walsafe_core::error::Error;
 use walsafe_core::prove::check::{Check, Status};
-use walsafe_core::server::settings::Destination;
+use walsafe_core::server::settings::Destinations;
 
 use crate::reload;
 use crate::settings::{self, data_directory};
@@ -109,21 +109,29 @@ pub(crate) fn checks() -> Vec<Check> {
     vec![archive_mode, archive_library, archive_command, destination()]
 }
 
-/// Checks the destination that is in force, and the one in the configuration files. After a reload that
+/// Says that two of the destinations lead to one place.
+pub(crate) fn not_apart(reason: &str) -> Check {
+    let detail = format!(
+        "in \"walsafe_archive.destination\", {reason}: a file there would count twice, and nothing is archived. Correct the setting, and reload the configuration."
+    );
+    checked("destination", Status::Error, detail)
+}
+
+/// Checks the destinations that are in force, and those in the configuration files. After a reload that
 /// brought a wrong one, the archiver keeps the one before. But sessions that start later do not know that
 /// one, and neither does the next archiver.
 fn destination() -> Check {
     let name = "destination";
     let in_force = settings::current();
     let wrong = reload::destination_in_files().filter(|path| !path.is_empty()).and_then(|path| {
-        let reason = Destination::new(&path, data_directory()).err()?;
+        let reason = Destinations::new(&path, data_directory()).err()?;
         Some((path, reason))
     });
     match (in_force, wrong) {
         (in_force, Some((path, reason))) => {
             let in_use = in_force.map_or_else(
                 |_| "An archiver that uses another one keeps it until the server is restarted; after that, nothing would be archived.".to_owned(),
-                |in_force| settings::destination_in_use(&in_force.destination.path().display().to_string()),
+                |in_force| settings::destination_in_use(&in_force.destinations.to_string()),
             );
             checked(
                 name,
@@ -136,10 +144,7 @@ fn destination() -> Check {
         (Ok(settings), None) => checked(
             name,
             Status::Ok,
-            format!(
-                "\"walsafe_archive.destination\" is \"{}\"",
-                settings.destination.path().display()
-            ),
+            format!("\"walsafe_archive.destination\" is \"{}\"", settings.destinations),
         ),
         (Err(error @ Error::Panicked { .. }), None) => checked(name, Status::Error, error.detail()),
         (Err(_), None) => checked(

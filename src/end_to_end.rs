@@ -1,6 +1,6 @@
 //! The end-to-end test: a segment is ended, and waited for in the archive.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use pgrx::{PgSqlErrorCode, pg_sys};
 use walsafe_core::error::{Activity, Error};
@@ -16,8 +16,8 @@ use crate::report::Report;
 use crate::watch::{FAILING, WAITING};
 use crate::{configuration, settings};
 
-/// Returns the archive that this server writes to.
-pub(crate) fn destination() -> PathBuf {
+/// Returns the archives that this server writes to.
+pub(crate) fn destinations() -> Vec<PathBuf> {
     let settings = settings::current().ok().filter(|_| configuration::archives_with_this_module());
     // SAFETY: looks at shared memory, in a session.
     if unsafe { pg_sys::RecoveryInProgress() } {
@@ -28,7 +28,9 @@ pub(crate) fn destination() -> PathBuf {
         );
     }
     match settings {
-        Some(settings) => settings.destination.path().to_owned(),
+        Some(settings) => {
+            settings.destinations.iter().map(|there| there.path().to_owned()).collect()
+        }
         None => refuse(
             "this server does not archive with walsafe_archive",
             "There is nothing to test.",
@@ -62,7 +64,7 @@ pub(crate) fn switch() -> SegmentName {
 }
 
 /// Says how it came out: a status and a sentence.
-pub(crate) fn outcome(found: &ReadBack, timeout: f64) -> (Status, String) {
+pub(crate) fn outcome(archive: &Path, found: &ReadBack, timeout: f64) -> (Status, String) {
     match found {
         ReadBack::Whole { after, by_digest, .. } => {
             let digest =
@@ -76,27 +78,28 @@ pub(crate) fn outcome(found: &ReadBack, timeout: f64) -> (Status, String) {
                 "it is in the archive, and wrong: {reason}. Run \"walsafe verify\" on the archive."
             ),
         ),
-        ReadBack::NotThere(error) => (Status::Error, missing(error.as_ref(), timeout)),
+        ReadBack::NotThere(error) => (Status::Error, missing(archive, error.as_ref(), timeout)),
     }
 }
 
-fn missing(error: Option<&Error>, timeout: f64) -> String {
+fn missing(archive: &Path, error: Option<&Error>, timeout: f64) -> String {
     let mut sentences = vec![format!("it was not in the archive after {timeout} s.")];
     if let Some(error) = error {
         let hint = error.hint(Activity::Checking);
         sentences.push(format!("{error}: {} {hint}", error.detail()));
     }
-    let waiting = ready::backlog(std::path::Path::new("pg_wal"), settings::segment_size());
+    let waiting = ready::backlog(Path::new("pg_wal"), settings::segment_size());
     if let Ok(backlog) = waiting {
         let wait = words::either(backlog.files, "waits", "wait");
         sentences.push(format!("{} {wait} to be archived.", words::count(backlog.files, "file")));
     }
-    let failing = stats::current(settings::data_directory())
-        .filter(|(stats, _)| [FAILING, WAITING].contains(&stats.failing));
+    let stats = stats::current(settings::data_directory()).unwrap_or_default();
+    let failing = stats.iter().map(|(stats, _)| stats).find(|stats| {
+        archive.to_string_lossy() == stats.destination
+            && [FAILING, WAITING].contains(&stats.failing)
+    });
     match failing {
-        Some((stats, _)) => {
-            sentences.push(format!("The archiver's last error: {}", stats.last_error))
-        }
+        Some(stats) => sentences.push(format!("The archiver's last error: {}", stats.last_error)),
         None => sentences
             .push("The archiver reports no error: it may be slow, or not running.".to_owned()),
     }

@@ -3,8 +3,9 @@
 //! A thin shell around `walsafe_core`: settings in, one report out. `module` has the callbacks of
 //! each server version, `archiver` what they do, `waiting` how the main thread waits, `settings` the
 //! configuration parameters, `configuration` what the server's own parameters say, `report` the one place
-//! that calls ereport, `raised` the one that catches what the server raises, `sql` the functions, `end_to_end` what
-//! the test among them does.
+//! that calls ereport, `told` what the log says once of each destination, `watch` what other sessions are told,
+//! `raised` the one that catches what the server raises, `sql` the functions, `state` what the view says of a
+//! destination as a whole, `end_to_end` what the test among them does.
 
 #![allow(unsafe_code, reason = "the server's interface is C; every block has its argument")]
 
@@ -20,6 +21,8 @@ mod reload;
 mod report;
 mod settings;
 mod sql;
+mod state;
+mod told;
 mod wait_event;
 mod waiting;
 mod watch;

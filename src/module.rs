@@ -34,7 +34,7 @@ mod table {
 
     #[pg_guard]
     unsafe extern "C-unwind" fn check_configured() -> bool {
-        settings::is_configured()
+        archiver::is_configured()
     }
 
     #[pg_guard]
@@ -94,7 +94,7 @@ mod table {
 
     #[pg_guard]
     unsafe extern "C-unwind" fn check_configured(_state: State) -> bool {
-        let configured = settings::is_configured();
+        let configured = archiver::is_configured();
         #[cfg(not(feature = "pg16"))]
         if !configured {
             // SAFETY: called by the server in its main thread, as the variable demands.

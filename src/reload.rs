@@ -7,6 +7,7 @@
 //! parameter's, the server finds the mistake before any hook is called. So the archiver reads the files
 //! again here and reports the mistake, without a change to any value.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::ffi::{CStr, c_char};
 
@@ -102,8 +103,34 @@ pub(crate) fn refused_in_files() -> Option<String> {
     })
 }
 
+thread_local! {
+    static JUDGING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Returns whether a hook is called because [`refused_in_files`] or [`report_refused`] asks what it thinks of a value.
+pub(crate) fn is_judging() -> bool {
+    JUDGING.get()
+}
+
+/// Ends the judging, also when an error is raised.
+struct Judging;
+
+impl Judging {
+    fn begin() -> Self {
+        JUDGING.set(true);
+        Self
+    }
+}
+
+impl Drop for Judging {
+    fn drop(&mut self) {
+        JUDGING.set(false);
+    }
+}
+
 /// Has the server judge a value as at a reload, and say at a level below ERROR why it refuses one.
 fn accepts(name: &CStr, item: &Item, level: u32) -> bool {
+    let _judging = Judging::begin();
     // SAFETY: both are valid C strings; with `changeVal` false the call only checks the value, and returns
     // after a message of that level. 0 is the answer for a refused value.
     let accepted = unsafe {

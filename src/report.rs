@@ -1,11 +1,14 @@
 //! The one place that reports to the server's log.
 
 use std::ffi::{CStr, CString};
+use std::time::Duration;
 
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::{PgLogLevel, PgSqlErrorCode, pg_sys};
-use walsafe_core::archive::{Level, Notice, Telling};
+use walsafe_core::archive::{Failure, Level, Notice, Telling};
 use walsafe_core::error::{Activity, Error};
+use walsafe_core::server::settings::Destination;
+use walsafe_core::words;
 
 /// What a report says.
 pub(crate) struct Report {
@@ -65,15 +68,26 @@ pub(crate) fn for_server(text: String) -> String {
 }
 
 /// Reports that a file was not archived: one WARNING.
-pub(crate) fn failure(file: &str, error: &Error, telling: Telling) {
+pub(crate) fn failure(file: &str, failure: &Failure, telling: Telling) {
     let Telling { detail, hint } = telling;
+    let message = failure.message(file);
+    Report { code: code(failure.kind().sqlstate()), message, detail, hint }.warn();
+}
+
+/// Logs that a call has ended before these destinations had answered, because of a reload. Nothing has failed.
+pub(crate) fn given_up(file: &str, waited_for: &[(Destination, Duration)]) {
+    let still = |(there, still_for): &(Destination, Duration)| {
+        let seconds = words::count(still_for.as_secs(), "second");
+        format!("Nothing has moved at \"{}\" for {seconds}.", there.path().display())
+    };
+    let detail = waited_for.iter().map(still).collect::<Vec<_>>().join(" ");
     Report {
-        code: code(error.kind().sqlstate()),
-        message: format!("could not archive file \"{file}\": {error}"),
-        detail,
-        hint,
+        code: PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
+        message: format!("file \"{file}\" waits while the configuration is read again"),
+        detail: format!("{detail} The file is tried again at once, with the new settings."),
+        hint: String::new(),
     }
-    .warn();
+    .log();
 }
 
 /// Reports what was noticed while a file was archived.

@@ -5,14 +5,16 @@ use std::cell::Cell;
 use std::ffi::{CStr, CString, OsStr, c_char, c_int, c_void};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::time::Duration;
 
 use pgrx::pg_sys::panic::pgrx_extern_c_guard;
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PgSqlErrorCode};
 use pgrx::{pg_guard, pg_sys};
 use walsafe_core::error::Error;
 use walsafe_core::server::settings::{
-    Choice, FsyncPolicy, Kind, PREFIX, Setting, Settings, TABLE, Unit,
+    Choice, Destinations, FsyncPolicy, Kind, PREFIX, Setting, Settings, TABLE, Unit,
 };
+use walsafe_core::server::together;
 use walsafe_core::wal::SegmentSize;
 use walsafe_core::words;
 
@@ -26,6 +28,9 @@ pub(crate) const NOT_CONFIGURED: &str = "\"walsafe_archive.destination\" is not 
 
 pub(crate) const DESTINATION: &CStr = c"walsafe_archive.destination";
 const FSYNC_POLICY: &CStr = c"walsafe_archive.fsync_policy";
+
+/// How long a command waits for storage that may hang.
+const LONGEST_LOOK: Duration = Duration::from_secs(1);
 
 thread_local! {
     /// The parameters are registered: from now on, a new value comes from a reload.
@@ -219,13 +224,16 @@ fn check(
     }
     // SAFETY: the new value is a valid C string for the time of the call.
     let given = unsafe { CStr::from_ptr(given) };
-    let Err(reason) = setting.check(given, data_directory()) else { return true };
+    let refused = setting.check(given, data_directory()).err();
+    let Some(reason) = refused.or_else(|| leads_to_one_place(setting, given)) else {
+        return true;
+    };
     let detail = words::sentence(&reason);
     // SAFETY: the server calls check hooks in its main thread.
     unsafe { report::set_check_detail(&detail) };
     if is_reload_in_archiver() {
         if setting.name == DESTINATION {
-            archiver::note_destination();
+            archiver::note_destinations();
         }
         Report {
             code: PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
@@ -242,7 +250,26 @@ fn check(
     false
 }
 
-/// Says that files go to a destination although the configuration files have another one, which is refused.
+/// Returns why a list is refused that a session's command sets, if two of its directories turn out to be one.
+///
+/// Only there: whoever types the command can wait a moment, if storage hangs, and correct it. At a reload and at the
+/// start of a process, nobody may wait for storage. The archiver finds it out with the first file.
+fn leads_to_one_place(setting: &Setting, given: &CStr) -> Option<String> {
+    // SAFETY: set once when the process starts.
+    let in_session = unsafe { pg_sys::MyBackendType == pg_sys::BackendType::B_BACKEND };
+    // SAFETY: only compared; null between two commands, which is when a session reads the configuration again.
+    let in_command = unsafe { !pg_sys::debug_query_string.is_null() };
+    if setting.name != DESTINATION
+        || !(in_session && in_command && REGISTERED.get())
+        || reload::is_judging()
+    {
+        return None;
+    }
+    let list = Destinations::new(given.to_str().ok()?, data_directory()).ok()?;
+    together::look_within(&list, LONGEST_LOOK)
+}
+
+/// Says where files go although the configuration files say otherwise, which is refused.
 pub(crate) fn destination_in_use(destination: &str) -> String {
     format!(
         "Files are archived to \"{destination}\" until the server is restarted; after that, nothing would be archived."

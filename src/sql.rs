@@ -3,37 +3,38 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use pgrx::prelude::*;
 use walsafe_core::error::{Activity, Error, ErrorKind};
 use walsafe_core::prove::check;
 use walsafe_core::prove::check::restoring::{self, Restoring};
 use walsafe_core::prove::examine::Expectation;
-use walsafe_core::prove::finding::{Finding, Findings};
+use walsafe_core::prove::finding::{Finding, FindingKind, Findings};
 use walsafe_core::prove::read_back::{ReadBack, read_back};
 use walsafe_core::prove::verify::{self, VerifyError};
 use walsafe_core::server::control::ControlFile;
 use walsafe_core::server::ready;
 use walsafe_core::server::settings::Destination;
 use walsafe_core::server::stats::{self, Stats};
+use walsafe_core::server::together;
 use walsafe_core::sys;
-use walsafe_core::wal::name::FileName;
+use walsafe_core::wal::name::{FileName, SegmentName};
 use walsafe_core::words;
 
 use crate::background::{self, Failure};
 use crate::configuration;
 use crate::end_to_end;
-use crate::reload;
 use crate::report::{self, Report};
 use crate::settings;
-use crate::watch::{self, FAILING, WAITING};
+use crate::state::{State, states};
+use crate::watch;
 
 /// How many threads a verification from SQL reads with. It leaves processors to the database.
 const VERIFY_THREADS: usize = 2;
 
-/// The row behind the view `walsafe_archive_status`. Times are seconds since 1970; the view turns
-/// them into timestamps.
+/// The rows behind the view `walsafe_archive_status`, one for each destination. Times are seconds since 1970;
+/// the view turns them into timestamps.
 #[pg_extern(sql = false)]
 #[allow(clippy::type_complexity, reason = "pgrx wants the row's type spelled out")]
 fn walsafe_archive_stat() -> TableIterator<
@@ -59,89 +60,73 @@ fn walsafe_archive_stat() -> TableIterator<
         name!(free_bytes, Option<i64>),
         name!(pg_wal_free_bytes, Option<i64>),
         name!(damaged_count, Option<i64>),
+        name!(complete_from, Option<String>),
         name!(stats_reset, Option<f64>),
     ),
 > {
-    let known = stats::current(settings::data_directory());
-    let State { name: state, destination, refused } = state(known.as_ref().map(|(stats, _)| stats));
+    let known = stats::current(settings::data_directory()).unwrap_or_default();
+    let rows = states(&known).into_iter().map(|state| {
+        // Without a destination, what was counted stays to be read.
+        let counted = match &state.destination {
+            Some(name) => known.iter().find(|(stats, _)| stats.destination == *name),
+            None => known.first(),
+        };
+        (state, counted.cloned())
+    });
+    let rows: Vec<(State, Option<(Stats, u64)>)> = rows.collect();
     // Nothing waits on a standby: the primary archives what it has.
     let nothing_waits = configuration::is_idle_standby();
-    let backlog = ready::backlog(Path::new("pg_wal"), settings::segment_size()).ok();
+    let has_up_to: Vec<_> = rows.iter().map(|(_, counted)| has_up_to(counted.as_ref()?)).collect();
+    let backlogs = ready::backlogs(Path::new("pg_wal"), settings::segment_size(), &has_up_to);
+    let backlogs = backlogs.map_or_else(
+        |_| vec![None; rows.len()],
+        |backlogs| backlogs.into_iter().map(Some).collect::<Vec<_>>(),
+    );
     let pg_wal = sys::Dir::open(Path::new("pg_wal")).and_then(|dir| dir.space()).ok();
-    let (stats, reset_at) = known.unzip();
-    let count = |field: fn(&Stats) -> u64| stats.as_ref().map(|s| big(field(s)));
-    let milliseconds = |field: fn(&Stats) -> u64| stats.as_ref().map(|s| field(s) as f64 / 1e3);
-    let time = |field: fn(&Stats) -> u64| stats.as_ref().and_then(|s| seconds(field(s)));
-    let text = |field: fn(&Stats) -> &String| {
-        stats.as_ref().map(field).filter(|text| !text.is_empty()).cloned().map(report::for_server)
-    };
-    TableIterator::once((
-        destination.map(report::for_server),
-        Some(state.to_owned()),
-        text(|s| &s.last_archived),
-        time(|s| s.archived_at),
-        text(|s| &s.last_failed),
-        time(|s| s.failed_at),
-        refused.map(report::for_server).or_else(|| text(|s| &s.last_error)),
-        count(|s| s.archived),
-        count(|s| s.already_present),
-        count(|s| s.failed),
-        count(|s| s.wal_bytes),
-        count(|s| s.stored_bytes),
-        milliseconds(|s| s.busy_us),
-        milliseconds(|s| s.last_us),
-        backlog.map(|b| big(b.files)),
-        backlog.map(|b| big(b.bytes)),
-        backlog
-            .and_then(|b| b.oldest)
-            .filter(|_| !nothing_waits)
-            .and_then(|t: SystemTime| seconds(watch::microseconds(t))),
-        stats.as_ref().filter(|s| s.free_known != 0).map(|s| big(s.free_bytes)),
-        pg_wal.map(|space| big(space.free)),
-        count(|s| s.damaged),
-        reset_at.and_then(seconds),
-    ))
-}
-
-/// What the view says of the whole.
-struct State {
-    name: &'static str,
-    /// The destination in use, as far as it is known.
-    destination: Option<String>,
-    /// With `misconfigured`, which value was refused, and why.
-    refused: Option<String>,
-}
-
-fn state(known: Option<&Stats>) -> State {
-    let named = |name, destination| State { name, destination, refused: None };
-    let settings = settings::current().ok().map(|s| s.destination.path().display().to_string());
-    if !configuration::archives_with_this_module() {
-        return named("unconfigured", None);
-    }
-    let refused = reload::refused_in_files();
-    // This session may have begun after the reload that brought the refused value, and have none. The archiver
-    // continues with the one that it had before, if it is still the same archiver.
-    let destination = settings.or_else(|| {
-        refused.as_ref()?;
-        let in_use =
-            stats::written_at(settings::data_directory())? >= configuration::archiver_start()?;
-        known.filter(|_| in_use).map(|stats| stats.destination.clone())
+    let rows = rows.into_iter().zip(backlogs).map(move |((state, counted), backlog)| {
+        let (stats, reset_at) = counted.unzip();
+        let count = |field: fn(&Stats) -> u64| stats.as_ref().map(|s| big(field(s)));
+        let milliseconds = |field: fn(&Stats) -> u64| stats.as_ref().map(|s| field(s) as f64 / 1e3);
+        let time = |field: fn(&Stats) -> u64| stats.as_ref().and_then(|s| seconds(field(s)));
+        let text = |field: fn(&Stats) -> &String| {
+            let text = stats.as_ref().map(field).filter(|text| !text.is_empty());
+            text.cloned().map(report::for_server)
+        };
+        let State { name: state, destination, refused } = state;
+        (
+            destination.map(report::for_server),
+            Some(state.to_owned()),
+            text(|s| &s.last_archived),
+            time(|s| s.archived_at),
+            text(|s| &s.last_failed),
+            time(|s| s.failed_at),
+            refused.map(report::for_server).or_else(|| text(|s| &s.last_error)),
+            count(|s| s.archived),
+            count(|s| s.already_present),
+            count(|s| s.failed),
+            count(|s| s.wal_bytes),
+            count(|s| s.stored_bytes),
+            milliseconds(|s| s.busy_us),
+            milliseconds(|s| s.last_us),
+            backlog.map(|b| big(b.files)),
+            backlog.map(|b| big(b.bytes)),
+            backlog
+                .and_then(|b| b.oldest)
+                .filter(|_| !nothing_waits)
+                .and_then(|t: SystemTime| seconds(watch::microseconds(t))),
+            stats.as_ref().filter(|s| s.free_known != 0).map(|s| big(s.free_bytes)),
+            pg_wal.map(|space| big(space.free)),
+            count(|s| s.damaged),
+            text(|s| &s.complete_from),
+            reset_at.and_then(seconds),
+        )
     });
-    if destination.is_none() && refused.is_none() {
-        return named("unconfigured", None);
-    }
-    if configuration::is_idle_standby() {
-        return State { name: "standby", destination, refused };
-    }
-    // What was counted for another destination says nothing about this one.
-    let same = known.filter(|stats| destination.as_ref() == Some(&stats.destination));
-    match same.map(|stats| stats.failing) {
-        Some(WAITING) => named("waiting", destination),
-        Some(FAILING) => named("failing", destination),
-        _ if refused.is_some() => State { name: "misconfigured", destination, refused },
-        Some(0) => named("ok", destination),
-        _ => named("starting", destination),
-    }
+    TableIterator::new(rows.collect::<Vec<_>>())
+}
+
+/// Returns the last segment that a destination has although it waits for another one.
+fn has_up_to((stats, _): &(Stats, u64)) -> Option<SegmentName> {
+    FileName::new(&stats.has_up_to).ok()?.segment()
 }
 
 fn big(number: u64) -> i64 {
@@ -168,47 +153,68 @@ fn walsafe_archive_reset() {
     }
 }
 
-/// Checks the configuration and the destination.
+/// Checks the configuration and the destinations.
 #[pg_extern(sql = false)]
-fn walsafe_archive_check()
--> TableIterator<'static, (name!(check_name, String), name!(status, String), name!(detail, String))>
-{
-    let mut rows = configuration::checks();
+fn walsafe_archive_check() -> TableIterator<
+    'static,
+    (
+        name!(destination, Option<String>),
+        name!(check_name, String),
+        name!(status, String),
+        name!(detail, String),
+    ),
+> {
+    let mut general = configuration::checks();
+    let mut rows = Vec::new();
     if let Ok(settings) = settings::current() {
-        let path = settings.destination.path().to_owned();
+        let destinations = settings.destinations.clone();
         let data_directory = settings::data_directory();
         let min_free = settings.min_free_space;
         let command = settings::value(c"restore_command").to_string_lossy().into_owned();
-        rows.push(restoring::archive_timeout(
+        general.push(restoring::archive_timeout(
             &settings::value(c"archive_timeout").to_string_lossy(),
         ));
-        let checks = in_background(move |cancelled| {
+        let (apart, restore_command, checks) = in_background(move |cancelled| {
             let options = check::Options {
                 data_directory: Some(data_directory),
                 min_free,
                 cancelled: Some(cancelled),
                 ..check::Options::default()
             };
+            let paths: Vec<_> = destinations.iter().map(|there| there.path()).collect();
             let server = std::env::current_exe().ok();
             let restore_command = restoring::restore_command(&Restoring {
                 command: &command,
                 path: std::env::var_os("PATH").as_deref(),
-                archive: &path,
+                archives: &paths,
                 programs: server.as_deref().and_then(Path::parent),
             });
-            let mut checks = vec![restore_command];
-            checks.extend(check::check(&path, &options));
-            checks
+            let checks =
+                paths.iter().map(|path| (path.display().to_string(), check::check(path, &options)));
+            (together::look(&destinations), restore_command, checks.collect::<Vec<_>>())
         });
-        rows.extend(checks);
+        if let Some(reason) = apart {
+            let wrong = configuration::not_apart(&reason);
+            general.iter_mut().filter(|check| check.name == wrong.name).for_each(|check| {
+                *check = wrong.clone();
+            });
+        }
+        general.push(restore_command);
+        rows = checks;
     }
-    TableIterator::new(
-        rows.into_iter()
-            .map(|c| (c.name.to_owned(), c.status.name().to_owned(), report::for_server(c.detail))),
-    )
+    let general = general.into_iter().map(|check| (None, check));
+    let rows = rows.into_iter().flat_map(|(destination, checks)| {
+        checks.into_iter().map(move |check| (Some(destination.clone()), check))
+    });
+    let rows = general.chain(rows).map(|(destination, check)| {
+        let detail = report::for_server(check.detail);
+        let destination = destination.map(report::for_server);
+        (destination, check.name.to_owned(), check.status.name().to_owned(), detail)
+    });
+    TableIterator::new(rows.collect::<Vec<_>>())
 }
 
-/// Ends a segment, waits for it in the archive and reads it back.
+/// Ends a segment, waits for it in each archive and reads it back.
 #[pg_extern(sql = false)]
 fn walsafe_archive_test(
     timeout: f64,
@@ -223,8 +229,7 @@ fn walsafe_archive_test(
             "It is a number of seconds, 0 or more.",
         );
     };
-    let archive = end_to_end::destination();
-    let destination = archive.display().to_string();
+    let archives = end_to_end::destinations();
     let data_directory = settings::data_directory();
     let segment = end_to_end::switch().to_string();
     let name = FileName::new(&segment).map_err(|e| e.to_string());
@@ -239,78 +244,158 @@ fn walsafe_archive_test(
             past_cache: true,
             ..Expectation::default()
         };
-        read_back(&archive, &name, &expected, limit, &|| !cancelled.load(Ordering::Relaxed))
+        let began = Instant::now();
+        let read = archives.into_iter().map(|archive| {
+            // All have the same time.
+            let limit = limit.saturating_sub(began.elapsed());
+            let go_on = || !cancelled.load(Ordering::Relaxed);
+            let found = read_back(&archive, &name, &expected, limit, &go_on);
+            (archive, found)
+        });
+        read.collect::<Vec<_>>()
     });
-    let file = match &found {
-        ReadBack::Whole { stored, .. } | ReadBack::Wrong { stored, .. } => stored.to_string(),
-        ReadBack::NotThere(_) => segment,
-    };
-    let (status, detail) = end_to_end::outcome(&found, timeout);
-    TableIterator::once((destination, file, status.name().to_owned(), detail))
+    let rows = found.into_iter().map(move |(archive, found)| {
+        let file = match &found {
+            ReadBack::Whole { stored, .. } | ReadBack::Wrong { stored, .. } => stored.to_string(),
+            ReadBack::NotThere(_) => segment.clone(),
+        };
+        let (status, detail) = end_to_end::outcome(&archive, &found, timeout);
+        let destination = report::for_server(archive.display().to_string());
+        (destination, file, status.name().to_owned(), report::for_server(detail))
+    });
+    TableIterator::new(rows.collect::<Vec<_>>())
 }
 
 /// A finding as a row.
-type Row = (String, String, String, String);
+type Row = (String, String, String, String, String);
 
-/// Reads every file of an archive and returns what is wrong.
+/// Reads every file of an archive, or of each, and returns what is wrong.
 #[pg_extern(sql = false)]
 fn walsafe_archive_verify(
     destination: Option<&str>,
 ) -> TableIterator<
     'static,
-    (name!(file, String), name!(finding, String), name!(reason, String), name!(advice, String)),
+    (
+        name!(destination, String),
+        name!(file, String),
+        name!(finding, String),
+        name!(reason, String),
+        name!(advice, String),
+    ),
 > {
-    let path = archive_to_read(destination);
-    let result = in_background(move |cancelled| {
+    let found = in_each(archives_to_read(destination), |path, go_on| {
         let options = verify::Options { threads: VERIFY_THREADS, ..verify::Options::default() };
-        verify::verify(&path, &options, &mut |_| !cancelled.load(Ordering::Relaxed))
-            .map(|report| report.findings)
+        verify::verify(path, &options, &mut |_| go_on()).map(|report| report.findings)
     });
-    TableIterator::new(rows(result))
+    TableIterator::new(rows(found))
 }
 
-/// Returns the segments that are missing from an archive.
+/// Returns the segments that are missing from an archive, or from each.
 #[pg_extern(sql = false)]
 fn walsafe_archive_gaps(
     destination: Option<&str>,
 ) -> TableIterator<
     'static,
-    (name!(file, String), name!(finding, String), name!(reason, String), name!(advice, String)),
+    (
+        name!(destination, String),
+        name!(file, String),
+        name!(finding, String),
+        name!(reason, String),
+        name!(advice, String),
+    ),
 > {
-    let path = archive_to_read(destination);
-    let result = in_background(move |cancelled| {
-        verify::gaps(&path, &mut |_| !cancelled.load(Ordering::Relaxed))
-    });
-    TableIterator::new(rows(result))
+    let found =
+        in_each(archives_to_read(destination), |path, go_on| verify::gaps(path, &mut |_| go_on()));
+    TableIterator::new(rows(found))
+}
+
+/// What was found in one archive.
+type Found = (PathBuf, Result<Findings, VerifyError>);
+
+/// Reads one archive after the other, beside the session's main thread.
+fn in_each(
+    archives: Vec<PathBuf>,
+    read: impl Fn(&Path, &dyn Fn() -> bool) -> Result<Findings, VerifyError> + Send + 'static,
+) -> Vec<Found> {
+    in_background(move |cancelled| {
+        let go_on = || !cancelled.load(Ordering::Relaxed);
+        let read = archives.into_iter().map(|path| {
+            let found = read(&path, &go_on);
+            (path, found)
+        });
+        read.collect()
+    })
 }
 
 /// Makes the rows one by one, as the server asks for them: there may be one for each file of an archive, and
 /// the server keeps what it has asked for in memory and files of its own.
-fn rows(result: Result<Findings, VerifyError>) -> impl Iterator<Item = Row> {
-    let findings = match result {
-        Ok(findings) => findings,
-        Err(VerifyError::Archive(error)) => report::raise_error(&error),
-        Err(ref error @ VerifyError::Nothing { ref path }) => Report {
+///
+/// An archive that cannot be read is an error; one of several, a row: what was found in the others counts.
+fn rows(found: Vec<Found>) -> impl Iterator<Item = Row> {
+    let several = found.len() > 1;
+    let found: Vec<_> = found
+        .into_iter()
+        .map(|(path, result)| {
+            let result = match result {
+                Err(error) if several => Err(unreadable(&error)),
+                Err(error) => raise(error),
+                Ok(findings) => Ok(findings),
+            };
+            (report::for_server(path.display().to_string()), result)
+        })
+        .collect();
+    found.into_iter().flat_map(|(destination, result)| {
+        let (findings, unreadable) = match result {
+            Ok(findings) => (Some(findings), None),
+            Err(unreadable) => (None, Some(unreadable)),
+        };
+        let name = destination.clone();
+        let unreadable = unreadable.map(move |(reason, advice)| {
+            let kind = FindingKind::Unreadable.name().to_owned();
+            (name, String::new(), kind, report::for_server(reason), advice)
+        });
+        let mut next = 0;
+        let rows = std::iter::from_fn(move || {
+            let Finding { file, problem } = findings.as_ref()?.get(next)?;
+            next += 1;
+            let advice = problem.advice().to_owned();
+            let (file, reason) = (report::for_server(file), report::for_server(problem.reason));
+            Some((destination.clone(), file, problem.kind.name().to_owned(), reason, advice))
+        });
+        unreadable.into_iter().chain(rows)
+    })
+}
+
+/// Returns why an archive could not be read, and what to do.
+fn unreadable(error: &VerifyError) -> (String, String) {
+    let advice = match error {
+        VerifyError::Archive(error) => error.hint(Activity::Checking).into_owned(),
+        VerifyError::Nothing { .. } => ErrorKind::NothingThere.hint(Activity::Checking).to_owned(),
+        VerifyError::Cancelled => String::new(),
+    };
+    let reason = match error {
+        VerifyError::Archive(error) => format!("{error}: {}", error.detail()),
+        error => error.to_string(),
+    };
+    (reason, advice)
+}
+
+fn raise(error: VerifyError) -> ! {
+    match error {
+        VerifyError::Archive(error) => report::raise_error(&error),
+        VerifyError::Nothing { ref path } => Report {
             code: PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             message: error.to_string(),
             detail: format!("\"{}\" was searched.", path.display()),
             hint: ErrorKind::NothingThere.hint(Activity::Checking).to_owned(),
         }
         .raise(),
-        Err(error) => report::raise(
+        error @ VerifyError::Cancelled => report::raise(
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             "could not verify the archive",
             &words::sentence(&error.to_string()),
         ),
-    };
-    let mut next = 0;
-    std::iter::from_fn(move || {
-        let Finding { file, problem } = findings.get(next)?;
-        next += 1;
-        let advice = problem.advice().to_owned();
-        let (file, reason) = (report::for_server(file), report::for_server(problem.reason));
-        Some((file, problem.kind.name().to_owned(), reason, advice))
-    })
+    }
 }
 
 /// Runs `work` beside the session's main thread.
@@ -339,9 +424,9 @@ fn in_background<T: Send + 'static>(
     }
 }
 
-/// Returns the archive that a function is to read: the one given, or the configured one. The role must be
+/// Returns the archives that a function is to read: the one given, or the configured ones. The role must be
 /// allowed to read the server's files, whatever the function's privileges are.
-fn archive_to_read(given: Option<&str>) -> PathBuf {
+fn archives_to_read(given: Option<&str>) -> Vec<PathBuf> {
     // SAFETY: looks at the session's user in its main thread.
     let user = unsafe { pg_sys::GetUserId() };
     let role = pg_sys::Oid::from(pg_sys::ROLE_PG_READ_SERVER_FILES);
@@ -355,7 +440,9 @@ fn archive_to_read(given: Option<&str>) -> PathBuf {
     }
     let Some(given) = given else {
         return match settings::current() {
-            Ok(settings) => settings.destination.path().to_owned(),
+            Ok(settings) => {
+                settings.destinations.iter().map(|there| there.path().to_owned()).collect()
+            }
             Err(Error::NotConfigured) => report::raise(
                 PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
                 "there is no archive to read",
@@ -365,7 +452,7 @@ fn archive_to_read(given: Option<&str>) -> PathBuf {
         };
     };
     match Destination::new(given, settings::data_directory()) {
-        Ok(destination) => destination.path().to_owned(),
+        Ok(destination) => vec![destination.path().to_owned()],
         Err(error) => report::raise(
             PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
             "invalid archive directory",

@@ -31,7 +31,7 @@ impl<'a> Waiter<'a> {
     /// server asks of every process: barriers and memory reports. Does not return when the
     /// postmaster has died.
     ///
-    /// Reloads are left to the server, between two calls.
+    /// Reloads are left to the server, between two calls. See [`Waiter::is_reload_pending`].
     pub(crate) fn wait(&mut self, handle: BorrowedFd<'_>, timeout: Duration) {
         self.latch_was_set |= wait_for_latch(handle, timeout, wait_event::COPY);
         self.show_time();
@@ -45,6 +45,13 @@ impl<'a> Waiter<'a> {
             // SAFETY: as above.
             unsafe { pg_sys::ProcessLogMemoryContextInterrupt() };
         }
+    }
+
+    /// Returns whether the server is to read its configuration again, which it does between two calls. The
+    /// signal has ended a wait.
+    pub(crate) fn is_reload_pending() -> bool {
+        // SAFETY: a flag that a signal handler of this thread sets.
+        unsafe { pg_sys::ConfigReloadPending != 0 }
     }
 
     /// Adds the time to the server's own process title, "archiving NAME". The server sets the next title

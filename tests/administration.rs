@@ -69,7 +69,10 @@ fn a_cluster_is_configured_watched_and_verified_as_documented() {
     document.shows("view-shows", &document.psql(&cluster, "view"));
     let checks = document.psql(&cluster, "check-sql");
     let names = |table: &str| -> Vec<String> {
-        let row = |line: &str| Some(line.split_once(" | ok ")?.0.trim().to_owned());
+        let row = |line: &str| {
+            let (_, name) = line.split_once(" | ok ")?.0.split_once(" | ")?;
+            Some(name.trim().to_owned())
+        };
         table.lines().filter_map(row).collect()
     };
     let rows = names(&checks);
@@ -210,7 +213,6 @@ fn what_the_lost_server_had_not_archived_is_recovered_and_archived() {
 /// `restore_command`, a recovery from both ends early.
 #[test]
 fn another_archive_meanwhile_and_a_recovery_that_reads_both() {
-    require!(tool("rsync"));
     let origin = Origin::new();
     let place = Scratch::new("place");
     let (first, second) = (origin.archive.path().to_owned(), place.join("archive-2"));
@@ -232,19 +234,19 @@ fn another_archive_meanwhile_and_a_recovery_that_reads_both() {
     let both = document.settings("restore-both-archives");
     assert_eq!(rows_after_recovery(&with(origin.recovery(), &both).start()), "1,2");
     hide(&first);
-    refuses(&with(origin.recovery(), &both).create(), "could not open the archive directory");
+    refuses(&with(origin.recovery(), &both).create(), "Could not open the archive directory");
     show(&first);
     hide(&second);
-    refuses(&with(origin.recovery(), &both).create(), "could not open the archive directory");
+    refuses(&with(origin.recovery(), &both).create(), "Could not open the archive directory");
     show(&second);
-    // Nothing in the second archive shows that there is more: a mere `||` would end here.
+    // Nothing in the second archive shows that there is more.
     let begun = Scratch::new("begun");
     scratch::write(&begun.join(IDENTITY), scratch::read(&second.join(IDENTITY)));
     let nearly = emergencies().with("/mnt/archive-2", begun.path()).with("/mnt/archive", &first);
     hide(&first);
     let nearly = nearly.settings("restore-both-archives");
     let stopped = with(origin.recovery(), &nearly).create();
-    refuses(&stopped, "could not open the archive directory");
+    refuses(&stopped, "Could not open the archive directory");
     show(&first);
     let filled = document.run(&origin.primary, "fill-up");
     assert!(filled.ends_with("no findings\n") && filled.contains(" 0 without"), "{filled}");

@@ -34,6 +34,7 @@ fn every_command_ends_with_the_status_of_trouble() {
     for kind in KINDS {
         let storage = kind(origin.archive.path());
         let (server, standby) = (Scratch::new("server"), Scratch::new("standby"));
+        let second = Scratch::new("second");
         scratch::write(&standby.join("standby.signal"), "");
         let _hang = storage.stall();
         let archive = path(storage.path());
@@ -55,6 +56,11 @@ fn every_command_ends_with_the_status_of_trouble() {
             for command in ["verify", "list", "check", "manifest"] {
                 let server = &server;
                 scope.spawn(move || ends(server, vec![command, "--stall-timeout=1", archive], 2));
+            }
+            let second = path(second.path());
+            for [from, to] in [[archive, second], [second, archive]] {
+                let server = &server;
+                scope.spawn(move || ends(server, vec!["copy", "--stall-timeout=1", from, to], 2));
             }
             for command in ["init", "push"] {
                 let (server, data) = (&server, path(&data));

@@ -142,7 +142,7 @@ fn advice_about_permission_fits_a_bare_mount_point_and_an_attribute() {
     scratch::chmod(&archive, 0o755);
     let cluster = Cluster::archiving_to(&archive).start();
     let mark = cluster.mark();
-    let name = cluster.switch_wal();
+    cluster.switch_wal();
     let report = cluster.wait_for_report(mark, "42501");
     assert!(report.message.contains("could not "), "{report:?}");
     let found = "belongs to user root and group root, mode 0755; the server's user is postgres.";
@@ -154,7 +154,7 @@ fn advice_about_permission_fits_a_bare_mount_point_and_an_attribute() {
     assert!(report.hint.starts_with(&says), "{report:?}");
     run(Command::new("sh").args(["-c", command(&report.hint)]));
     cluster.switch_wal();
-    cluster.wait_archived(&name);
+    cluster.wait_all_archived();
 
     run(Command::new("chattr").arg("+i").arg(&archive));
     let mark = cluster.mark();

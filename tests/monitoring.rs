@@ -187,7 +187,11 @@ fn postgres_exporter_serves_the_metrics() {
 
 fn metrics_in(text: &str) -> BTreeSet<String> {
     text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
-        .filter(|word| word.starts_with("walsafe_archive_") || word.starts_with("walsafe_verify_"))
+        .filter(|word| {
+            ["walsafe_archive_", "walsafe_verify_", "walsafe_copy_"]
+                .iter()
+                .any(|begin| word.starts_with(begin))
+        })
         .map(str::to_owned)
         .collect()
 }
@@ -199,13 +203,17 @@ fn both_exporters_have_the_metrics_that_the_alerts_are_about() {
     assert_eq!(postgres.metrics, sql.metrics);
     assert_eq!(postgres.query.replace(' ', ""), sql.query.replace(' ', ""));
     let script = metrics_in(&text("walsafe-verify-metrics"));
+    // `walsafe copy --metrics` has a test of its own for each of those.
+    let copied = metrics_in(include_str!("../docs/monitoring.md"));
     let rules = text("alerts.yaml");
     let used = rules.lines().filter_map(|line| line.trim_start().strip_prefix("expr: "));
     let used: BTreeSet<String> = used.flat_map(metrics_in).collect();
     assert!(used.len() > 6, "{used:?}");
     for metric in used {
         assert!(
-            postgres.metrics.contains(&metric) || script.contains(&metric),
+            postgres.metrics.contains(&metric)
+                || script.contains(&metric)
+                || (metric.starts_with("walsafe_copy_") && copied.contains(&metric)),
             "alerts.yaml asks for {metric}, which nothing exports"
         );
     }
@@ -320,7 +328,7 @@ fn systemd_understands_the_unit_files() {
     let place = Scratch::new("units");
     let mut analyze = Command::new("systemd-analyze");
     analyze.args(["verify", "--man=no"]);
-    for name in ["walsafe-verify.timer", "walsafe-verify.service"] {
+    for name in ["walsafe-verify.timer", "walsafe-verify.service", "walsafe-copy.service"] {
         let unit = fs::read_to_string(monitoring("../docs/systemd").join(name)).unwrap();
         let program = Server::under_test().walsafe();
         let program = program.to_str().expect("a path of ours");
@@ -328,7 +336,7 @@ fn systemd_understands_the_unit_files() {
         analyze.arg(place.join(name));
     }
     let output = run_within(&mut analyze, "", TIMEOUT);
-    assert!(output.success() && !output.stderr.contains("walsafe-verify"), "{output:?}");
+    assert!(output.success() && !output.stderr.contains("walsafe-"), "{output:?}");
 }
 
 /// 0, 1 and 2 are OK, WARNING and CRITICAL, and the first line says why.

@@ -18,8 +18,11 @@ fn wrong_values(cluster: &Cluster) -> Vec<(&'static str, String, &'static str)> 
         (destination, data.to_owned(), "inside the data directory"),
         (destination, format!("{data}/pg_wal/archive"), "inside the data directory"),
         (destination, format!("/{}", "a".repeat(1000)), "too long"),
-        (destination, "/mnt/a,/mnt/b".to_owned(), "Commas and double quotes"),
-        (destination, "/mnt/\"a\"".to_owned(), "Commas and double quotes"),
+        (destination, "/mnt/a,".to_owned(), "List syntax is invalid"),
+        (destination, "/mnt/a, archive".to_owned(), "must be an absolute path: \"archive\""),
+        (destination, "/mnt/a, \"/mnt/a\"".to_owned(), "\"/mnt/a\" is named twice"),
+        (destination, "/mnt/a/b, /mnt/a".to_owned(), "\"/mnt/a/b\" lies in \"/mnt/a\""),
+        (destination, "s3://bucket/prefix".to_owned(), "not a URL"),
         (destination, "/mnt/../etc".to_owned(), "\"..\""),
         ("walsafe_archive.file_mode", "0666".to_owned(), "0600, 0640, 0400 and 0440"),
         ("walsafe_archive.file_mode", "0644".to_owned(), "0600, 0640, 0400 and 0440"),
@@ -65,6 +68,7 @@ fn a_session_that_loaded_the_module_refuses_what_cannot_be_right() {
     // all.
     for (name, value) in [
         ("destination", "/mnt/not/there/yet"),
+        ("destination", "/mnt/a, \"/mnt/b, c\" ,/mnt/\"d\""),
         ("destination", ""),
         ("file_mode", "0440"),
         ("compression", "zstd:3"),

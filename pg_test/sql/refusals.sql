@@ -4,8 +4,12 @@ LOAD 'walsafe_archive';
 ALTER SYSTEM SET walsafe_archive.destination = 'archive';
 \echo :LAST_ERROR_SQLSTATE
 ALTER SYSTEM SET walsafe_archive.destination = '/mnt/a', '/mnt/b';
-ALTER SYSTEM SET walsafe_archive.destination = '/mnt/a,/mnt/b';
-ALTER SYSTEM SET walsafe_archive.destination = '"/mnt/a"';
+ALTER SYSTEM SET walsafe_archive.destination = '/mnt/a,';
+ALTER SYSTEM SET walsafe_archive.destination = '"/mnt/a';
+ALTER SYSTEM SET walsafe_archive.destination = '/mnt/a, archive';
+ALTER SYSTEM SET walsafe_archive.destination = '/mnt/a, /mnt//a/';
+ALTER SYSTEM SET walsafe_archive.destination = '/mnt/a, /mnt/a/b';
+ALTER SYSTEM SET walsafe_archive.destination = 's3://bucket/prefix';
 ALTER SYSTEM SET walsafe_archive.destination = '/mnt/../etc';
 ALTER SYSTEM SET walsafe_archive.destination = E'/mnt/a\tb';
 SELECT current_setting('data_directory') AS data \gset
@@ -37,6 +41,7 @@ ALTER SYSTEM SET walsafe_archive.verify = 'perhaps';
 
 -- What may be right is taken.
 ALTER SYSTEM SET walsafe_archive.destination = '/mnt/not/there/yet';
+ALTER SYSTEM SET walsafe_archive.destination = '/mnt/a, "/mnt/b, c" ,/mnt/"d"';
 ALTER SYSTEM SET walsafe_archive.destination = '';
 ALTER SYSTEM SET walsafe_archive.file_mode = '0440';
 ALTER SYSTEM SET walsafe_archive.compression = 'zstd:3';

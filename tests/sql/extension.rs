@@ -72,7 +72,7 @@ fn every_column_of_the_view_says_what_it_is() {
         "SELECT count(*), string_agg(attname, ' ') FILTER (WHERE col_description(attrelid, attnum) IS NULL)
          FROM pg_attribute WHERE attrelid = 'walsafe_archive_status'::regclass AND attnum > 0",
     );
-    assert_eq!(silent, "21|");
+    assert_eq!(silent, "22|");
 }
 
 /// Nothing needs preloading, but nothing breaks with it.
@@ -174,7 +174,7 @@ fn the_rows_of_the_library_are_those_that_the_sql_declares() {
         "destination, state, last_archived_wal, last_archived_time, last_failed_wal, last_failed_time, \
          last_error, archived_count, already_present_count, failed_count, wal_bytes, stored_bytes, \
          busy_ms, last_ms, backlog_files, backlog_bytes, oldest_waiting_age, free_bytes, \
-         pg_wal_free_bytes, damaged_count, stats_reset"
+         pg_wal_free_bytes, damaged_count, complete_from, stats_reset"
     );
 }
 

@@ -15,8 +15,15 @@ pub fn restore_command(archive: &Path) -> String {
 
 /// The same, with further options.
 pub fn restore_command_with(archive: &Path, options: &str) -> String {
+    restore_command_from(&[archive], options)
+}
+
+/// The same, from several archives.
+pub fn restore_command_from(archives: &[&Path], options: &str) -> String {
     let program = Server::under_test().walsafe();
-    format!("{} restore --from {} {options} %f \"%p\"", program.display(), archive.display())
+    let from: Vec<_> =
+        archives.iter().map(|archive| format!("--from {}", archive.display())).collect();
+    format!("{} restore {} {options} %f \"%p\"", program.display(), from.join(" "))
 }
 
 /// The result of a call of `walsafe`.

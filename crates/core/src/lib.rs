@@ -13,6 +13,7 @@
 //! - [`archive`]: one file from `pg_wal` into an archive, and the threads that do it.
 //! - [`prove`]: an archive, or one file of it, examined.
 //! - [`restore`]: one file back to a server in recovery.
+//! - [`transfer`]: the files of one archive into another.
 //!
 //! Nothing here prints, logs, retries or reads settings.
 
@@ -24,5 +25,6 @@ pub mod restore;
 pub mod server;
 pub mod store;
 pub mod sys;
+pub mod transfer;
 pub mod wal;
 pub mod words;

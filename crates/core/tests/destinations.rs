@@ -74,6 +74,46 @@ fn an_empty_directory_becomes_this_clusters_archive() {
     }
 }
 
+/// Nothing said that a destination which was added later lacks what was archived before.
+#[test]
+fn an_archive_says_which_file_it_begins_with() {
+    let begins_with = |world: &World| {
+        let (store, progress) = (Directory::at(&world.archive), Progress::default());
+        let identity = Identity::at(&*store.visit(&progress).unwrap()).unwrap().unwrap();
+        identity.begins_with.map(|name| name.to_string())
+    };
+    for (waiting, expected) in [
+        // The history files before it are archived in any case; the file may not be the first one.
+        (
+            &["00000001.history", "000000010000000000000004", "000000010000000000000003"][..],
+            Some("000000010000000000000003"),
+        ),
+        (&["00000001.history"], Some("00000001.history")),
+        (&[], None),
+    ] {
+        let world = World::new();
+        let status = world.pg_wal.join("archive_status");
+        fs::create_dir(&status).unwrap();
+        for name in waiting {
+            fs::write(status.join(format!("{name}.ready")), "").unwrap();
+        }
+        let expected = expected.map(str::to_owned);
+        let receipt = world.run(&world.segment(4, 1)).unwrap();
+        assert_eq!(begins_with(&world), expected);
+        assert_eq!(receipt.begins_with.map(|name| name.to_string()), expected);
+    }
+    // Of what another tool brought, nobody knows whether it is all from somewhere on.
+    let world = World::new();
+    let status = world.pg_wal.join("archive_status");
+    fs::create_dir(&status).unwrap();
+    let job = world.segment(1, 1);
+    fs::copy(&job.source, world.archive.join(job.name.as_str())).unwrap();
+    let job = world.segment(2, 1);
+    fs::write(status.join(format!("{}.ready", job.name)), "").unwrap();
+    world.run(&job).unwrap();
+    assert_eq!(begins_with(&world), None);
+}
+
 #[test]
 fn a_directory_of_another_cluster_is_refused_and_nothing_is_written_there() {
     let world = World::new();

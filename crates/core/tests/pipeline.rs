@@ -232,7 +232,7 @@ fn a_pool_whose_writers_hang_keeps_its_bounds_and_ends_after_them() {
     let _alone = alone();
     let (world, _) = long("none");
     let jobs: Vec<Job> =
-        (2..8).map(|n| world.wal(&format!("long{n}"), &random(4 * SEGMENT, n))).collect();
+        (2..8).map(|n| world.wal(&format!("{n:016}.bulk"), &random(4 * SEGMENT, n))).collect();
     let pool = pool(&world, 2);
     let faults = Faults::everywhere(vec![Fault {
         op: Op::Write,
@@ -240,8 +240,7 @@ fn a_pool_whose_writers_hang_keeps_its_bounds_and_ends_after_them() {
         times: usize::MAX,
         effect: Effect::Hang,
     }]);
-    pool.ask(&jobs[0]);
-    pool.offer(jobs.iter().cloned());
+    goes_on(&pool, &world, &jobs[0], &jobs[1..]);
     wait_until("two hangs", || faults.hits() == 2);
     std::thread::sleep(Duration::from_millis(50));
     assert_eq!((pool.threads(), writers()), (2, 2));

@@ -14,9 +14,11 @@ use std::time::Duration;
 use common::*;
 use pools::*;
 use walsafe_core::archive::pool::{AHEAD_PER_WORKER, Pool};
-use walsafe_core::archive::{Job, Notice};
+use walsafe_core::archive::pools::{Pools, Step};
+use walsafe_core::archive::{Job, Notice, Plan};
 use walsafe_core::error::ErrorKind;
 use walsafe_core::server::settings::CheckWal;
+use walsafe_core::store::directory::Staging;
 use walsafe_core::sys::fault::{Effect, Fault, Op, Plan as Faults};
 
 fn hang(op: Op, skip: usize, times: usize) -> Faults {
@@ -39,7 +41,7 @@ fn nothing_is_published_ahead_of_a_history_file() {
     let faults = hang(Op::Flush, 0, 1);
     pool.ask(&history);
     wait_until("the history file to be under way", || faults.hits() == 1);
-    pool.offer(jobs[..8].iter().cloned());
+    goes_on(&pool, &world, &history, &jobs[..8]);
     std::thread::sleep(Duration::from_millis(300));
     assert_eq!(done_in_order(&world, &jobs[..8]), 0);
     faults.release();
@@ -49,12 +51,11 @@ fn nothing_is_published_ahead_of_a_history_file() {
 
     fs::remove_file(world.path(&history)).unwrap();
     assert!(archive(&pool, &history).is_ok());
-    goes_on(&pool, &jobs[..8]);
     wait_until("files ahead", || done_in_order(&world, &jobs) == jobs.len());
 }
 
 fn still_for(pool: &Pool, job: &Job) -> Duration {
-    if let Some(result) = pool.take(job) {
+    if let Some(result) = take(pool, job) {
         panic!("finished: {result:?}");
     }
     pool.still_for(job)
@@ -70,17 +71,18 @@ fn a_hang_is_reported_by_its_time_nothing_more_is_started_and_the_late_result_do
             let world = World::new();
             let jobs = segments(&world, 8);
             let pool = pool(&world, workers);
-            archive(&pool, &jobs[0]).unwrap();
+            waits(&world, &jobs[..1]);
+            held_up(&pool, &jobs[0]).unwrap();
+            wait_until("no look", || pool.threads() == workers.clamp(1, 2));
+            std::thread::sleep(Duration::from_millis(20));
             let faults = hang(op, 0, usize::MAX);
-            pool.ask(&jobs[1]);
-            if workers > 0 {
-                pool.offer(jobs[2..].iter().cloned());
-            }
-            // One thread publishes, in the server's order. The others make files ready meanwhile.
+            goes_on(&pool, &world, &jobs[1], &jobs[2..]);
+            // One thread publishes, in the server's order. The others make files ready meanwhile. A look opens
+            // a directory too, and finds nothing as long as that hangs.
             let publishes = matches!(op, Op::LinkUnnamed | Op::FlushDirectory);
-            let hang = if publishes { 1 } else { workers.max(1) };
-            wait_until("the hang", || faults.hits() >= hang);
-            wait_until("the threads", || pool.threads() == workers.max(1));
+            let busy = if op == Op::OpenDirectory { workers.clamp(1, 2) } else { workers.max(1) };
+            wait_until("the hang", || faults.hits() >= if publishes { 1 } else { busy });
+            wait_until("the threads", || pool.threads() == busy);
             if publishes && workers > 0 {
                 wait_until("the others to be ready", || {
                     let calls = faults.calls();
@@ -94,12 +96,11 @@ fn a_hang_is_reported_by_its_time_nothing_more_is_started_and_the_late_result_do
 
             pool.hold(then);
             let threads = pool.threads();
-            assert_eq!(threads, workers.max(1), "{op:?}");
+            assert_eq!(threads, busy, "{op:?}");
             let hits = faults.hits();
             for _ in 0..20 {
                 let stuck = pool.held();
                 assert!(stuck.is_some_and(|stuck| stuck >= then), "{op:?}: {stuck:?}");
-                assert!(!pool.wants_more());
                 // Even asked for again, and for another, nothing more starts.
                 pool.ask(&jobs[1]);
                 std::thread::sleep(Duration::from_millis(2));
@@ -110,13 +111,14 @@ fn a_hang_is_reported_by_its_time_nothing_more_is_started_and_the_late_result_do
 
             faults.release();
             wait_until("the thaw", || pool.held().is_none());
+            waits(&world, []);
             // If it has its name by now, it is found, and read back past the cache.
             for (n, job) in jobs.iter().enumerate().skip(1) {
                 let outcome = archive(&pool, job).unwrap();
                 let (there, batch) = (outcome.already_present(), op == Op::FlushDirectory);
                 assert!(there == (n == 1 && publishes) || (batch && n > 1), "{op:?}: {n}");
             }
-            assert_eq!(pool.threads(), threads, "{op:?}");
+            assert!(pool.threads() <= workers.max(1), "{op:?}");
             drop(faults);
         }
         wait_until("the threads to be gone", || threads_named_walsafe() == 0);
@@ -135,8 +137,7 @@ fn a_pool_that_is_held_starts_nothing_though_threads_are_idle() {
     pool.ask(&jobs[1]);
     wait_until("the hang", || faults.hits() == 1);
     pool.hold(Duration::ZERO);
-    pool.offer(jobs[2..].iter().cloned());
-    pool.ask(&jobs[2]);
+    goes_on(&pool, &world, &jobs[2], &jobs[2..]);
     std::thread::sleep(Duration::from_millis(100));
     assert!(pool.held().is_some());
     assert_eq!(done_in_order(&world, &jobs), 1, "nothing was started");
@@ -153,9 +154,9 @@ fn a_hang_ahead_does_not_hold_up_the_file_that_is_asked_for() {
     let world = World::new();
     let jobs = segments(&world, 4);
     let pool = pool(&world, 2);
-    archive(&pool, &jobs[0]).unwrap();
+    held_up(&pool, &jobs[0]).unwrap();
     let faults = hang(Op::Flush, 0, 1);
-    pool.offer([jobs[2].clone()]);
+    goes_on(&pool, &world, &jobs[0], [&jobs[2]]);
     wait_until("the hang", || faults.hits() == 1);
     archive(&pool, &jobs[1]).unwrap();
     pool.ask(&jobs[2]);
@@ -198,7 +199,7 @@ fn a_pool_that_is_retired_while_a_call_hangs_ends_after_it() {
     let faults = hang(Op::Flush, 0, 1);
     old.ask(&jobs[1]);
     wait_until("the hang", || faults.hits() == 1);
-    old.offer([jobs[2].clone()]);
+    goes_on(&old, &world, &jobs[1], [&jobs[2]]);
     old.retire();
     assert!(old.busy().is_some());
     let new = pool(&world, 2);
@@ -216,6 +217,7 @@ fn a_panic_in_a_thread_is_an_error_of_that_file_and_the_next_try_succeeds() {
     let world = World::new();
     let jobs = segments(&world, 4);
     let pool = pool(&world, 1);
+    waits(&world, []);
     archive(&pool, &jobs[0]).unwrap();
     for op in [Op::Open, Op::Read, Op::Write, Op::Flush, Op::LinkUnnamed, Op::FlushDirectory] {
         let _ = fs::remove_file(world.path(&jobs[1]));
@@ -232,7 +234,8 @@ fn a_panic_in_a_thread_is_an_error_of_that_file_and_the_next_try_succeeds() {
     // If it failed ahead, it is tried once more before anything is reported.
     let faults =
         Faults::everywhere(vec![Fault { op: Op::Write, skip: 0, times: 1, effect: Effect::Panic }]);
-    pool.offer([jobs[2].clone()]);
+    held_up(&pool, &jobs[0]).unwrap();
+    goes_on(&pool, &world, &jobs[0], [&jobs[2]]);
     wait_until("the panic ahead", || faults.hits() == 1 && pool.busy().is_none());
     assert!(!archive(&pool, &jobs[2]).unwrap().already_present());
 }
@@ -244,25 +247,23 @@ fn threads_and_files_ahead_stay_within_their_bounds() {
     let world = World::new();
     let jobs = segments(&world, 60);
     let pool = pool(&world, 3);
-    archive(&pool, &jobs[0]).unwrap();
+    held_up(&pool, &jobs[0]).unwrap();
     let faults = hang(Op::FlushDirectory, 0, usize::MAX);
-    pool.offer(jobs[1..].iter().cloned());
+    goes_on(&pool, &world, &jobs[0], &jobs[1..]);
     // One thread publishes the first, and hangs. The others make ready what the bound allows.
-    let bound = 1 + 3 * AHEAD_PER_WORKER;
+    let bound = 3 * AHEAD_PER_WORKER;
     let ready = || faults.calls().iter().filter(|op| **op == Op::Flush).count();
     wait_until("a thread to hang", || faults.hits() == 1);
-    wait_until("files to be ready", || ready() == bound - 1);
+    wait_until("files to be ready", || ready() == bound);
     // What was ready when it began is in the same batch.
     let named = done_in_order(&world, &jobs);
-    assert!((2..bound).contains(&named), "{named}");
+    assert!((2..=bound).contains(&named), "{named}");
     pool.ask(&jobs[1]);
     std::thread::sleep(Duration::from_millis(50));
-    assert_eq!((pool.threads(), faults.hits(), ready()), (3, 1, bound - 1));
+    assert_eq!((pool.threads(), faults.hits(), ready()), (3, 1, bound));
     assert_eq!(done_in_order(&world, &jobs), named, "nothing is published behind it");
     faults.release();
-    wait_until("the bound", || done_in_order(&world, &jobs) == bound);
-    std::thread::sleep(Duration::from_millis(100));
-    assert_eq!(done_in_order(&world, &jobs), bound);
+    wait_until("the backlog", || done_in_order(&world, &jobs) == jobs.len());
     assert_eq!(pool.threads(), 3);
 }
 
@@ -277,10 +278,14 @@ fn a_copy_that_comes_back_after_its_segment_was_reused_publishes_nothing() {
             world.plan.staging = staging;
             let jobs = segments(&world, 3);
             let old = pool(&world, 1);
-            archive(&old, &jobs[0]).unwrap();
-            let faults = hang(Op::OpenDirectory, 0, 1);
+            waits(&world, [&jobs[0]]);
+            held_up(&old, &jobs[0]).unwrap();
+            wait_until("the look", || old.busy().is_none());
+            std::thread::sleep(Duration::from_millis(20));
+            // A look into the server's own directory comes first.
+            let faults = hang(Op::OpenDirectory, usize::from(ahead), 1);
             if ahead {
-                old.offer([jobs[1].clone()]);
+                goes_on(&old, &world, &jobs[0], [&jobs[1]]);
             } else {
                 old.ask(&jobs[1]);
             }
@@ -310,9 +315,10 @@ fn a_success_ahead_from_before_a_hang_is_looked_up_once_more() {
     let world = World::new();
     let jobs = segments(&world, 4);
     let pool = pool(&world, 2);
-    archive(&pool, &jobs[0]).unwrap();
-    pool.offer(jobs[2..].iter().cloned());
+    waits(&world, [&jobs[0], &jobs[2], &jobs[3]]);
+    held_up(&pool, &jobs[0]).unwrap();
     wait_until("files ahead", || done_in_order(&world, &jobs) == 3 && pool.busy().is_none());
+    waits(&world, []);
     let faults = hang(Op::Flush, 0, 1);
     pool.ask(&jobs[1]);
     wait_until("the hang", || faults.hits() == 1);
@@ -336,7 +342,7 @@ fn a_file_that_moves_beside_one_that_hangs_does_not_release_the_pool() {
     let _alone = alone();
     let world = World::new();
     let jobs = segments(&world, 2);
-    let long = world.wal("long", &random(64 * SEGMENT, 1));
+    let long = world.wal("00000001000000000000FFFF.bulk", &random(64 * SEGMENT, 1));
     let pool = pool(&world, 2);
     archive(&pool, &jobs[0]).unwrap();
     let faults = hang(Op::Flush, 0, 1);
@@ -346,7 +352,7 @@ fn a_file_that_moves_beside_one_that_hangs_does_not_release_the_pool() {
     std::thread::sleep(hung);
     let writes = || faults.calls().iter().filter(|op| **op == Op::Write).count();
     let before = writes();
-    pool.offer([long.clone()]);
+    goes_on(&pool, &world, &jobs[1], [&long]);
     wait_until("the long file to be under way", || writes() > before);
     pool.hold(hung);
     let flushes = || faults.calls().iter().filter(|op| **op == Op::Flush).count();
@@ -400,16 +406,14 @@ fn a_thread_that_cannot_be_started_is_reported_at_once_as_what_it_is() {
     };
     let faults = none();
     for _ in 0..3 {
-        pool.ask(&jobs[0]);
-        pool.offer(jobs[1..].iter().cloned());
-        let Some(Err(error)) = pool.take(&jobs[0]) else { panic!("not told") };
+        goes_on(&pool, &world, &jobs[0], &jobs[1..]);
+        let Some(Err(error)) = take(&pool, &jobs[0]) else { panic!("not told") };
         assert_eq!(error.kind(), ErrorKind::NoThread);
         assert!(error.detail().contains("Resource temporarily unavailable"), "{}", error.detail());
     }
     assert_eq!(pool.threads(), 0);
     drop(faults);
     archive(&pool, &jobs[0]).unwrap();
-    goes_on(&pool, &jobs[1..]);
     // One thread is there: nobody needs the others.
     wait_until("look-ahead", || done_in_order(&world, &jobs) == jobs.len());
     let _faults = none();
@@ -517,4 +521,51 @@ fn nothing_of_the_timeline_before_is_published_after_a_hang_in_it() {
         archive(&again, &history).unwrap();
         assert!(held.iter().all(|job| world.path(job).exists()));
     }
+}
+
+/// What one destination had been brought of the timeline before was left to the next checkpoint, although
+/// another destination was down and had not.
+#[test]
+fn what_one_destination_has_of_the_timeline_before_is_kept_for_another() {
+    let _alone = alone();
+    let (world, held, history) = promoted();
+    let second = world.root.path().join("second");
+    fs::create_dir(&second).unwrap();
+    let plan =
+        Plan { staging: Staging::Named, ..plan(&second, &world.root.path().join("data"), 0) };
+    let plan = Plan { cluster: world.plan.cluster, ..plan };
+    run(&plan, &held[0]).unwrap();
+    let mut pools = Pools::default();
+    pools.update([(world.plan.clone(), 1), (plan, 1)]).unwrap();
+    let mut call = || {
+        let mut call = pools.call(history.clone(), None);
+        let mut answers = None;
+        wait_until("the answers", || {
+            if let Step::Done(done) = call.step() {
+                answers = Some(done);
+            }
+            answers.is_some()
+        });
+        answers.unwrap().are_all_good()
+    };
+    // The second destination alone has temporary names.
+    let effect = Effect::Fail(libc::EIO);
+    let fault = Fault { op: Op::CreateNamed, skip: 0, times: usize::MAX, effect };
+    let faults = Faults::everywhere(vec![fault]);
+    let marked = |mark: &str| {
+        let status = world.pg_wal.join("archive_status");
+        let marked = |job: &&Job| status.join(format!("{}.{mark}", job.name)).exists();
+        held.iter().filter(marked).count()
+    };
+    for _ in 0..2 {
+        assert!(!call());
+        assert_eq!(held.iter().filter(|job| world.path(job).exists()).count(), held.len());
+        assert_eq!((marked("ready"), marked("done")), (held.len(), 0));
+    }
+    drop(faults);
+    assert!(call());
+    assert!(held.iter().all(|job| second.join(job.name.as_str()).exists()));
+    assert_eq!((marked("ready"), marked("done")), (0, held.len()));
+    pools.update([]).unwrap();
+    wait_until("the threads to end", || threads_named_walsafe() == 0);
 }

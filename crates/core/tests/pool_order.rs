@@ -28,12 +28,13 @@ fn fault(op: Op, effect: Effect) -> Fault {
 fn ready_behind_the_first(world: &World, jobs: &[Job], more: Vec<Fault>) -> (Ending, Faults) {
     let workers = jobs.len().div_ceil(AHEAD_PER_WORKER).max(2);
     let pool = pool(world, workers);
+    waits(world, []);
     let before = world.segment(100, 100);
     archive(&pool, &before).unwrap();
     let faults = Faults::everywhere([vec![fault(Op::Flush, Effect::Hang)], more].concat());
     pool.ask(&jobs[0]);
     wait_until("the hang", || faults.hits() == 1);
-    pool.offer(jobs.iter().cloned());
+    goes_on(&pool, world, &jobs[0], jobs);
     let flushes = || faults.calls().iter().filter(|op| **op == Op::Flush).count();
     wait_until("the others to be ready", || flushes() == jobs.len());
     std::thread::sleep(Duration::from_millis(20));
@@ -85,11 +86,14 @@ fn if_the_flush_of_a_batch_fails_each_of_its_names_is_proven_anew() {
         assert_eq!(finish(&pool, &jobs[0]).unwrap_err().kind(), ErrorKind::IoError);
         drop(faults);
         assert_eq!(done_in_order(&world, &jobs), jobs.len(), "they have their names");
+        // The server's calls alone.
+        waits(&world, []);
         for job in &jobs {
             let trace = Faults::everywhere(Vec::new());
             pool.ask(job);
             assert!(pool.take(job).is_none(), "{} counts by a flush that failed", job.name);
             assert!(finish(&pool, job).unwrap().already_present());
+            pool.answered(job);
             assert_proven(&trace.calls(), job.name.as_str());
         }
     }
@@ -107,6 +111,7 @@ fn after_a_failed_flush_of_a_batch_another_disk_gets_all_of_it() {
     finish(&pool, &jobs[0]).unwrap_err();
     drop(faults);
     replace_archive(&world);
+    waits(&world, []);
     for (n, job) in jobs.iter().enumerate() {
         assert!(!archive(&pool, job).unwrap().already_present());
         assert_eq!(done_in_order(&world, &jobs), n + 1);
@@ -165,6 +170,7 @@ fn what_was_ready_before_a_hang_or_a_reload_counts_for_nothing() {
                 wait_until("the threads to end", || old.threads() == 0);
             }
             drop(faults);
+            waits(&world, []);
             let new = if reloaded { pool(&world, 2) } else { old };
             for (n, job) in jobs.iter().enumerate() {
                 assert_eq!(done_in_order(&world, &jobs), n, "published by what was ready before");
@@ -213,21 +219,17 @@ fn nothing_ahead_passes_a_file_that_is_not_archived() {
             let world = World::new();
             let jobs = segments(&world, 6);
             let pool = pool(&world, workers);
-            archive(&pool, &jobs[0]).unwrap();
+            held_up(&pool, &jobs[0]).unwrap();
             match blocked_by {
                 "a conflict" => fs::write(world.path(&jobs[1]), "other").unwrap(),
                 "an unreadable file" => fs::write(&jobs[1].source, "short").unwrap(),
                 _ => fs::remove_file(&jobs[1].source).unwrap(),
             }
             let there = world.names();
-            for asked in [false, true, true] {
-                if asked {
-                    pool.ask(&jobs[1]);
-                }
-                pool.offer(jobs[1..].iter().cloned());
-                if asked {
-                    finish(&pool, &jobs[1]).unwrap_err();
-                }
+            for asked in [0, 1, 1] {
+                goes_on(&pool, &world, &jobs[asked], &jobs[1..]);
+                let result = finish(&pool, &jobs[asked]);
+                assert_eq!(result.is_ok(), asked == 0);
                 wait_until("the threads to be through", || pool.busy().is_none());
                 std::thread::sleep(Duration::from_millis(30));
                 assert_eq!(world.names(), there, "{workers} workers, {blocked_by}");
@@ -246,12 +248,11 @@ fn a_file_that_is_asked_for_waits_for_no_other() {
     let late =
         world.wal("000000010000000000000001.00000028.backup", b"START WAL LOCATION: 0/100028");
     let pool = pool(&world, 3);
-    archive(&pool, &jobs[0]).unwrap();
+    held_up(&pool, &jobs[0]).unwrap();
     let faults = Faults::everywhere(vec![fault(Op::Flush, Effect::Hang)]);
-    pool.offer([late.clone()]);
+    goes_on(&pool, &world, &jobs[0], [&late]);
     wait_until("the hang", || faults.hits() == 1);
-    pool.ask(&jobs[1]);
-    pool.offer([std::slice::from_ref(&late), &jobs[1..]].concat());
+    goes_on(&pool, &world, &jobs[1], jobs[1..].iter().chain([&late]));
     for job in &jobs[1..3] {
         pool.ask(job);
         assert!(!finish(&pool, job).unwrap().already_present());

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use common::*;
-use walsafe_core::restore::{self, Outcome, Request, RestoreError};
+use walsafe_core::restore::{self, Outcome, Request, RestoreError, Round};
 use walsafe_core::store::Progress;
 use walsafe_core::sys::fault::{Op, Plan};
 use walsafe_core::wal::name::FileName;
@@ -38,7 +38,7 @@ fn ask(
 ) -> (Result<Outcome, RestoreError>, Vec<Op>) {
     let plan = Plan::new(Vec::new());
     let result = restore::restore(&Request {
-        archive: &world.archive,
+        archives: std::slice::from_ref(&world.archive),
         name: &FileName::new(file).unwrap(),
         target: &data.join("pg_wal/RECOVERYXLOG"),
         data_directory: data,
@@ -48,6 +48,7 @@ fn ask(
         end_at_hole: None,
         prove_absence: prove,
         steps: &Progress::default(),
+        round: &Round::default(),
     });
     (result, plan.calls())
 }

@@ -15,7 +15,7 @@ use std::time::Duration;
 use common::*;
 use pools::{alone, wait_until};
 use walsafe_core::archive::Job;
-use walsafe_core::restore::{self, Outcome, Request, RestoreError};
+use walsafe_core::restore::{self, Outcome, Request, RestoreError, Round};
 use walsafe_core::store::Progress;
 use walsafe_core::sys::fault::{Effect, Fault, Op, Plan};
 
@@ -39,7 +39,7 @@ impl Place {
 
     fn restore(&self, steps: &Progress) -> Result<Outcome, RestoreError> {
         restore::restore(&Request {
-            archive: &self.world.archive,
+            archives: std::slice::from_ref(&self.world.archive),
             name: &self.job.name,
             target: &self.data.join("pg_wal/RECOVERYXLOG"),
             data_directory: &self.data,
@@ -49,6 +49,7 @@ impl Place {
             end_at_hole: None,
             prove_absence: true,
             steps,
+            round: &Round::default(),
         })
     }
 

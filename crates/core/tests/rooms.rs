@@ -16,7 +16,7 @@ const ORDER: [&[&str]; 9] = [
     &["server"],
     &["store"],
     &["archive", "prove"],
-    &["restore"],
+    &["restore", "transfer"],
 ];
 
 /// What each module uses of the others, by their paths in the crate.

@@ -33,7 +33,9 @@ Examples:
   # what is in it?
   walsafe list /mnt/archive
   # bring what a standby, or a lost server, has and the archive lacks
-  walsafe push --pgdata /var/lib/postgresql/17/standby /mnt/archive"
+  walsafe push --pgdata /var/lib/postgresql/17/standby /mnt/archive
+  # bring what this archive has into a second one, and keep on
+  walsafe copy --follow /mnt/archive /mnt/second"
 )]
 pub(crate) struct Program {
     #[command(subcommand)]
@@ -48,6 +50,7 @@ pub(crate) enum Command {
     Check(Check),
     Manifest(Manifest),
     Push(Push),
+    Copy(Copy),
     Init(Init),
     Completions(Completions),
     Man(Man),
@@ -86,6 +89,9 @@ fn number<const LEAST: u32, const MOST: u32>(text: &str) -> Result<u32, String> 
     long_about = "Gives one file back to a server in recovery, as its restore_command.\n\n\
 Finds the file in any compression. Checks its digest, every page header and every record in it, and that it belongs to this \
 cluster. Puts it in place in one step. Prints nothing on success, and one line otherwise.\n\n\
+With several archives, the first one that has the file, sound, gives it, and one line says what was wrong with those before. \
+One that fails, or does not answer, is asked last for a minute. The end of the WAL needs all of them: leave out of --from \
+what is lost for good.\n\n\
 Never put timeout(1) before it: its exit status 124 means \"no more WAL\" to the server.",
     after_help = "\
 Exit status:
@@ -103,15 +109,17 @@ nothing moves for --stall-timeout.
 Examples:
   # in postgresql.conf
   restore_command = 'walsafe restore --from /mnt/archive %f \"%p\"'
+  # add this for a second archive
+  --from /mnt/second
   # add this in a standby that has no server to stream from
   --on-error=stop
   # add this to give up what comes after a hole that nothing can fill
   --end-at-hole 000000010000000000000062"
 )]
 pub(crate) struct Restore {
-    /// The archive directory
-    #[arg(long, value_name = "DIR")]
-    pub(crate) from: PathBuf,
+    /// The archive directory; may be given several times, for several archives
+    #[arg(long, value_name = "DIR", required = true)]
+    pub(crate) from: Vec<PathBuf>,
     /// What the recovery does when there is trouble with the archive
     #[arg(long, value_enum, default_value_t = OnError::Auto, value_name = "ACTION")]
     pub(crate) on_error: OnError,
@@ -129,6 +137,9 @@ pub(crate) struct Restore {
     /// End the recovery before this segment if it is missing, and accept the loss of all that comes after it
     #[arg(long, value_name = "SEGMENT", value_parser = segment)]
     pub(crate) end_at_hole: Option<SegmentName>,
+    /// Say which archive has given the file
+    #[arg(long, short)]
+    pub(crate) verbose: bool,
     #[command(flatten)]
     pub(crate) common: Common,
     /// The file's name, as the server gives it: %f
@@ -364,6 +375,63 @@ pub(crate) struct Push {
     pub(crate) destination: PathBuf,
 }
 
+/// Copies the files of one archive into another.
+#[derive(Debug, Args)]
+#[command(
+    long_about = "Copies the files of one archive into another: what SOURCE has and DEST lacks, in the archiver's order, history files \
+first. With --follow it keeps on.\n\n\
+Never replaces a file. Reads each file once, past the page cache, and checks digest, compression, page headers and every record on the \
+way. Files keep their compression, and what they carry. Each is durable, digest and name included, before it counts. What DEST has \
+already is not read where the digests of both files agree. After trouble, or a kill at any moment, run it again: it goes on where it \
+stopped.\n\n\
+A DEST that is empty becomes an archive of SOURCE's cluster. A damaged file of SOURCE is left out, and everything else is copied; if a \
+later run finds it sound, it is copied then. Where DEST holds other contents under a name, nothing is copied from there on. The files \
+that pg_receivewal is still writing are left for a later run.\n\n\
+Run as root, it works as the user that owns DEST's identity file, or SOURCE's if DEST has none.",
+    after_help = "\
+Exit status:
+  0    DEST has all that SOURCE has; with --follow, it was asked to end (SIGTERM, SIGINT)
+  1    a file was left out or is damaged, or DEST holds other contents under a name
+  2    the command could not run, or one of the archives failed
+
+Examples:
+  walsafe copy /mnt/archive /mnt/second
+  # in a job: DEST may not be mounted
+  walsafe copy --no-begin --quiet /mnt/archive /mnt/second
+  # as a service, with figures for node_exporter
+  walsafe copy --follow --no-begin --metrics \\
+      /var/lib/prometheus/node-exporter/walsafe-copy.prom \\
+      /mnt/archive /mnt/second"
+)]
+pub(crate) struct Copy {
+    /// Keep on: copy what comes, and wait for an archive that is away, until it is asked to end
+    #[arg(long)]
+    pub(crate) follow: bool,
+    /// How often --follow looks for new files
+    #[arg(long, value_name = "SECONDS", default_value_t = 5, requires = "follow", value_parser = number::<1, 3600>)]
+    pub(crate) interval: u32,
+    /// Write how far DEST is behind into this file, for node_exporter's textfile collector
+    #[arg(long, value_name = "FILE")]
+    pub(crate) metrics: Option<PathBuf>,
+    /// Refuse a DEST that has no identity file: it may not be mounted
+    #[arg(long)]
+    pub(crate) no_begin: bool,
+    /// How many files to copy at a time [default: one for each processor, at most 8]
+    #[arg(long, short, value_name = "NUMBER", value_parser = number::<1, 64>)]
+    pub(crate) jobs: Option<u32>,
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Show no progress bar, not even on a terminal
+    #[arg(long, short)]
+    pub(crate) quiet: bool,
+    /// The archive directory to read
+    #[arg(value_name = "SOURCE")]
+    pub(crate) source: PathBuf,
+    /// The archive directory to write
+    #[arg(value_name = "DEST")]
+    pub(crate) destination: PathBuf,
+}
+
 /// Prints BLAKE3 digests of the files, for b3sum --check.
 #[derive(Debug, Args)]
 #[command(
@@ -422,8 +490,18 @@ pub(crate) struct Man {
 }
 
 /// The commands that have a manual page of their own: all of them.
-const COMMANDS: [&str; 9] =
-    ["restore", "verify", "list", "check", "manifest", "push", "init", "completions", "man"];
+const COMMANDS: [&str; 10] = [
+    "restore",
+    "verify",
+    "list",
+    "check",
+    "manifest",
+    "push",
+    "copy",
+    "init",
+    "completions",
+    "man",
+];
 
 #[cfg(test)]
 mod tests {

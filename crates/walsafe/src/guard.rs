@@ -25,5 +25,10 @@ pub(crate) fn watch() {
 
 /// Runs the program. A panic, in any thread that the program waits for, ends it with the status `trouble`.
 pub(crate) fn run(trouble: u8, program: impl FnOnce() -> u8) -> u8 {
-    panic::catch_unwind(AssertUnwindSafe(program)).unwrap_or(trouble)
+    catch(program).unwrap_or(trouble)
+}
+
+/// Runs a part of the program. `None` if it panicked, which it has said.
+pub(crate) fn catch<T>(part: impl FnOnce() -> T) -> Option<T> {
+    panic::catch_unwind(AssertUnwindSafe(part)).ok()
 }

@@ -6,16 +6,19 @@
 //! ended by then, and nothing that it was to do is done.
 
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use walsafe_core::error::Error;
+use walsafe_core::restore::Round;
 use walsafe_core::store::Progress;
 use walsafe_core::sys;
 use walsafe_core::sys::worker::{End, Stream, WayOut, Worker};
+use walsafe_core::words;
 
 use crate::{guard, terminal};
 
@@ -23,10 +26,18 @@ use crate::{guard, terminal};
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How long a copy that was killed may take to end, before the message says that it does not.
 const KILL_PATIENCE: Duration = Duration::from_millis(500);
+/// How long work may take to end that was asked to.
+const END_PATIENCE: Duration = Duration::from_secs(5);
 /// The exit status of a copy that has panicked. No command has it.
 const PANICKED: u8 = 70;
 /// The exit status of a copy that could not start a thread. No command has it.
 const NO_THREAD: u8 = 71;
+/// What a copy says that leaves because the one archive hangs. No command has it as its status.
+const STALLED: u8 = 72;
+/// What a copy says that leaves because it hangs where the file is to be put. No command has it.
+const STUCK: u8 = 73;
+/// How long an archive may stand still while another one can be asked.
+const IMPATIENCE: Duration = Duration::from_secs(5);
 /// Stack of the thread that works, in bytes: that of a process.
 const STACK: usize = 8 << 20;
 
@@ -97,56 +108,201 @@ pub(crate) fn watch(
     }
 }
 
-/// The same, for a caller that may take over orphans and must never find one that a signal has ended: a copy that
-/// hangs gives up by itself. The work is done by a thread of it.
-pub(crate) fn watch_and_leave(
+/// The same for work that goes on until this process is asked to end, with status 0 then. Storage that hangs is
+/// waited for, however long; `say` is told once that it does, and once that it answers again.
+pub(crate) fn watch_until_asked(
     path: &Path,
     timeout: Option<Duration>,
-    work: impl FnOnce(&Signs) -> u8 + Send,
+    say: &dyn Fn(Option<&Error>),
+    work: impl FnOnce(&Signs) -> u8,
 ) -> Result<u8, Lost> {
-    let Some(timeout) = timeout else { return Ok(work(&Signs::default())) };
     let died = |what: &str, e: io::Error| Lost::Died(format!("could not {what}: {e}"));
-    let mut worker = Worker::start(|way_out| work_in_a_thread(timeout, way_out, work))
+    sys::note_requests_to_end().map_err(|e| died("wait for signals", e))?;
+    let signs = sys::shared(Signs::default()).map_err(|e| died("reserve memory", e))?;
+    let mut worker = Worker::start(|_| guard::run(PANICKED, || work(signs)))
+        .map_err(|e| died("start a process", e))?;
+    let (mut still, mut hangs, mut asked) = (Still::new(signs), false, None);
+    loop {
+        match worker.wait(LOOK_EVERY, &mut hand_on) {
+            Ok(Some(end)) => return status(end),
+            Ok(None) => {}
+            Err(e) => {
+                worker.kill(KILL_PATIENCE);
+                return Err(died("wait for a process", e));
+            }
+        }
+        if asked.is_none() && sys::is_asked_to_end() {
+            worker.ask_to_end();
+            asked = Some(Instant::now());
+        }
+        // Whatever it is doing, all that it has published is whole.
+        if asked.is_some_and(|at| at.elapsed() >= END_PATIENCE) {
+            worker.kill(KILL_PATIENCE);
+            terminal::clear_line();
+            return Ok(0);
+        }
+        let Some(timeout) = timeout else { continue };
+        let hung = std::mem::replace(&mut hangs, still.is_for(timeout));
+        if hangs && !hung {
+            let (path, seconds) = (path.to_owned(), timeout.as_secs());
+            say(Some(&Error::StorageHangs { path, seconds, left: None }));
+        } else if hung && !hangs {
+            say(None);
+        }
+    }
+}
+
+/// The same, for a caller that may take over orphans and must never find one that a signal has ended: a copy that
+/// hangs gives up by itself.
+///
+/// Of several archives, one that hangs is left to itself. It is asked once more when the others have been, and
+/// then counts as one that hangs.
+pub(crate) fn watch_and_leave<T, Work, Answer>(
+    rounds: Rounds<'_, Work, Answer>,
+    timeout: Option<Duration>,
+) -> Result<u8, Lost>
+where
+    T: Send,
+    Work: Fn(&Signs, &Round) -> T + Sync,
+    Answer: Fn(T, &[Stood]) -> u8,
+{
+    let Some(timeout) = timeout else {
+        let round = Round::new(rounds.last, Vec::new());
+        return Ok((rounds.answer)((rounds.work)(&Signs::default(), &round), &[]));
+    };
+    let died = |what: &str, e: io::Error| Lost::Died(format!("could not {what}: {e}"));
+    let archives = rounds.archives;
+    let mut worker = Worker::start(|way_out| work_in_threads(rounds, timeout, way_out))
         .map_err(|e| died("start a process", e))?;
     let id = worker.id();
     loop {
         match worker.wait(timeout, &mut hand_on) {
             Ok(None) => {}
-            Ok(Some(End::GaveUp)) => {
+            Ok(Some(End::Left(STALLED))) => {
                 let left = (!worker.ends_within(KILL_PATIENCE)).then_some(id);
-                return Err(stalled(path, timeout, left));
+                let path = archives.first().cloned().unwrap_or_default();
+                return Err(stalled(&path, timeout, left));
             }
+            Ok(Some(End::Left(STUCK))) => {
+                let time = words::count(timeout.as_secs(), "second");
+                return Err(Lost::Died(format!(
+                    "nothing has moved for {time} where the file is to be put"
+                )));
+            }
+            Ok(Some(End::Left(result))) => return status(End::Exited(result)),
             Ok(Some(end)) => return status(end),
             Err(e) => return Err(died(&format!("wait for process {id}"), e)),
         }
     }
 }
 
-/// Runs work in a thread, and returns what it returns. If it makes no step for `timeout`, this process gives up.
-fn work_in_a_thread(
+/// An archive that stood still, by its place, and for how many seconds.
+pub(crate) type Stood = (usize, u64);
+
+/// Work on archives of which each may hang, in rounds ([`Round`]).
+pub(crate) struct Rounds<'a, Work, Answer> {
+    /// The archives. There is at least one.
+    pub(crate) archives: &'a [PathBuf],
+    /// Those that the first round asks last, by their places.
+    pub(crate) last: Vec<usize>,
+    /// Makes one round, in a thread of its own. A round that was given up may go on until the process ends.
+    pub(crate) work: Work,
+    /// Says what came of it, given what stood still meanwhile, and returns the exit status. It may take as long
+    /// as it likes.
+    pub(crate) answer: Answer,
+}
+
+/// Makes one round after the other until one comes to an end, and returns what that answers.
+fn work_in_threads<T, Work, Answer>(
+    rounds: Rounds<'_, Work, Answer>,
     timeout: Duration,
     way_out: WayOut,
-    work: impl FnOnce(&Signs) -> u8 + Send,
-) -> u8 {
-    let (signs, (done, result)) = (Signs::default(), sync_channel(1));
+) -> u8
+where
+    T: Send,
+    Work: Fn(&Signs, &Round) -> T + Sync,
+    Answer: Fn(T, &[Stood]) -> u8,
+{
+    let Rounds { archives, mut last, work, answer } = rounds;
+    let (work, mut hung, mut stood) = (&work, Vec::new(), Vec::new());
     thread::scope(|scope| {
-        let run = || {
-            // Whoever waits for it stays until it is there.
-            let _ = done.send(guard::run(PANICKED, || work(&signs)));
-        };
-        if thread::Builder::new().stack_size(STACK).spawn_scoped(scope, run).is_err() {
-            return NO_THREAD;
-        }
-        let mut still = Still::new(&signs);
         loop {
-            match result.recv_timeout(LOOK_EVERY) {
-                Ok(status) => return status,
-                Err(RecvTimeoutError::Disconnected) => return PANICKED,
-                Err(RecvTimeoutError::Timeout) if still.is_for(timeout) => way_out.give_up(),
-                Err(RecvTimeoutError::Timeout) => {}
+            let (done, result) = sync_channel(1);
+            let begun = Arc::new((Signs::default(), Round::new(last.clone(), hung.clone())));
+            let (signs, round) = &*begun;
+            let run = {
+                let begun = Arc::clone(&begun);
+                // Whoever waits for it stays until it is there, or has given the round up.
+                move || drop(done.send(guard::catch(|| work(&begun.0, &begun.1))))
+            };
+            let is_last_try = |at| last.contains(&at) || hung.len() + 1 >= archives.len();
+            let limit = |at| if is_last_try(at) { timeout } else { timeout.min(IMPATIENCE) };
+            let ended = match thread::Builder::new().stack_size(STACK).spawn_scoped(scope, run) {
+                Ok(_) => wait(signs, round, &result, limit),
+                Err(_) => Ended::Failed(NO_THREAD),
+            };
+            let answered = match ended {
+                Ended::Made(made) => answer(made, &stood),
+                Ended::Failed(status) => status,
+                Ended::Stuck => way_out.leave(STUCK),
+                Ended::Stalled if archives.len() == 1 => way_out.leave(STALLED),
+                // Not at an archive.
+                Ended::Stalled if hung.len() == archives.len() => way_out.leave(STUCK),
+                Ended::Stalled => {
+                    let at = round.at();
+                    let here = (at, limit(at).as_secs());
+                    if is_last_try(at) {
+                        hung.push(here);
+                    } else {
+                        last.push(at);
+                    }
+                    stood.push(here);
+                    continue;
+                }
+            };
+            // A thread that hangs is waited for by whoever leaves this scope.
+            if stood.is_empty() {
+                return answered;
             }
+            way_out.leave(answered);
         }
     })
+}
+
+/// How a round came to an end.
+enum Ended<T> {
+    Made(T),
+    /// The status says why.
+    Failed(u8),
+    /// It makes no step any more, and was given up.
+    Stalled,
+    /// It makes no step any more, and was just about to put the file in place.
+    Stuck,
+}
+
+fn wait<T>(
+    signs: &Signs,
+    round: &Round,
+    result: &Receiver<Option<T>>,
+    limit: impl Fn(usize) -> Duration,
+) -> Ended<T> {
+    let (mut still, mut is_delivering) = (Still::new(signs), false);
+    loop {
+        match result.recv_timeout(LOOK_EVERY) {
+            Ok(Some(made)) => return Ended::Made(made),
+            Ok(None) | Err(RecvTimeoutError::Disconnected) => return Ended::Failed(PANICKED),
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        if still.is_for(limit(round.at())) {
+            if round.give_up() {
+                return Ended::Stalled;
+            }
+            if is_delivering {
+                return Ended::Stuck;
+            }
+            (still, is_delivering) = (Still::new(signs), true);
+        }
+    }
 }
 
 /// For how long no step was made. Only time in which this process runs counts: all of it may be stopped, from a
@@ -180,8 +336,8 @@ fn status(end: End) -> Result<u8, Lost> {
         End::Exited(PANICKED) => Err(Lost::Panicked),
         End::Exited(NO_THREAD) => died("could not start a thread"),
         End::Exited(status) => Ok(status),
-        // Only work in a thread does that.
-        End::GaveUp => died("the process that did the work has given up"),
+        // Only work in threads does that.
+        End::Left(_) => died("the process that did the work has left"),
         End::Killed(signal) => {
             died(&format!("the process that did the work was ended by signal {signal}"))
         }

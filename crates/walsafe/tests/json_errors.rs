@@ -33,6 +33,7 @@ fn call(command: &str, place: &Place, archive: &str) -> Command {
     match command {
         "restore" => call.arg("--from").arg(archive).args([&segment_name(1, 1), "pg_wal/X"]),
         "verify" | "list" | "check" | "manifest" => call.arg(archive),
+        "copy" => call.arg(archive).arg(place.path("second")),
         "push" | "init" => call.arg("--pgdata").arg(&data).arg(archive),
         other => panic!("which arguments does {other} take?"),
     };
@@ -41,6 +42,7 @@ fn call(command: &str, place: &Place, archive: &str) -> Command {
 
 fn place() -> Place {
     let place = Place::new();
+    fs::create_dir(place.path("second")).unwrap();
     for (number, segment) in (1..).zip(segments().iter().take(2)) {
         place.put_with_digest(&segment_name(1, number), segment);
     }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use common::{MB, OURS, Place, Run, Wal, control, segment_name, segments};
 use walsafe_core::encoding::codec::Codec;
 use walsafe_core::prove::examine::{Expectation, examine};
-use walsafe_core::restore::{self, Outcome, Request};
+use walsafe_core::restore::{self, Outcome, Request, Round};
 use walsafe_core::store::directory::Directory;
 use walsafe_core::store::{Progress, Store, StoredName};
 use walsafe_core::wal::name::FileName;
@@ -40,13 +40,14 @@ fn cut(segment: &[u8], pages: usize) -> Vec<u8> {
 fn at_once(place: &Place, file: &str) -> Result<Outcome, String> {
     let name = FileName::new(file).unwrap();
     let request = Request {
-        archive: &place.path("archive"),
+        archives: &[place.path("archive")],
         name: &name,
         target: &place.target(),
         data_directory: &place.path("data"),
         allow_unmarked: false,
         allow_unchecked: false,
         steps: &Progress::default(),
+        round: &Round::default(),
         patience: Duration::ZERO,
         end_at_hole: None,
         prove_absence: true,

@@ -19,7 +19,7 @@ use super::notice::{Level, Notice};
 use super::plan::{Job, Plan};
 use super::seam::Seam;
 use crate::encoding::codec::Codec;
-use crate::error::{Action, Error, ErrorKind};
+use crate::error::{Action, Error};
 use crate::server::lineage::{Lineage, history_name};
 use crate::server::settings::FsyncPolicy;
 use crate::store::beyond::beyond;
@@ -225,7 +225,7 @@ impl Round<'_> {
                     let notice = foreign(&name, &path.display().to_string());
                     say(Subject::Foreign(timeline), notice);
                 }
-                Err(e) if !descends && is_the_servers(&e) => {
+                Err(e) if !descends && e.kind().is_of_the_file() => {
                     say(Subject::Unreadable(timeline), unreadable(&name, &e));
                 }
                 Err(e) => return Err(e),
@@ -277,18 +277,6 @@ impl Round<'_> {
         }
         Ok(same)
     }
-}
-
-/// Returns whether the server's own file is what is wrong.
-fn is_the_servers(error: &Error) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::SourceUnreadable
-            | ErrorKind::SourceMissing
-            | ErrorKind::SourceNotAFile
-            | ErrorKind::SourceChanged
-            | ErrorKind::SourceMoved
-    )
 }
 
 fn unreadable(name: &FileName, error: &Error) -> Notice {

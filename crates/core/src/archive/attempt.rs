@@ -97,9 +97,9 @@ pub(super) fn prepare(
     progress: &Progress,
 ) -> Result<Prepared, Error> {
     let source = open_checked(plan, job)?;
-    let visit = plan.visit(store, progress)?;
+    let (visit, identity) = plan.enter(store, progress)?;
     let visit = &*visit;
-    match (Attempt { plan, job, source, visit, progress }).run(buffer) {
+    let prepared = match (Attempt { plan, job, source, visit, progress }).run(buffer) {
         Err(conflict @ Error::Conflict { .. }) => {
             let source = open_checked(plan, job)?;
             let Tail { job, notice } =
@@ -109,7 +109,10 @@ pub(super) fn prepare(
             Ok(prepared)
         }
         result => result,
-    }
+    };
+    let mut prepared = prepared?;
+    prepared.receipt.begins_with = identity.begins_with;
+    Ok(prepared)
 }
 
 fn open_checked(plan: &Plan, job: &Job) -> Result<Source, Error> {
@@ -164,6 +167,7 @@ impl Attempt<'_> {
             content: digests.content,
             space: None,
             records,
+            begins_with: None,
             notices: Vec::new(),
         };
         self.prepared(Copy::Sealed(sealed), receipt)
@@ -195,6 +199,7 @@ impl Attempt<'_> {
             content: present.content,
             space: None,
             records,
+            begins_with: None,
             notices: Vec::new(),
         };
         self.prepared(Copy::Present(present.name), receipt)

@@ -44,7 +44,7 @@ impl Reader<'_> {
     pub(super) fn copy(&self, draft: &mut dyn Draft, buffer: &mut Buffer) -> Result<Copied, Error> {
         let in_place = self.source.len() <= IN_PLACE * buffer.piece_len() as u64;
         let mut pieces = buffer.pieces();
-        let mut write = |chunk: &[u8]| draft.put(chunk);
+        let mut write = |chunks: &[&[u8]]| draft.put_all(chunks);
         if self.plan.compression.codec == Codec::None {
             let pieces = pieces.take(if in_place { 1 } else { usize::MAX });
             let read = overlap(pieces, &mut write, |mut pipeline| {
@@ -226,7 +226,7 @@ mod tests {
             let mut draft = visit.stage(FinalName::Identity).unwrap();
             let mut buffer = Buffer::new().unwrap();
             let mut content = Vec::new();
-            let digest = overlap(buffer.pieces(), |chunk: &[u8]| draft.put(chunk), |pipeline| {
+            let digest = overlap(buffer.pieces(), |chunks: &[&[u8]]| draft.put_all(chunks), |pipeline| {
                 let mut gather = Gather::new(pipeline);
                 for (i, len) in pieces.iter().enumerate() {
                     let piece = vec![i as u8; *len];

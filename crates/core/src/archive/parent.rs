@@ -6,13 +6,14 @@
 //! which is the first file that it archives. What the archive lacks is not known before it was listed, and it
 //! may be down: until then, all that could be lacking is marked as waiting, so that the server keeps it.
 
-use std::sync::{Mutex, PoisonError};
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::notice::{Level, Notice};
 use super::plan::{Job, Plan, Receipt};
 use crate::encoding::codec::Codec;
 use crate::error::{Action, Activity, Error, ErrorKind};
-use crate::server::held::{Held, HeldSegment};
+use crate::server::held::{self, Held, HeldSegment};
 use crate::server::lineage;
 use crate::store::lag::{self, Archived, Judge, Refusal};
 use crate::store::{Progress, Store, StoredName};
@@ -25,11 +26,26 @@ use crate::words;
 
 const HINT: &str = "A recovery across the switch of timelines needs these segments. While they are in a \"pg_wal\", of this server, of the lost one or of another standby, \"walsafe push --pgdata DATA_DIRECTORY ARCHIVE_DIRECTORY\" brings them. If they are lost, take a new base backup now.";
 
-/// The segments that this pool has the server keep, although the server has them marked as archived.
+/// The segments that the server is made to keep, although it has them marked as archived.
+///
+/// For one destination, each is released as soon as it is there, or need not be. For a group of them, all are
+/// released once the history file is in every destination: one that is down or slow may lack what the others
+/// have.
 #[derive(Debug, Default)]
-pub(super) struct Kept(Mutex<Vec<HeldSegment>>);
+pub(super) struct Kept {
+    of_a_group: bool,
+    segments: Mutex<Vec<HeldSegment>>,
+}
 
 impl Kept {
+    pub(super) fn for_a_group() -> Self {
+        Self { of_a_group: true, segments: Mutex::default() }
+    }
+
+    fn list(&self) -> MutexGuard<'_, Vec<HeldSegment>> {
+        self.segments.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Has the server keep what may have to be brought before this history file, whether the archive can be
     /// reached or not: the next checkpoint would remove it. Does nothing for any other file.
     pub(super) fn keep(&self, plan: &Plan, job: &Job) {
@@ -41,11 +57,47 @@ impl Kept {
     fn add(&self, held: &Held) {
         let before = held.segments.range(..held.route.from).map(|(_, segment)| *segment);
         let marked = before.filter(|segment| held.keep(*segment));
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(marked);
+        self.list().extend(marked);
     }
 
-    fn take(&self) -> Vec<HeldSegment> {
-        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    /// Returns whether the server would not be asking for this file without us.
+    pub(super) fn has(&self, name: &FileName) -> bool {
+        let FileKind::Segment(name) = name.kind() else { return false };
+        self.list().iter().any(|segment| segment.name == name)
+    }
+
+    fn has_at(&self, start: Lsn) -> bool {
+        self.list().iter().any(|segment| segment.start == start)
+    }
+
+    /// One destination lacks none but these.
+    fn release_unless(&self, held: &Held, lacks: impl Fn(&HeldSegment) -> bool) {
+        if self.of_a_group {
+            return;
+        }
+        self.list().retain(|segment| {
+            let stays = lacks(segment);
+            if !stays {
+                held.release(*segment);
+            }
+            stays
+        });
+    }
+
+    /// One destination has been brought what could be brought, or not. After a failure the server keeps them,
+    /// and asks for each itself once the history file is archived.
+    fn end(&self, held: &Held, good: bool) {
+        if !good {
+            self.list().clear();
+        } else if !self.of_a_group {
+            self.let_go(&held.pg_wal);
+        }
+    }
+
+    /// The history file is in every destination.
+    pub(super) fn let_go(&self, pg_wal: &Path) {
+        let segments = std::mem::take(&mut *self.list());
+        segments.into_iter().for_each(|segment| held::release(pg_wal, segment));
     }
 }
 
@@ -79,13 +131,9 @@ pub(super) fn bring(
     let result = held.and_then(|held| {
         kept.add(&held);
         progress.tick();
-        let mut kept = kept.take();
         let leading = Leading { plan, held: &held, parent, progress };
-        let result = leading.bring(store, &job.name, archive, (&mut kept, &mut brought));
-        // After a failure the server keeps them, and asks for each itself once the history file is archived.
-        if result.is_ok() {
-            kept.into_iter().for_each(|segment| held.release(segment));
-        }
+        let result = leading.bring(store, &job.name, archive, (kept, &mut brought));
+        kept.end(&held, result.is_ok());
         result
     });
     let warning = result.unwrap_or_else(|error| Some(failed(parent, &error)));
@@ -108,7 +156,7 @@ impl Leading<'_> {
         store: &dyn Store,
         history: &FileName,
         archive: &mut dyn FnMut(&Job) -> Result<Receipt, Error>,
-        (kept, brought): (&mut Vec<HeldSegment>, &mut Vec<HeldSegment>),
+        (kept, brought): (&Kept, &mut Vec<HeldSegment>),
     ) -> Result<Option<Notice>, Error> {
         let held = self.held;
         let visit = self.plan.visit(store, self.progress)?;
@@ -122,12 +170,8 @@ impl Leading<'_> {
         let until = held.route.from;
         let wanted = |segment: &HeldSegment| segment.start > newest && segment.start < until;
         let lacking: Vec<HeldSegment> = archived.lacks(held).filter(wanted).collect();
-        kept.retain(|segment| {
-            let stays = lacking.iter().any(|lacking| lacking.start == segment.start);
-            if !stays {
-                held.release(*segment);
-            }
-            stays
+        kept.release_unless(held, |segment| {
+            lacking.iter().any(|lacking| lacking.start == segment.start)
         });
         let (mut judge, mut refused) = (Judge::new(held, &*visit, self.progress), String::new());
         let mut buffer = Buffer::new()
@@ -156,7 +200,7 @@ impl Leading<'_> {
             }
             if let Some(refusal) = refusal {
                 refused.push_str(&format!(" {}: {}.", segment.name, refusal.reason()));
-                let ours = kept.iter().any(|kept| kept.start == segment.start);
+                let ours = kept.has_at(segment.start);
                 match refusal {
                     Refusal::Damaged(_) if !segment.waiting || ours => continue,
                     // Nothing passes what the server is about to ask for (guarantee G13).

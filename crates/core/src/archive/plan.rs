@@ -10,6 +10,7 @@ use crate::server::known::KnownDestinations;
 use crate::server::settings::{CheckWal, Destination, FileMode, FsyncPolicy};
 use crate::store::directory::temporary::Owner;
 use crate::store::directory::{Directory, Staging};
+use crate::store::identity::Identity;
 use crate::store::{Progress, Store, StoredName, Visit, admission};
 use crate::sys::Space;
 use crate::wal::SegmentReport;
@@ -62,9 +63,22 @@ impl Plan {
         store: &'s dyn Store,
         progress: &'s Progress,
     ) -> Result<Box<dyn Visit + 's>, Error> {
+        self.enter(store, progress).map(|(visit, _)| visit)
+    }
+
+    /// The same; returns what the archive says of itself, too.
+    ///
+    /// # Errors
+    /// As [`Plan::visit`].
+    pub(super) fn enter<'s>(
+        &self,
+        store: &'s dyn Store,
+        progress: &'s Progress,
+    ) -> Result<(Box<dyn Visit + 's>, Identity), Error> {
         let visit = store.visit(progress)?;
-        admission::admit(&*visit, &self.cluster, &self.known, self.file_mode.bits())?;
-        Ok(visit)
+        let identity =
+            admission::admit(&*visit, &self.cluster, &self.known, self.file_mode.bits())?;
+        Ok((visit, identity))
     }
 
     /// Returns the name that a file gets in the archive.
@@ -107,6 +121,8 @@ pub struct Receipt {
     pub space: Option<Space>,
     /// What the check of its records has shown, under [`CheckWal::Records`].
     pub records: Option<Box<SegmentReport>>,
+    /// The first file from which on the archive has all, where that is known ([`Identity::begins_with`]).
+    pub begins_with: Option<FileName>,
     /// What was noticed on the way, to be reported once.
     pub notices: Vec<Notice>,
 }

@@ -25,7 +25,7 @@ use crate::store::directory::temporary::Owner;
 use crate::store::directory::{Directory, Staging};
 use crate::store::identity::{self, Identity};
 use crate::store::lag::{Archived, Judge, Refusal};
-use crate::store::{Progress, Store};
+use crate::store::{Progress, Store, mode};
 use crate::sys::buffer::Buffer;
 use crate::wal::Lsn;
 use crate::wal::name::FileName;
@@ -93,7 +93,7 @@ pub fn plan(
     Ok(Plan {
         destination,
         fsync_policy: FsyncPolicy::Full,
-        file_mode: mode_of(&path.join(identity::FILE_NAME)),
+        file_mode: mode::like(&path.join(identity::FILE_NAME)).unwrap_or(FileMode::PRIVATE),
         compression,
         check_wal: CheckWal::Header,
         verify: false,
@@ -102,14 +102,6 @@ pub fn plan(
         owner: Owner::this_process(),
         staging: Staging::Unnamed,
     })
-}
-
-/// Returns the permission of a file, if archived files may have it; otherwise the narrowest.
-fn mode_of(path: &Path) -> FileMode {
-    use std::os::unix::fs::PermissionsExt;
-    let mode = std::fs::symlink_metadata(path).map(|there| there.permissions().mode() & 0o7777);
-    let mode = mode.ok().and_then(|mode| format!("{mode:04o}").parse().ok());
-    mode.unwrap_or(FileMode::PRIVATE)
 }
 
 /// How far it is.

@@ -5,7 +5,8 @@
 
 use std::time::{Duration, Instant};
 
-use crate::error::{Activity, Error, ErrorKind};
+use super::failure::Failure;
+use crate::error::ErrorKind;
 use crate::server::settings::Settings;
 use crate::words;
 
@@ -29,7 +30,7 @@ pub struct Repeats(Option<Row>);
 /// A row of identical failures.
 #[derive(Debug)]
 struct Row {
-    failure: Failure,
+    failure: Same,
     times: u64,
     began: Instant,
     /// When it was last told in full.
@@ -39,11 +40,10 @@ struct Row {
 /// What makes two failures identical: the file, what failed, where, for which cause, and what to do.
 ///
 /// The settings are a part of it: whoever has changed one wants to see what comes of it. Figures that change
-/// by themselves are not ([`Error::gist`]): a full disk on which others write has another number of free
+/// by themselves are not ([`Failure::gist`]): a full disk on which others write has another number of free
 /// megabytes at each try, and would be told in full each time.
 #[derive(Debug, PartialEq, Eq)]
-struct Failure {
-    file: String,
+struct Same {
     kind: ErrorKind,
     message: String,
     gist: String,
@@ -55,15 +55,14 @@ impl Repeats {
     pub fn failed(
         &mut self,
         file: &str,
-        error: &Error,
+        cause: &Failure,
         settings: Option<&Settings>,
         now: Instant,
     ) -> Telling {
-        let failure = Failure {
-            file: file.to_owned(),
-            kind: error.kind(),
-            message: error.to_string(),
-            gist: error.gist(),
+        let failure = Same {
+            kind: cause.kind(),
+            message: cause.message(file),
+            gist: cause.gist(),
             settings: settings.cloned(),
         };
         let mut row = match self.0.take() {
@@ -87,8 +86,8 @@ impl Repeats {
             again => {
                 let again =
                     again.map_or_else(String::new, |again| format!(" This happened {again}."));
-                let hint = error.hint(Activity::Archiving).into_owned();
-                Telling { detail: format!("{}{again}", error.detail()), hint }
+                let hint = cause.hint(settings.map(|settings| &settings.destinations));
+                Telling { detail: format!("{}{again}", cause.detail()), hint }
             }
         }
     }
@@ -130,7 +129,8 @@ mod tests {
     use crate::encoding::codec::Compression;
     use crate::encoding::digest::Digest;
     use crate::error::{Action, Difference, Nature};
-    use crate::server::settings::{CheckWal, Destination, FileMode, FsyncPolicy};
+    use crate::error::{Activity, Error};
+    use crate::server::settings::{CheckWal, Destinations, FileMode, FsyncPolicy};
     use crate::sys::Space;
     use crate::wal::Lsn;
     use crate::wal::name::SegmentName;
@@ -145,14 +145,14 @@ mod tests {
         Error::io(Action::OpenDestination, path, io::Error::from_raw_os_error(libc::ENOENT))
     }
 
-    fn in_full(error: &Error) -> Telling {
-        let hint = error.kind().hint(Activity::Archiving).to_owned();
-        Telling { detail: error.detail(), hint }
+    fn in_full(failure: &Failure) -> Telling {
+        let hint = failure.kind().hint(Activity::Archiving).to_owned();
+        Telling { detail: failure.detail(), hint }
     }
 
     fn settings(workers: usize) -> Settings {
         Settings {
-            destination: Destination::new("/mnt/a", Path::new("/data")).unwrap(),
+            destinations: Destinations::new("/mnt/a", Path::new("/data")).unwrap(),
             fsync_policy: FsyncPolicy::Full,
             file_mode: FileMode::PRIVATE,
             compression: Compression::NONE,
@@ -167,7 +167,8 @@ mod tests {
     /// A log of one night had the same three lines 500 times.
     #[test]
     fn a_failure_that_repeats_is_told_in_full_once_and_again_after_an_hour() {
-        let (mut repeats, began, error) = (Repeats::default(), Instant::now(), missing("/mnt/a"));
+        let (mut repeats, began, error) =
+            (Repeats::default(), Instant::now(), missing("/mnt/a").into());
         let mut tell = |seconds| repeats.failed(FILE, &error, None, at(seconds, began));
         assert_eq!(tell(0), in_full(&error));
         for (seconds, detail) in [
@@ -202,12 +203,12 @@ mod tests {
             Error::io(Action::OpenDestination, "/mnt/a", io::Error::from_raw_os_error(libc::ENXIO)),
         ];
         let (mut repeats, now) = (Repeats::default(), Instant::now());
-        for error in &errors {
+        for error in &errors.map(Failure::from) {
             assert_eq!(repeats.failed(FILE, error, None, now), in_full(error));
             assert!(repeats.failed(FILE, error, None, now).hint.is_empty());
         }
         // A history file comes before the segments, also if one of them fails.
-        let error = missing("/mnt/a");
+        let error = missing("/mnt/a").into();
         for file in ["00000002.history", FILE] {
             assert_eq!(repeats.failed(file, &error, None, now), in_full(&error), "{file}");
         }
@@ -251,7 +252,8 @@ mod tests {
         let pairs =
             [(full(3 << 20), full(1 << 20)), (hangs(60), hangs(120)), (ahead(9), ahead(10))];
         let (mut repeats, now) = (Repeats::default(), Instant::now());
-        for (first, second) in &pairs {
+        for (first, second) in pairs.map(|(first, second)| (first.into(), second.into())) {
+            let (first, second): (&Failure, &Failure) = (&first, &second);
             assert_ne!(first.detail(), second.detail());
             assert_eq!(repeats.failed(FILE, first, None, now), in_full(first));
             let told = repeats.failed(FILE, second, None, now);
@@ -264,7 +266,8 @@ mod tests {
             space: Some(Space { total: 1 << 40, free: 1 << 30, free_inodes: Some(0) }),
             access: None,
             source: io::Error::from_raw_os_error(libc::ENOSPC),
-        };
+        }
+        .into();
         assert_eq!(repeats.failed(FILE, &no_inode, None, now), in_full(&no_inode));
     }
 

@@ -18,7 +18,7 @@ const OPEN: &str = "every user can write into the archive directory";
 static SAID: Mutex<BTreeSet<(PathBuf, &'static str)>> = Mutex::new(BTreeSet::new());
 
 /// Makes the notice of a limit of the archive at `path`.
-pub(super) fn notice(path: &Path, limit: Limit) -> Notice {
+pub(crate) fn notice(path: &Path, limit: Limit) -> Notice {
     let (path, error) = (path.display(), io::Error::from_raw_os_error);
     let (level, sqlstate, message, detail, hint) = match limit {
         Limit::Attributes { refused } => (

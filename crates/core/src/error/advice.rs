@@ -310,6 +310,9 @@ impl ErrorKind {
             Self::HistoryHole => Advice::new("58P01").restoring(
                 "Put the file there: \"walsafe push --pgdata DATA_DIRECTORY --history N ARCHIVE_DIRECTORY\" takes that of timeline N from a server that has it. Then start recovery again. To stay on the timeline of the base backup, set recovery_target_timeline to 'current'.",
             ),
+            Self::BegunLater => Advice::new("58P01").restoring(
+                "Look for the file in another archive: name that one in restore_command too, with a further --from, and start recovery again. To end recovery before the file, set a recovery target, or add \"--end-at-hole SEGMENT\" with its name to restore_command.",
+            ),
             Self::UnknownWal => Advice::new("XX001").restoring(
                 "If a newer server wrote this WAL or another tool encrypts it, use a newer walsafe, or add --allow-unchecked to restore_command. Otherwise the file is damaged: put a good copy there, from a second archive or a standby's pg_wal.",
             ),

@@ -33,6 +33,66 @@ impl ErrorKind {
                 | Self::NotContinued
         )
     }
+
+    /// Returns whether the server's own file is what is wrong. That says nothing of any destination.
+    #[must_use]
+    pub const fn is_of_the_file(self) -> bool {
+        matches!(
+            self,
+            Self::SourceUnreadable
+                | Self::SourceMissing
+                | Self::SourceNotAFile
+                | Self::SourceChanged
+                | Self::SourceMoved
+                | Self::WrongSegment
+        )
+    }
+
+    /// Returns whether the archive holds WAL, or a timeline, of another history than the server's: a clone or a
+    /// second primary may be at work. A copy that was cut short, contents that cannot be read, and what differs
+    /// where no WAL is, or behind the end of a timeline, show nothing of the kind.
+    #[must_use]
+    pub const fn shows_another_history(self) -> bool {
+        self.is_conflict()
+            && !matches!(
+                self,
+                Self::ConflictTruncated
+                    | Self::ConflictPadding
+                    | Self::ConflictTimelineTail
+                    | Self::ConflictUnreadable
+            )
+    }
+}
+
+impl ErrorKind {
+    /// Returns whether the cause lies in the destination or on the way there, and archiving could go on without
+    /// it. Not so where the archive holds what speaks against the server's file.
+    #[must_use]
+    pub const fn is_of_destination(self) -> bool {
+        matches!(
+            self,
+            Self::OutOfSpace
+                | Self::OutOfInodes
+                | Self::NoDirectoryFlush
+                | Self::QuotaExceeded
+                | Self::ReadOnly
+                | Self::PermissionDenied
+                | Self::StaleHandle
+                | Self::DestinationMissing
+                | Self::IoError
+                | Self::Vanished
+                | Self::Replaced
+                | Self::OtherCluster
+                | Self::BadIdentity
+                | Self::IdentityLost
+                | Self::NotAdoptable
+                | Self::InsideData
+                | Self::NotAFile
+                | Self::Unsupported
+                | Self::StorageLied
+                | Self::Stalled
+        )
+    }
 }
 
 kinds! {
@@ -98,6 +158,7 @@ kinds! {
     Damaged,
     Hole,
     HistoryHole,
+    BegunLater,
     UnknownWal,
     UnknownName,
     IntoArchive,

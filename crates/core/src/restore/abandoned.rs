@@ -7,19 +7,19 @@
 //! timeline's WAL goes on in the first segment of the later one, which begins as a copy of it.
 
 use super::RestoreError;
+use super::archives::Archives;
 use super::survey::Survey;
 use crate::encoding::codec::Codec;
 use crate::error::{Action, Error};
-use crate::prove::examine::{self, Examined, Expectation};
-use crate::store::{StoredName, Visit};
+use crate::prove::examine::{self, Examined};
+use crate::store::StoredName;
 use crate::wal::name::{FileName, SegmentName};
 use crate::wal::timeline::Timelines;
 use crate::wal::{End, Lsn, Record, SegmentSize, continues};
 
 /// What there is to answer with.
-pub(super) struct Question<'a> {
-    pub(super) visit: &'a dyn Visit,
-    pub(super) expected: &'a Expectation,
+pub(super) struct Question<'a, 'r> {
+    pub(super) archives: &'a Archives<'r>,
     pub(super) survey: &'a Survey,
     pub(super) timelines: &'a Timelines,
     pub(super) size: SegmentSize,
@@ -31,7 +31,7 @@ pub(super) struct Question<'a> {
 /// # Errors
 /// The archive could not be read.
 pub(super) fn before_it_was_written(
-    question: &Question<'_>,
+    question: &Question<'_, '_>,
     segment: SegmentName,
     later: u32,
 ) -> Result<bool, RestoreError> {
@@ -72,7 +72,7 @@ pub(super) fn before_it_was_written(
 
 /// Returns whether the older timeline's WAL goes on, record by record, in the newer one's first segment.
 fn goes_on_in(
-    question: &Question<'_>,
+    question: &Question<'_, '_>,
     older: u32,
     newer: u32,
     switch: Lsn,
@@ -97,7 +97,7 @@ fn goes_on_in(
 /// Returns whether the older timeline has a record that ends at the switch: a recovery read it up to there,
 /// and not the timeline in between. At the end of a segment, where many timelines have a record that ends,
 /// the older timeline must end there too.
-fn ends_at(question: &Question<'_>, older: u32, switch: Lsn) -> Result<bool, RestoreError> {
+fn ends_at(question: &Question<'_, '_>, older: u32, switch: Lsn) -> Result<bool, RestoreError> {
     let size = question.size;
     let Some(before) = switch.0.checked_sub(1).map(Lsn) else { return Ok(false) };
     let segment = SegmentName::holding(older, before, size);
@@ -112,20 +112,22 @@ fn ends_at(question: &Question<'_>, older: u32, switch: Lsn) -> Result<bool, Res
     Ok(is_last && matches!(report.end, End::Full | End::SwitchAt(_)))
 }
 
-/// Reads a segment in any encoding, and shows its records; `None` if there is no sound one.
+/// Reads a segment in any archive and encoding, and shows its records; `None` if there is no sound one.
 fn read(
-    question: &Question<'_>,
+    question: &Question<'_, '_>,
     segment: SegmentName,
     visitor: &mut (dyn FnMut(&Record) + Send),
 ) -> Result<Option<Examined>, RestoreError> {
-    let Ok(name) = FileName::new(&segment.to_string()) else { return Ok(None) };
-    for codec in Codec::ALL {
-        let stored = StoredName::new(name.clone(), codec);
-        let Some(found) = question.visit.find(&stored.into())? else { continue };
-        let read = examine::examine_records(&*found, &name, question.expected, &mut *visitor)
-            .map_err(|e| Error::io(Action::ReadArchived, found.path(), e))?;
-        if read.problem.is_none() {
-            return Ok(Some(read));
+    let name = FileName::from(segment);
+    for archive in question.archives.opened() {
+        for codec in Codec::ALL {
+            let stored = StoredName::new(name.clone(), codec);
+            let Some(found) = archive.visit().find(&stored.into())? else { continue };
+            let read = examine::examine_records(&*found, &name, &archive.expected, &mut *visitor)
+                .map_err(|e| Error::io(Action::ReadArchived, found.path(), e))?;
+            if read.problem.is_none() {
+                return Ok(Some(read));
+            }
         }
     }
     Ok(None)

@@ -81,6 +81,9 @@ impl Delivery {
     ) -> Result<Copied, RestoreError> {
         let examined = read(&mut |chunk| {
             sys::write_all_at(&self.file, chunk, self.written)?;
+            // The server flushes the file before it reads it (`durable_rename` in
+            // `KeepFileRestoredFromArchive`, `access/transam/xlogarchive.c`). Storage writes meanwhile.
+            sys::begin_write_out(&self.file, self.written, chunk.len() as u64);
             self.written += chunk.len() as u64;
             Ok(())
         });

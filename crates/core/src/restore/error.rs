@@ -6,11 +6,21 @@ use std::path::PathBuf;
 
 use thiserror::Error as ThisError;
 
-use crate::error::{Activity, Error, ErrorKind, Standby, of_data_directory, on_file_system};
+use crate::error::{
+    Action, Activity, Error, ErrorKind, Standby, of_data_directory, on_file_system,
+};
 use crate::prove::finding::{FindingKind, Problem};
 use crate::store::access::Asker;
 use crate::store::identity;
 use crate::sys::Space;
+use crate::wal::Lsn;
+use crate::wal::name::FileName;
+use crate::words;
+
+mod several;
+
+pub use self::several::{Begun, Rest, Trouble};
+use self::several::{begun, left_out, quoted, unsettled, worst};
 
 /// Why a file was not given back. [`RestoreError::kind`] leads to the one table of what users are told,
 /// [`ErrorKind::advice`].
@@ -54,16 +64,16 @@ pub enum RestoreError {
     /// The file is missing, but something that must come after it is there.
     #[error("the file is missing from the archive, and later WAL is there")]
     Hole {
-        /// The archive directory.
-        path: PathBuf,
+        /// The archive directories.
+        paths: Vec<PathBuf>,
         /// What shows that it is a hole.
         evidence: String,
     },
     /// A history file is missing, but something shows that its timeline was used.
     #[error("the history file is missing from the archive, and its timeline was used")]
     HistoryHole {
-        /// The archive directory.
-        path: PathBuf,
+        /// The archive directories.
+        paths: Vec<PathBuf>,
         /// The timeline.
         timeline: u32,
         /// What shows that it was used.
@@ -79,11 +89,35 @@ pub enum RestoreError {
         /// What is not known.
         reason: String,
     },
+    /// Every archive was begun later than the file.
+    #[error("the archive was begun later, and does not have the file")]
+    BegunLater {
+        /// Each of them.
+        archives: Vec<Begun>,
+    },
+    /// The segment's WAL ends early, and there may be more in an archive that cannot be asked.
+    #[error("the archived file may lack its end")]
+    EndUnknown {
+        /// The file.
+        path: PathBuf,
+        /// Where its WAL ends.
+        end: Lsn,
+    },
+    /// No archive gives the file, and something is wrong with at least one of several.
+    #[error("{}", unsettled(.troubles))]
+    Unsettled {
+        /// The file's name.
+        name: FileName,
+        /// What is wrong, in the order of the archives.
+        troubles: Vec<Trouble>,
+        /// What the others say.
+        rest: Rest,
+    },
     /// The archive does not have the file, and this version does not know names of its kind.
     #[error("the file is not in the archive, and its name is not of a known kind")]
     UnknownKind {
-        /// The archive directory.
-        path: PathBuf,
+        /// The archive directories.
+        paths: Vec<PathBuf>,
     },
     /// The file could not be written where the server wants it.
     #[error("could not write the restored file")]
@@ -114,6 +148,11 @@ impl RestoreError {
             },
             Self::Hole { .. } => ErrorKind::Hole,
             Self::HistoryHole { .. } => ErrorKind::HistoryHole,
+            Self::BegunLater { .. } => ErrorKind::BegunLater,
+            Self::EndUnknown { .. } => ErrorKind::Damaged,
+            Self::Unsettled { troubles, .. } => {
+                worst(troubles).map_or(ErrorKind::Internal, |trouble| trouble.error.kind())
+            }
             Self::UnknownWal { .. } => ErrorKind::UnknownWal,
             Self::UnknownKind { .. } => ErrorKind::UnknownName,
             Self::Deliver { source, .. } => of_data_directory(source),
@@ -128,8 +167,9 @@ impl RestoreError {
             Self::Unmarked { path } => {
                 format!("\"{}\" does not hold \"{}\".", path.display(), identity::FILE_NAME)
             }
-            Self::Nothing { path } | Self::UnknownKind { path } => {
-                format!("\"{}\" was searched.", path.display())
+            Self::Nothing { path } => format!("\"{}\" was searched.", path.display()),
+            Self::UnknownKind { paths } => {
+                format!("{} {} searched.", quoted(paths), words::either(paths.len(), "was", "were"))
             }
             Self::IntoArchive { path } => {
                 format!("\"{}\" is an archive, and nothing in one is replaced.", path.display())
@@ -140,8 +180,24 @@ impl RestoreError {
             Self::Damaged { path, problem } => {
                 format!("\"{}\": {} ({}).", path.display(), problem.reason, problem.kind)
             }
-            Self::Hole { path, evidence } | Self::HistoryHole { path, evidence, .. } => {
-                format!("In \"{}\", {evidence}.", path.display())
+            Self::Hole { paths, evidence } | Self::HistoryHole { paths, evidence, .. } => {
+                format!("In {}, {evidence}.", quoted(paths))
+            }
+            Self::BegunLater { archives } => begun(archives),
+            Self::EndUnknown { path, end } => {
+                format!("The WAL in \"{}\" ends at {end}, before the segment does.", path.display())
+            }
+            Self::Unsettled { name, troubles, rest } => {
+                let mut sentences: Vec<String> = troubles.iter().map(Trouble::sentence).collect();
+                match rest {
+                    Rest::Ends(reason) => sentences.push(format!("\"{name}\" {reason}.")),
+                    Rest::Hole(evidence) => {
+                        sentences.push(format!("In the other archives, {evidence}."));
+                    }
+                    Rest::Begun(archives) => sentences.push(begun(archives)),
+                    Rest::Unknown => {}
+                }
+                sentences.join(" ")
             }
             Self::UnknownWal { path, reason } => format!("\"{}\": {reason}.", path.display()),
             Self::Deliver { path, space, source } => on_file_system(path, *space, source),
@@ -153,6 +209,10 @@ impl RestoreError {
     pub fn explained(self) -> Self {
         match self {
             Self::Archive(error) => Self::Archive(Asker::restore().explained(error)),
+            Self::Unsettled { name, troubles, rest } => {
+                let troubles = troubles.into_iter().map(Trouble::explained).collect();
+                Self::Unsettled { name, troubles, rest }
+            }
             other => other,
         }
     }
@@ -163,12 +223,47 @@ impl RestoreError {
         let hint = self.kind().hint(Activity::Restoring);
         match self {
             Self::Archive(error) => error.hint(Activity::Restoring),
+            Self::Unsettled { troubles, rest, .. } => {
+                let hint = worst(troubles).map_or(hint.into(), |trouble| trouble.error.hint());
+                match left_out(troubles, rest) {
+                    Some(away) => format!(
+                        "{hint} To accept that the WAL ends where the others end, leave {away} out of --from."
+                    )
+                    .into(),
+                    None => hint,
+                }
+            }
             Self::HistoryHole { timeline, contents: Some(contents), .. } => format!(
                 "{hint} If no server has the file, this makes it: printf '{contents}' > {timeline:08X}.history"
             )
             .into(),
             _ => hint.into(),
         }
+    }
+
+    /// Returns whether it is the archive as a whole that is in trouble, and not the one file.
+    pub(super) fn is_of_archive(&self) -> bool {
+        match self {
+            Self::Unmarked { .. } | Self::Nothing { .. } => true,
+            Self::Archive(Error::Io { action, .. }) => matches!(
+                action,
+                Action::OpenDestination | Action::LookUpDestination | Action::ListDestination
+            ),
+            Self::Archive(error) => {
+                !matches!(error.kind(), ErrorKind::NotAFile | ErrorKind::Vanished)
+            }
+            _ => false,
+        }
+    }
+
+    /// Returns whether it is a copy of the file that is of no use.
+    pub(super) fn is_of_copy(&self) -> bool {
+        matches!(self, Self::Damaged { .. } | Self::UnknownWal { .. } | Self::EndUnknown { .. })
+    }
+
+    /// Returns whether no archive is to blame, so that another one would not help.
+    pub(super) fn is_of_target(&self) -> bool {
+        matches!(self, Self::IntoArchive { .. } | Self::BadTarget { .. } | Self::Deliver { .. })
     }
 
     /// Returns what the error does to a standby; any other recovery stops.

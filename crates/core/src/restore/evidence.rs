@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use super::RestoreError;
 use super::abandoned::{self, Question};
+use super::archives::Archives;
 use super::survey::Survey;
 use crate::error::{Action, Error};
 use crate::prove::examine::{self, Expectation};
@@ -30,26 +31,36 @@ impl Evidence {
         Self { text, files }
     }
 
-    /// Returns whether everything that shows it has been there for this long. In doubt, it has not.
-    pub(super) fn is_older_than(&self, age: Duration, visit: &dyn Visit) -> bool {
-        let old = |file: &StoredName| {
-            let modified = visit.find(&file.into()).ok()??.modified()?;
-            Some(SystemTime::now().duration_since(modified).ok()? > age)
+    /// Returns whether everything that shows it has been there for this long, wherever it is. In doubt, it has
+    /// not.
+    pub(super) fn is_older_than<'v, V: IntoIterator<Item = &'v dyn Visit>>(
+        &self,
+        age: Duration,
+        visits: impl Fn() -> V,
+    ) -> bool {
+        let old = |visit: &dyn Visit, file: &StoredName| {
+            let Some(found) = visit.find(&file.into()).ok()? else { return Some(None) };
+            Some(Some(SystemTime::now().duration_since(found.modified()?).ok()? > age))
         };
-        !self.files.is_empty() && self.files.iter().all(|file| old(file) == Some(true))
+        let all_old = |file: &StoredName| {
+            let found: Option<Vec<_>> =
+                visits().into_iter().map(|visit| old(visit, file)).collect();
+            let mut found = found.into_iter().flatten().flatten().peekable();
+            found.peek().is_some() && found.all(|old| old)
+        };
+        !self.files.is_empty() && self.files.iter().all(all_old)
     }
 }
 
 /// Looks for WAL that was written after a segment: a later file of its timeline, or a history file that
 /// says so.
 pub(super) fn of_later_wal(
-    visit: &dyn Visit,
-    expected: &Expectation,
+    archives: &Archives<'_>,
     survey: &Survey,
     segment: SegmentName,
 ) -> Result<Option<Evidence>, RestoreError> {
     let Some(nearest) = &survey.nearest else {
-        return of_later_branch(visit, expected, survey, segment);
+        return of_later_branch(archives, survey, segment);
     };
     let text = match nearest.name.segment() {
         Some(there) => format!("{there} is there"),
@@ -64,8 +75,7 @@ pub(super) fn of_later_wal(
 ///
 /// What a history file says of its ancestors is what their own files say, so those are not read.
 fn of_later_branch(
-    visit: &dyn Visit,
-    expected: &Expectation,
+    archives: &Archives<'_>,
     survey: &Survey,
     segment: SegmentName,
 ) -> Result<Option<Evidence>, RestoreError> {
@@ -75,19 +85,19 @@ fn of_later_branch(
         if known.contains(&timeline) {
             continue;
         }
-        let Some(ancestors) = read_history(visit, file)? else { continue };
+        let Some(ancestors) = read_history(archives, file)? else { continue };
         known.extend(ancestors.iter().map(|ancestor| ancestor.timeline));
         timelines.add(timeline, Some(ancestors));
         let Some(switch) = timelines.left(segment.timeline, timeline) else { continue };
         let size = match known_size {
             Some(size) => size,
-            None => *known_size.insert(size(visit, expected, survey, file)?),
+            None => *known_size.insert(size(archives, survey, file)?),
         };
         // The switch's own segment is there as a copy under the new timeline's name.
         if segment >= SegmentName::holding(segment.timeline, switch, size) {
             continue;
         }
-        let question = Question { visit, expected, survey, timelines: &timelines, size };
+        let question = Question { archives, survey, timelines: &timelines, size };
         if abandoned::before_it_was_written(&question, segment, timeline)? {
             continue;
         }
@@ -104,7 +114,7 @@ fn of_later_branch(
 /// Looks for a history file that names a timeline as an ancestor. Returns that file, what it says of the
 /// timeline's own ancestors, and otherwise the newest later history file there is.
 pub(super) fn of_later_history(
-    visit: &dyn Visit,
+    archives: &Archives<'_>,
     survey: &Survey,
     timeline: u32,
 ) -> Result<Later, RestoreError> {
@@ -114,7 +124,7 @@ pub(super) fn of_later_history(
         if known.contains(&later) {
             continue;
         }
-        let Some(ancestors) = read_history(visit, file)? else { continue };
+        let Some(ancestors) = read_history(archives, file)? else { continue };
         if let Some(place) = ancestors.iter().position(|there| there.timeline == timeline) {
             let before = ancestors.into_iter().take(place).collect();
             return Ok(Later::Names { file: file.clone(), before });
@@ -134,40 +144,46 @@ pub(super) enum Later {
     None,
 }
 
-/// Reads a history file; `None` if it is gone by now.
+/// Reads a history file where there is a sound one; `None` if it is gone by now.
 fn read_history(
-    visit: &dyn Visit,
+    archives: &Archives<'_>,
     file: &StoredName,
 ) -> Result<Option<Vec<Ancestor>>, RestoreError> {
-    let Some(found) = visit.find(&file.into())? else { return Ok(None) };
-    let path = || found.path().to_owned();
-    let read = examine::examine(&*found, &file.name, &Expectation::default(), &mut |_| Ok(()))
-        .map_err(|e| Error::io(Action::ReadArchived, path(), e))?;
-    let problem = match (read.problem, read.history) {
-        (None, Some(ancestors)) => return Ok(Some(ancestors)),
-        (Some(problem), _) => problem,
-        (None, None) => Problem::new(FindingKind::Unreadable, "it was not read to its end"),
-    };
-    Err(RestoreError::Damaged { path: path(), problem })
+    let mut damaged = None;
+    for visit in archives.visits() {
+        let Some(found) = visit.find(&file.into())? else { continue };
+        let path = || found.path().to_owned();
+        let read = examine::examine(&*found, &file.name, &Expectation::default(), &mut |_| Ok(()))
+            .map_err(|e| Error::io(Action::ReadArchived, path(), e))?;
+        let problem = match (read.problem, read.history) {
+            (None, Some(ancestors)) => return Ok(Some(ancestors)),
+            (Some(problem), _) => problem,
+            (None, None) => Problem::new(FindingKind::Unreadable, "it was not read to its end"),
+        };
+        damaged.get_or_insert(RestoreError::Damaged { path: path(), problem });
+    }
+    damaged.map_or(Ok(None), Err)
 }
 
 /// Returns the cluster's segment size. Without the size, nobody knows whether a branch lies behind the
 /// segment, and this must not count as the end of the WAL.
 fn size(
-    visit: &dyn Visit,
-    expected: &Expectation,
+    archives: &Archives<'_>,
     survey: &Survey,
     history: &StoredName,
 ) -> Result<SegmentSize, RestoreError> {
     let of = |file: &StoredName| {
-        SegmentSize::new(listing::header(visit, file)?.segment_size.into()).ok()
+        let header = archives.visits().find_map(|visit| listing::header(visit, file))?;
+        SegmentSize::new(header.segment_size.into()).ok()
     };
     let sample = || survey.samples().iter().find_map(of);
-    let known = expected.segment_size.or_else(sample);
+    let known = archives.expected().segment_size.or_else(sample);
     known.ok_or_else(|| {
         let reason = "no segment that is there shows the segment size, without which nobody can tell where it branched off";
         let problem = Problem::new(FindingKind::Unreadable, reason);
-        RestoreError::Damaged { path: visit.location().join(history.to_string()), problem }
+        let there = |visit: &&dyn Visit| visit.holds(&history.into());
+        let path = archives.visits().find(there).map(|visit| visit.location().join(history.to_string()));
+        RestoreError::Damaged { path: path.unwrap_or_default(), problem }
     })
 }
 
@@ -194,7 +210,8 @@ mod tests {
         let visit = store.visit(&steps).unwrap();
         let is_old = |files: &[&StoredName]| {
             let files = files.iter().map(|file| (*file).clone()).collect();
-            Evidence::new(String::new(), files).is_older_than(Duration::from_secs(600), &*visit)
+            Evidence::new(String::new(), files)
+                .is_older_than(Duration::from_secs(600), || [&*visit])
         };
         assert!(is_old(&[&old]));
         assert!(!is_old(&[&old, &new]) && !is_old(&[&old, &gone]) && !is_old(&[]));

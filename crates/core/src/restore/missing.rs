@@ -1,5 +1,7 @@
-//! What it means that the archive does not have a file: the end of the WAL, or a hole.
+//! What it means that no archive has a file: the end of the WAL, or a hole.
 
+use super::archives::Archives;
+use super::error::Begun;
 use super::evidence::{self, Evidence, Later};
 use super::survey::Survey;
 use super::{Request, RestoreError, delivery, own};
@@ -9,7 +11,7 @@ use crate::prove::verify::Start;
 use crate::server::control::ControlFile;
 use crate::server::lineage;
 use crate::store::directory::Directory;
-use crate::store::{Store, StoredName, Visit};
+use crate::store::{Store, StoredName};
 use crate::wal::history::Ancestor;
 use crate::wal::name::{FileKind, SegmentName};
 
@@ -20,11 +22,13 @@ pub(super) enum Verdict {
     End(String),
     /// A hole: something shows that it must exist.
     Hole(Evidence),
-    /// The same, for a history file, and what a later history file says that it holds.
-    HistoryHole(Evidence, Option<String>),
+    /// The same, for the history file of this timeline, and what a later history file says that it holds.
+    HistoryHole(Evidence, Option<String>, u32),
+    /// A hole where it had to be: every archive was begun later.
+    BegunLater(Vec<Begun>),
 }
 
-/// Decides what it means that the archive does not have the file.
+/// Decides what it means that the archives, those that could be asked, do not have the file.
 ///
 /// One reading of the names at most, and of the history files those that can matter, each once.
 ///
@@ -32,20 +36,19 @@ pub(super) enum Verdict {
 /// What would decide could not be read.
 pub(super) fn judge(
     request: &Request<'_>,
-    visit: &dyn Visit,
-    expected: &Expectation,
+    archives: &Archives<'_>,
 ) -> Result<Verdict, RestoreError> {
-    let end = |reason: &str| Verdict::End(format!("is not in the archive{reason}"));
+    let end = |reason: &str| Verdict::End(format!("{}{reason}", archives.nowhere()));
     match request.name.kind() {
         FileKind::Segment(_) | FileKind::History { .. }
-            if lies_beside_target(request, expected) =>
+            if lies_beside_target(request, &archives.expected()) =>
         {
             Ok(end(", but it is in pg_wal"))
         }
-        FileKind::Segment(segment) => judge_segment(request, visit, expected, segment),
+        FileKind::Segment(segment) => judge_segment(request, archives, segment),
         // The first timeline has no ancestors, so it has no history file.
         FileKind::History { timeline: 1 } => Ok(Verdict::End(own::CANNOT_EXIST.to_owned())),
-        FileKind::History { timeline } => judge_history(request, visit, timeline),
+        FileKind::History { timeline } => judge_history(request, archives, timeline),
         FileKind::Tail(_) => {
             Ok(Verdict::End("is a tail, which is not part of any recovery".to_owned()))
         }
@@ -59,26 +62,34 @@ pub(super) fn judge(
 
 fn judge_segment(
     request: &Request<'_>,
-    visit: &dyn Visit,
-    expected: &Expectation,
+    archives: &Archives<'_>,
     segment: SegmentName,
 ) -> Result<Verdict, RestoreError> {
-    let survey = Survey::read(visit, request.name)?;
+    let survey = Survey::read(archives.visits(), request.name)?;
     // It was published between the look-up and this list, or is there and cannot be opened.
     if survey.appeared {
         let text = format!("{segment} is listed but cannot be opened");
         return Ok(Verdict::Hole(Evidence::new(text, Vec::new())));
     }
-    if let Some(mut evidence) = evidence::of_later_wal(visit, expected, &survey, segment)? {
+    let evidence = evidence::of_later_wal(archives, &survey, segment)?;
+    let evidence = evidence.or_else(|| {
+        let begun = archives.begun_behind(segment)?;
+        let text = format!("\"{}\" was begun with {}", begun.archive.display(), begun.first);
+        Some(Evidence::new(text, Vec::new()))
+    });
+    if let Some(mut evidence) = evidence {
+        if let Some(begun) = archives.all_begun_behind(segment) {
+            return Ok(Verdict::BegunLater(begun));
+        }
         evidence.text.insert_str(0, &format!("{segment} is missing and "));
         return Ok(Verdict::Hole(evidence));
     }
-    let timeline = segment.timeline;
+    let (timeline, nowhere) = (segment.timeline, archives.nowhere());
     Ok(Verdict::End(match survey.newest_of(timeline) {
         Some((_, last)) => {
-            format!("is not in the archive: the last file of timeline {timeline} there is {last}")
+            format!("{nowhere}: the last file of timeline {timeline} there is {last}")
         }
-        None => format!("is not in the archive, nor is any WAL of timeline {timeline}"),
+        None => format!("{nowhere}, nor is any WAL of timeline {timeline}"),
     }))
 }
 
@@ -86,39 +97,40 @@ fn judge_segment(
 /// the one before for the newest timeline.
 fn judge_history(
     request: &Request<'_>,
-    visit: &dyn Visit,
+    archives: &Archives<'_>,
     timeline: u32,
 ) -> Result<Verdict, RestoreError> {
+    let nowhere = archives.nowhere();
     if let Some(start) = start_timeline(request).filter(|start| *start >= timeline) {
         return Ok(Verdict::End(format!(
-            "is not in the archive, and a recovery that begins on timeline {start} does not need it"
+            "{nowhere}, and a recovery that begins on timeline {start} does not need it"
         )));
     }
     if let Some(followed) = followed_timeline(request, timeline) {
         return Ok(Verdict::End(format!(
-            "is not in the archive, and the server follows timeline {followed} already, whose history it has"
+            "{nowhere}, and the server follows timeline {followed} already, whose history it has"
         )));
     }
-    let survey = Survey::read(visit, request.name)?;
+    let survey = Survey::read(archives.visits(), request.name)?;
     let missing = format!("the history of timeline {timeline} is missing and");
     let segment = survey.newest_of(timeline).map(|(_, newest)| newest.clone());
-    match (evidence::of_later_history(visit, &survey, timeline)?, segment) {
+    match (evidence::of_later_history(archives, &survey, timeline)?, segment) {
         (Later::Names { file, before }, segment) => {
             let text = format!("{missing} \"{file}\" names that timeline as an ancestor");
             let contents = contents(&before, &file);
             let files = segment.into_iter().chain([file]).collect();
-            Ok(Verdict::HistoryHole(Evidence::new(text, files), contents))
+            Ok(Verdict::HistoryHole(Evidence::new(text, files), contents, timeline))
         }
         (_, Some(segment)) => {
             let text = format!("{missing} {segment} is there");
-            Ok(Verdict::HistoryHole(Evidence::new(text, vec![segment]), None))
+            Ok(Verdict::HistoryHole(Evidence::new(text, vec![segment]), None, timeline))
         }
         (Later::Others(newest), None) => Ok(Verdict::End(format!(
-            "is not in the archive, nor is any WAL of timeline {timeline}; \"{newest}\" is there, and a recovery that looks for the newest timeline does not get that far, because number {timeline} is missing"
+            "{nowhere}, nor is any WAL of timeline {timeline}; \"{newest}\" is there, and a recovery that looks for the newest timeline does not get that far, because number {timeline} is missing"
         ))),
-        (Later::None, None) => Ok(Verdict::End(format!(
-            "is not in the archive, nor is any WAL of timeline {timeline}"
-        ))),
+        (Later::None, None) => {
+            Ok(Verdict::End(format!("{nowhere}, nor is any WAL of timeline {timeline}")))
+        }
     }
 }
 

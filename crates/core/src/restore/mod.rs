@@ -1,36 +1,37 @@
 //! Giving one file back to a server in recovery.
 //!
-//! [`restore`] delivers the file, says that the archive does not have it and should not, or fails. It never
-//! mistakes trouble for the end of the WAL (guarantee G12): a missing file counts only if the archive is
-//! there, is this cluster's, and holds nothing that must come after the file.
+//! [`restore`] delivers the file, says that the archives do not have it and should not, or fails. It never
+//! mistakes trouble for the end of the WAL (guarantee G12): a missing file counts only if every archive is
+//! there, is this cluster's, and none holds anything that must come after the file.
 
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::cell::Cell;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::encoding::digest::Digest;
-use crate::error::{Action, Error};
-use crate::prove::examine::{self, Examined, Expectation, Unknown};
-use crate::prove::finding::{FindingKind, Problem};
-use crate::server::control::ControlFile;
-use crate::store::directory::Directory;
+use crate::store::Progress;
 use crate::store::directory::temporary::Owner;
-use crate::store::identity::{self, Identity};
-use crate::store::{Progress, StoredName, Visit, unchecked};
-use crate::sys::Dir;
 use crate::wal::name::{FileKind, FileName, SegmentName};
 
 mod abandoned;
+mod archives;
 mod delivery;
 mod error;
 mod evidence;
 mod missing;
 pub mod own;
+mod round;
 mod survey;
+mod take;
 
+use self::archives::{Archive, Archives};
 use self::delivery::Delivery;
-pub use self::error::RestoreError;
+pub use self::error::{Begun, Rest, RestoreError, Trouble};
+use self::evidence::Evidence;
+use self::missing::Verdict;
+pub use self::round::Round;
 use self::survey::Survey;
+use self::take::Taken;
 
 /// What is to come is not on its way any more if what shows that it must come has been there for so long.
 const LATE: Duration = Duration::from_secs(600);
@@ -38,8 +39,8 @@ const LATE: Duration = Duration::from_secs(600);
 /// One file that a server asks for.
 #[derive(Debug, Clone)]
 pub struct Request<'a> {
-    /// The archive directory.
-    pub archive: &'a Path,
+    /// The archive directories, at least one. The first one that has the file, sound, gives it.
+    pub archives: &'a [PathBuf],
     /// The file's name, `%f`.
     pub name: &'a FileName,
     /// Where the server wants it, `%p`.
@@ -59,17 +60,23 @@ pub struct Request<'a> {
     pub prove_absence: bool,
     /// Counts the steps, for whoever watches over storage that hangs.
     pub steps: &'a Progress,
+    /// What is known of the archives already, and where this call has got.
+    pub round: &'a Round,
 }
 
 /// What came of a request.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Outcome {
     /// The file is at its target, whole and checked. The server flushes it.
     Delivered {
+        /// The archive that gave it.
+        from: PathBuf,
         /// What could not be checked, and why it was delivered all the same.
         remark: Option<String>,
+        /// What was wrong with archives that were asked before.
+        passed_over: Vec<Trouble>,
     },
-    /// The archive is there and does not have the file, and nothing shows that it should; or nobody was to
+    /// Every archive is there and does not have the file, and nothing shows that it should; or nobody was to
     /// find that out ([`Request::prove_absence`]).
     NotArchived {
         /// Why that is the end and not a hole.
@@ -87,210 +94,196 @@ pub enum Outcome {
 /// # Errors
 /// The file is not at its target, and nothing shows that this is the end of the WAL.
 pub fn restore(request: &Request<'_>) -> Result<Outcome, RestoreError> {
-    let store = Directory::at(request.archive);
-    let visit = store.open(request.steps)?;
-    let expected = admit(request, &visit)?;
-    let owner = Owner::this_process();
-    refuse_archive(request, visit.dir())?;
-    Delivery::sweep(request.target, &owner)?;
-    if let Some(outcome) = deliver(request, &visit, &expected, &owner)? {
-        return Ok(outcome);
-    }
-    if !request.prove_absence {
-        return Ok(Outcome::NotArchived { reason: "is not in the archive".to_owned() });
-    }
-    refuse_nothing(request, &visit)?;
-    let (evidence, contents) = match missing::judge(request, &visit, &expected)? {
-        missing::Verdict::End(reason) => return Ok(Outcome::NotArchived { reason }),
-        missing::Verdict::Hole(evidence) => (evidence, None),
-        missing::Verdict::HistoryHole(evidence, contents) => (evidence, Some(contents)),
-    };
-    // Other archivers publish out of order: the file may be on its way.
-    let patience = match evidence.is_older_than(LATE, &visit) {
-        true => Duration::ZERO,
-        false => request.patience,
-    };
-    let started = Instant::now();
-    loop {
-        let left = patience.saturating_sub(started.elapsed());
-        if left.is_zero() {
-            break;
-        }
-        std::thread::sleep(left.min(Duration::from_millis(250)));
-        if let Some(outcome) = deliver(request, &visit, &expected, &owner)? {
+    let (archives, owner) = (Archives::of(request), Owner::this_process());
+    Call { request, archives, owner, is_swept: Cell::new(false) }.outcome()
+}
+
+/// A call under way.
+struct Call<'r> {
+    request: &'r Request<'r>,
+    archives: Archives<'r>,
+    owner: Owner,
+    /// What calls that were killed left beside the target is gone.
+    is_swept: Cell<bool>,
+}
+
+impl Call<'_> {
+    fn outcome(&self) -> Result<Outcome, RestoreError> {
+        if let Some(outcome) = self.ask()? {
             return Ok(outcome);
         }
-    }
-    let (path, evidence) = (request.archive.to_owned(), evidence.text);
-    match (contents, request.name.kind()) {
-        (Some(contents), FileKind::History { timeline }) => {
-            Err(RestoreError::HistoryHole { path, timeline, evidence, contents })
+        if self.archives.any_in_trouble() {
+            return Err(self.unsettled());
         }
-        (_, FileKind::Segment(segment)) if request.end_at_hole == Some(segment) => {
-            let name = format!("{segment} ");
-            let found = evidence.strip_prefix(&name).unwrap_or(&evidence);
+        if matches!(self.request.name.kind(), FileKind::Other) {
+            return Err(RestoreError::UnknownKind { paths: self.request.archives.to_vec() });
+        }
+        if !self.request.prove_absence {
+            return Ok(Outcome::NotArchived { reason: self.archives.nowhere().to_owned() });
+        }
+        self.refuse_nothing()?;
+        let verdict = match missing::judge(self.request, &self.archives) {
+            Ok(verdict) => Some(verdict),
+            Err(e) => {
+                self.blame(e)?;
+                None
+            }
+        };
+        match verdict.filter(|_| !self.archives.any_in_trouble()) {
+            Some(verdict) => self.conclude(verdict),
+            None => Err(self.unsettled()),
+        }
+    }
+
+    /// Asks each archive in turn, and puts the first sound copy in its place. `None` if none gave one: what was
+    /// wrong is noted.
+    fn ask(&self) -> Result<Option<Outcome>, RestoreError> {
+        for place in self.archives.in_order() {
+            let Some(archive) = self.archives.open(place)? else { continue };
+            if !self.is_swept.replace(true) {
+                Delivery::sweep(self.request.target, &self.owner)?;
+            }
+            match take::out_of(archive, self.request, &self.archives, &self.owner) {
+                Ok(Some(taken)) => return self.put_in_place(archive, taken).map(Some),
+                Ok(None) => {}
+                Err(e) if e.is_of_copy() => self.archives.note(place, e, false),
+                Err(e) => self.blame(e)?,
+            }
+        }
+        Ok(None)
+    }
+
+    fn put_in_place(&self, archive: &Archive<'_>, taken: Taken) -> Result<Outcome, RestoreError> {
+        if !self.request.round.settle() {
+            // Nobody waits for this answer any more.
+            let (path, source) =
+                (self.request.target.to_owned(), io::ErrorKind::Interrupted.into());
+            return Err(RestoreError::Deliver { path, space: None, source });
+        }
+        taken.delivery.finish().inspect_err(|_| self.request.round.reopen())?;
+        Ok(Outcome::Delivered {
+            from: archive.path().to_owned(),
+            remark: taken.remark,
+            passed_over: self.archives.take_troubles(),
+        })
+    }
+
+    /// Notes an error of the archive that was looked at last.
+    ///
+    /// # Errors
+    /// No archive is to blame.
+    fn blame(&self, error: RestoreError) -> Result<(), RestoreError> {
+        if error.is_of_target() {
+            return Err(error);
+        }
+        let away = error.is_of_archive();
+        self.archives.note(self.request.round.at(), error, away);
+        Ok(())
+    }
+
+    /// Notes each directory without an identity file that is no archive at all.
+    fn refuse_nothing(&self) -> Result<(), RestoreError> {
+        for archive in self.archives.opened().filter(|archive| !archive.is_marked()) {
+            match Survey::read([archive.visit()], self.request.name) {
+                Ok(survey) if survey.any => {}
+                Ok(_) => self.blame(RestoreError::Nothing { path: archive.path().to_owned() })?,
+                Err(e) => self.blame(e.into())?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns what is wrong where nobody can tell whether the file must exist: of a single archive that, of
+    /// several also what the sound ones say.
+    fn unsettled(&self) -> RestoreError {
+        let rest = self.rest();
+        let mut troubles = self.archives.take_troubles();
+        if self.archives.is_one()
+            && let Some(only) = troubles.pop()
+        {
+            return only.error;
+        }
+        RestoreError::Unsettled { name: self.request.name.clone(), troubles, rest }
+    }
+
+    fn rest(&self) -> Rest {
+        // A copy that is there and is of no use would be taken for a sign that the file must exist.
+        let is_asked = self.request.prove_absence && !self.archives.any_has_it();
+        if !is_asked || self.archives.opened().next().is_none() {
+            return Rest::Unknown;
+        }
+        match missing::judge(self.request, &self.archives) {
+            Ok(Verdict::End(reason)) => Rest::Ends(reason),
+            Ok(Verdict::Hole(evidence) | Verdict::HistoryHole(evidence, ..)) => {
+                Rest::Hole(evidence.text)
+            }
+            Ok(Verdict::BegunLater(archives)) => Rest::Begun(archives),
+            // What is known to be wrong comes first.
+            Err(_) => Rest::Unknown,
+        }
+    }
+
+    fn conclude(&self, verdict: Verdict) -> Result<Outcome, RestoreError> {
+        let paths = || self.request.archives.to_vec();
+        let segment = match self.request.name.kind() {
+            FileKind::Segment(segment) => Some(segment),
+            _ => None,
+        };
+        let ends_here = segment.is_some() && segment == self.request.end_at_hole;
+        let end = |found: &str| {
             let reason = format!("{found}; recovery ends here because --end-at-hole says so");
             Ok(Outcome::NotArchived { reason })
-        }
-        _ => Err(RestoreError::Hole { path, evidence }),
-    }
-}
-
-/// Makes sure, through its handle, that the archive is this cluster's. Returns what its files must be.
-fn admit(request: &Request<'_>, visit: &dyn Visit) -> Result<Expectation, RestoreError> {
-    let path = request.archive;
-    // If the control file cannot be read, only the identity file counts.
-    let control = ControlFile::read(request.data_directory).ok();
-    let ours = control.map(|control| control.system_identifier);
-    let theirs = Identity::at(visit)?.map(|identity| identity.system_identifier);
-    match (ours, theirs) {
-        (_, None) if !request.allow_unmarked => {
-            return Err(RestoreError::Unmarked { path: path.to_owned() });
-        }
-        (Some(ours), Some(theirs)) if ours != theirs => {
-            return Err(
-                Error::OtherCluster { path: path.join(identity::FILE_NAME), ours, theirs }.into()
-            );
-        }
-        _ => {}
-    }
-    Ok(Expectation {
-        system_identifier: theirs.or(ours),
-        segment_size: control.and_then(|control| control.segment_size),
-        ..Expectation::default()
-    })
-}
-
-/// Makes sure that the target does not lie in an archive, where a file would be replaced and other
-/// processes' temporary files removed.
-fn refuse_archive(request: &Request<'_>, archive: &Dir) -> Result<(), RestoreError> {
-    let path = delivery::parent(request.target);
-    let fail = |source| RestoreError::Deliver { path: path.to_owned(), space: None, source };
-    let place = |dir: &Dir| dir.metadata().map(|there| (there.dev(), there.ino()));
-    let dir = Dir::open(path).map_err(fail)?;
-    let target = place(&dir).map_err(fail)?;
-    let archived =
-        place(archive).map_err(|e| Error::io(Action::LookUpDestination, archive.path(), e))?;
-    if target == archived || dir.entry(identity::FILE_NAME).map_err(fail)?.is_some() {
-        return Err(RestoreError::IntoArchive { path: path.to_owned() });
-    }
-    Ok(())
-}
-
-/// Makes sure that a directory without an identity file is an archive at all.
-fn refuse_nothing(request: &Request<'_>, visit: &dyn Visit) -> Result<(), RestoreError> {
-    let marked = !request.allow_unmarked || Identity::at(visit)?.is_some();
-    if marked || Survey::read(visit, request.name)?.any {
-        return Ok(());
-    }
-    Err(RestoreError::Nothing { path: request.archive.to_owned() })
-}
-
-/// Delivers the file if the archive has it, in any encoding. Of two encodings with the same contents, the
-/// first sound one is taken. Two sound ones that differ are an error.
-fn deliver(
-    request: &Request<'_>,
-    visit: &dyn Visit,
-    expected: &Expectation,
-    owner: &Owner,
-) -> Result<Option<Outcome>, RestoreError> {
-    // No server asks for a tail, and none may be given one.
-    if matches!(request.name.kind(), FileKind::Tail(_)) {
-        return Ok(None);
-    }
-    let mut candidates = Vec::new();
-    for stored in StoredName::all(request.name) {
-        candidates.extend(visit.find(&(&stored).into())?.map(|found| (stored.name, found)));
-    }
-    let mut sound: Option<(Digest, Delivery, Option<String>)> = None;
-    let mut failure = None;
-    for (name, archived) in &candidates {
-        let delivery =
-            Delivery::begin(request.target, request.name, owner, request.data_directory)?;
-        let result =
-            delivery.copy(|each| examine::examine_overlapped(&**archived, name, expected, each))?;
-        let path = archived.path().to_owned();
-        match (judge(request, visit, expected, &result.examined)?, result.examined.content) {
-            (Ok(remark), Some(content)) => match sound {
-                None => sound = Some((content, result.delivery, remark)),
-                Some((first, ..)) if first == content => {}
-                Some(_) => {
-                    let reason = "the file is there with another compression too, sound and with other contents";
-                    let problem = Problem::new(FindingKind::Duplicate, reason);
-                    return Err(RestoreError::Damaged { path, problem });
+        };
+        match verdict {
+            Verdict::End(reason) => Ok(Outcome::NotArchived { reason }),
+            Verdict::BegunLater(_) if ends_here => {
+                let were = if self.archives.is_one() { "was" } else { "were" };
+                end(&format!("{}, which {were} begun later", self.archives.nowhere()))
+            }
+            // Nobody is about to bring the file there.
+            Verdict::BegunLater(archives) => Err(RestoreError::BegunLater { archives }),
+            Verdict::Hole(evidence) => {
+                if let Some(outcome) = self.look_again(&evidence)? {
+                    return Ok(outcome);
                 }
-            },
-            (Ok(_), None) => {
-                let problem = Problem::new(FindingKind::Unreadable, "it was not read to its end");
-                failure = Some(RestoreError::Damaged { path, problem });
+                let evidence = evidence.text;
+                if !ends_here {
+                    return Err(RestoreError::Hole { paths: paths(), evidence });
+                }
+                let name = format!("{} ", self.request.name);
+                end(evidence.strip_prefix(&name).unwrap_or(&evidence))
             }
-            (Err(Refused::Damaged(problem)), _) => {
-                failure = Some(RestoreError::Damaged { path, problem });
-            }
-            (Err(Refused::Unknown(reason)), _) => {
-                failure = Some(RestoreError::UnknownWal { path, reason });
+            Verdict::HistoryHole(evidence, contents, timeline) => {
+                match self.look_again(&evidence)? {
+                    Some(outcome) => Ok(outcome),
+                    None => {
+                        let (paths, evidence) = (paths(), evidence.text);
+                        Err(RestoreError::HistoryHole { paths, timeline, evidence, contents })
+                    }
+                }
             }
         }
     }
-    match (sound, failure) {
-        (Some((_, delivery, remark)), _) => {
-            delivery.finish()?;
-            Ok(Some(Outcome::Delivered { remark }))
+
+    /// Looks for the file again for a while: other archivers publish out of order, and it may be on its way.
+    fn look_again(&self, evidence: &Evidence) -> Result<Option<Outcome>, RestoreError> {
+        let patience = match evidence.is_older_than(LATE, || self.archives.visits()) {
+            true => Duration::ZERO,
+            false => self.request.patience,
+        };
+        let started = Instant::now();
+        loop {
+            let left = patience.saturating_sub(started.elapsed());
+            if left.is_zero() {
+                return Ok(None);
+            }
+            std::thread::sleep(left.min(Duration::from_millis(250)));
+            if let Some(outcome) = self.ask()? {
+                return Ok(Some(outcome));
+            }
+            if self.archives.any_in_trouble() {
+                return Err(self.unsettled());
+            }
         }
-        (None, Some(failure)) => Err(failure),
-        (None, None) if matches!(request.name.kind(), FileKind::Other) => {
-            Err(RestoreError::UnknownKind { path: request.archive.to_owned() })
-        }
-        (None, None) => Ok(None),
     }
-}
-
-/// Why a file that could be read is not delivered.
-enum Refused {
-    /// It is damaged or the wrong one.
-    Damaged(Problem),
-    /// Its format is not known here, and the archive does not say that it was let in so.
-    Unknown(String),
-}
-
-/// Decides whether a file that was read may be delivered, and with which remark.
-fn judge(
-    request: &Request<'_>,
-    visit: &dyn Visit,
-    expected: &Expectation,
-    examined: &Examined,
-) -> Result<Result<Option<String>, Refused>, RestoreError> {
-    if let Some(Unknown { reason, vouched }) = &examined.unknown {
-        // Where files carry nothing, the archive as a whole says that some were let in unchecked.
-        let marked = || Ok::<_, Error>(!examined.had_digest && unchecked::is_marked(visit)?);
-        return Ok(if *vouched || request.allow_unchecked || marked()? {
-            Ok(Some(format!("its records were not checked: {reason}")))
-        } else {
-            Err(Refused::Unknown(reason.clone()))
-        });
-    }
-    let problem = match &examined.problem {
-        None => lost_tail(request, visit, expected, examined)?,
-        known => known.clone(),
-    };
-    Ok(problem.map_or(Ok(None), |problem| Err(Refused::Damaged(problem))))
-}
-
-/// A segment whose WAL ends early is the last one of its timeline, or it has lost its tail. In the second
-/// case, the server would end the recovery there.
-fn lost_tail(
-    request: &Request<'_>,
-    visit: &dyn Visit,
-    expected: &Expectation,
-    examined: &Examined,
-) -> Result<Option<Problem>, RestoreError> {
-    let (FileKind::Segment(segment), Some(end)) = (request.name.kind(), examined.ends_early) else {
-        return Ok(None);
-    };
-    let survey = Survey::read(visit, request.name)?;
-    Ok(evidence::of_later_wal(visit, expected, &survey, segment)?.map(|later| {
-        let later = later.text;
-        let reason = format!("its WAL ends at {end}, before the segment does, and {later}");
-        Problem::new(FindingKind::Corrupt, reason)
-    }))
 }

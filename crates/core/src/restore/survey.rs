@@ -1,4 +1,4 @@
-//! What one reading of an archive's names shows: enough to tell the end of the WAL from a hole.
+//! What one reading of the archives' names shows: enough to tell the end of the WAL from a hole.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -31,18 +31,21 @@ struct Newest {
 }
 
 impl Survey {
-    /// Reads every name once. `asked` is the file that was asked for.
+    /// Reads every name of every place once. `asked` is the file that was asked for.
     ///
     /// # Errors
     /// The names could not be read to their end.
-    pub(super) fn read(visit: &dyn Visit, asked: &FileName) -> Result<Self, Error> {
+    pub(super) fn read<'v>(
+        visits: impl IntoIterator<Item = &'v dyn Visit>,
+        asked: &FileName,
+    ) -> Result<Self, Error> {
         let mut survey = Self::default();
         let asked = match asked.kind() {
             FileKind::Segment(segment) => Some(segment),
             _ => None,
         };
         let mut nearest_at = None;
-        visit.list(&mut |stored| {
+        let mut take = |stored: &str| {
             // Names of temporary files begin with a dot, and are no stored names.
             let Ok(stored) = StoredName::parse(stored) else { return };
             let there = match stored.name.kind() {
@@ -70,7 +73,8 @@ impl Survey {
                 }
             }
             survey.add(there, stored);
-        })?;
+        };
+        visits.into_iter().try_for_each(|visit| visit.list(&mut take))?;
         Ok(survey)
     }
 

@@ -206,21 +206,26 @@ impl Held {
     /// administrator would. A checkpoint removes what is marked as done. Returns whether it was marked so.
     #[must_use]
     pub fn keep(&self, segment: HeldSegment) -> bool {
-        !segment.waiting && self.mark(segment, "done", "ready")
+        !segment.waiting && mark(&self.pg_wal, segment, "done", "ready")
     }
 
     /// Takes [`Held::keep`] back, once the segment is archived or where it need not be.
     pub fn release(&self, segment: HeldSegment) {
-        self.mark(segment, "ready", "done");
+        release(&self.pg_wal, segment);
     }
+}
 
-    /// One step: at any moment the segment has one of the two marks. Nothing depends on its durability. If
-    /// the server has removed the segment, it has removed both marks.
-    fn mark(&self, segment: HeldSegment, from: &str, to: &str) -> bool {
-        let name = |mark: &str| format!("{}.{mark}", segment.name);
-        let status = Dir::open(&self.pg_wal.join("archive_status"));
-        status.and_then(|dir| dir.replace(&name(from), &name(to))).is_ok()
-    }
+/// The same as [`Held::release`], for a `pg_wal` by its path.
+pub fn release(pg_wal: &Path, segment: HeldSegment) {
+    mark(pg_wal, segment, "ready", "done");
+}
+
+/// One step: at any moment the segment has one of the two marks. Nothing depends on its durability. If
+/// the server has removed the segment, it has removed both marks.
+fn mark(pg_wal: &Path, segment: HeldSegment, from: &str, to: &str) -> bool {
+    let name = |mark: &str| format!("{}.{mark}", segment.name);
+    let status = Dir::open(&pg_wal.join("archive_status"));
+    status.and_then(|dir| dir.replace(&name(from), &name(to))).is_ok()
 }
 
 /// Returns whether a server in recovery, or one that does not run, is the only one that can tell what is in

@@ -83,7 +83,7 @@ impl KnownDestinations {
         Ok((there.dev(), there.ino()) == (ours.dev(), ours.ino()))
     }
 
-    fn pg_wal(&self) -> PathBuf {
+    pub(crate) fn pg_wal(&self) -> PathBuf {
         self.data_directory.join("pg_wal")
     }
 

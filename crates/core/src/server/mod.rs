@@ -11,4 +11,5 @@ pub mod ready;
 pub mod settings;
 pub mod source;
 pub mod stats;
+pub mod together;
 pub mod users;

@@ -12,7 +12,7 @@ use std::time::SystemTime;
 use crate::error::{Action, Error};
 use crate::sys::Dir;
 use crate::wal::SegmentSize;
-use crate::wal::name::{FileKind, FileName};
+use crate::wal::name::{FileKind, FileName, SegmentName};
 
 /// `MIN_XFN_CHARS` to `MAX_XFN_CHARS`.
 const NAME_LEN: std::ops::RangeInclusive<usize> = 16..=40;
@@ -34,18 +34,22 @@ struct Waiting {
     name: FileName,
 }
 
-/// Returns the first `limit` waiting files in the server's order. Reads the directory once, and
-/// holds no more than `limit` names.
+/// Returns the first `limit` waiting files in the server's order, without those that are `known`. Reads the
+/// directory once, and holds no more than `limit` names. `known` is called once for each waiting file.
 ///
 /// # Errors
 /// The directory could not be read.
-pub fn first_waiting(archive_status: &Path, limit: usize) -> Result<Vec<FileName>, Error> {
+pub fn first_waiting(
+    archive_status: &Path,
+    limit: usize,
+    mut known: impl FnMut(&FileName) -> bool,
+) -> Result<Vec<FileName>, Error> {
     let fail = |e| Error::io(Action::ReadStatus, archive_status, e);
     let mut first: BinaryHeap<Waiting> = BinaryHeap::new();
     Dir::open(archive_status)
         .and_then(|dir| {
             dir.for_each_name(|entry| {
-                let Some(name) = waiting(entry) else { return };
+                let Some(name) = waiting(entry).filter(|name| !known(name)) else { return };
                 let history = Reverse(matches!(name.kind(), FileKind::History { .. }));
                 first.push(Waiting { history, name });
                 if first.len() > limit {
@@ -68,15 +72,37 @@ pub struct Backlog {
     pub oldest: Option<SystemTime>,
 }
 
+impl Backlog {
+    fn add(&mut self, bytes: u64, since: SystemTime) {
+        self.files += 1;
+        self.bytes += bytes;
+        self.oldest = Some(self.oldest.map_or(since, |oldest| oldest.min(since)));
+    }
+}
+
 /// Counts the waiting files. Looks once at each `.ready` file; takes the segment size for segments, and
 /// looks up only other files in `pg_wal`.
 ///
 /// # Errors
 /// The directory could not be read.
 pub fn backlog(pg_wal: &Path, segment_size: SegmentSize) -> Result<Backlog, Error> {
+    let backlogs = backlogs(pg_wal, segment_size, &[None])?;
+    Ok(backlogs.into_iter().next().unwrap_or_default())
+}
+
+/// Counts, in the same look, what each of several destinations lacks of the waiting files. `has_up_to` is for each
+/// the last segment that it has already, with the waiting files before it.
+///
+/// # Errors
+/// The directory could not be read.
+pub fn backlogs(
+    pg_wal: &Path,
+    segment_size: SegmentSize,
+    has_up_to: &[Option<SegmentName>],
+) -> Result<Vec<Backlog>, Error> {
     let archive_status = pg_wal.join("archive_status");
     let fail = |e| Error::io(Action::ReadStatus, &archive_status, e);
-    let mut backlog = Backlog::default();
+    let mut backlogs = vec![Backlog::default(); has_up_to.len()];
     let dir = Dir::open(&archive_status).map_err(fail)?;
     dir.for_each_name(|entry| {
         let Some(name) = waiting(entry) else { return };
@@ -84,15 +110,26 @@ pub fn backlog(pg_wal: &Path, segment_size: SegmentSize) -> Result<Backlog, Erro
         let Ok(since) = archive_status.join(entry).metadata().and_then(|m| m.modified()) else {
             return;
         };
-        backlog.files += 1;
-        backlog.bytes += match name.segment() {
+        let bytes = match name.segment() {
             Some(_) => segment_size.bytes().into(),
             None => pg_wal.join(name.as_str()).metadata().map_or(0, |m| m.len()),
         };
-        backlog.oldest = Some(backlog.oldest.map_or(since, |oldest| oldest.min(since)));
+        for (backlog, last) in backlogs.iter_mut().zip(has_up_to) {
+            if !last.is_some_and(|last| comes_before(&name, last)) {
+                backlog.add(bytes, since);
+            }
+        }
     })
     .map_err(fail)?;
-    Ok(backlog)
+    Ok(backlogs)
+}
+
+/// Returns whether the server takes a file before the one behind this segment.
+fn comes_before(name: &FileName, segment: SegmentName) -> bool {
+    match name.kind() {
+        FileKind::History { timeline } => timeline <= segment.timeline,
+        _ => *name.as_str() <= *segment.to_string(),
+    }
 }
 
 #[cfg(test)]
@@ -121,7 +158,12 @@ mod tests {
             std::fs::write(temp.path().join(name), "").unwrap();
         }
         let names = |limit| -> Vec<String> {
-            first_waiting(temp.path(), limit).unwrap().iter().map(ToString::to_string).collect()
+            let none = |_: &FileName| false;
+            first_waiting(temp.path(), limit, none)
+                .unwrap()
+                .iter()
+                .map(ToString::to_string)
+                .collect()
         };
         let all = [
             "00000002.history",
@@ -132,6 +174,9 @@ mod tests {
         ];
         assert_eq!(names(100), all);
         assert_eq!(names(2), all.get(..2).unwrap());
+        let known = |name: &FileName| name.as_str() == all[0];
+        let others = first_waiting(temp.path(), 2, known).unwrap();
+        assert_eq!(others.iter().map(FileName::as_str).collect::<Vec<_>>(), all[1..3]);
     }
 
     #[test]
@@ -156,5 +201,29 @@ mod tests {
         file.set_modified(oldest).unwrap();
         let expected = Backlog { files: 2, bytes: (1 << 20) + 5, oldest: Some(oldest) };
         assert_eq!(backlog(temp.path(), size).unwrap(), expected);
+    }
+
+    /// A destination that had everything was shown with the backlog of another one.
+    #[test]
+    fn what_a_destination_has_already_is_not_its_backlog() {
+        let temp = tempfile::tempdir().unwrap();
+        let status = temp.path().join("archive_status");
+        std::fs::create_dir(&status).unwrap();
+        for name in [
+            "00000001.history",
+            "00000002.history",
+            "000000010000000000000002",
+            "000000010000000000000003",
+            "000000010000000000000003.00000028.backup",
+            "000000010000000000000004",
+        ] {
+            std::fs::write(status.join(format!("{name}.ready")), "").unwrap();
+        }
+        let up_to = |timeline, segment| Some(SegmentName { timeline, log: 0, segment });
+        let size = SegmentSize::new(1 << 20).unwrap();
+        let counted =
+            backlogs(temp.path(), size, &[None, up_to(1, 3), up_to(1, 4), up_to(2, 1)]).unwrap();
+        let files: Vec<_> = counted.iter().map(|backlog| backlog.files).collect();
+        assert_eq!(files, [6, 3, 1, 0]);
     }
 }

@@ -5,52 +5,47 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use crate::error::{Action, Error};
 use crate::server::known::KnownDestinations;
+use crate::server::ready;
 use crate::store::directory::temporary;
 use crate::store::identity::{self, Identity};
 use crate::store::{StoredName, Visit, names};
 use crate::sys::read_full;
 use crate::wal::LongPageHeader;
-use crate::wal::name::SegmentName;
+use crate::wal::name::{FileName, SegmentName};
 use crate::wal::segment::{Cluster, HEADER_LEN};
 use crate::words;
 
 /// How many segments of an archive that another tool began are looked at before it is adopted.
 const SAMPLE: usize = 16;
 
+/// How many waiting files are looked at for the first segment. Before it there are history files at most.
+const LOOKED_AT: usize = 256;
+
 /// Makes sure that an archive belongs to this cluster, through the handle that the visit holds.
 ///
 /// An archive that has no identity file yet gets one, if it is empty or holds segments of this cluster, and
-/// was never used before. On return the identity file is durable, and so is the data directory's list that
-/// names the archive.
+/// was never used before. On return the identity file, whose contents are returned, is durable, and so is the
+/// data directory's list that names the archive.
 ///
 /// # Errors
 /// The archive is another cluster's, has lost its identity file, holds other files, or is one of the
-/// server's own directories.
+/// server's own directories or of its other destinations.
 pub fn admit(
     visit: &dyn Visit,
     cluster: &Cluster,
     destinations: &KnownDestinations,
     mode: u32,
-) -> Result<(), Error> {
+) -> Result<Identity, Error> {
     let path = visit.location();
     if visit.is_within(destinations)? {
         return Err(Error::InsideData { path: path.to_owned() });
     }
+    visit.check_apart(destinations)?;
     let known = destinations.contains(path)?;
     let identity = match Identity::at(visit)? {
         Some(identity) => identity,
         None if known => return Err(Error::IdentityLost { file: path.join(identity::FILE_NAME) }),
-        None => {
-            check_adoptable(visit, cluster)?;
-            let ours = Identity::new(cluster.system_identifier);
-            if ours.publish(visit, mode)? {
-                ours
-            } else {
-                // Another server was faster: its identity counts.
-                Identity::at(visit)?
-                    .ok_or_else(|| Error::Vanished { path: path.join(identity::FILE_NAME) })?
-            }
-        }
+        None => begin(visit, cluster.system_identifier, mode, || first_file(destinations))?,
     };
     if identity.system_identifier != cluster.system_identifier {
         return Err(other_cluster(visit, &identity, cluster));
@@ -66,7 +61,54 @@ pub fn admit(
         }
         destinations.add(path)?;
     }
-    Ok(())
+    Ok(identity)
+}
+
+/// Returns the file that the server wants archived first now: whatever comes into an empty archive comes in
+/// that order. A segment if there is one: the history files that come first are archived in any case.
+fn first_file(destinations: &KnownDestinations) -> Option<FileName> {
+    let status = destinations.pg_wal().join("archive_status");
+    let first = |passed_over: fn(&FileName) -> bool| {
+        let waiting = ready::first_waiting(&status, 1, passed_over).unwrap_or_default();
+        waiting.into_iter().next()
+    };
+    first(|name| name.segment().is_none()).or_else(|| first(|_| false))
+}
+
+/// Gives an archive that has no identity file one, if it is empty or holds segments of this cluster and of no
+/// other. Returns the identity that it has on return: another process may have been faster. `first` is asked for
+/// the first file of an archive that is empty.
+///
+/// On return, an identity that was published here survives a power cut. If the machine dies half-way, the whole
+/// file is there or nothing is.
+///
+/// # Errors
+/// The archive holds segments of another cluster, or files and nothing that shows whose they are; or the identity
+/// could not be published.
+pub fn begin(
+    visit: &dyn Visit,
+    system_identifier: u64,
+    mode: u32,
+    first: impl FnOnce() -> Option<FileName>,
+) -> Result<Identity, Error> {
+    let ours = Identity::new(system_identifier);
+    let ours = match check_adoptable(visit, system_identifier)? {
+        Holds::Nothing => ours.beginning_with(first()),
+        Holds::Segments => ours,
+    };
+    if ours.publish(visit, mode)? {
+        return Ok(ours);
+    }
+    // Another server was faster: its identity counts.
+    let file = visit.location().join(identity::FILE_NAME);
+    Identity::at(visit)?.ok_or(Error::Vanished { path: file })
+}
+
+/// What a directory without an identity file holds.
+enum Holds {
+    Nothing,
+    /// This cluster's, and none of another.
+    Segments,
 }
 
 fn other_cluster(visit: &dyn Visit, identity: &Identity, cluster: &Cluster) -> Error {
@@ -83,7 +125,23 @@ fn other_cluster(visit: &dyn Visit, identity: &Identity, cluster: &Cluster) -> E
 /// # Errors
 /// The directory could not be read, holds segments of another cluster, or holds files and nothing
 /// that shows whose they are.
-fn check_adoptable(visit: &dyn Visit, cluster: &Cluster) -> Result<(), Error> {
+fn check_adoptable(visit: &dyn Visit, ours: u64) -> Result<Holds, Error> {
+    Ok(match sampled(visit, Some(ours))? {
+        None => Holds::Nothing,
+        Some(_) => Holds::Segments,
+    })
+}
+
+/// Returns whose archive a directory without an identity file is, by the same sample; `None` if it holds nothing.
+///
+/// # Errors
+/// As for a directory that is to be adopted. Segments of two clusters are nobody's archive.
+pub fn whose(visit: &dyn Visit) -> Result<Option<u64>, Error> {
+    sampled(visit, None)
+}
+
+/// Returns whose segments a directory holds, which must be `ours` if that is given.
+fn sampled(visit: &dyn Visit, mut ours: Option<u64>) -> Result<Option<u64>, Error> {
     let (mut sample, mut segments, mut others) = (Sample::default(), 0_u64, Others::default());
     visit.list(&mut |stored| {
         let parsed = StoredName::parse(stored).ok();
@@ -100,27 +158,25 @@ fn check_adoptable(visit: &dyn Visit, cluster: &Cluster) -> Result<(), Error> {
         }
     })?;
     if segments == 0 && others.count == 0 {
-        return Ok(());
+        return Ok(None);
     }
-    let mut ours = 0;
+    let mut found = None;
     for stored in sample.all() {
         let Some(theirs) = system_identifier(visit, stored)? else { continue };
-        if theirs != cluster.system_identifier {
-            return Err(Error::OtherCluster {
-                path: visit.location().join(stored.to_string()),
-                ours: cluster.system_identifier,
-                theirs,
-            });
+        let ours = *ours.get_or_insert(theirs);
+        if theirs != ours {
+            let path = visit.location().join(stored.to_string());
+            return Err(Error::OtherCluster { path, ours, theirs });
         }
-        ours += 1;
+        found = Some(ours);
     }
-    if ours == 0 {
-        return Err(Error::NotAdoptable {
+    match found {
+        Some(_) => Ok(found),
+        None => Err(Error::NotAdoptable {
             path: visit.location().to_owned(),
             reason: others.reason(segments),
-        });
+        }),
     }
-    Ok(())
 }
 
 /// What lies in a directory beside segments: how many entries, and the first of their names.
@@ -231,8 +287,8 @@ fn system_identifier(visit: &dyn Visit, stored: &StoredName) -> Result<Option<u6
 /// The archive has another cluster's identity file or WAL, or the identity could not be published.
 pub fn init(visit: &dyn Visit, cluster: &Cluster, mode: u32) -> Result<bool, Error> {
     if Identity::at(visit)?.is_none() {
-        match check_adoptable(visit, cluster) {
-            Ok(()) | Err(Error::NotAdoptable { .. }) => {}
+        match check_adoptable(visit, cluster.system_identifier) {
+            Ok(_) | Err(Error::NotAdoptable { .. }) => {}
             Err(e) => return Err(e),
         }
         if Identity::new(cluster.system_identifier).publish(visit, mode)? {

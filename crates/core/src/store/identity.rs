@@ -1,7 +1,8 @@
 //! The identity file `walsafe_archive.id`: whose archive a directory is.
 //!
-//! `key = value` lines: `format` (1), `system_identifier` (decimal), `created` (RFC 3339). Lines
-//! that are empty or begin with `#`, and keys that a later version may add, are passed over.
+//! `key = value` lines: `format` (1), `system_identifier` (decimal), `created` (RFC 3339), and, where the
+//! module began the archive in an empty place, `begins_with` (the name of a WAL file). Lines that are empty or
+//! begin with `#`, and keys that a later version may add, are passed over.
 
 use std::fmt;
 use std::io::Read;
@@ -15,6 +16,7 @@ use crate::store::directory::DirectoryVisit;
 use crate::store::{FinalName, Found, Publication, Seal, Visit};
 use crate::sys;
 use crate::sys::buffer::Buffer;
+use crate::wal::name::FileName;
 
 /// Name of the identity file in an archive.
 pub const FILE_NAME: &str = "walsafe_archive.id";
@@ -32,6 +34,9 @@ pub struct Identity {
     pub system_identifier: u64,
     /// When the archive was begun, RFC 3339.
     pub created: String,
+    /// The first file that the archive was to have, a segment's wherever possible: from there on it has all that
+    /// the server has archived. `None` where that is not known, as in an archive that another tool began.
+    pub begins_with: Option<FileName>,
 }
 
 /// Why the contents of an identity file are refused.
@@ -56,7 +61,13 @@ impl Identity {
     #[must_use]
     pub fn new(system_identifier: u64) -> Self {
         let created = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
-        Self { system_identifier, created }
+        Self { system_identifier, created, begins_with: None }
+    }
+
+    /// The same, of an archive whose first file is this one.
+    #[must_use]
+    pub fn beginning_with(self, begins_with: Option<FileName>) -> Self {
+        Self { begins_with, ..self }
     }
 
     /// Reads the contents of an identity file.
@@ -66,6 +77,7 @@ impl Identity {
     pub fn parse(contents: &[u8]) -> Result<Self, IdentityError> {
         let text = std::str::from_utf8(contents).map_err(|_| IdentityError::NotText)?;
         let (mut format, mut system_identifier, mut created) = (None, None, None);
+        let mut begins_with = None;
         for (number, line) in (1..).zip(text.lines().map(str::trim)) {
             if line.is_empty() || line.starts_with('#') {
                 continue;
@@ -76,6 +88,8 @@ impl Identity {
                 "format" => format = value.parse().ok(),
                 "system_identifier" => system_identifier = value.parse().ok(),
                 "created" => created = Some(value.to_owned()),
+                // What is not a name says nothing, and must not stop archiving.
+                "begins_with" => begins_with = FileName::new(value).ok(),
                 _ => {}
             }
         }
@@ -89,6 +103,7 @@ impl Identity {
             created: created
                 .filter(|text| humantime::parse_rfc3339(text).is_ok())
                 .ok_or(IdentityError::Key("created"))?,
+            begins_with,
         })
     }
 
@@ -193,7 +208,8 @@ impl fmt::Display for Identity {
         )?;
         writeln!(f, "format = {FORMAT}")?;
         writeln!(f, "system_identifier = {}", self.system_identifier)?;
-        writeln!(f, "created = {}", self.created)
+        writeln!(f, "created = {}", self.created)?;
+        self.begins_with.iter().try_for_each(|name| writeln!(f, "begins_with = {name}"))
     }
 }
 
@@ -211,13 +227,18 @@ mod tests {
     #[test]
     fn an_identity_reads_back_from_its_text() {
         let identity = Identity::new(7_123_456_789_012_345_678);
-        assert_eq!(Identity::parse(identity.to_string().as_bytes()), Ok(identity));
+        assert_eq!(Identity::parse(identity.to_string().as_bytes()), Ok(identity.clone()));
+        let begun = identity.beginning_with(FileName::new("00000001000000000000000A").ok());
+        assert_eq!(Identity::parse(begun.to_string().as_bytes()), Ok(begun));
     }
 
     #[test]
     fn keys_of_later_versions_are_passed_over_and_later_formats_refused() {
         let good = "format = 1\nsystem_identifier=5\ncreated = 2026-11-21T00:00:00Z\nnew = x\n";
         assert_eq!(Identity::parse(good.as_bytes()).unwrap().system_identifier, 5);
+        // What is no name is no reason to refuse an archive.
+        let odd = format!("{good}begins_with = no/name\n");
+        assert_eq!(Identity::parse(odd.as_bytes()).unwrap().begins_with, None);
         let later = good.replace("format = 1", "format = 2");
         assert_eq!(Identity::parse(later.as_bytes()), Err(IdentityError::Format(2)));
     }

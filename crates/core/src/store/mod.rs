@@ -129,6 +129,15 @@ pub trait Visit: Sync {
     /// # Errors
     /// One of the two could not be looked up.
     fn is_within(&self, server: &KnownDestinations) -> Result<bool, Error>;
+
+    /// Makes sure that the place is none of the other destinations of the server, by whatever path, and lies in
+    /// none of them. Only directories have paths that lead to one place.
+    ///
+    /// # Errors
+    /// It is, or it could not be looked up.
+    fn check_apart(&self, _server: &KnownDestinations) -> Result<(), Error> {
+        Ok(())
+    }
 }
 
 /// A place that is kept open, for files that are complete there and not published yet. Only what is under
@@ -204,7 +213,15 @@ pub trait Draft: Send {
     ///
     /// # Errors
     /// The write failed.
-    fn put(&mut self, chunk: &[u8]) -> Result<(), Error>;
+    fn put(&mut self, chunk: &[u8]) -> Result<(), Error> {
+        self.put_all(&[chunk])
+    }
+
+    /// Appends chunks, each as [`Draft::put`], in as few writes as the place allows.
+    ///
+    /// # Errors
+    /// A write failed.
+    fn put_all(&mut self, chunks: &[&[u8]]) -> Result<(), Error>;
 
     /// Completes the file: contents, digests, permission.
     ///

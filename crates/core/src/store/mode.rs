@@ -2,7 +2,10 @@
 
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
+use crate::server::settings::FileMode;
 use crate::sys;
 
 /// The bits that `file_mode` speaks of.
@@ -25,6 +28,13 @@ fn refuses(error: &io::Error) -> bool {
         error.raw_os_error(),
         Some(libc::EPERM | libc::EACCES | libc::EOPNOTSUPP | libc::ENOSYS | libc::EINVAL)
     )
+}
+
+/// Returns the permission of a file, if there is one and archived files may have it.
+#[must_use]
+pub fn like(path: &Path) -> Option<FileMode> {
+    let there = std::fs::symlink_metadata(path).ok()?;
+    format!("{:04o}", there.permissions().mode() & 0o7777).parse().ok()
 }
 
 /// Returns the permission of a file, if it is not the one that was asked for.

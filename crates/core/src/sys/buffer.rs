@@ -11,9 +11,11 @@ use crate::sys::slice::{part, part_mut};
 pub const CHUNK: usize = 512 << 10;
 
 /// All the memory that a worker copies through, in chunks of which some are filled while others are written.
+/// Where storage is slow to answer, one write takes up to seven of eight chunks, and twice the memory halves
+/// the number of answers to wait for.
 /// In huge pages, each chunk is one piece of memory for the disk, too: direct I/O need not collect its pages
 /// one by one, nor split a write because the pages are scattered.
-const LARGE: usize = HUGE_PAGE;
+const LARGE: usize = 2 * HUGE_PAGE;
 
 /// A piece of memory, aligned for direct I/O.
 pub struct Buffer {

@@ -26,6 +26,19 @@ pub fn drop_cached(file: &File, offset: u64, len: u64) {
     }
 }
 
+/// Has the kernel begin to write what was written to a file, without waiting for it, so that a later flush has
+/// less to wait for. It is advice: what is not begun here, the flush writes, and a failure is the flush's to
+/// report.
+pub fn begin_write_out(file: &File, offset: u64, len: u64) {
+    #[cfg(target_os = "linux")]
+    if let (Ok(offset), Ok(len)) = (offset.try_into(), len.try_into()) {
+        // SAFETY: takes numbers only; the descriptor is open because `file` owns it.
+        unsafe {
+            libc::sync_file_range(file.as_raw_fd(), offset, len, libc::SYNC_FILE_RANGE_WRITE);
+        }
+    }
+}
+
 /// Returns how many bytes of a file's first `len` are in the page cache; `None` where the system does
 /// not say. Reads nothing.
 #[cfg(target_os = "linux")]

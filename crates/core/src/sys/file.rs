@@ -2,7 +2,7 @@
 //! like those that it does not.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, IoSlice, Read, Seek, SeekFrom, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::Path;
@@ -164,23 +164,65 @@ pub fn read_full(stream: &mut impl Read, buf: &mut [u8]) -> io::Result<usize> {
 /// What `pwrite` reports. `ENOSPC` when it writes nothing and gives no reason: PostgreSQL, too, assumes then
 /// that the disk is full (`XLogWrite` in `access/transam/xlog.c`).
 pub fn write_all_at(file: &File, buf: &[u8], offset: u64) -> io::Result<()> {
+    write_rest(file, buf, offset, None)
+}
+
+/// Writes pieces of memory one behind the other at an offset, by one call if the system takes them all. The
+/// file's own position changes.
+///
+/// # Errors
+/// As [`write_all_at`].
+pub fn write_pieces_at(file: &File, pieces: &[&[u8]], offset: u64) -> io::Result<()> {
+    // Each is announced: how many are written at once depends on the time, and a fault must not.
+    let verdicts = pieces.iter().map(|_| again(Op::Write, Ok)).collect::<io::Result<Vec<_>>>()?;
     let mut done = 0;
+    if verdicts.iter().all(|verdict| matches!(verdict, Verdict::Proceed)) {
+        let slices: Vec<_> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
+        let mut stream = file;
+        stream.seek(SeekFrom::Start(offset))?;
+        done = match stream.write_vectored(&slices) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => 0,
+            other => other?,
+        };
+    }
+    let mut start = 0;
+    for (piece, verdict) in pieces.iter().zip(verdicts) {
+        let taken = done.saturating_sub(start).min(piece.len());
+        let (rest, at) = (piece.get(taken..).unwrap_or_default(), offset + (start + taken) as u64);
+        write_rest(file, rest, at, Some(verdict))?;
+        start += piece.len();
+    }
+    Ok(())
+}
+
+/// Writes all bytes at an offset; with a verdict, the first call has been announced.
+fn write_rest(file: &File, buf: &[u8], offset: u64, told: Option<Verdict>) -> io::Result<()> {
+    let (mut done, mut told) = (0, told);
     while let Some(rest) = buf.get(done..).filter(|rest| !rest.is_empty()) {
-        let written = again(Op::Write, |verdict| match verdict {
-            Verdict::Proceed => file.write_at(rest, offset + done as u64),
-            Verdict::Short => {
-                let half = rest.get(..rest.len().div_ceil(2)).unwrap_or(rest);
-                file.write_at(half, offset + done as u64)
-            }
-            #[cfg(feature = "fault-injection")]
-            Verdict::Corrupt => write_corrupted(file, rest, offset + done as u64),
-        })?;
+        let write = |verdict| write_as_told(file, rest, offset + done as u64, verdict);
+        let written = match told.take().map(write) {
+            Some(Err(e)) if e.kind() == io::ErrorKind::Interrupted => continue,
+            Some(result) => result?,
+            None => again(Op::Write, write)?,
+        };
         if written == 0 {
             return Err(io::Error::from_raw_os_error(libc::ENOSPC));
         }
         done += written;
     }
     Ok(())
+}
+
+fn write_as_told(file: &File, buf: &[u8], offset: u64, verdict: Verdict) -> io::Result<usize> {
+    match verdict {
+        Verdict::Proceed => file.write_at(buf, offset),
+        Verdict::Short => {
+            let half = buf.get(..buf.len().div_ceil(2)).unwrap_or(buf);
+            file.write_at(half, offset)
+        }
+        #[cfg(feature = "fault-injection")]
+        Verdict::Corrupt => write_corrupted(file, buf, offset),
+    }
 }
 
 /// Writes with one byte in the middle changed.

@@ -24,16 +24,18 @@ pub mod slice;
 pub mod worker;
 
 pub use self::attributes::{attribute, offer_attribute};
-pub use self::cache::{cached_bytes, drop_cached, set_direct};
+pub use self::cache::{begin_write_out, cached_bytes, drop_cached, set_direct};
 pub use self::dir::{Dir, Space};
 pub use self::file::{
     Entry, allocated, entry, flush, open_source, read_full, read_full_at, set_len, set_mode,
-    set_owner, source_entry, write_all_at,
+    set_owner, source_entry, write_all_at, write_pieces_at,
 };
 pub use self::late::{close_second, keeps_flush_of_unnamed};
 pub use self::memory::{
     DIRECT_ALIGNMENT, HUGE_PAGE, give_memory_back, headroom, prefer_huge_pages, shared, zeroed,
 };
+pub(crate) use self::process::start_scoped;
 pub use self::process::{
-    become_user, host_name, process_runs, start_thread, user, with_signals_blocked,
+    become_user, host_name, is_asked_to_end, note_requests_to_end, process_runs, start_thread,
+    user, with_signals_blocked,
 };

@@ -4,6 +4,7 @@
 
 use std::io;
 use std::mem::MaybeUninit;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{Scope, ScopedJoinHandle};
 
 use crate::sys::fault::{self, Op, announce};
@@ -68,6 +69,40 @@ pub fn become_user(user: u32, group: u32) -> io::Result<()> {
     done(unsafe { libc::setuid(user) })
 }
 
+/// Set once this process has been asked to end.
+static ASKED_TO_END: AtomicBool = AtomicBool::new(false);
+
+extern "C" fn note_request(_: libc::c_int) {
+    ASKED_TO_END.store(true, Ordering::Relaxed);
+}
+
+/// Has SIGTERM and SIGINT noted from now on, instead of ending this process: see [`is_asked_to_end`]. Calls that
+/// they interrupt go on. A copy of this process that is made later does the same.
+///
+/// # Errors
+/// What `sigaction` reports.
+pub fn note_requests_to_end() -> io::Result<()> {
+    for signal in [libc::SIGTERM, libc::SIGINT] {
+        // SAFETY: all zeros is a valid value of the structure: no flags, an empty mask and the default action.
+        let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+        action.sa_sigaction = note_request as extern "C" fn(libc::c_int) as libc::sighandler_t;
+        action.sa_flags = libc::SA_RESTART;
+        // SAFETY: the structure is whole and outlives the call, and no old action is asked for. The handler does
+        // nothing but store to an atomic, which is allowed at any moment.
+        match unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) } {
+            0 => {}
+            _ => return Err(io::Error::last_os_error()),
+        }
+    }
+    Ok(())
+}
+
+/// Returns whether this process was asked to end, once [`note_requests_to_end`] was called.
+#[must_use]
+pub fn is_asked_to_end() -> bool {
+    ASKED_TO_END.load(Ordering::Relaxed)
+}
+
 /// Starts a thread that never receives a signal.
 ///
 /// # Errors
@@ -82,7 +117,7 @@ pub fn start_thread(stack: usize, run: impl FnOnce() + Send + 'static) -> io::Re
 ///
 /// # Errors
 /// As [`start_thread`].
-pub(super) fn start_scoped<'scope, T: Send + 'scope>(
+pub(crate) fn start_scoped<'scope, T: Send + 'scope>(
     scope: &'scope Scope<'scope, '_>,
     stack: usize,
     run: impl FnOnce() -> T + Send + 'scope,

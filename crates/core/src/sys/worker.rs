@@ -6,7 +6,7 @@
 //!
 //! Nor may it be left behind to end by a signal. Whoever takes orphans may be a server (process 1 of a container):
 //! it takes an orphan that a signal has ended for one of its own processes that has crashed, and restarts. So a
-//! copy of which a thread works, while another one watches, can give up by itself ([`WayOut`]), with status 0.
+//! copy of which threads work, while another one watches, can leave by itself ([`WayOut`]), with status 0.
 
 #![allow(unsafe_code, reason = "system calls that the standard library does not offer")]
 
@@ -55,8 +55,8 @@ pub enum End {
     Exited(u8),
     /// By this signal.
     Killed(i32),
-    /// It has given up, and the kernel may still hold a thread of it.
-    GaveUp,
+    /// It has left and said this, and the kernel may still hold a thread of it.
+    Left(u8),
 }
 
 /// For the copy: the way to end although the kernel holds one of its threads.
@@ -67,11 +67,12 @@ pub struct WayOut {
 }
 
 impl WayOut {
-    /// Ends the copy, whatever its other threads do. To be called by the thread that the copy began with.
+    /// Ends the copy, whatever its other threads do, and says this of what came of its work. To be called by the
+    /// thread that the copy began with.
     ///
     /// Every thread ends at once but the one that the kernel holds. When that comes round, it runs nothing of
     /// the program any more.
-    pub fn give_up(mut self) -> ! {
+    pub fn leave(mut self, result: u8) -> ! {
         // That one of these calls fails is no reason not to end.
         #[cfg(target_os = "linux")]
         // SAFETY: takes no memory of ours. From here on, no signal may be what ends this process, though the one
@@ -84,7 +85,7 @@ impl WayOut {
         for stream in [libc::STDOUT_FILENO, libc::STDERR_FILENO] {
             lead(stream, self.nowhere.as_raw_fd());
         }
-        let _ = self.life.write_all(&[0]);
+        let _ = self.life.write_all(&[result]);
         // SAFETY: takes a number, and runs nothing of the program, so no lock of another thread matters.
         unsafe { libc::_exit(0) }
     }
@@ -98,7 +99,7 @@ impl WayOut {
 #[derive(Debug)]
 pub struct Worker {
     pid: libc::pid_t,
-    /// The copy alone holds the other end, as long as it runs. A byte is written to it if it gives up.
+    /// The copy alone holds the other end, as long as it runs. If it leaves, it writes a byte to it.
     life: PipeReader,
     relayed: Vec<(Stream, PipeReader)>,
 }
@@ -176,11 +177,20 @@ impl Worker {
             }
         }
         self.relayed = kept;
-        match ended.then(|| self.life.read(&mut [0])).transpose()? {
-            None => Ok(None),
-            Some(0) => collect(self.pid).map(Some),
-            Some(_) => Ok(Some(End::GaveUp)),
+        if !ended {
+            return Ok(None);
         }
+        let mut said = [0];
+        match (self.life.read(&mut said)?, said) {
+            (0, _) => collect(self.pid).map(Some),
+            (_, [result]) => Ok(Some(End::Left(result))),
+        }
+    }
+
+    /// Asks the copy to end, by the signal that asks this process: see [`crate::sys::note_requests_to_end`].
+    pub fn ask_to_end(&self) {
+        // SAFETY: takes no memory of ours. The number is the copy's: it has not been collected.
+        unsafe { libc::kill(self.pid, libc::SIGTERM) };
     }
 
     /// Waits for a copy that has given up. Returns `false` if it has not ended after this time.

@@ -10,7 +10,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use walsafe_core::archive::pool::Pool;
+use walsafe_core::archive::pool::{Answer, Group, Pool};
 use walsafe_core::archive::{Job, Receipt};
 use walsafe_core::error::Error;
 
@@ -26,29 +26,45 @@ pub fn alone() -> MutexGuard<'static, ()> {
 
 /// A pool whose threads have ended when it is dropped, so that none writes into a world that is
 /// being removed.
-pub struct Ending(Pool);
+pub struct Ending {
+    pool: Pool,
+    group: Group,
+}
 
 impl std::ops::Deref for Ending {
     type Target = Pool;
 
     fn deref(&self) -> &Pool {
-        &self.0
+        &self.pool
     }
 }
 
 impl Drop for Ending {
     fn drop(&mut self) {
-        self.0.retire();
+        self.retire();
         // In some tests, a thread that hangs is let go after its pool.
         let start = Instant::now();
-        while self.0.threads() > 0 && start.elapsed() < Duration::from_secs(2) {
+        while self.threads() > 0 && start.elapsed() < Duration::from_secs(2) {
             std::thread::sleep(Duration::from_millis(1));
         }
     }
 }
 
+impl Ending {
+    /// Takes what the handle holds, if anything.
+    pub fn is_readable(&self) -> bool {
+        let handle = self.group.wake_handle().try_clone_to_owned().unwrap();
+        matches!(UnixStream::from(handle).read(&mut [0; 64]), Ok(1..))
+    }
+
+    pub fn clear_wake(&self) {
+        self.group.clear_wake();
+    }
+}
+
 pub fn pool(world: &World, workers: usize) -> Ending {
-    Ending(Pool::new(world.plan.clone(), workers).unwrap())
+    let group = Group::new().unwrap();
+    Ending { pool: Pool::new(world.plan.clone(), workers, &group), group }
 }
 
 pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
@@ -59,33 +75,71 @@ pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
+/// Takes the answer, whether an earlier call has had it or not.
+pub fn take(pool: &Pool, job: &Job) -> Option<Result<Receipt, Error>> {
+    Some(match pool.take(job)? {
+        Answer::Archived(receipt) | Answer::Remembered(receipt) => Ok(receipt),
+        Answer::Failed(error) => Err(error),
+        Answer::Withheld => panic!("a pool alone withholds nothing"),
+    })
+}
+
 /// Looks until the file is finished.
 pub fn finish(pool: &Pool, job: &Job) -> Result<Receipt, Error> {
     let mut result = None;
     wait_until(job.name.as_str(), || {
-        result = pool.take(job);
+        result = take(pool, job);
         result.is_some()
     });
     result.unwrap()
 }
 
+/// A call of the server, which is told "archived" if that is the answer.
 pub fn archive(pool: &Pool, job: &Job) -> Result<Receipt, Error> {
+    let receipt = held_up(pool, job)?;
+    pool.answered(job);
+    Ok(receipt)
+}
+
+/// A call of the server which another destination fails: the server will ask for the file again.
+pub fn held_up(pool: &Pool, job: &Job) -> Result<Receipt, Error> {
     pool.ask(job);
     finish(pool, job)
 }
 
-/// The server asks for the next file, and what waits is looked for, as the archiver does it.
-pub fn goes_on(pool: &Pool, waiting: &[Job]) {
-    pool.ask(&waiting[0]);
-    assert!(pool.wants_more(), "look-ahead goes on");
-    pool.offer(waiting.iter().cloned());
+/// Marks these files as waiting, and no others.
+pub fn waits<'j>(world: &World, jobs: impl IntoIterator<Item = &'j Job>) {
+    let status = world.pg_wal.join("archive_status");
+    fs::create_dir_all(&status).unwrap();
+    let wanted: Vec<_> = jobs.into_iter().map(|job| format!("{}.ready", job.name)).collect();
+    for name in &wanted {
+        fs::write(status.join(name), "").unwrap();
+    }
+    for entry in fs::read_dir(&status).unwrap() {
+        let entry = entry.unwrap();
+        if !wanted.iter().any(|name| entry.file_name() == name.as_str()) {
+            fs::remove_file(entry.path()).unwrap();
+        }
+    }
+}
+
+/// Marks these files as waiting; and the server asks for one of them, once more if it has before: so the pool
+/// looks for them.
+pub fn goes_on<'j>(
+    pool: &Pool,
+    world: &World,
+    asked: &'j Job,
+    others: impl IntoIterator<Item = &'j Job>,
+) {
+    waits(world, others.into_iter().chain([asked]));
+    pool.ask(asked);
 }
 
 pub fn segments(world: &World, count: u32) -> Vec<Job> {
     (1..=count).map(|n| world.segment(n, n.into())).collect()
 }
 
-/// How many of the files stand in the archive. They must be the first ones.
+/// How many of the files stand in the archive.
 pub fn done_in_order(world: &World, jobs: &[Job]) -> usize {
     let there: Vec<bool> = jobs.iter().map(|job| world.path(job).exists()).collect();
     there.iter().filter(|there| **there).count()
@@ -97,10 +151,4 @@ pub fn threads_named_walsafe() -> usize {
         .filter_map(|task| fs::read_to_string(task.unwrap().path().join("comm")).ok())
         .filter(|name| name.trim() == "walsafe")
         .count()
-}
-
-/// Takes what the handle holds, if anything.
-pub fn is_readable(pool: &Pool) -> bool {
-    let handle = pool.wake_handle().try_clone_to_owned().unwrap();
-    matches!(UnixStream::from(handle).read(&mut [0; 64]), Ok(1..))
 }

@@ -18,13 +18,16 @@ use crate::usage;
 use crate::watchdog::{self, Lost, Signs};
 
 mod check;
+mod copy;
 mod generate;
 mod init;
+mod lately;
 mod list;
 mod manifest;
+mod metrics;
+mod owner;
 mod push;
 mod restore;
-mod said;
 mod verify;
 
 /// The exit status of success.
@@ -62,6 +65,7 @@ pub(crate) fn run(arguments: &[OsString]) -> u8 {
             Command::Push(arguments) => {
                 watched(&arguments.destination, &arguments.common, |s| push::run(&arguments, s))
             }
+            Command::Copy(arguments) => copy::start(&arguments),
             Command::Completions(arguments) => generate::completions(&arguments),
             Command::Man(arguments) => generate::man(&arguments),
         },
@@ -73,9 +77,16 @@ pub(crate) fn run(arguments: &[OsString]) -> u8 {
 fn watched(archive: &Path, common: &Common, command: impl FnOnce(&Signs) -> u8) -> u8 {
     match watchdog::watch(archive, common.timeout(), command) {
         Ok(status) => status,
-        Err(Lost::Stalled(error)) => failed(&error),
-        Err(Lost::Died(message)) => terminal::fail(&Complaint::new(message)),
-        Err(Lost::Panicked) => FAILED,
+        Err(lost) => given_up(lost),
+    }
+}
+
+/// Says why watched work has no result, and returns the exit status.
+fn given_up(lost: Lost) -> u8 {
+    match lost {
+        Lost::Stalled(error) => failed(&error),
+        Lost::Died(message) => terminal::fail(&Complaint::new(message)),
+        Lost::Panicked => FAILED,
     }
 }
 

@@ -1,17 +1,14 @@
 //! `walsafe push`: brings into an archive what a server has and the archive lacks.
 
-use std::os::unix::fs::MetadataExt;
-
 use walsafe_core::archive::Notice;
 use walsafe_core::archive::push::{self, PushError, Pushed, Trouble};
-use walsafe_core::error::Error;
 use walsafe_core::server::held::Held;
 use walsafe_core::store::identity;
 use walsafe_core::store::lag;
-use walsafe_core::sys;
 use walsafe_core::wal::name::FileName;
 use walsafe_core::words::count;
 
+use super::owner::{complaint, work_as_owner_of};
 use super::{DONE, FAILED, FOUND, print_json, run_json};
 use crate::arguments::Push;
 use crate::complaint::Complaint;
@@ -44,7 +41,8 @@ pub(super) fn run(arguments: &Push, signs: &Signs) -> u8 {
 
 fn attempt(arguments: &Push, signs: &Signs) -> Result<(Held, Pushed), Complaint> {
     // Before a thread starts: the progress bar has one.
-    work_as_owner(arguments)?;
+    let destination = &arguments.destination;
+    work_as_owner_of(&destination.join(identity::FILE_NAME), destination)?;
     let steps = &signs.steps;
     let held = Held::read(&arguments.pgdata).map_err(|e| complaint(&e))?;
     let plan = push::plan(
@@ -66,37 +64,6 @@ fn attempt(arguments: &Push, signs: &Signs) -> Result<(Held, Pushed), Complaint>
     });
     drop(bar);
     Ok((held, pushed.map_err(|e| complaint(&e))?))
-}
-
-/// Sees to it that the files belong to the owner of the archive's other files: the archiver, and servers
-/// that recover, could not read those of another user.
-fn work_as_owner(arguments: &Push) -> Result<(), Complaint> {
-    let identity = arguments.destination.join(identity::FILE_NAME);
-    // If it is missing, the archive is refused for that.
-    let Ok(there) = std::fs::symlink_metadata(identity) else { return Ok(()) };
-    let (owner, group, user) = (there.uid(), there.gid(), sys::user());
-    if owner == user {
-        return Ok(());
-    }
-    if user != 0 {
-        return Err(Complaint::new(format!(
-            "the files in \"{}\" belong to the user with the number {owner}, and this is user {user}: run the command as that user, or as root",
-            arguments.destination.display()
-        )));
-    }
-    sys::become_user(owner, group).map_err(|e| {
-        Complaint::new(format!("could not work as user {owner}, who owns the archive: {e}"))
-    })
-}
-
-/// Says an error with what to do about it: in the archiver's words where the other commands have none.
-fn complaint(error: &Error) -> Complaint {
-    if let Some(complaint) = super::denied(error) {
-        return complaint;
-    }
-    let advice = error.kind().advice();
-    let hint = advice.checking.or(advice.archiving).unwrap_or_default();
-    Complaint::new(error.to_string()).detail(error.detail()).hint(hint)
 }
 
 fn refusal(error: &PushError) -> Complaint {

@@ -4,16 +4,16 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use walsafe_core::error::{Activity, Standby};
-use walsafe_core::restore::{self, Outcome, Request, RestoreError, own};
+use walsafe_core::error::{Activity, Error, Standby};
+use walsafe_core::restore::{self, Outcome, Request, RestoreError, Round, Trouble, own};
 use walsafe_core::wal::name::{FileKind, FileName};
 
-use super::{DONE, said};
+use super::{DONE, lately};
 use crate::arguments::{OnError, Restore};
 use crate::complaint::Complaint;
 use crate::guard::STOP;
 use crate::terminal;
-use crate::watchdog::{self, Lost, Signs};
+use crate::watchdog::{self, Lost, Rounds, Signs, Stood};
 
 /// How often a standby looks for a history file in an archive that is in trouble.
 const HISTORY_PAUSE: Duration = Duration::from_millis(500);
@@ -38,7 +38,7 @@ enum Ending {
 /// Runs the command and returns its exit status.
 pub(super) fn run(arguments: &Restore) -> u8 {
     let standby = Path::new(DATA_DIRECTORY).join("standby.signal").exists();
-    Call { arguments, standby }.outcome().exit_status()
+    Call { arguments, standby, begun: Instant::now() }.outcome().exit_status()
 }
 
 impl Ending {
@@ -64,6 +64,7 @@ impl Ending {
 struct Call<'a> {
     arguments: &'a Restore,
     standby: bool,
+    begun: Instant,
 }
 
 impl Call<'_> {
@@ -73,35 +74,11 @@ impl Call<'_> {
     }
 
     fn outcome(&self) -> Ending {
+        let arguments = self.arguments;
         if self.name().is_some_and(|name| own::cannot_exist(&name)) {
-            let message = format!("\"{}\" {}", self.arguments.file, own::CANNOT_EXIST);
+            let message = format!("\"{}\" {}", arguments.file, own::CANNOT_EXIST);
             return self.tell_once(Ending::NotArchived, &Complaint::new(message));
         }
-        self.watched()
-    }
-
-    fn name(&self) -> Option<FileName> {
-        FileName::new(&self.arguments.file).ok()
-    }
-
-    /// Makes the attempt in a process of its own: this one does not wait for what the storage holds, nor leaves
-    /// that to the server.
-    fn watched(&self) -> Ending {
-        let Restore { from, file, common, .. } = self.arguments;
-        let work = |signs: &Signs| self.attempt(signs) as u8;
-        match watchdog::watch_and_leave(from, common.timeout(), work) {
-            Ok(status) => Ending::of(status),
-            Err(Lost::Stalled(error)) => {
-                let is_history = file.ends_with(".history");
-                self.trouble(Complaint::of(&error, Activity::Restoring), is_history)
-            }
-            Err(Lost::Died(message)) => self.stop(Complaint::new(message)),
-            Err(Lost::Panicked) => Ending::Stops,
-        }
-    }
-
-    fn attempt(&self, signs: &Signs) -> Ending {
-        let arguments = self.arguments;
         let name = match FileName::new(&arguments.file) {
             Ok(name) => name,
             Err(e) => {
@@ -117,34 +94,103 @@ impl Call<'_> {
             let hint = "To end one before a hole, use --end-at-hole SEGMENT or a recovery target, see \"walsafe restore --help\".";
             return self.tell(Ending::Stops, &Complaint::new(message).hint(hint));
         }
+        self.watched(&name)
+    }
+
+    fn name(&self) -> Option<FileName> {
+        FileName::new(&self.arguments.file).ok()
+    }
+
+    /// Makes the attempt in a process of its own: this one does not wait for what the storage holds, nor leaves
+    /// that to the server.
+    fn watched(&self, name: &FileName) -> Ending {
+        let Restore { from, file, common, .. } = self.arguments;
+        let rounds = Rounds {
+            archives: from,
+            last: if from.len() > 1 { lately::failed(from, here()) } else { Vec::new() },
+            work: |signs: &Signs, round: &Round| self.attempt(name, signs, round),
+            answer: |result, stood: &[Stood]| {
+                self.note_failed(&result, stood);
+                self.answer(name, self.with(result, stood)) as u8
+            },
+        };
+        match watchdog::watch_and_leave(rounds, common.timeout()) {
+            Ok(status) => Ending::of(status),
+            Err(Lost::Stalled(error)) => {
+                let is_history = file.ends_with(".history");
+                self.trouble(Complaint::of(&error, Activity::Restoring), is_history)
+            }
+            Err(Lost::Died(message)) => self.stop(Complaint::new(message)),
+            Err(Lost::Panicked) => Ending::Stops,
+        }
+    }
+
+    fn attempt(
+        &self,
+        name: &FileName,
+        signs: &Signs,
+        round: &Round,
+    ) -> Result<Outcome, RestoreError> {
+        let arguments = self.arguments;
         let request = Request {
-            archive: &arguments.from,
-            name: &name,
+            archives: &arguments.from,
+            name,
             target: &arguments.target,
-            data_directory: Path::new(DATA_DIRECTORY),
+            data_directory: here(),
             allow_unmarked: arguments.allow_unmarked,
             allow_unchecked: arguments.allow_unchecked,
             patience: Duration::from_secs(arguments.patience.into()),
             end_at_hole: arguments.end_at_hole,
             prove_absence: !self.tries_again(),
             steps: &signs.steps,
+            round,
         };
         let is_history = matches!(name.kind(), FileKind::History { .. });
         let waits = self.tries_again() && is_history;
         let patience = arguments.common.timeout().filter(|_| waits).unwrap_or_default();
-        let result = restore_within(&request, patience);
-        signs.elsewhere(|| self.answer(&name, result))
+        restore_until(&request, self.begun + patience)
+    }
+
+    /// Notes which of several archives are better asked last for a while: those that stood still, by their
+    /// places, and those that failed.
+    fn note_failed(&self, result: &Result<Outcome, RestoreError>, stood: &[Stood]) {
+        let from = &self.arguments.from;
+        let troubles: &[Trouble] = match result {
+            Ok(Outcome::Delivered { passed_over, .. }) => passed_over,
+            Err(RestoreError::Unsettled { troubles, .. }) => troubles,
+            _ => &[],
+        };
+        let failed = troubles.iter().filter(|trouble| trouble.lasts());
+        let failed = failed.map(|trouble| &*trouble.archive);
+        let stood = stood.iter().filter_map(|(place, _)| from.get(*place)).map(|path| &**path);
+        lately::note_failed(failed.chain(stood), here());
+    }
+
+    /// Adds the archives that stood still to those that were passed over for the one that gave the file.
+    fn with(
+        &self,
+        mut result: Result<Outcome, RestoreError>,
+        stood: &[Stood],
+    ) -> Result<Outcome, RestoreError> {
+        if let Ok(Outcome::Delivered { from, passed_over, .. }) = &mut result {
+            for (place, seconds) in stood {
+                let Some(path) = self.arguments.from.get(*place) else { continue };
+                let is_told = passed_over.iter().any(|trouble| trouble.archive == *path);
+                if path != from && !is_told {
+                    let (archive, seconds) = (path.clone(), *seconds);
+                    let hangs = Error::StorageHangs { path: path.clone(), seconds, left: None };
+                    passed_over.push(Trouble { archive, error: hangs.into(), away: true });
+                }
+            }
+        }
+        result
     }
 
     /// Says what came of the attempt, where there is something to say.
     fn answer(&self, name: &FileName, result: Result<Outcome, RestoreError>) -> Ending {
         match result {
-            Ok(Outcome::Delivered { remark }) => {
-                if let Some(remark) = remark {
-                    let message = format!("\"{name}\" was restored, but {remark}");
-                    self.tell_once(Ending::Delivered, &Complaint::new(message));
-                }
-                Ending::Delivered
+            Ok(Outcome::Delivered { from, remark, passed_over }) => {
+                self.delivered(name, &from, remark, &passed_over)
             }
             Ok(Outcome::NotArchived { reason }) => {
                 let message = format!("\"{name}\" {reason}");
@@ -159,6 +205,37 @@ impl Call<'_> {
                 }
             }
         }
+    }
+
+    /// Says from where a file was restored, if that was asked for or is not what was to be expected.
+    fn delivered(
+        &self,
+        name: &FileName,
+        from: &Path,
+        remark: Option<String>,
+        passed_over: &[Trouble],
+    ) -> Ending {
+        let Restore { common, verbose, from: archives, .. } = self.arguments;
+        let is_asked = *verbose || common.json && archives.len() > 1;
+        if remark.is_none() && passed_over.is_empty() && !is_asked {
+            return Ending::Delivered;
+        }
+        let mut message = format!("\"{name}\" was restored");
+        if is_asked || !passed_over.is_empty() {
+            message += &format!(" from \"{}\"", from.display());
+        }
+        for trouble in passed_over {
+            message += &format!(" and not from \"{}\"", trouble.archive.display());
+        }
+        if let Some(remark) = remark {
+            message += &format!(", but {remark}");
+        }
+        let detail: Vec<_> = passed_over.iter().map(Trouble::sentence).collect();
+        let said = Complaint::new(message).detail(detail.join(" "));
+        if *verbose || self.is_new(&said) {
+            self.tell_of(Ending::Delivered, &said, Some(from));
+        }
+        Ending::Delivered
     }
 
     fn not_restored(&self, why: Complaint) -> Complaint {
@@ -188,37 +265,53 @@ impl Call<'_> {
     /// Says something, to a standby the same at most once a minute: an idle one asks for the same files every
     /// few seconds.
     fn tell_once(&self, ending: Ending, said: &Complaint) -> Ending {
-        let is_new = || said::is_new(&said.to_string(), Path::new(DATA_DIRECTORY));
-        if !self.tries_again() || is_new() { self.tell(ending, said) } else { ending }
+        if self.is_new(said) { self.tell(ending, said) } else { ending }
+    }
+
+    fn is_new(&self, said: &Complaint) -> bool {
+        !self.tries_again() || lately::is_new(&said.to_string(), here())
     }
 
     /// Says why the call ends so: as one line on standard error, or as JSON on standard output.
     fn tell(&self, ending: Ending, said: &Complaint) -> Ending {
+        self.tell_of(ending, said, None)
+    }
+
+    /// The same, of a file that an archive has given.
+    fn tell_of(&self, ending: Ending, said: &Complaint, from: Option<&Path>) -> Ending {
         let Restore { common, file, .. } = self.arguments;
         let status = ending.exit_status();
         if !common.json {
             terminal::complain(&said.to_string());
             return ending;
         }
-        terminal::say_json(&match ending {
+        let mut value = match ending {
             Ending::Delivered | Ending::NotArchived => serde_json::json!({
                 "file": file, "message": said.to_string(), "exit_status": status,
             }),
             Ending::TriesAgain | Ending::Stops => serde_json::json!({
                 "file": file, "error": said.json(status),
             }),
-        });
+        };
+        if let (Some(from), Some(object)) = (from, value.as_object_mut()) {
+            object.insert("from".to_owned(), from.display().to_string().into());
+        }
+        terminal::say_json(&value);
         ending
     }
 }
 
-/// Restores a file, and tries again for so long while the archive is in trouble. That is for a standby that
+/// The server's working directory.
+fn here() -> &'static Path {
+    Path::new(DATA_DIRECTORY)
+}
+
+/// Restores a file, and tries again until then while the archive is in trouble. That is for a standby that
 /// asks for a history file: if it is promoted after "no", it takes the number of the timeline.
-fn restore_within(request: &Request<'_>, patience: Duration) -> Result<Outcome, RestoreError> {
-    let started = Instant::now();
+fn restore_until(request: &Request<'_>, until: Instant) -> Result<Outcome, RestoreError> {
     loop {
         match restore::restore(request) {
-            Err(e) if e.standby() == Standby::Retries && started.elapsed() < patience => {
+            Err(e) if e.standby() == Standby::Retries && Instant::now() < until => {
                 // An answer, though not a good one: the storage does not hang.
                 request.steps.tick();
                 std::thread::sleep(HISTORY_PAUSE);

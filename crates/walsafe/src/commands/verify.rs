@@ -28,10 +28,7 @@ pub(super) fn run(arguments: &Verify, signs: &Signs) -> u8 {
             return terminal::fail(&Complaint::new(message).hint("See \"walsafe verify --help\"."));
         }
     };
-    let jobs = arguments.jobs.map_or_else(
-        || std::thread::available_parallelism().map_or(1, usize::from).min(MOST_JOBS),
-        |jobs| jobs as usize,
-    );
+    let jobs = jobs(arguments.jobs);
     let options = Options {
         threads: jobs,
         from,
@@ -58,6 +55,14 @@ pub(super) fn run(arguments: &Verify, signs: &Signs) -> u8 {
         (true, true) => DONE,
         (true, false) => FOUND,
     }
+}
+
+/// Returns how many files to handle at a time.
+pub(super) fn jobs(asked: Option<u32>) -> usize {
+    asked.map_or_else(
+        || std::thread::available_parallelism().map_or(1, usize::from).min(MOST_JOBS),
+        |jobs| jobs as usize,
+    )
 }
 
 fn start(text: &str, timeline: Option<u32>) -> Result<Start, String> {

@@ -6,57 +6,85 @@
 //! order, a new pool needs to know nothing of what failed before.
 //!
 //! The caller, the archiver's main thread, never touches the destination: it hands a file over, waits on
-//! [`Pool::wake_handle`], and takes the result. A pool serves one [`Plan`]; when a setting changes, the
-//! caller retires the pool and makes another, so that no success from before the change counts.
+//! [`Group::wake_handle`], and takes the answer. A pool looks for waiting files by itself, in one of its
+//! threads, and goes on through all of them whether the server asks or not: the archiver may wait for another
+//! destination, or sleep after a failure there. What the pool has is remembered until its own destination
+//! fails or hangs. A pool serves one [`Plan`]; when a setting changes, the caller retires the pool and makes
+//! another, so that no success from before the change counts.
 //!
 //! Bounds: at most `max(workers, 1)` threads, and for each one more that writes what it copies
-//! ([`pipeline`](crate::sys::pipeline)); for each worker at most [`AHEAD_PER_WORKER`] files that are
-//! done, ready or under way and not asked for yet; and at most [`READY_FILES`] that are ready or under way.
+//! ([`pipeline`](crate::sys::pipeline)); for each worker at most [`AHEAD_PER_WORKER`] files, and in all
+//! [`READY_FILES`], that are ready or under way; [`BATCH`] files of a look; and [`REMEMBERED`] files that the
+//! destination has and the server was not told of.
 
-use std::io::Read;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
-use self::state::State;
+pub use self::group::Group;
+use self::group::Member;
 use self::worker::Shared;
-use super::publish::Prepared;
 use super::without;
 use super::{Job, Plan, Receipt};
 use crate::error::{Action, Error};
-use crate::sys;
+use crate::wal::name::{FileKind, SegmentName};
 
+mod group;
 mod state;
 mod worker;
 
-/// How many files a worker may be ahead of the server's calls.
+/// How many files a worker may have ready or under way ahead of the server's calls.
 pub const AHEAD_PER_WORKER: usize = 4;
 
 /// How many files may be ready or under way. Each keeps up to five descriptors open, of which a process has
 /// 1024 in many places.
 pub const READY_FILES: usize = 128;
 
+/// How many files one look into `archive_status` lists at most.
+pub const BATCH: usize = 1024;
+
+/// How many files are remembered as archived that the server was not told of. Each takes some 200 bytes, and
+/// some 300 more while records are checked. Where another destination has been down for so long, nothing more
+/// is archived ahead: half a terabyte of WAL, with segments of 16 MB.
+pub const REMEMBERED: usize = 1 << 15;
+
 /// Stack of a worker, in bytes: the buffers are on the heap.
 const STACK: usize = 1 << 20;
+
+/// What a destination has answered to a call for one file.
+#[derive(Debug)]
+pub enum Answer {
+    /// It has the file.
+    Archived(Receipt),
+    /// It has the file since an earlier call, which another destination failed. Nothing was read or written
+    /// for it this time. The receipt is that of the earlier call, without what is reported only once.
+    Remembered(Receipt),
+    /// Nothing was tried, or what was tried goes on unseen: the file conflicts in another destination, which
+    /// has answered that.
+    Withheld,
+    /// It does not have the file, or not certainly.
+    Failed(Error),
+}
+
+impl Answer {
+    /// Returns whether the destination has the file, as durably as its plan asks for.
+    #[must_use]
+    pub fn is_good(&self) -> bool {
+        matches!(self, Self::Archived(_) | Self::Remembered(_))
+    }
+}
 
 /// Threads that archive into one destination.
 pub struct Pool {
     shared: Arc<Shared>,
     workers: usize,
-    wake: UnixStream,
 }
 
 impl Pool {
     /// Makes a pool without threads: they start with the first file.
-    ///
-    /// # Errors
-    /// The handle that wakes the caller could not be made (out of descriptors).
-    pub fn new(plan: Plan, workers: usize) -> std::io::Result<Self> {
-        let (wake, notify) = UnixStream::pair()?;
-        wake.set_nonblocking(true)?;
-        notify.set_nonblocking(true)?;
-        Ok(Self { shared: Arc::new(Shared::new(plan, notify)), workers, wake })
+    #[must_use]
+    pub fn new(plan: Plan, workers: usize, group: &Group) -> Self {
+        let shared = Arc::new(Shared::new(plan, workers, Member::of(group.bond())));
+        Self { shared, workers }
     }
 
     /// Returns the plan that the pool serves.
@@ -71,29 +99,19 @@ impl Pool {
         self.workers
     }
 
-    /// Returns a handle that is readable when a file has been finished since the last [`Pool::clear_wake`].
-    #[must_use]
-    pub fn wake_handle(&self) -> BorrowedFd<'_> {
-        self.wake.as_fd()
-    }
-
-    /// Makes the handle unreadable until the next file is finished. Called before a look at a result, so
-    /// that none is missed.
-    pub fn clear_wake(&self) {
-        let mut scratch = [0; 64];
-        while matches!((&self.wake).read(&mut scratch), Ok(n) if n == scratch.len()) {}
-    }
-
-    /// Asks for a file. If a result is there already, [`Pool::take`] returns it next. A failure from before
-    /// the file was asked for is forgotten, and so is a success from before a failure: the file is tried
-    /// once more. A file that is asked for waits for no other file.
+    /// Asks for a file. If the destination is known to have it, [`Pool::take`] returns that next, and nothing
+    /// is read or written. A failure from before the file was asked for is forgotten, and so is a success from
+    /// before a failure: the file is tried once more. A file that is asked for waits for no other file.
     ///
     /// Once a call that hung has moved, asking ends the hold ([`Pool::hold`]).
     pub fn ask(&self, job: &Job) {
         let mut state = self.shared.lock();
         state.release_if_moved();
-        if state.ask(job)
-            && let Err(e) = self.start_threads(&mut state, 1)
+        if state.threads == 0 {
+            self.shared.member.is_asked_first(&job.name);
+        }
+        state.ask(job);
+        if let Err(e) = self.shared.start_threads(&mut state)
             && state.threads == 0
         {
             // There is no thread that could take it.
@@ -103,18 +121,40 @@ impl Pool {
         self.shared.wake_workers();
     }
 
-    /// Takes the result of the file that was asked for, once there is one; the pool then forgets it.
+    /// Takes the answer for the file that was asked for, once there is one. A success is remembered, until
+    /// the destination fails or hangs, or [`Pool::answered`].
     #[must_use]
-    pub fn take(&self, job: &Job) -> Option<Result<Receipt, Error>> {
-        let mut result = self.shared.lock().take_result(&job.name)?;
+    pub fn take(&self, job: &Job) -> Option<Answer> {
+        let result = self.shared.lock().take_result(&job.name)?;
         self.shared.wake_workers();
-        if let Ok(receipt) = &mut result {
-            without::once(self.plan().destination.path(), &mut receipt.notices);
-            receipt
-                .notices
-                .extend(self.shared.arrival.take_notices(self.plan().destination.path()));
+        Some(match result {
+            Ok((mut receipt, false)) => {
+                let path = self.plan().destination.path();
+                without::once(path, &mut receipt.notices);
+                receipt.notices.extend(self.shared.arrival.take_notices(path));
+                Answer::Archived(receipt)
+            }
+            Ok((receipt, true)) => Answer::Remembered(receipt),
+            Err(error) => Answer::Failed(error),
+        })
+    }
+
+    /// The server is told that this file is archived, by every destination of the group: if it comes again under
+    /// this name, it is another file.
+    pub fn answered(&self, job: &Job) {
+        self.shared.lock().answered(&job.name);
+        if let FileKind::History { .. } = job.name.kind()
+            && let Some(pg_wal) = job.source.parent()
+        {
+            self.shared.member.kept().let_go(pg_wal);
         }
-        Some(result)
+    }
+
+    /// Returns whether the file conflicts in another destination of the group, and not in this one: then that
+    /// one is asked first, and nobody else publishes the file meanwhile (guarantee G13).
+    #[must_use]
+    pub fn is_withheld(&self, job: &Job) -> bool {
+        self.shared.member.is_withheld(&job.name)
     }
 
     /// Returns how long nothing has moved for a file that was asked for.
@@ -132,40 +172,18 @@ impl Pool {
 
     /// Starts nothing more until a call that has not moved for `still_for` returns or moves, so that
     /// threads do not pile up. The file that was asked for is no longer waited for, and nothing that is under
-    /// way or ready counts any more: the path may lead to another disk by the time it is done. Asked for
-    /// again, each file is looked up on a new visit (guarantee G8).
+    /// way, ready or remembered counts any more: the path may lead to another disk by the time it is done.
+    /// Asked for again, each file is looked up on a new visit (guarantee G8).
     pub fn hold(&self, still_for: Duration) {
         self.shared.look_again();
         self.shared.lock().hold(still_for);
-    }
-
-    /// Returns whether it is worth looking for waiting files: the last batch has been taken, there may be
-    /// others, and nothing fails.
-    #[must_use]
-    pub fn wants_more(&self) -> bool {
-        self.workers > 0 && self.shared.lock().wants_more()
-    }
-
-    /// Offers the files that wait, all of them up to the last one, according to a look into
-    /// `archive_status`: they are archived ahead, in the server's order. What an earlier look has found and
-    /// this one has not is forgotten. A pool without workers takes none.
-    pub fn offer(&self, jobs: impl IntoIterator<Item = Job>) {
-        if self.workers == 0 {
-            return;
-        }
-        let mut state = self.shared.lock();
-        let waiting = state.offer(jobs);
-        // Files ahead wait for the threads that there are. If there are none, whoever asks for a file gets
-        // that error.
-        let _ = self.start_threads(&mut state, waiting);
-        drop(state);
-        self.shared.wake_workers();
     }
 
     /// Ends the threads as soon as the call that each is in returns; waits for none. Nothing is published any
     /// more, except by a call that has begun.
     pub fn retire(&self) {
         self.shared.lock().retire();
+        self.shared.member.leave();
         self.shared.wake_workers();
     }
 
@@ -176,21 +194,17 @@ impl Pool {
         self.shared.lock().busy()
     }
 
+    /// Returns the last segment that the destination has and the server was not told of. It has the waiting ones
+    /// before it, too.
+    #[must_use]
+    pub fn last_ahead(&self) -> Option<SegmentName> {
+        self.shared.lock().last_ahead()
+    }
+
     /// Returns the number of threads.
     #[must_use]
     pub fn threads(&self) -> usize {
         self.shared.lock().threads
-    }
-
-    /// Makes sure that `waiting` files find a thread, as far as the bound allows.
-    fn start_threads(&self, state: &mut State<Prepared>, waiting: usize) -> std::io::Result<()> {
-        while state.idle + state.starting < waiting && state.threads < self.workers.max(1) {
-            let shared = Arc::clone(&self.shared);
-            sys::start_thread(STACK, move || shared.work_until_retired())?;
-            state.threads += 1;
-            state.starting += 1;
-        }
-        Ok(())
     }
 }
 

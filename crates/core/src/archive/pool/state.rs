@@ -4,19 +4,23 @@
 //! Every change is made under the lock of `Shared`, and is a plain assignment.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-pub(super) use self::file::{Batch, Work};
-use self::file::{Done, File, Running, Stage, Turn};
+use self::barrier::Barrier;
+use self::file::{Answered, File, Running, Stage};
+pub(super) use self::file::{Batch, Limit, Look, Seen, Turn, Work};
+use self::memory::Memory;
 use crate::archive::{Job, Receipt};
 use crate::error::Error;
-use crate::wal::name::FileName;
+use crate::wal::name::{FileName, SegmentName};
 
 /// What may be started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// What the server asks for, and the next files. `more`: a look for waiting files may bring others.
-    Ahead { more: bool },
+    /// What the server asks for, and the next files. `look_at`: from when on a look for waiting files may
+    /// bring others.
+    Ahead { look_at: Option<Instant> },
     /// Only what the server asks for: a file failed, or a call hung. Files ahead would fail in the same
     /// way, and cost the storage what it lacks.
     Asked,
@@ -29,15 +33,25 @@ enum Phase {
 /// What is known, beside the threads themselves. `P` is a file that is ready to be published.
 pub(super) struct State<P> {
     phase: Phase,
+    /// At most so many threads; with 0, one for what the server asks for, and nothing is archived ahead.
+    workers: usize,
     /// The file that the server waits for.
     wanted: Option<Job>,
     /// The same, until a thread takes it.
     asked: Option<Job>,
-    /// The files of the last look and those under way. Nothing in it is published before an earlier one,
-    /// except for the file that the server waits for.
+    /// The same, once there is an answer.
+    answer: Option<Answered>,
+    /// The files of the last look that the destination does not have yet, those under way, and the one that
+    /// the server waits for. Nothing in it is published before an earlier one, except for that one.
     order: BTreeMap<Turn, File<P>>,
-    /// A file ahead that has failed. Nothing at or behind it is started before the server asks for that.
-    barrier: Option<Turn>,
+    /// What the destination has. No file is here and in `order`.
+    memory: Memory,
+    /// A file ahead that has failed.
+    barrier: Option<Barrier>,
+    /// A look is under way.
+    looking: bool,
+    /// Where the server has its WAL.
+    pg_wal: Option<PathBuf>,
     /// Copies that will not be published. A thread drops them, without the lock: that may take its time,
     /// and hang.
     discarded: Vec<P>,
@@ -57,13 +71,18 @@ pub(super) struct State<P> {
 }
 
 impl<P> State<P> {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(workers: usize) -> Self {
         Self {
-            phase: Phase::Ahead { more: true },
+            phase: Phase::Ahead { look_at: None },
+            workers,
             wanted: None,
             asked: None,
+            answer: None,
             order: BTreeMap::new(),
+            memory: Memory::default(),
             barrier: None,
+            looking: false,
+            pg_wal: None,
             discarded: Vec::new(),
             generation: 0,
             epoch: 0,
@@ -94,6 +113,11 @@ impl<P> State<P> {
         self.wanted.as_ref().is_some_and(|wanted| wanted.name == *name)
     }
 
+    /// Returns the file that the server waits for.
+    pub(super) fn wanted(&self) -> Option<&FileName> {
+        self.wanted.as_ref().map(|job| &job.name)
+    }
+
     fn is_listed(&self, name: &FileName) -> bool {
         self.order.get(&Turn::of(name)).is_some_and(|file| file.listed)
     }
@@ -102,41 +126,45 @@ impl<P> State<P> {
         self.order.values().filter_map(File::running)
     }
 
-    /// The server waits for this file. Returns whether a thread is needed for it.
-    pub(super) fn ask(&mut self, job: &Job) -> bool {
+    /// The server waits for this file.
+    pub(super) fn ask(&mut self, job: &Job) {
         let turn = Turn::of(&job.name);
-        // The server asks in its order: what is archived before this file, it has no more questions about.
-        // What is not archived may have become ready late, and still stands before the next ones.
-        self.order.retain(|before, file| *before >= turn || !file.is_archived());
-        (self.wanted, self.asked) = (Some(job.clone()), None);
-        if self.is_barred(&turn) {
+        self.memory.is_asked_for(&job.name);
+        self.pg_wal = job.source.parent().map(Path::to_owned);
+        let once_more = self.is_wanted(&job.name) || self.memory.was_told(&job.name);
+        (self.wanted, self.asked, self.answer) = (Some(job.clone()), None, None);
+        if self.barrier.as_ref().is_some_and(|barrier| barrier.turn <= turn) {
             self.stop_ahead();
         }
-        match self.order.get(&turn) {
-            None => {
-                let file = File { job: job.clone(), listed: false, stage: Stage::Waiting };
-                self.order.insert(turn, file);
+        self.try_barrier_again();
+        if self.memory.has(&job.name) {
+            self.answer = Some(Answered::Had);
+        } else if self.order.get(&turn).is_none_or(File::is_waiting) {
+            if !self.order.contains_key(&turn) {
                 // The server has found a file that no look of ours has found.
-                if let Phase::Ahead { more } = &mut self.phase {
-                    *more = true;
-                }
-                self.start_wanted();
+                self.look_now();
             }
-            Some(file) if file.is_waiting() => self.start_wanted(),
-            Some(_) => {}
+            self.start_wanted();
         }
-        self.asked.is_some()
+        if once_more {
+            self.look_now();
+        }
     }
 
+    /// Has a thread take the file that the server waits for.
     fn start_wanted(&mut self) {
-        self.asked = self.wanted.clone();
+        let Some(job) = self.wanted.clone() else { return };
+        let waiting = || File::waiting(job.clone(), false);
+        self.order.entry(Turn::of(&job.name)).or_insert_with(waiting);
+        self.asked = Some(job);
         self.last_event = Some(Instant::now());
     }
 
     /// A file that was asked for cannot be tried.
     pub(super) fn refuse(&mut self, job: &Job, error: Error) {
-        self.asked = None;
-        self.fail(&job.name, false, error);
+        if self.asked.take().is_some() {
+            self.fail(&job.name, false, error);
+        }
     }
 
     fn set(&mut self, name: &FileName, stage: Stage<P>) {
@@ -145,27 +173,42 @@ impl<P> State<P> {
         }
     }
 
-    /// Takes out the result of the file that the server waits for.
-    pub(super) fn take_result(&mut self, name: &FileName) -> Option<Result<Receipt, Error>> {
-        let turn = Turn::of(name);
-        if !self.is_answered() || !self.is_wanted(name) {
+    /// Takes out the result of the file that the server waits for: the receipt, and whether an earlier call has
+    /// had it already.
+    pub(super) fn take_result(
+        &mut self,
+        name: &FileName,
+    ) -> Option<Result<(Receipt, bool), Error>> {
+        if !self.is_wanted(name) {
             return None;
         }
-        let Stage::Done(Done { result, .. }) = self.order.remove(&turn)?.stage else { return None };
+        let result = match self.answer.take()? {
+            Answered::Now(Ok(receipt)) => {
+                let _ = self.memory.tell(name);
+                Ok((receipt, false))
+            }
+            Answered::Now(Err(error)) => Err(error),
+            // What is forgotten takes its answer with it.
+            Answered::Had => Ok(self.memory.tell(name)?),
+        };
         self.wanted = None;
         match (self.phase, &result) {
             (Phase::Held { .. }, _) => {}
             (_, Err(_)) => self.stop_ahead(),
-            (Phase::Asked, Ok(_)) => self.enter(Phase::Ahead { more: true }),
+            (Phase::Asked, Ok(_)) => self.enter(Phase::Ahead { look_at: Some(Instant::now()) }),
             (_, Ok(_)) => {}
         }
         Some(result)
     }
 
-    /// Returns whether there is a result for the file that the server waits for.
-    pub(super) fn is_answered(&self) -> bool {
-        let file = self.wanted.as_ref().and_then(|job| self.order.get(&Turn::of(&job.name)));
-        file.is_some_and(|file| matches!(file.stage, Stage::Done(_)))
+    /// The server is told that this file is archived.
+    pub(super) fn answered(&mut self, name: &FileName) {
+        self.memory.answered(name);
+        self.look_later();
+    }
+
+    pub(super) fn last_ahead(&self) -> Option<SegmentName> {
+        self.memory.last()
     }
 
     /// Returns how long nothing has moved for a file. Once a thread has it, its own steps count; until
@@ -204,59 +247,37 @@ impl<P> State<P> {
         }
         // Where nothing stands still any more, there is nothing to wait for.
         self.enter(if still > 0 { Phase::Held { still } } else { Phase::Asked });
-        (self.asked, self.wanted) = (None, None);
+        self.give_up();
+    }
+
+    pub(super) fn retire(&mut self) {
+        self.enter(Phase::Retired);
+        self.give_up();
+    }
+
+    /// Nobody waits any more, and what is under way counts for nothing.
+    fn give_up(&mut self) {
+        (self.asked, self.wanted, self.answer) = (None, None, None);
         self.epoch += 1;
         self.forget();
     }
 
-    pub(super) fn wants_more(&self) -> bool {
-        let waits = |file: &File<P>| file.listed && file.is_waiting();
-        self.phase == Phase::Ahead { more: true } && !self.order.values().any(waits)
+    pub(super) fn is_retired(&self) -> bool {
+        self.phase == Phase::Retired
     }
 
-    fn is_barred(&self, turn: &Turn) -> bool {
-        self.barrier.as_ref().is_some_and(|barrier| turn >= barrier)
-    }
-
-    /// Takes over what a look has found to wait, and nothing of an earlier look. Returns how many files wait
-    /// for a thread.
-    pub(super) fn offer(&mut self, jobs: impl IntoIterator<Item = Job>) -> usize {
-        if !self.goes_ahead() {
-            // A file has failed while somebody looked. It may be out of the order by now, and nothing may pass
-            // it: the next look counts, after the next success.
-            return usize::from(self.asked.is_some());
-        }
-        self.order.values_mut().for_each(|file| file.listed = false);
-        for job in jobs {
-            let turn = Turn::of(&job.name);
-            if self.is_barred(&turn) {
-                continue;
-            }
-            let file = self.order.entry(turn).or_insert_with(|| File {
-                job,
-                listed: false,
-                stage: Stage::Waiting,
-            });
-            file.listed = true;
-        }
-        self.keep(|file, wanted| file.listed || wanted || file.running().is_some());
-        let waits = |file: &&File<P>| file.listed && file.is_waiting();
-        let waiting = self.order.values().filter(waits).count();
-        let asked = self.asked.as_ref().map(|job| Turn::of(&job.name));
-        let asked = asked.and_then(|turn| self.order.get(&turn));
-        let ahead = waiting - usize::from(asked.is_some_and(|file| file.listed));
-        if let Phase::Ahead { more } = &mut self.phase {
-            *more = ahead > 0;
-        }
-        ahead + usize::from(asked.is_some())
+    pub(super) fn busy(&self) -> Option<Duration> {
+        let since = self.running().map(Running::still_since).min()?;
+        Some(Instant::now().saturating_duration_since(since))
     }
 
     /// Keeps only these files; of the others, discards what is ready.
-    fn keep(&mut self, keep: impl Fn(&File<P>, bool) -> bool) {
+    fn keep(&mut self, keep: impl Fn(&Turn, &File<P>) -> bool) {
         let wanted = self.wanted.as_ref().map(|job| Turn::of(&job.name));
         let discarded = &mut self.discarded;
         self.order.retain(|turn, file| {
-            let keep = keep(file, Some(turn) == wanted.as_ref());
+            let keep =
+                keep(turn, file) || file.running().is_some() || Some(turn) == wanted.as_ref();
             if !keep
                 && let Stage::Ready { file, .. } =
                     std::mem::replace(&mut file.stage, Stage::Waiting)
@@ -275,46 +296,30 @@ impl<P> State<P> {
         self.forget_behind(None);
     }
 
-    /// Forgets the files at or behind a turn; without one, all. What was archived ahead before it is looked
-    /// up once more. What was made ready before it stays so: before it counts, the path must still lead to
-    /// the place where it lies.
+    /// Forgets what the destination has, and what was found to wait: what stands before a file that waits may
+    /// no longer be there. Copies of files before a turn stay ready for the next look: before they count, the
+    /// path must still lead to the place where they lie. Without a turn, none does.
     fn forget_behind(&mut self, from: Option<&Turn>) {
         self.generation += 1;
+        self.memory.clear();
+        self.order.values_mut().for_each(|file| file.listed = false);
+        self.keep(|turn, file| file.is_ready() && from.is_some_and(|from| turn < from));
+        if matches!(self.answer, Some(Answered::Had)) {
+            self.answer = None;
+        }
+        let Some(wanted) = self.wanted.as_ref().map(|job| Turn::of(&job.name)) else { return };
+        let idle = self.order.get(&wanted).is_none_or(File::is_waiting);
+        if idle && self.answer.is_none() && self.asked.is_none() {
+            self.start_wanted();
+        }
+    }
+
+    /// Takes off the list what stands at or behind a turn.
+    fn keep_before(&mut self, from: &Turn) {
         for (turn, file) in &mut self.order {
-            let stays = from.is_some_and(|from| turn < from);
-            file.listed &= stays;
-            if stays && matches!(file.stage, Stage::Done(Done { result: Ok(_), ahead: true })) {
-                file.stage = Stage::Waiting;
-            }
+            file.listed &= turn < from;
         }
-        self.keep(|file, wanted| file.listed || wanted || file.running().is_some());
-        let again = self.wanted.as_ref().map(|job| job.name.clone()).filter(|name| {
-            let file = self.order.get(&Turn::of(name));
-            file.is_some_and(|file| match file.stage {
-                Stage::Done(Done { ahead, .. }) => ahead,
-                Stage::Waiting => self.asked.is_none(),
-                Stage::Running(_) | Stage::Ready { .. } => false,
-            })
-        });
-        if let Some(name) = again {
-            self.begin_again(&name);
-        }
-    }
-
-    pub(super) fn retire(&mut self) {
-        self.enter(Phase::Retired);
-        (self.asked, self.wanted) = (None, None);
-        self.epoch += 1;
-        self.forget();
-    }
-
-    pub(super) fn is_retired(&self) -> bool {
-        self.phase == Phase::Retired
-    }
-
-    pub(super) fn busy(&self) -> Option<Duration> {
-        let since = self.running().map(Running::still_since).min()?;
-        Some(Instant::now().saturating_duration_since(since))
+        self.keep(|_, file| file.listed);
     }
 
     /// Returns whether files of a batch may still get their names.
@@ -346,11 +351,21 @@ impl<P> State<P> {
     ) {
         for (name, result) in results {
             let Some((ahead, current, late)) = self.end(&name) else { continue };
+            let wanted = self.is_wanted(&name);
             match result {
                 Some(Err(error)) => self.fail(&name, ahead || late, error),
-                Some(Ok(receipt)) if !late && (current || !ahead) => {
-                    let ahead = !self.is_wanted(&name);
-                    self.set(&name, Stage::Done(Done { result: Ok(receipt), ahead }));
+                Some(Ok(receipt)) if !late && (current || (wanted && !ahead)) => {
+                    self.order.remove(&Turn::of(&name));
+                    if self.barrier.as_ref().is_some_and(|barrier| barrier.turn == Turn::of(&name))
+                    {
+                        self.barrier = None;
+                    }
+                    if current {
+                        self.memory.keep(&name, receipt.clone());
+                    }
+                    if wanted {
+                        self.answer = Some(Answered::Now(Ok(receipt)));
+                    }
                 }
                 // It is looked up once more, on a new visit.
                 Some(Ok(_)) | None => self.begin_again(&name),
@@ -371,15 +386,19 @@ impl<P> State<P> {
     }
 
     /// Notes a failure. One from before the file was asked for is forgotten: the file is tried once more when
-    /// the server comes to it. What stands before it goes on meanwhile.
+    /// the server comes to it, or after a while. What stands before it goes on meanwhile, once a look has told
+    /// what that is.
     fn fail(&mut self, name: &FileName, unasked: bool, error: Error) {
         let turn = Turn::of(name);
         if unasked && self.goes_ahead() && !self.is_wanted(name) {
-            self.enter(Phase::Ahead { more: false });
-            if !self.is_barred(&turn) {
-                self.barrier = Some(turn.clone());
+            self.bar(turn.clone());
+            if error.kind().is_of_the_file() {
+                // What the destination has, it still has.
+                self.keep_before(&turn);
+            } else {
+                self.forget_behind(Some(&turn));
+                self.look_now();
             }
-            self.forget_behind(Some(&turn));
             self.begin_again(name);
             return;
         }
@@ -387,7 +406,8 @@ impl<P> State<P> {
             self.enter(Phase::Asked);
         }
         if self.is_wanted(name) && !unasked {
-            self.set(name, Stage::Done(Done { result: Err(error), ahead: false }));
+            self.order.remove(&turn);
+            self.answer = Some(Answered::Now(Err(error)));
         }
         self.forget();
         if unasked {
@@ -406,7 +426,10 @@ impl<P> State<P> {
     }
 }
 
+mod barrier;
 mod file;
+mod looks;
+mod memory;
 mod start;
 #[cfg(test)]
 mod tests;

@@ -1,18 +1,19 @@
 //! What a thread of the pool does, and what the threads share.
 
-use std::io::Write;
-use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::time::Instant;
 
-use super::state::{Batch, State, Work};
+use super::group::Member;
+use super::state::{Batch, Limit, Look, Seen, State, Turn, Work};
+use super::{BATCH, STACK};
 use crate::archive::arrival::Arrival;
 use crate::archive::attempt::{bring_parent, prepare};
-use crate::archive::parent::Kept;
 use crate::archive::publish::{Prepared, Publishing};
 use crate::archive::{Plan, Receipt, Seam};
 use crate::error::{Action, Error};
+use crate::server::ready;
 use crate::store::access::Asker;
 use crate::store::{Progress, Store};
 use crate::sys;
@@ -24,12 +25,11 @@ pub(super) struct Shared {
     plan: Plan,
     store: Box<dyn Store>,
     seam: Seam,
-    kept: Kept,
     state: Mutex<State<Prepared>>,
     /// There may be something to start, or the end has come.
     work: Condvar,
-    /// Wakes the caller.
-    wake: UnixStream,
+    /// Wakes the caller, and knows what other destinations do not allow.
+    pub(super) member: Member,
     /// What dead processes left in the destination has been removed.
     tidied: Mutex<bool>,
     /// What has been looked at in the destination.
@@ -37,17 +37,16 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(plan: Plan, wake: UnixStream) -> Self {
+    pub(super) fn new(plan: Plan, workers: usize, member: Member) -> Self {
         let store = Box::new(plan.store());
-        let state = Mutex::new(State::new());
+        let state = Mutex::new(State::new(workers));
         Self {
             plan,
             store,
             seam: Seam::default(),
-            kept: Kept::default(),
             state,
             work: Condvar::new(),
-            wake,
+            member,
             tidied: Mutex::default(),
             arrival: Arrival::default(),
         }
@@ -67,7 +66,24 @@ impl Shared {
         self.work.notify_all();
     }
 
-    pub(super) fn work_until_retired(&self) {
+    /// Makes sure that what can be begun finds a thread, as far as the bound allows.
+    ///
+    /// # Errors
+    /// A thread could not be started. What waits then waits for the threads that there are.
+    pub(super) fn start_threads(
+        self: &Arc<Self>,
+        state: &mut State<Prepared>,
+    ) -> std::io::Result<()> {
+        while state.needs_thread() {
+            let shared = Arc::clone(self);
+            sys::start_thread(STACK, move || shared.work_until_retired())?;
+            state.threads += 1;
+            state.starting += 1;
+        }
+        Ok(())
+    }
+
+    fn work_until_retired(self: &Arc<Self>) {
         self.lock().starting -= 1;
         let mut buffer = None;
         while let Some(work) = self.next_work() {
@@ -78,7 +94,7 @@ impl Shared {
                 }
                 Work::Prepare(job, progress) => {
                     let prepared = or_panic(|| {
-                        self.kept.keep(&self.plan, &job);
+                        self.member.kept().keep(&self.plan, &job);
                         self.tidy(&progress);
                         let buffer = kept(&mut buffer, &job.source)?;
                         let (plan, store) = (&self.plan, &*self.store);
@@ -87,24 +103,41 @@ impl Shared {
                     })
                     .map_err(explained);
                     let failed = prepared.is_err();
-                    if failed {
-                        self.look_again();
+                    if let Err(error) = &prepared {
+                        self.note_failure(&job.name, error);
                     }
+                    self.member.has_looked(&job.name);
                     let mut state = self.lock();
                     state.finish_prepare(&job.name, prepared);
                     failed || state.is_retired()
                 }
                 Work::Publish(batch) => {
+                    let epoch = batch.epoch;
                     let results = self.publish(batch, &mut buffer);
-                    self.lock().finish_batch(results);
+                    let mut state = self.lock();
+                    if state.may_publish(epoch) {
+                        let good =
+                            results.iter().filter(|(_, result)| matches!(result, Some(Ok(_))));
+                        good.for_each(|(name, _)| self.member.is_settled(name));
+                    }
+                    state.finish_batch(results);
                     true
+                }
+                Work::Look(look) => {
+                    let seen = self.look(&look);
+                    let mut state = self.lock();
+                    let limit = self.limit(&state);
+                    state.finish_look(&look, seen, &limit);
+                    // Files ahead wait for the threads that there are. If there are none, whoever asks for a
+                    // file gets that error.
+                    let _ = self.start_threads(&mut state);
+                    false
                 }
             };
             // There may be something to publish, or to try once more.
             self.wake_workers();
             if news {
-                // A full socket means that the caller has much to read already.
-                let _ = (&self.wake).write(&[1]);
+                self.member.wake_caller();
             }
         }
         drop(buffer);
@@ -114,7 +147,8 @@ impl Shared {
     fn next_work(&self) -> Option<Work<Prepared>> {
         let mut state = self.lock();
         loop {
-            if let Some(work) = state.start_next() {
+            let limit = self.limit(&state);
+            if let Some(work) = state.start_next(&limit) {
                 return Some(work);
             }
             if state.is_retired() {
@@ -122,9 +156,58 @@ impl Shared {
                 return None;
             }
             state.idle += 1;
-            state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = match state.longest_sleep(&limit) {
+                Some(time) => {
+                    let slept = self.work.wait_timeout(state, time);
+                    slept.unwrap_or_else(PoisonError::into_inner).0
+                }
+                None => self.work.wait(state).unwrap_or_else(PoisonError::into_inner),
+            };
             state.idle -= 1;
         }
+    }
+
+    /// Returns what other destinations do not allow now.
+    fn limit(&self, state: &State<Prepared>) -> Limit {
+        let wanted_is_it = state.wanted().is_some_and(|name| self.member.is_withheld(name));
+        let nothing_yet = self.member.others_look();
+        Limit { before: self.member.others_conflict(), wanted_is_it, nothing_yet }
+    }
+
+    /// Returns whether a file of a batch may still get its name: no other destination has found a conflict at
+    /// or before it since, unless the server asks for just this file.
+    fn is_allowed(&self, name: &FileName) -> bool {
+        let state = self.lock();
+        let Limit { before, wanted_is_it, .. } = self.limit(&state);
+        let wanted = state.wanted() == Some(name);
+        if wanted { !wanted_is_it } else { before.is_none_or(|before| Turn::of(name) < before) }
+    }
+
+    /// Looks for waiting files that this destination does not have yet. Touches the server's files alone.
+    fn look(&self, look: &Look) -> Seen {
+        let began = Instant::now();
+        let status = look.pg_wal.join("archive_status");
+        // What was given up conflicts with nobody.
+        if let Some(name) = self.member.own_conflict()
+            && matches!(status.join(format!("{name}.ready")).try_exists(), Ok(false))
+        {
+            self.member.is_settled(&name);
+        }
+        let known = |name: &FileName| {
+            let known = self.lock().sees(name);
+            // The server would not be asking for those without us.
+            known || self.member.kept().has(name)
+        };
+        let names = or_panic(|| ready::first_waiting(&status, BATCH, known));
+        Seen { names: names.ok(), took: began.elapsed() }
+    }
+
+    /// A file has failed.
+    fn note_failure(&self, name: &FileName, error: &Error) {
+        if error.kind().shows_another_history() && !self.lock().is_retired() {
+            self.member.conflicts_at(name);
+        }
+        self.look_again();
     }
 
     /// Publishes a batch: one name after the other, until one is refused, then one flush for all. Returns a
@@ -153,8 +236,12 @@ impl Shared {
                 }
             }
         }
-        if results.iter().any(|(_, result)| !matches!(result, Some(Ok(_)))) {
-            self.look_again();
+        for (name, result) in &results {
+            match result {
+                Some(Ok(_)) => {}
+                Some(Err(error)) => self.note_failure(name, error),
+                None => self.look_again(),
+            }
         }
         results
     }
@@ -165,8 +252,9 @@ impl Shared {
         self.seam.forget();
     }
 
-    /// Returns the receipts of the files up to the first that is refused, and why that one is. Stops, with
-    /// nothing, when a hang was reported meanwhile or the pool was retired.
+    /// Returns the receipts of the files up to the first that is refused, and why that one is. Stops where
+    /// another destination has found a conflict meanwhile; and, with nothing, when a hang was reported or the
+    /// pool was retired.
     fn publish_in_order(
         &self,
         files: impl IntoIterator<Item = Prepared>,
@@ -184,11 +272,21 @@ impl Shared {
             if !may() {
                 return Ok((Vec::new(), None));
             }
+            if !self.is_allowed(&prepared.name) {
+                break;
+            }
             if let FileKind::History { timeline } = prepared.name.kind() {
                 let job = prepared.job();
                 let buffer = kept(buffer, &job.source)?;
-                let notices =
-                    bring_parent(plan, store, (seam, &self.kept), &job, buffer, progress, &may);
+                let notices = bring_parent(
+                    plan,
+                    store,
+                    (seam, self.member.kept()),
+                    &job,
+                    buffer,
+                    progress,
+                    &may,
+                );
                 self.arrival.keep_notices(timeline, notices);
                 // That may have taken long, or hung.
                 if !may() {

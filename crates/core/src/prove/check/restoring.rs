@@ -1,4 +1,4 @@
-//! What the server's settings for a recovery say: whether it would find its program, and this archive.
+//! What the server's settings for a recovery say: whether it would find its program, and its archives.
 
 use std::ffi::OsStr;
 use std::os::unix::fs::PermissionsExt;
@@ -13,8 +13,8 @@ pub struct Restoring<'a> {
     pub command: &'a str,
     /// The `PATH` of the server's processes, which the shell that runs the command inherits.
     pub path: Option<&'a OsStr>,
-    /// The directory to which the server archives.
-    pub archive: &'a Path,
+    /// The directories to which the server archives.
+    pub archives: &'a [&'a Path],
     /// The directory of the server's own programs, where `make install` puts `walsafe`.
     pub programs: Option<&'a Path>,
 }
@@ -28,14 +28,14 @@ const OF_THE_SHELL: [&str; 19] = [
     "test", "true", "umask", "until", "while",
 ];
 
-/// Checks `restore_command`: it is set, the server finds its program, and it reads this archive.
+/// Checks `restore_command`: it is set, the server finds its program, and it reads each archive.
 #[must_use]
 pub fn restore_command(restoring: &Restoring<'_>) -> Check {
     let name = "restore_command";
-    let Restoring { command, archive, .. } = *restoring;
-    let wanted = |program: &str| {
-        format!("restore_command = '{program} restore --from {} %f \"%p\"'", archive.display())
-    };
+    let Restoring { command, archives, .. } = *restoring;
+    let from = archives.iter().map(|archive| format!("--from {}", archive.display()));
+    let from = from.collect::<Vec<_>>().join(" ");
+    let wanted = |program: &str| format!("restore_command = '{program} restore {from} %f \"%p\"'");
     if command.trim().is_empty() {
         let detail = format!(
             "\"restore_command\" is not set: a recovery of this server would not read the archive. Set it beforehand: {}",
@@ -66,10 +66,20 @@ pub fn restore_command(restoring: &Restoring<'_>) -> Check {
         let detail = format!("{found}: it must pass %f and \"%p\".");
         return made(name, Status::Error, detail);
     }
-    if !words.iter().any(|word| names(word, archive)) {
+    let named = |archive: &&&Path| words.iter().any(|word| names(word, archive));
+    let missing: Vec<String> = archives
+        .iter()
+        .filter(|archive| !named(archive))
+        .map(|archive| format!("\"{}\"", archive.display()))
+        .collect();
+    if !missing.is_empty() {
+        let needs = match archives.len() {
+            1 => "A recovery needs that archive",
+            _ => "What is missing or damaged in one archive, a recovery takes from another",
+        };
         let detail = format!(
-            "{found}: it does not name \"{}\", to which this server archives. A recovery needs that archive: {}",
-            archive.display(),
+            "{found}: it does not name {}, to which this server archives. {needs}: {}",
+            missing.join(" and "),
             wanted("walsafe")
         );
         return made(name, Status::Warning, detail);
@@ -172,7 +182,7 @@ mod tests {
             let check = restore_command(&Restoring {
                 command: &command.replace("ARCHIVE", &archive.display().to_string()),
                 path: Some(path.as_os_str()),
-                archive: &archive,
+                archives: &[&archive],
                 programs: Some(&bin),
             });
             (check.status, check.detail)
@@ -202,6 +212,18 @@ mod tests {
         assert_eq!(check(r#"/bin/cp "ARCHIVE/%f" "%p""#, &bin).0, Status::Ok);
         assert_eq!(check(r#"/no/cp "ARCHIVE/%f" "%p""#, &bin).0, Status::Error);
         assert_eq!(check(r#"walsafe restore --from "ARCHIVE" %f"#, &bin).0, Status::Error);
+        let both = [archive.as_path(), Path::new("/b")];
+        let command = |from: &str| {
+            let command = format!(r#"walsafe restore {from} %f "%p""#);
+            let command = command.replace("ARCHIVE", &format!("\"{}\"", archive.display()));
+            let path = Some(bin.as_os_str());
+            restore_command(&Restoring { command: &command, path, archives: &both, programs: None })
+        };
+        assert_eq!(command("--from ARCHIVE --from /b").status, Status::Ok);
+        let missing = command("--from ARCHIVE");
+        assert_eq!(missing.status, Status::Warning);
+        assert!(missing.detail.contains("does not name \"/b\", to which"), "{}", missing.detail);
+        assert!(missing.detail.contains(" --from /b %f"), "{}", missing.detail);
         assert_eq!(archive_timeout("0").status, Status::Warning);
         assert_eq!(archive_timeout("300").status, Status::Ok);
     }

@@ -6,7 +6,6 @@ use super::digests::Claims;
 use super::problems::{check_backup_history, damage, header_problem, unreadable_format};
 use super::{Examined, Expectation, Unknown, ending};
 use crate::encoding::codec::Codec;
-use crate::encoding::digest::Hasher;
 use crate::prove::finding::{FindingKind, Problem};
 use crate::store::Found;
 use crate::wal::name::{FileKind, FileName, SegmentName};
@@ -54,8 +53,6 @@ pub(super) struct Contents<'a, V> {
     pub(super) problem: Option<Problem>,
     /// A segment's first page header, if it is one.
     pub(super) header: Option<LongPageHeader>,
-    /// Set to hash them here.
-    pub(super) hasher: Option<Hasher>,
     visitor: Option<V>,
     checker: Option<SegmentChecker<V>>,
     records: Option<SegmentReport>,
@@ -81,7 +78,6 @@ impl<'a, V: Visit> Contents<'a, V> {
             unknown: None,
             problem: None,
             header: None,
-            hasher: None,
             visitor: Some(visitor),
             checker: None,
             records: None,
@@ -103,9 +99,6 @@ impl<'a, V: Visit> Contents<'a, V> {
                 .map(|(spec, visitor)| SegmentChecker::with_visitor(spec, None, visitor));
         }
         self.len += chunk.len() as u64;
-        if let Some(hasher) = &mut self.hasher {
-            hasher.update(chunk);
-        }
         if let Some(checker) = &mut self.checker {
             checker.feed(chunk);
         }

@@ -4,7 +4,7 @@ use super::contents::Stop;
 use super::digests::Hashed;
 use super::problems::read_problem;
 use crate::encoding::codec::{Codec, Decoder};
-use crate::encoding::digest::Hasher;
+use crate::encoding::digest::{Digest, Hasher};
 use crate::prove::finding::Problem;
 use crate::sys::pipeline::Pipeline;
 use crate::sys::read_full;
@@ -14,8 +14,7 @@ use crate::sys::slice::part;
 pub(super) struct Decoding<'r, 'a> {
     raw: &'r mut Hashed<'a>,
     codec: Codec,
-    /// Set to hash the contents here.
-    pub(super) hasher: Option<Hasher>,
+    hasher: Hasher,
     len: u64,
     /// Why it was not read to its end.
     pub(super) trouble: Option<Problem>,
@@ -25,7 +24,12 @@ pub(super) struct Decoding<'r, 'a> {
 
 impl<'r, 'a> Decoding<'r, 'a> {
     pub(super) fn new(raw: &'r mut Hashed<'a>, codec: Codec) -> Self {
-        Self { raw, codec, hasher: None, len: 0, trouble: None, undecodable: false }
+        Self { raw, codec, hasher: Hasher::default(), len: 0, trouble: None, undecodable: false }
+    }
+
+    /// Returns the digest of the contents that were handed over.
+    pub(super) fn digest(&self) -> Digest {
+        self.hasher.digest()
     }
 
     /// Reads to the end, and returns whether it got there. Hands over whole chunks, and at last one that is
@@ -53,9 +57,7 @@ impl<'r, 'a> Decoding<'r, 'a> {
                 }
             };
             self.len += got as u64;
-            if let Some(hasher) = &mut self.hasher {
-                hasher.update(part(chunk, ..got));
-            }
+            self.hasher.update(part(chunk, ..got));
             pipeline = pipeline.put(got)?;
             if got < room {
                 break;

@@ -168,19 +168,14 @@ fn examine_with<V: Visit + Send>(
     };
     let mut contents = Contents::new(name, expected, archived, visitor);
     let mut decoding = Decoding::new(&mut raw, codec);
-    // Two threads have about as much to do each if the one that decodes does not hash too.
-    let hasher = Some(Hasher::default());
-    if encoded {
-        contents.hasher = hasher;
-    } else {
-        decoding.hasher = hasher;
-    }
     let mut memory = zeroed(CHUNK * chunks)?;
     let result = overlap(
         memory.chunks_exact_mut(CHUNK),
-        |chunk| {
-            contents.take(chunk)?;
-            Ok(each(chunk)?)
+        |chunks| {
+            chunks.iter().try_for_each(|chunk| {
+                contents.take(chunk)?;
+                Ok(each(chunk)?)
+            })
         },
         |pipeline| decoding.run(pipeline),
     );
@@ -189,7 +184,7 @@ fn examine_with<V: Visit + Send>(
         Err(Stop::Over) => (false, true),
         Err(Stop::Failed(e)) => return Err(e),
     };
-    let hasher = decoding.hasher.take().or_else(|| contents.hasher.take());
+    let content = decoding.digest();
     let (trouble, undecodable) = (decoding.trouble.take(), decoding.undecodable);
     found.header = contents.header;
     found.problem = contents.problem.take();
@@ -205,7 +200,7 @@ fn examine_with<V: Visit + Send>(
     }
     if ended {
         contents.end();
-        found.content = hasher.map(|hasher| hasher.digest());
+        found.content = Some(content);
         found.stored = match raw.hasher {
             Some(hasher) => Some(hasher.digest()),
             None if encoded => None,

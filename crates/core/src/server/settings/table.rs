@@ -9,7 +9,7 @@ use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::{CheckWal, Destination, FileMode, FsyncPolicy};
+use super::{CheckWal, Destinations, FileMode, FsyncPolicy};
 use crate::encoding::codec::Compression;
 
 /// What the name of every setting begins with.
@@ -66,6 +66,10 @@ impl Setting {
 }
 
 macro_rules! name {
+    // The setting is called what a server with a single archive calls it.
+    (destinations) => {
+        name!(destination)
+    };
     ($name:ident) => {
         const { c_name(concat!("walsafe_archive.", stringify!($name), "\0")) }
     };
@@ -113,9 +117,9 @@ macro_rules! settings {
 
 settings! {
     /// Where files are archived to.
-    destination: Destination = text(c""),
-        c"Directory that WAL files are archived to.",
-        c"An absolute path outside the data directory. Empty: nothing is archived.";
+    destinations: Destinations = text(c""),
+        c"Directories that WAL files are archived to.",
+        c"Absolute paths, separated by commas. A file must be in each of them. Empty: nothing is archived.";
 
     /// What is flushed before a file counts as archived.
     fsync_policy: FsyncPolicy = choice(c"full"),
@@ -208,7 +212,7 @@ impl<T: Choice> Typed for T {
     }
 }
 
-impl Typed for Destination {
+impl Typed for Destinations {
     fn read(text: &str, data_directory: &Path) -> Result<Self, String> {
         Self::new(text, data_directory).map_err(|e| e.to_string())
     }
@@ -292,7 +296,7 @@ mod tests {
     #[test]
     fn the_defaults_and_a_destination_are_settings_that_can_be_used() {
         let expected = Settings {
-            destination: Destination::new("/mnt/archive", Path::new(DATA)).unwrap(),
+            destinations: Destinations::new("/mnt/archive", Path::new(DATA)).unwrap(),
             fsync_policy: FsyncPolicy::Full,
             file_mode: FileMode::PRIVATE,
             compression: Compression::NONE,
@@ -327,7 +331,8 @@ mod tests {
     #[test]
     fn a_value_that_cannot_be_used_is_an_error_that_names_the_setting() {
         for (name, value, reason) in [
-            ("destination", c"", "absolute path"),
+            ("destination", c"", "list syntax is invalid"),
+            ("destination", c"archive", "absolute path"),
             ("file_mode", c"0777", "0600, 0640"),
             ("compression", c"zstd:99", "level \"99\""),
             ("check_wal", c"page", "not one of its values"),

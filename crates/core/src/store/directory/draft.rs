@@ -170,8 +170,8 @@ impl<'p> DirectoryDraft<'p> {
 }
 
 impl Draft for DirectoryDraft<'_> {
-    fn put(&mut self, chunk: &[u8]) -> Result<(), Error> {
-        self.sink.put(chunk).map_err(|e| self.failed(Action::WriteCopy, e))?;
+    fn put_all(&mut self, chunks: &[&[u8]]) -> Result<(), Error> {
+        self.sink.put_all(chunks).map_err(|e| self.failed(Action::WriteCopy, e))?;
         self.progress.tick();
         Ok(())
     }

@@ -14,6 +14,7 @@ use self::reading::Archived;
 use self::temporary::Owner;
 use crate::error::{Action, Error, refuses_flush};
 use crate::server::known::KnownDestinations;
+use crate::server::together;
 use crate::store::limit::{Limit, Limits};
 use crate::store::{Draft, FinalName, Found, Place, PlaceId, Progress, Store, Visit};
 use crate::sys::{Dir, Space};
@@ -273,5 +274,9 @@ impl Visit for DirectoryVisit<'_> {
     fn is_within(&self, server: &KnownDestinations) -> Result<bool, Error> {
         Ok(server.is_pg_wal(self.dir())?
             || self.dir().real_path().is_some_and(|real| server.is_inside(&real)))
+    }
+
+    fn check_apart(&self, server: &KnownDestinations) -> Result<(), Error> {
+        together::check_apart(server.data_directory(), self.dir())
     }
 }

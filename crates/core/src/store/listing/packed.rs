@@ -1,5 +1,7 @@
 //! A file's name in 24 bytes.
 
+use std::cmp::Ordering;
+
 use crate::encoding::codec::Codec;
 use crate::store::StoredName;
 use crate::wal::name::{FileKind, FileName, SegmentName};
@@ -29,6 +31,12 @@ enum Kind {
 }
 
 impl Packed {
+    /// Compares by the order in which a server archives files.
+    pub(super) fn cmp_as_archived(&self, other: &Self) -> Ordering {
+        let key = |packed: &Self| (packed.kind != Kind::History, packed.timeline);
+        key(self).cmp(&key(other)).then_with(|| self.cmp(other))
+    }
+
     /// Packs the name of a file of a known kind.
     pub(super) fn of(file: &StoredName) -> Option<Self> {
         let (kind, SegmentName { timeline, log, segment }) = match file.name.kind() {

@@ -1,5 +1,6 @@
 //! The files of an archive by address, in bounded memory.
 
+use std::cmp::Ordering;
 use std::time::Instant;
 
 use super::packed::Packed;
@@ -16,6 +17,9 @@ pub const MOST_KEPT: usize = 1 << 19;
 /// Which files, by what their names say.
 type Of = fn(FileKind) -> bool;
 
+/// Which of two comes first.
+type Order = fn(&Packed, &Packed) -> Ordering;
+
 /// The files of an archive by address; at one address, older timelines come first, and the encodings of one
 /// file follow one another.
 ///
@@ -26,6 +30,7 @@ type Of = fn(FileKind) -> bool;
 pub struct Walk<'v> {
     visit: &'v dyn Visit,
     of: Of,
+    order: Order,
     most: usize,
     /// In falling order: the next one is the last.
     kept: Vec<Packed>,
@@ -43,7 +48,15 @@ impl<'v> Walk<'v> {
     }
 
     fn with(visit: &'v dyn Visit, of: Of, most: usize) -> Self {
-        Self { visit, of, most, kept: Vec::new(), last: None, more: true, begun: Instant::now() }
+        let (kept, order) = (Vec::new(), Packed::cmp);
+        Self { visit, of, order, most, kept, last: None, more: true, begun: Instant::now() }
+    }
+
+    /// Goes through all files in the order in which a server archives them: history files first, then the others
+    /// by name, so one timeline after the other.
+    #[must_use]
+    pub fn as_archived(visit: &'v dyn Visit) -> Self {
+        Self { order: Packed::cmp_as_archived, ..Self::all(visit) }
     }
 
     /// Goes through all files.
@@ -85,10 +98,10 @@ impl<'v> Walk<'v> {
 
     fn fill(&mut self) -> Result<(), Error> {
         self.begun = Instant::now();
-        let last = self.last;
-        let mut window = Window::new(self.most, Packed::cmp);
+        let (last, order) = (self.last, self.order);
+        let mut window = Window::new(self.most, order);
         list(self.visit, self.of, &mut |packed| {
-            last.is_some_and(|last| packed <= last) || window.add(packed)
+            last.is_some_and(|last| order(&packed, &last).is_le()) || window.add(packed)
         })?;
         window.sort();
         window.kept.dedup();
@@ -143,7 +156,7 @@ struct Window<O> {
     bound: Option<Packed>,
 }
 
-impl<O: Fn(&Packed, &Packed) -> std::cmp::Ordering> Window<O> {
+impl<O: Fn(&Packed, &Packed) -> Ordering> Window<O> {
     fn new(most: usize, order: O) -> Self {
         // With fewer, none could be dropped and one kept.
         Self { most: most.max(2), order, kept: Vec::new(), bound: None }
@@ -205,6 +218,14 @@ mod tests {
             let walk = Walk::with(&visit, |kind| !is_history(kind), most);
             let names: Vec<String> = walk.map(|file| file.unwrap().to_string()).collect();
             assert_eq!(names, all, "{most}");
+        }
+        let mut expected = all.clone();
+        expected.sort();
+        expected.splice(0..0, ["00000002.history", "00000003.history"].map(str::to_owned));
+        for most in [1, 3, 64, 1000] {
+            let walk = Walk { most, ..Walk::as_archived(&visit) };
+            let names: Vec<String> = walk.map(|file| file.unwrap().to_string()).collect();
+            assert_eq!(names, expected, "{most}");
         }
         let histories: Vec<String> =
             Walk::histories(&visit).map(|file| file.unwrap().to_string()).collect();

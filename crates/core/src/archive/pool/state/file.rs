@@ -1,7 +1,8 @@
 //! One file on its way through the pool, and its place in the order.
 
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::archive::{Job, Receipt};
 use crate::error::Error;
@@ -10,11 +11,15 @@ use crate::wal::name::{FileKind, FileName};
 
 /// A file's place in the order in which the server asks: history files first, then by name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Turn(bool, pub(super) FileName);
+pub(in crate::archive::pool) struct Turn(bool, FileName);
 
 impl Turn {
-    pub(super) fn of(name: &FileName) -> Self {
+    pub(in crate::archive::pool) fn of(name: &FileName) -> Self {
         Self(!matches!(name.kind(), FileKind::History { .. }), name.clone())
+    }
+
+    pub(in crate::archive::pool) fn name(&self) -> &FileName {
+        &self.1
     }
 }
 
@@ -34,7 +39,6 @@ pub(super) enum Stage<P> {
         file: P,
         ahead: bool,
     },
-    Done(Done),
 }
 
 pub(super) struct Running {
@@ -58,13 +62,18 @@ impl Running {
     }
 }
 
-pub(super) struct Done {
-    pub(super) result: Result<Receipt, Error>,
-    /// It was done before the server asked for it. Then it is a success, from after the last failure.
-    pub(super) ahead: bool,
+/// The answer for the file that the server waits for.
+pub(super) enum Answered {
+    /// The destination has it, by what is remembered.
+    Had,
+    Now(Result<Receipt, Error>),
 }
 
 impl<P> File<P> {
+    pub(super) fn waiting(job: Job, listed: bool) -> Self {
+        Self { job, listed, stage: Stage::Waiting }
+    }
+
     pub(super) fn running(&self) -> Option<&Running> {
         if let Stage::Running(running) = &self.stage { Some(running) } else { None }
     }
@@ -76,10 +85,6 @@ impl<P> File<P> {
     pub(super) fn is_ready(&self) -> bool {
         matches!(self.stage, Stage::Ready { .. })
     }
-
-    pub(super) fn is_archived(&self) -> bool {
-        matches!(&self.stage, Stage::Done(Done { result: Ok(_), .. }))
-    }
 }
 
 /// What a thread is to do.
@@ -90,6 +95,8 @@ pub(in crate::archive::pool) enum Work<P> {
     Prepare(Job, Arc<Progress>),
     /// Give files their names, in this order, and flush once for all.
     Publish(Batch<P>),
+    /// Look for waiting files.
+    Look(Look),
 }
 
 /// Files that are published together.
@@ -97,4 +104,39 @@ pub(in crate::archive::pool) struct Batch<P> {
     pub(in crate::archive::pool) files: Vec<(FileName, P)>,
     pub(in crate::archive::pool) progress: Arc<Progress>,
     pub(in crate::archive::pool) epoch: u64,
+}
+
+/// A look for waiting files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::archive::pool) struct Look {
+    /// Where the server has its WAL.
+    pub(in crate::archive::pool) pg_wal: PathBuf,
+    /// The generation in which it began. What it passes over as known is known only in that one.
+    pub(super) generation: u64,
+}
+
+/// What a look has found.
+pub(in crate::archive::pool) struct Seen {
+    /// The waiting files that the destination is not known to have, the first ones in the server's order;
+    /// `None` if they could not be listed.
+    pub(in crate::archive::pool) names: Option<Vec<FileName>>,
+    /// How long it took.
+    pub(in crate::archive::pool) took: Duration,
+}
+
+/// What other destinations do not allow (guarantee G13).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(in crate::archive::pool) struct Limit {
+    /// Nothing ahead gets its name at or behind this file, which conflicts in another destination.
+    pub(in crate::archive::pool) before: Option<Turn>,
+    /// The file that the server asks for is that one.
+    pub(in crate::archive::pool) wanted_is_it: bool,
+    /// Nothing gets its name for the moment: another destination looks at its first file.
+    pub(in crate::archive::pool) nothing_yet: bool,
+}
+
+impl Limit {
+    pub(super) fn allows(&self, turn: &Turn) -> bool {
+        self.before.as_ref().is_none_or(|before| turn < before)
+    }
 }

@@ -1,9 +1,9 @@
 //! What a thread is to do next: the rules of the order (guarantee G13).
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::file::{Batch, File, Running, Stage, Turn, Work};
+use super::file::{Batch, File, Limit, Running, Stage, Turn, Work};
 use super::{Phase, State};
 use crate::archive::Job;
 use crate::archive::pool::{AHEAD_PER_WORKER, READY_FILES};
@@ -12,7 +12,7 @@ use crate::wal::name::FileName;
 
 impl<P> State<P> {
     /// Starts the next thing that may be started.
-    pub(in crate::archive::pool) fn start_next(&mut self) -> Option<Work<P>> {
+    pub(in crate::archive::pool) fn start_next(&mut self, limit: &Limit) -> Option<Work<P>> {
         if matches!(self.phase, Phase::Held { .. }) {
             return None;
         }
@@ -25,11 +25,14 @@ impl<P> State<P> {
         if let Some(job) = self.asked.take() {
             return Some(self.start(job, false));
         }
-        if let Some(batch) = self.start_batch() {
+        self.keep_to(limit);
+        if let Some(batch) = self.start_batch(limit) {
             return Some(Work::Publish(batch));
         }
-        let job = self.next_ahead()?;
-        Some(self.start(job, true))
+        if let Some(job) = self.next_ahead() {
+            return Some(self.start(job, true));
+        }
+        self.start_look().map(Work::Look)
     }
 
     fn start(&mut self, job: Job, ahead: bool) -> Work<P> {
@@ -52,27 +55,65 @@ impl<P> State<P> {
         matches!(self.phase, Phase::Ahead { .. })
     }
 
+    /// Returns how many files may be made ready ahead now, with so many threads.
+    fn room(&self, threads: usize) -> usize {
+        let open = |file: &&File<P>| !file.is_waiting();
+        let open = self.order.values().filter(open).count();
+        let most = READY_FILES.min(threads * AHEAD_PER_WORKER);
+        let most = if self.memory.is_full() { 0 } else { most };
+        most.saturating_sub(open)
+    }
+
     fn next_ahead(&self) -> Option<Job> {
-        let count = |which: fn(&File<P>) -> bool| self.order.values().filter(|f| which(f)).count();
-        let unclaimed = count(|file| !file.is_waiting());
-        let open = count(|file| file.running().is_some() || file.is_ready());
-        let room = unclaimed < self.threads * AHEAD_PER_WORKER && open < READY_FILES;
+        if !self.goes_ahead() || self.room(self.threads) == 0 {
+            return None;
+        }
         let next = self.order.values().find(|file| file.listed && file.is_waiting());
-        next.filter(|_| room && self.goes_ahead()).map(|file| file.job.clone())
+        next.map(|file| file.job.clone())
+    }
+
+    /// Returns how many threads have something to do that no thread has begun.
+    pub(in crate::archive::pool) fn needed(&self) -> usize {
+        let most = self.workers.max(1);
+        let waits = |file: &&File<P>| file.listed && file.is_waiting();
+        let waiting = self.order.values().filter(waits).count();
+        let ahead = if self.goes_ahead() { waiting.min(self.room(most)) } else { 0 };
+        let look = self.next_look().is_some_and(|left| left.is_zero());
+        usize::from(self.asked.is_some()) + usize::from(look) + ahead
+    }
+
+    /// Returns whether another thread would help.
+    pub(in crate::archive::pool) fn needs_thread(&self) -> bool {
+        self.threads < self.workers.max(1) && self.idle + self.starting < self.needed()
+    }
+
+    /// Returns for how long a thread that has nothing to do may sleep if nobody wakes it.
+    pub(in crate::archive::pool) fn longest_sleep(&self, limit: &Limit) -> Option<Duration> {
+        // What other destinations do not allow ends without a word to this pool.
+        let limited = match limit {
+            Limit { nothing_yet: true, .. } => Some(Duration::from_millis(2)),
+            Limit { before: Some(_), .. } => Some(Duration::from_secs(1)),
+            _ => None,
+        };
+        let look = self.next_look().map(|left| left.max(Duration::from_millis(1)));
+        look.into_iter().chain(limited).min()
     }
 
     /// Takes the files that may be published now. Nothing passes an earlier file that is not archived: a
     /// conflict there may mean that another server went on from here (guarantee G13). Only the file that the
     /// server waits for does: an earlier name may have become ready late.
-    fn start_batch(&mut self) -> Option<Batch<P>> {
+    fn start_batch(&mut self, limit: &Limit) -> Option<Batch<P>> {
+        if limit.nothing_yet {
+            return None;
+        }
         let wanted = self.wanted.as_ref().map(|job| Turn::of(&job.name));
-        let wanted = wanted.filter(|turn| self.order.get(turn).is_some_and(File::is_ready));
-        let unarchived = self.order.iter().skip_while(|(_, file)| file.is_archived());
+        let wanted = wanted
+            .filter(|turn| !limit.wanted_is_it && self.order.get(turn).is_some_and(File::is_ready));
         // What is ready and in no look is from a call that the server gave up: the next look decides.
         let may = |(turn, file): &(&Turn, &File<P>)| {
-            file.is_ready() && (file.listed || wanted.as_ref() == Some(*turn))
+            file.is_ready() && (file.listed || wanted.as_ref() == Some(*turn)) && limit.allows(turn)
         };
-        let run = unarchived.take_while(may).map(|(turn, _)| turn);
+        let run = self.order.iter().take_while(may).map(|(turn, _)| turn);
         let run: Vec<_> = if self.goes_ahead() { run.cloned().collect() } else { Vec::new() };
         let turns = match wanted {
             // What stands before it must not hold it back.
@@ -88,8 +129,8 @@ impl<P> State<P> {
             let Some(file) = self.order.get_mut(&turn) else { continue };
             match std::mem::replace(&mut file.stage, Stage::Waiting) {
                 Stage::Ready { file, ahead } => {
-                    self.run(&turn.1, &progress, ahead);
-                    files.push((turn.1, file));
+                    self.run(turn.name(), &progress, ahead);
+                    files.push((turn.name().clone(), file));
                 }
                 other => file.stage = other,
             }

@@ -1,0 +1,382 @@
+//! Where files are archived to: a directory, or a list of them.
+
+use std::fmt;
+use std::ops::Deref;
+use std::path::{Component, Path, PathBuf};
+
+use thiserror::Error;
+
+use crate::wal::name::MAX_NAME_LEN;
+
+/// The server's own limit for paths, `MAXPGPATH` in `pg_config_manual.h`, zero byte included.
+const MAX_PATH: usize = 1024;
+
+/// How many destinations there may be. Each has threads and statistics of its own.
+pub const MOST_DESTINATIONS: usize = 16;
+
+/// Why a directory is refused as a destination.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum DestinationError {
+    /// Not absolute.
+    #[error("the archive directory must be an absolute path")]
+    Relative,
+    /// Not a path at all.
+    #[error("an archive is a directory, given by its absolute path, and not a URL")]
+    Url,
+    /// A control character, which would make log lines and the list of destinations ambiguous.
+    #[error("control characters are not allowed in the path")]
+    Control,
+    /// A `..` component: where it leads can change while the archiver runs.
+    #[error("the path must not contain \"..\"")]
+    Parent,
+    /// Too long for the file names that go under it.
+    #[error("the path is too long for WAL file names of {MAX_NAME_LEN} characters under it")]
+    TooLong,
+    /// Inside the data directory: a base backup would copy it, and a lost disk would take it along.
+    #[error("the path is inside the data directory \"{0}\"")]
+    InDataDirectory(String),
+}
+
+/// Why a list of destinations is refused.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum DestinationsError {
+    /// Not a list, or an empty one.
+    #[error("list syntax is invalid")]
+    Syntax,
+    /// The only directory of the list is refused.
+    #[error(transparent)]
+    Only(DestinationError),
+    /// One of several is refused.
+    #[error("{source}: \"{path}\"")]
+    OneOf {
+        /// The directory, as it was given.
+        path: String,
+        /// Why.
+        source: DestinationError,
+    },
+    /// One directory, two times.
+    #[error("\"{0}\" is named twice")]
+    Twice(String),
+    /// One directory lies in another: every file of it would be a stranger there.
+    #[error("\"{inner}\" lies in \"{outer}\"")]
+    Inside {
+        /// The one that lies in the other.
+        inner: String,
+        /// The other.
+        outer: String,
+    },
+    /// More than [`MOST_DESTINATIONS`].
+    #[error("there are {0} directories in the list, and at most {MOST_DESTINATIONS} are possible")]
+    TooMany(usize),
+}
+
+/// The absolute path of an archive directory, without trailing or doubled slashes.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Destination(PathBuf);
+
+impl Destination {
+    /// Accepts the path of an archive directory. Whether it exists now does not matter: a mount
+    /// may come later.
+    ///
+    /// # Errors
+    /// The path cannot be right.
+    pub fn new(text: &str, data_directory: &Path) -> Result<Self, DestinationError> {
+        if text.contains(|c: char| c.is_control()) {
+            return Err(DestinationError::Control);
+        }
+        if is_url(text) {
+            return Err(DestinationError::Url);
+        }
+        let path = Path::new(text);
+        if !path.is_absolute() {
+            return Err(DestinationError::Relative);
+        }
+        if path.components().any(|part| part == Component::ParentDir) {
+            return Err(DestinationError::Parent);
+        }
+        // A slash, the name, an encoding's extension, the zero byte.
+        if text.len() + 1 + MAX_NAME_LEN + ".zst".len() + 1 > MAX_PATH {
+            return Err(DestinationError::TooLong);
+        }
+        let path: PathBuf = path.components().collect();
+        // By name only: the check must not touch a destination that may hang. Symbolic links are
+        // seen when the directory is opened.
+        let resolved = data_directory.canonicalize();
+        if path.starts_with(data_directory) || resolved.is_ok_and(|data| path.starts_with(data)) {
+            return Err(DestinationError::InDataDirectory(data_directory.display().to_string()));
+        }
+        Ok(Self(path))
+    }
+
+    /// Returns the path.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+/// Returns whether a text begins as URLs do (RFC 3986, section 3.1), such as `s3://`.
+fn is_url(text: &str) -> bool {
+    let Some((scheme, _)) = text.split_once("://") else { return false };
+    let known = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.');
+    scheme.starts_with(|c: char| c.is_ascii_alphabetic()) && scheme.chars().all(known)
+}
+
+/// Where files are archived to, in the order of the setting: at least one directory, no two the same, and none
+/// in another, by their paths.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Destinations(Vec<Destination>);
+
+impl Destinations {
+    /// Reads a list as the server reads `unix_socket_directories`.
+    ///
+    /// # Errors
+    /// It is not a list, or one of the directories cannot be right.
+    pub fn new(text: &str, data_directory: &Path) -> Result<Self, DestinationsError> {
+        let names = split(text).ok_or(DestinationsError::Syntax)?;
+        if names.len() > MOST_DESTINATIONS {
+            return Err(DestinationsError::TooMany(names.len()));
+        }
+        let mut destinations: Vec<Destination> = Vec::new();
+        for name in &names {
+            let new = Destination::new(name, data_directory).map_err(|source| {
+                if names.len() == 1 {
+                    DestinationsError::Only(source)
+                } else {
+                    DestinationsError::OneOf { path: name.clone(), source }
+                }
+            })?;
+            for other in &destinations {
+                apart(other.path(), new.path())?;
+            }
+            destinations.push(new);
+        }
+        match destinations.is_empty() {
+            true => Err(DestinationsError::Syntax),
+            false => Ok(Self(destinations)),
+        }
+    }
+
+    /// Makes the list of one.
+    #[must_use]
+    pub fn one(destination: Destination) -> Self {
+        Self(vec![destination])
+    }
+
+    /// Returns the list without some of its directories, as a value of the setting; `None` if nothing is left.
+    #[must_use]
+    pub fn without(&self, gone: &[&Path]) -> Option<String> {
+        let left: Vec<_> = self.0.iter().filter(|there| !gone.contains(&there.path())).collect();
+        (!left.is_empty()).then(|| written(left))
+    }
+}
+
+impl Deref for Destinations {
+    type Target = [Destination];
+
+    fn deref(&self) -> &[Destination] {
+        &self.0
+    }
+}
+
+/// As a value of the setting.
+impl fmt::Display for Destinations {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&written(&self.0))
+    }
+}
+
+fn written<'d>(destinations: impl IntoIterator<Item = &'d Destination>) -> String {
+    let names = destinations.into_iter().map(|there| quoted(&there.path().to_string_lossy()));
+    names.collect::<Vec<_>>().join(", ")
+}
+
+/// Writes a name so that [`split`] reads it back.
+fn quoted(name: &str) -> String {
+    let plain = !name.is_empty()
+        && !name.contains(',')
+        && !name.starts_with(|c| is_space(c) || c == '"')
+        && !name.ends_with(is_space);
+    if plain { name.to_owned() } else { format!("\"{}\"", name.replace('"', "\"\"")) }
+}
+
+/// Refuses two directories of which one is the other, or lies in it.
+fn apart(first: &Path, second: &Path) -> Result<(), DestinationsError> {
+    let name = |path: &Path| path.display().to_string();
+    let inside =
+        |inner, outer| Err(DestinationsError::Inside { inner: name(inner), outer: name(outer) });
+    match (first.starts_with(second), second.starts_with(first)) {
+        (true, true) => Err(DestinationsError::Twice(name(first))),
+        (true, false) => inside(first, second),
+        (false, true) => inside(second, first),
+        (false, false) => Ok(()),
+    }
+}
+
+/// Splits a list into its names; `None` if its syntax is wrong.
+///
+/// Source: `SplitDirectoriesString` in `src/backend/utils/adt/varlena.c`. Names are separated by commas. Space
+/// around a name does not count. A name that begins with a double quote ends at the next one, and two of them
+/// inside stand for one. Paths are not made shorter here, where the server's function cuts them off.
+fn split(text: &str) -> Option<Vec<String>> {
+    let mut names = Vec::new();
+    let mut rest = text.trim_start_matches(is_space);
+    if rest.is_empty() {
+        return Some(names);
+    }
+    loop {
+        let name;
+        (name, rest) = match rest.strip_prefix('"') {
+            Some(quoted) => unquote(quoted)?,
+            None => {
+                let end = rest.find(',').unwrap_or(rest.len());
+                let (name, after) = rest.split_at(end);
+                (name.trim_end_matches(is_space).to_owned(), after)
+            }
+        };
+        if name.is_empty() {
+            return None;
+        }
+        names.push(name);
+        rest = rest.trim_start_matches(is_space);
+        if rest.is_empty() {
+            return Some(names);
+        }
+        rest = rest.strip_prefix(',')?.trim_start_matches(is_space);
+    }
+}
+
+/// Returns a quoted name, whose first quote has been read, and what follows its last one.
+fn unquote(mut rest: &str) -> Option<(String, &str)> {
+    let mut name = String::new();
+    loop {
+        let (part, after) = rest.split_once('"')?;
+        name.push_str(part);
+        rest = match after.strip_prefix('"') {
+            None => return Some((name, after)),
+            Some(after) => after,
+        };
+        name.push('"');
+    }
+}
+
+/// `scanner_isspace` in `src/backend/parser/scansup.c`, of version 16 and later: 15 has no vertical tab, which
+/// is refused in a path in any case.
+fn is_space(c: char) -> bool {
+    matches!(c, ' ' | '\t' | '\n' | '\r' | '\x0b' | '\x0c')
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const DATA: &str = "/data/pg";
+
+    #[test]
+    fn only_absolute_paths_outside_the_data_directory_are_accepted() {
+        let new = |text: &str| Destination::new(text, Path::new(DATA));
+        assert_eq!(new("archive"), Err(DestinationError::Relative));
+        assert_eq!(new(""), Err(DestinationError::Relative));
+        assert_eq!(new("/a\nb"), Err(DestinationError::Control));
+        assert_eq!(new("/a/../b"), Err(DestinationError::Parent));
+        assert_eq!(new(&format!("/{}", "a".repeat(960))), Err(DestinationError::TooLong));
+        assert!(matches!(new("/data/pg"), Err(DestinationError::InDataDirectory(_))));
+        assert!(matches!(new("/data//pg/x/"), Err(DestinationError::InDataDirectory(_))));
+        assert_eq!(new("/data/pg2").unwrap().path(), Path::new("/data/pg2"));
+        assert_eq!(new("/mnt//archive/./x/").unwrap().path(), Path::new("/mnt/archive/x"));
+        assert_eq!(new("/a,\"b").unwrap().path(), Path::new("/a,\"b"));
+    }
+
+    /// A URL was refused as a relative path.
+    #[test]
+    fn a_url_is_not_a_relative_path() {
+        for url in ["s3://bucket/prefix", "file:///mnt/a", "X-1.+://"] {
+            assert_eq!(Destination::new(url, Path::new(DATA)), Err(DestinationError::Url), "{url}");
+        }
+        for path in ["a/b://c", "://", "1x://y", "s3:/x"] {
+            let refused = Destination::new(path, Path::new(DATA));
+            assert_eq!(refused, Err(DestinationError::Relative), "{path}");
+        }
+        assert!(Destination::new("/mnt/s3://x", Path::new(DATA)).is_ok());
+    }
+
+    /// What the server's own function does with `unix_socket_directories`.
+    #[test]
+    fn a_list_is_split_as_the_server_splits_directories() {
+        for (text, names) in [
+            ("", Some(&[] as &[&str])),
+            (" \t\n", Some(&[])),
+            ("/a", Some(&["/a"])),
+            (" /a , /b b\t,/c ", Some(&["/a", "/b b", "/c"])),
+            ("\"/a, b\" ,\" /c \"", Some(&["/a, b", " /c "])),
+            ("\"/a\"\"b\"\"\",\"\"\"\"", Some(&["/a\"b\"", "\""])),
+            // A quote counts at the beginning of a name only.
+            ("/a\"b,/c\"", Some(&["/a\"b", "/c\""])),
+            (",", None),
+            ("/a,", None),
+            ("/a,,/b", None),
+            (",/a", None),
+            ("\"/a", None),
+            ("\"/a\"/b", None),
+            ("\"/a\"\",/b", None),
+        ] {
+            let expected = names.map(|names| names.iter().map(ToString::to_string).collect());
+            assert_eq!(split(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_list_is_said_and_of_which_directory() {
+        let said = |text: &str| {
+            Destinations::new(text, Path::new(DATA))
+                .map(|list| list.to_string())
+                .map_err(|e| e.to_string())
+        };
+        let relative = "the archive directory must be an absolute path";
+        for (text, reason) in [
+            ("archive", relative.to_owned()),
+            ("/mnt/a, archive", format!("{relative}: \"archive\"")),
+            ("/mnt/a, ", "list syntax is invalid".to_owned()),
+            (" ", "list syntax is invalid".to_owned()),
+            ("/mnt/a, /mnt//a/", "\"/mnt/a\" is named twice".to_owned()),
+            ("/mnt/a/b, /mnt/a", "\"/mnt/a/b\" lies in \"/mnt/a\"".to_owned()),
+            ("/mnt/a, /mnt/c, /mnt/a/b", "\"/mnt/a/b\" lies in \"/mnt/a\"".to_owned()),
+            (
+                "/mnt/a, /data/pg/x",
+                "the path is inside the data directory \"/data/pg\": \"/data/pg/x\"".to_owned(),
+            ),
+        ] {
+            assert_eq!(said(text), Err(reason), "{text}");
+        }
+        let many = (0..=MOST_DESTINATIONS).map(|n| format!("/mnt/{n}")).collect::<Vec<_>>();
+        assert!(said(&many.join(",")).unwrap_err().contains("at most 16"));
+        assert_eq!(said("/mnt/ab,/mnt/a"), Ok("/mnt/ab, /mnt/a".to_owned()));
+    }
+
+    #[test]
+    fn without_some_of_them_the_others_are_left_in_their_order() {
+        let list = Destinations::new("/a, \"/b, c\", /d", Path::new(DATA)).unwrap();
+        let without = |gone: &[&str]| list.without(&gone.iter().map(Path::new).collect::<Vec<_>>());
+        assert_eq!(without(&["/a"]).as_deref(), Some("\"/b, c\", /d"));
+        assert_eq!(without(&["/a", "/b, c"]).as_deref(), Some("/d"));
+        assert_eq!(without(&["/a", "/b, c", "/d"]), None);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(dose::dose(64, 256)))]
+        #[test]
+        fn a_list_that_was_written_reads_back(names in prop::collection::vec("[ ,\"a/\t]{1,6}", 1..5)) {
+            let text = names.iter().map(|name| quoted(name)).collect::<Vec<_>>().join(", ");
+            prop_assert_eq!(split(&text), Some(names));
+        }
+
+        #[test]
+        fn arbitrary_text_is_a_list_or_not(text: String) {
+            let _ = split(&text);
+        }
+    }
+}
