@@ -1,6 +1,6 @@
 //! A file on its way into object storage.
 //!
-//! [`Draft::put`] takes the bytes into memory, because a request shows their digests before them.
+//! [`Draft::put_all`] takes the bytes into memory, because a request shows their digests before them.
 //! [`Draft::seal`] sends all but their end, and [`Sealed::publish`] the end: only then can the object come to be.
 //! Dropped before, the connection is closed, and the storage keeps nothing.
 
@@ -46,10 +46,12 @@ impl<'p> ObjectDraft<'p> {
 }
 
 impl Draft for ObjectDraft<'_> {
-    fn put(&mut self, chunk: &[u8]) -> Result<(), Error> {
+    fn put_all(&mut self, chunks: &[&[u8]]) -> Result<(), Error> {
         let path = || self.shared.path_of(&self.name);
-        self.payload.add(chunk).map_err(|e| Error::io(Action::ReserveMemory, path(), e))?;
-        self.progress.tick();
+        for chunk in chunks {
+            self.payload.add(chunk).map_err(|e| Error::io(Action::ReserveMemory, path(), e))?;
+            self.progress.tick();
+        }
         Ok(())
     }
 
