@@ -124,9 +124,11 @@ pub(crate) fn raise(code: PgSqlErrorCode, message: &'static str, detail: &str) -
 fn code(sqlstate: &str) -> PgSqlErrorCode {
     match sqlstate {
         "01000" => PgSqlErrorCode::ERRCODE_WARNING,
+        "08006" => PgSqlErrorCode::ERRCODE_CONNECTION_FAILURE,
         "0A000" => PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
         "22023" => PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
         "25006" => PgSqlErrorCode::ERRCODE_READ_ONLY_SQL_TRANSACTION,
+        "28000" => PgSqlErrorCode::ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION,
         "42501" => PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
         "42809" => PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
         "53000" => PgSqlErrorCode::ERRCODE_INSUFFICIENT_RESOURCES,

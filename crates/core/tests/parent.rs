@@ -119,7 +119,7 @@ fn nothing_happens_once_the_history_file_is_there_or_where_the_archive_has_no_wa
 {
     let promoted = Promoted::new();
     assert_eq!(promoted.promote(), []);
-    assert_eq!(promoted.archived(), []);
+    assert_eq!(promoted.archived(), [0_u32; 0]);
     promoted.archive(1);
     assert_eq!(promoted.promote(), []);
     assert_eq!(promoted.archived(), [1]);

@@ -42,7 +42,8 @@ impl Sight<'_> {
     /// As [`Sight::find`].
     pub(super) fn find_in(&self, which: impl Fn(Codec) -> bool) -> Result<Option<Present>, Error> {
         let mut present = None;
-        for codec in Codec::ALL.into_iter().filter(|codec| which(*codec)) {
+        let there = self.visit.encodings(self.name)?;
+        for codec in there.into_iter().filter(|codec| which(*codec)) {
             present = self.compare_with(codec)?.or(present);
         }
         Ok(present)

@@ -65,6 +65,12 @@ pub enum Action {
     StartThread,
     /// Starting a thread to read an archive with.
     StartReader,
+    /// Sending an object to object storage.
+    Upload,
+    /// Listing the objects of an archive.
+    ListObjects,
+    /// Finding out whether object storage honours the condition of a PUT.
+    TestCondition,
     /// Making the handle that wakes the archiver's main thread.
     MakePool,
 }
@@ -103,6 +109,9 @@ impl Action {
             Self::ReserveMemory => "reserve memory for the copy",
             Self::StartThread => "start a thread for the copy",
             Self::StartReader => "start a thread to read the archive",
+            Self::Upload => "upload the copy",
+            Self::ListObjects => "list the objects of the archive",
+            Self::TestCondition => "find out whether the object storage replaces objects",
             Self::MakePool => "make the handle that wakes the archiver",
         }
     }

@@ -77,6 +77,7 @@ const REPLACE_IDENTITY: &str = "Look at the identity file. If the archive is thi
 const MARK_AGAIN: &str = "Is the archive's file system mounted? If the archive was replaced or moved on purpose, run \"walsafe init --pgdata DATA_DIRECTORY ARCHIVE_DIRECTORY\".";
 const AHEAD: &str = "The data directory was put back to an earlier state, or it is a copy of a server that went on. Do not move single files out of the archive: that mixes two histories. Set \"walsafe_archive.destination\" to another directory, and take a new base backup; or move the whole archive aside and begin a new one with \"walsafe init\" and a new base backup.";
 const CORRECT_SETTING: &str = "Correct the setting, and reload the configuration.";
+const CONDITION: &str = "The object storage ignores \"If-None-Match: *\", so that one server could replace what another has archived. Use storage that honours it; some does so only in a bucket without versioning.";
 const NO_REPLACE: &str =
     "Use a file system with hard links (link) or with renameat2 and RENAME_NOREPLACE.";
 
@@ -247,6 +248,49 @@ impl ErrorKind {
             Self::StorageLied => Advice::new("XX001")
                 .archiving("Check the storage of the archive. The file is copied anew at the next try.")
                 .checking("Check the storage of the archive, then run the command again."),
+            Self::Unreachable => Advice::new("08006")
+                .archiving("Check the network, the name in \"endpoint\", and the proxy. Archiving resumes by itself once the object storage answers.")
+                .restoring("Check the network, the name in \"endpoint\", and the proxy, then start recovery again.")
+                .checking("Check the network, the name in \"endpoint\", and the proxy."),
+            Self::CertificateRefused => Advice::new("08006")
+                .archiving("If the object storage's certificate is signed by an authority of your own, name the authority's certificate by \"ca_file\" in the URL. Otherwise check that the name in \"endpoint\" is the one in the certificate, and that the certificate has not run out. Archiving resumes by itself once it is accepted.")
+                .restoring("If the object storage's certificate is signed by an authority of your own, name the authority's certificate by \"ca_file\" in the URL. Otherwise check that the name in \"endpoint\" is the one in the certificate, and that the certificate has not run out.")
+                .checking("If the object storage's certificate is signed by an authority of your own, name the authority's certificate by \"ca_file\" in the URL. Otherwise check that the name in \"endpoint\" is the one in the certificate, and that the certificate has not run out."),
+            Self::CredentialsRefused => Advice::new("28000")
+                .archiving("Check the keys in the credentials file or the environment of the server, and whether they have run out. They are read again at the next try.")
+                .restoring("Check the keys in the credentials file or the environment of restore_command, and whether they have run out, then start recovery again.")
+                .checking("Check the keys in the credentials file or the environment, and whether they have run out."),
+            Self::RequestForbidden => Advice::new("42501")
+                .archiving("Give the keys the right to put and get objects under this prefix, and to list the bucket: without the last, a missing object is answered like a forbidden one. Archiving resumes by itself once they have it.")
+                .restoring("Give the keys the right to get objects under this prefix, and to list the bucket: without the last, a missing object is answered like a forbidden one.")
+                .checking("Give the keys the right to get objects under this prefix, and to list the bucket: without the last, a missing object is answered like a forbidden one."),
+            Self::ClockSkew => Advice::new("55000")
+                .archiving("Set this machine's clock: the object storage refuses requests whose time is wrong. Archiving resumes by itself once it is right.")
+                .restoring("Set this machine's clock: the object storage refuses requests whose time is wrong.")
+                .checking("Set this machine's clock: the object storage refuses requests whose time is wrong."),
+            Self::BucketMissing => Advice::new("58P01")
+                .archiving("Create the bucket, or correct its name or \"endpoint\" in the URL. Archiving resumes by itself once it is there.")
+                .restoring("Correct the name of the bucket or \"endpoint\" in the URL.")
+                .checking("Create the bucket, or correct its name or \"endpoint\" in the URL."),
+            Self::WrongServer => Advice::new("55000")
+                .archiving("Correct \"region\" or \"endpoint\" in the URL: the bucket is elsewhere, and no redirect is followed.")
+                .restoring("Correct \"region\" or \"endpoint\" in the URL: the bucket is elsewhere, and no redirect is followed.")
+                .checking("Correct \"region\" or \"endpoint\" in the URL: the bucket is elsewhere, and no redirect is followed."),
+            Self::StorageBusy => Advice::new("58030")
+                .archiving("The object storage is overloaded or in trouble. The file is sent again at the next try.")
+                .restoring("The object storage is overloaded or in trouble. Start recovery again once it answers.")
+                .checking("The object storage is overloaded or in trouble: try again once it answers."),
+            Self::RequestRefused => Advice::new("58030")
+                .archiving("Look for the code in the documents of the object storage. The file is sent again at the next try.")
+                .restoring("Look for the code in the documents of the object storage.")
+                .checking("Look for the code in the documents of the object storage."),
+            Self::ConditionIgnored => Advice::new("0A000")
+                .archiving(CONDITION)
+                .checking(CONDITION),
+            Self::ColdObject => Advice::new("55000")
+                .archiving("The object lies in a cold storage class and cannot be compared. Bring it back first, and take the rule away that moved it there.")
+                .restoring("The object lies in a cold storage class. Bring it back first, then start recovery again.")
+                .checking("The object lies in a cold storage class. Bring it back first, and take the rule away that moved it there."),
             Self::SourceChanged => Advice::new("XX001")
                 .archiving("Something other than this server writes into \"pg_wal\": find out what. The file is copied anew at the next try.")
                 .checking("Something other than the server writes into \"pg_wal\": find out what, then run the command again."),

@@ -31,6 +31,11 @@ impl fmt::Display for Detail<'_> {
                 f.write_str(&on_file_system(path, *space, source))?;
                 access.as_ref().map_or(Ok(()), |access| write!(f, " {}", access.found))
             }
+            Error::Remote { path, refusal, .. } => {
+                f.write_str(&of_refusal(path, &refusal.text))?;
+                let id = refusal.request_id.as_ref();
+                id.map_or(Ok(()), |id| write!(f, " The request's number is {id}."))
+            }
             Error::BadSetting { reason } => f.write_str(&words::sentence(reason)),
             Error::NotConfigured => f.write_str("\"walsafe_archive.destination\" is empty."),
             Error::SourceNotAFile { path, found } | Error::NotAFile { path, found } => {
@@ -112,6 +117,8 @@ pub(super) fn gist(error: &Error) -> String {
     match error {
         // Space changes while everybody else writes.
         Error::Io { path, space: Some(_), source, .. } => on_file_system(path, None, source),
+        // Each request has a number of its own.
+        Error::Remote { path, refusal, .. } => of_refusal(path, &refusal.text),
         Error::Stalled { path, .. }
         | Error::StorageHangs { path, .. }
         | Error::SourceChanged { path, .. } => place(path),
@@ -130,6 +137,10 @@ pub(crate) fn on_file_system(path: &Path, space: Option<Space>, source: &io::Err
         format!(" {} MB of {} MB are free there.", free >> 20, total >> 20)
     });
     format!("\"{}\": {}.{room}", path.display(), system_text(source))
+}
+
+fn of_refusal(path: &Path, text: &str) -> String {
+    format!("\"{}\": {}.", path.display(), text.trim_end_matches('.'))
 }
 
 /// The system's words for an error, with its number.

@@ -10,6 +10,7 @@ mod advice;
 mod conflict;
 mod detail;
 mod kind;
+mod refusal;
 
 use std::borrow::Cow;
 use std::io;
@@ -25,6 +26,7 @@ pub use self::conflict::{Difference, Nature};
 use self::detail::Detail;
 pub(crate) use self::detail::on_file_system;
 pub use self::kind::ErrorKind;
+pub use self::refusal::Refusal;
 use crate::sys::Space;
 use crate::wal::name::{FileName, NameError};
 use crate::wal::segment::SegmentError;
@@ -45,6 +47,16 @@ pub enum Error {
         access: Option<Box<Access>>,
         /// The system's error.
         source: io::Error,
+    },
+    /// Object storage did not do what it was asked for.
+    #[error("could not {}", action.text())]
+    Remote {
+        /// What was being done.
+        action: Action,
+        /// The URL of the archive or of the object, without options.
+        path: PathBuf,
+        /// Why.
+        refusal: Box<Refusal>,
     },
     /// There is nowhere to archive to.
     #[error("no archive directory is set")]
@@ -246,6 +258,7 @@ impl Error {
                 ErrorKind::OutOfInodes
             }
             Self::Io { action, source, .. } => action.kind_of(source),
+            Self::Remote { refusal, .. } => refusal.kind,
             Self::NotConfigured => ErrorKind::NotConfigured,
             Self::BadSetting { .. } => ErrorKind::BadSetting,
             Self::Name { .. } => ErrorKind::InvalidName,

@@ -17,8 +17,20 @@ use crate::wal::name::FileName;
 /// Makes a store at a directory that is empty, or missing.
 pub(super) type Make<'a> = &'a dyn Fn(&Path) -> Box<dyn Store>;
 
-/// Tries every promise.
+/// Tries every promise, in directories.
 pub(super) fn conforms(make: Make<'_>) {
+    let mut places = Vec::new();
+    conforms_anew(&mut || {
+        let temp = tempfile::tempdir_in(".").unwrap();
+        let store = make(temp.path());
+        places.push(temp);
+        store
+    });
+    a_missing_place_cannot_be_visited(make);
+}
+
+/// Tries every promise, each on a place that is made anew and is empty.
+pub(super) fn conforms_anew(make: &mut dyn FnMut() -> Box<dyn Store>) {
     for promise in [
         nothing_is_visible_before_it_is_published,
         what_is_dropped_before_it_is_published_leaves_nothing,
@@ -32,10 +44,8 @@ pub(super) fn conforms(make: Make<'_>) {
         every_step_is_counted_as_progress,
         every_name_counts_as_progress_when_a_place_is_tidied,
     ] {
-        let temp = tempfile::tempdir_in(".").unwrap();
-        promise(&*make(temp.path()));
+        promise(&*make());
     }
-    a_missing_place_cannot_be_visited(make);
 }
 
 fn name(n: u32) -> FinalName {

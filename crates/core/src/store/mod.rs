@@ -16,6 +16,7 @@ use crate::server::known::KnownDestinations;
 use crate::server::settings::CheckWal;
 use crate::server::source::Source;
 use crate::sys::Space;
+use crate::wal::name::FileName;
 
 pub mod access;
 pub mod admission;
@@ -29,6 +30,8 @@ pub mod limit;
 pub mod listing;
 pub mod mode;
 mod names;
+#[cfg(feature = "s3")]
+pub mod object;
 mod progress;
 pub mod unchecked;
 
@@ -72,6 +75,16 @@ pub trait Visit: Sync {
 
     /// Returns whether anything stands under a final name. In doubt, it does.
     fn holds(&self, name: &FinalName) -> bool;
+
+    /// Returns the encodings in which a file may stand here. In those that it does not return, the file is not
+    /// here; by default, it may stand in any.
+    ///
+    /// # Errors
+    /// That could not be looked up.
+    fn encodings(&self, name: &FileName) -> Result<Vec<Codec>, Error> {
+        let _ = name;
+        Ok(Codec::ALL.to_vec())
+    }
 
     /// Calls `each` with every name there is, in no order, whoever made it.
     ///

@@ -1,0 +1,415 @@
+//! Requests to a bucket: signed, sent, and sent again where that may help, within a time limit.
+
+use std::io::ErrorKind as IoErrorKind;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use reqsign_aws_v4::EMPTY_STRING_SHA256;
+
+use super::answer::{self, Asked, Meaning, Said};
+use super::endpoint::Endpoint;
+use super::keys::{Credentials, Keys};
+use super::payload::Payload;
+use super::refused::UrlError;
+use super::text::percent_encode;
+use super::url::{Encryption, ObjectUrl};
+use super::wire::{Begun, Dial, Failure, Head, Lines, Reply, Trust, Via};
+use crate::error::{ErrorKind, Refusal};
+
+/// Time limits of requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patience {
+    /// How long nothing may move in a request.
+    pub progress: Duration,
+    /// How long a request is tried again.
+    pub tries: Duration,
+}
+
+impl Patience {
+    /// Divides the time after which a copy that stands still is reported, so that a request fails by itself
+    /// before that. `None` stands for no limit.
+    #[must_use]
+    pub fn within(stall_timeout: Option<Duration>) -> Self {
+        const LONGEST: Duration = Duration::from_secs(30);
+        let half = stall_timeout.map_or(LONGEST, |time| time / 2);
+        Self { progress: half.min(LONGEST), tries: half }
+    }
+}
+
+/// How many requests there were.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// All of them.
+    pub requests: AtomicU64,
+    /// Those that were sent once more.
+    pub retries: AtomicU64,
+    /// Those that the storage called too many.
+    pub throttled: AtomicU64,
+}
+
+/// What is asked of the storage.
+pub(super) struct Ask<'a> {
+    pub(super) asked: Asked,
+    pub(super) method: &'static str,
+    /// `None` for the bucket itself.
+    pub(super) key: Option<String>,
+    /// Names and values, in the order of the names.
+    pub(super) query: Vec<(&'static str, String)>,
+    /// Names in lower case. All of them are signed.
+    pub(super) headers: Vec<(&'static str, String)>,
+    pub(super) payload: Option<&'a Payload>,
+}
+
+/// A PUT, all of whose body but the end is sent.
+pub(super) struct Held {
+    begun: Begun,
+    since: Instant,
+}
+
+/// Requests to one bucket.
+#[derive(Debug)]
+pub(super) struct Client {
+    url: ObjectUrl,
+    server: Endpoint,
+    keys: Keys,
+    lines: Arc<Lines>,
+    tries: Duration,
+    pub(super) counts: Counts,
+}
+
+impl Client {
+    /// How much of a body is held back: it goes out in the first packets, however long the connection was
+    /// silent.
+    pub(super) const END: u64 = 4096;
+
+    /// How long a body is held: long before a server takes the silence for the end of the client.
+    const LONGEST_HELD: Duration = Duration::from_secs(10);
+
+    /// How long it may take to connect.
+    const CONNECT: Duration = Duration::from_secs(10);
+
+    pub(super) fn new(
+        url: ObjectUrl,
+        credentials: Credentials,
+        patience: Patience,
+    ) -> Result<Self, UrlError> {
+        let variable = |name: &str| std::env::var(name).ok();
+        let region = url.region(variable)?;
+        let server = url.server(&region);
+        let lines = Lines::new(Dial {
+            server: server.clone(),
+            via: Via::new(&url.proxy, server.tls, variable),
+            trust: Trust::new(url.ca_file.clone()),
+            connect: Self::CONNECT.min(patience.progress),
+            patience: patience.progress,
+        });
+        let keys = Keys::new(credentials, url.to_string(), &region);
+        let tries = patience.tries;
+        Ok(Self { url, server, keys, lines, tries, counts: Counts::default() })
+    }
+
+    pub(super) fn url(&self) -> &ObjectUrl {
+        &self.url
+    }
+
+    /// Sends a request, again where that may help, until what it has come to is known. `moved` is called with
+    /// each step.
+    ///
+    /// # Errors
+    /// It was not done, or not known to be done when the time was over.
+    pub(super) fn send(
+        &self,
+        ask: &Ask<'_>,
+        moved: &dyn Fn(),
+    ) -> Result<(Meaning, Reply), Refusal> {
+        self.follow(ask, None, moved)
+    }
+
+    /// Begins a PUT, and holds back its end. What goes wrong here shows when it is ended. `None` if the body
+    /// is too small for that.
+    pub(super) fn hold(&self, ask: &Ask<'_>, moved: &dyn Fn()) -> Option<Held> {
+        let payload = ask.payload.filter(|payload| payload.len() > 4 * Self::END)?;
+        let head = self.head(ask).ok()?;
+        self.counts.requests.fetch_add(1, Ordering::Relaxed);
+        let mut begun = Begun::new(&self.lines, &head, false, moved).ok()?;
+        let mut send = |piece: &[u8]| {
+            begun.send(piece, moved);
+            !begun.has_failed()
+        };
+        payload.pieces(0, payload.len() - Self::END, &mut send).ok()?;
+        begun.flush();
+        Some(Held { begun, since: Instant::now() })
+    }
+
+    /// Ends a PUT that was held, or sends it anew if it was held for too long; otherwise as [`Client::send`].
+    ///
+    /// # Errors
+    /// As [`Client::send`].
+    pub(super) fn release(
+        &self,
+        held: Option<Held>,
+        ask: &Ask<'_>,
+        moved: &dyn Fn(),
+    ) -> Result<(Meaning, Reply), Refusal> {
+        let held = held.filter(|held| held.since.elapsed() < Self::LONGEST_HELD);
+        let first = held.zip(ask.payload).map(|(Held { mut begun, .. }, payload)| {
+            let mut send = |piece: &[u8]| {
+                begun.send(piece, moved);
+                true
+            };
+            let end = payload.len() - Self::END;
+            match payload.pieces(end, payload.len(), &mut send) {
+                Ok(()) => answered(ask.asked, begun, moved),
+                Err(source) => Err(self.unreadable(source)),
+            }
+        });
+        self.follow(ask, first, moved)
+    }
+
+    fn follow(
+        &self,
+        ask: &Ask<'_>,
+        mut first: Option<Result<(Said, Reply), Failure>>,
+        moved: &dyn Fn(),
+    ) -> Result<(Meaning, Reply), Refusal> {
+        let mut pauses = Pauses::new(self.tries);
+        let (mut renewed, mut fresh) = (false, false);
+        loop {
+            let outcome = match first.take() {
+                Some(outcome) => outcome,
+                None => self.attempt(ask, fresh, moved)?,
+            };
+            let pause = match outcome {
+                Ok((said, reply)) => match said.meaning {
+                    Meaning::Success | Meaning::Exists | Meaning::Absent => {
+                        return Ok((said.meaning, reply));
+                    }
+                    Meaning::Trouble(kind) => return Err(said.refusal(kind)),
+                    Meaning::Renew(kind) if renewed => return Err(said.refusal(kind)),
+                    Meaning::Renew(_) => {
+                        self.keys.forget();
+                        renewed = true;
+                        Duration::ZERO
+                    }
+                    Meaning::TryAgain | Meaning::Unknown => {
+                        self.counts.throttled.fetch_add(said.throttled.into(), Ordering::Relaxed);
+                        let asked = said.retry_after;
+                        pauses.next(asked).ok_or_else(|| said.refusal(ErrorKind::StorageBusy))?
+                    }
+                },
+                // The server closed it while nobody used it.
+                Err(Failure::Cut { reused: true, source, .. })
+                    if !fresh && source.kind() != IoErrorKind::TimedOut =>
+                {
+                    Duration::ZERO
+                }
+                Err(failure) if answer::may_pass(&failure) => {
+                    pauses.next(None).ok_or_else(|| answer::refusal(&failure))?
+                }
+                Err(failure) => return Err(answer::refusal(&failure)),
+            };
+            fresh = true;
+            thread::sleep(pause);
+            self.counts.retries.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn attempt(
+        &self,
+        ask: &Ask<'_>,
+        fresh: bool,
+        moved: &dyn Fn(),
+    ) -> Result<Result<(Said, Reply), Failure>, Refusal> {
+        let head = self.head(ask)?;
+        self.counts.requests.fetch_add(1, Ordering::Relaxed);
+        let mut begun = match Begun::new(&self.lines, &head, fresh, moved) {
+            Ok(begun) => begun,
+            Err(failure) => return Ok(Err(failure)),
+        };
+        if let Some(payload) = ask.payload {
+            let mut send = |piece: &[u8]| {
+                begun.send(piece, moved);
+                !begun.has_failed()
+            };
+            if let Err(source) = payload.pieces(0, payload.len(), &mut send) {
+                return Ok(Err(self.unreadable(source)));
+            }
+        }
+        Ok(answered(ask.asked, begun, moved))
+    }
+
+    /// The bytes to be sent cannot be read: the request ends there.
+    fn unreadable(&self, source: std::io::Error) -> Failure {
+        Failure::Cut { host: self.server.with_port(), source, reused: false }
+    }
+
+    /// Makes the head of a request, and signs it.
+    fn head(&self, ask: &Ask<'_>) -> Result<Head, Refusal> {
+        let bucket =
+            if self.url.is_path_style() { format!("/{}", self.url.bucket) } else { String::new() };
+        let path = match &ask.key {
+            Some(key) => format!("{bucket}/{}", percent_encode(key, true)),
+            None if bucket.is_empty() => "/".to_owned(),
+            None => bucket,
+        };
+        let query: Vec<_> = ask
+            .query
+            .iter()
+            .map(|(name, value)| format!("{name}={}", percent_encode(value, false)))
+            .collect();
+        let target = if query.is_empty() { path } else { format!("{path}?{}", query.join("&")) };
+        let scheme = if self.server.tls { "https" } else { "http" };
+        let host = self.server.authority();
+        let mut request = http::Request::builder()
+            .method(ask.method)
+            .uri(format!("{scheme}://{host}{target}"))
+            .header("host", &host);
+        for (name, value) in self.common(ask).iter().chain(&ask.headers) {
+            request = request.header(*name, value);
+        }
+        let wrong = |e: http::Error| Refusal {
+            kind: ErrorKind::RequestRefused,
+            text: format!("the request cannot be made: {e}"),
+            request_id: None,
+        };
+        let (mut parts, ()) = request.body(()).map_err(wrong)?.into_parts();
+        self.keys.sign(&mut parts)?;
+        let text =
+            |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+        let mut headers: Vec<_> =
+            parts.headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect();
+        // Not signed: what lies between may change these.
+        headers.push((
+            "user-agent".to_owned(),
+            concat!("walsafe/", env!("CARGO_PKG_VERSION")).to_owned(),
+        ));
+        if ask.asked == Asked::Read {
+            headers.push(("cache-control".to_owned(), "no-cache".to_owned()));
+        }
+        let body = ask.payload.map(Payload::len);
+        Ok(Head { method: ask.method, target, headers, body })
+    }
+
+    /// The headers that follow from the URL and the body.
+    fn common(&self, ask: &Ask<'_>) -> Vec<(&'static str, String)> {
+        let ObjectUrl {
+            storage_class, encryption, kms_key, requester_pays, expected_owner, ..
+        } = &self.url;
+        let mut headers = Vec::new();
+        if *requester_pays {
+            headers.push(("x-amz-request-payer", "requester".to_owned()));
+        }
+        if let Some(owner) = expected_owner {
+            headers.push(("x-amz-expected-bucket-owner", owner.clone()));
+        }
+        let Some(payload) = ask.payload else {
+            headers.push(("x-amz-content-sha256", EMPTY_STRING_SHA256.to_owned()));
+            return headers;
+        };
+        headers.push(("x-amz-content-sha256", payload.sha256()));
+        headers.push(("content-md5", payload.md5()));
+        if let Some(class) = storage_class {
+            headers.push(("x-amz-storage-class", class.clone()));
+        }
+        let (how, key) = match encryption {
+            Some(Encryption::Storage) => (Some("AES256"), None),
+            Some(Encryption::Managed) => (Some("aws:kms"), kms_key.clone()),
+            None => (None, None),
+        };
+        headers.extend(how.map(|how| ("x-amz-server-side-encryption", how.to_owned())));
+        headers.extend(key.map(|key| ("x-amz-server-side-encryption-aws-kms-key-id", key)));
+        headers
+    }
+}
+
+fn answered(asked: Asked, begun: Begun, moved: &dyn Fn()) -> Result<(Said, Reply), Failure> {
+    let mut reply = begun.answer()?;
+    moved();
+    let said = Said::of(asked, &mut reply)?;
+    Ok((said, reply))
+}
+
+/// Pauses between tries: each about twice as long as the one before.
+struct Pauses {
+    begun: Instant,
+    limit: Duration,
+    next: Duration,
+}
+
+impl Pauses {
+    const FIRST: Duration = Duration::from_millis(100);
+    const LONGEST: Duration = Duration::from_secs(5);
+
+    fn new(limit: Duration) -> Self {
+        Self { begun: Instant::now(), limit, next: Self::FIRST }
+    }
+
+    /// Returns how long to wait, as long as the storage has asked for at least; `None` when the time would be
+    /// over.
+    fn next(&mut self, asked: Option<Duration>) -> Option<Duration> {
+        let pause = self.next.max(asked.unwrap_or_default());
+        self.next = (self.next * 2).min(Self::LONGEST);
+        (self.begun.elapsed() + pause < self.limit).then_some(pause)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::store::object::fake::Fake;
+
+    /// A body that stands still for long is taken for a client that is gone, or fills a server.
+    #[test]
+    fn a_body_that_was_held_for_too_long_is_sent_again() {
+        let fake = Fake::new();
+        let temp = tempfile::tempdir().unwrap();
+        let file = temp.path().join("keys");
+        std::fs::write(&file, "[s3://]\naws_access_key_id = a\naws_secret_access_key = b\n")
+            .unwrap();
+        std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600))
+            .unwrap();
+        let from = Credentials { file: Some(file), data_directory: None };
+        let patience = Patience::within(None);
+        let client = Client::new(fake.url("").parse().unwrap(), from, patience).unwrap();
+        let mut payload = Payload::new();
+        payload.add(&[7; 50_000]).unwrap();
+        let put = |key: &str| Ask {
+            asked: Asked::Publish,
+            method: "PUT",
+            key: Some(key.to_owned()),
+            query: Vec::new(),
+            headers: vec![("if-none-match", "*".to_owned())],
+            payload: Some(&payload),
+        };
+        for (key, held_for, requests) in [("fresh", 0, 1), ("stale", 11, 2)] {
+            let before = client.counts.requests.load(Ordering::Relaxed);
+            let ask = put(key);
+            let mut held = client.hold(&ask, &|| ()).unwrap();
+            held.since = held.since.checked_sub(Duration::from_secs(held_for)).unwrap();
+            let (meaning, _) = client.release(Some(held), &ask, &|| ()).unwrap();
+            assert_eq!(meaning, Meaning::Success);
+            assert_eq!(client.counts.requests.load(Ordering::Relaxed) - before, requests, "{key}");
+            assert_eq!(fake.object(key).unwrap(), [7; 50_000]);
+        }
+        assert_eq!(client.counts.retries.load(Ordering::Relaxed), 0);
+        // What fits into the first packets anyway is not worth a connection that waits.
+        let mut payload = Payload::new();
+        payload.add(b"small").unwrap();
+        assert!(client.hold(&Ask { payload: Some(&payload), ..put("small") }, &|| ()).is_none());
+    }
+
+    #[test]
+    fn pauses_grow_and_end_with_the_time() {
+        let mut pauses = Pauses::new(Duration::from_secs(60));
+        let ms = |pause: Option<Duration>| pause.map(|pause| pause.as_millis());
+        assert_eq!([ms(pauses.next(None)), ms(pauses.next(None))], [Some(100), Some(200)]);
+        assert_eq!(ms(pauses.next(Some(Duration::from_secs(7)))), Some(7000));
+        assert_eq!(ms(pauses.next(Some(Duration::from_secs(61)))), None);
+        assert_eq!(ms(pauses.next(None)), Some(1600));
+        assert_eq!(Pauses::new(Duration::ZERO).next(None), None);
+    }
+}

@@ -1,0 +1,156 @@
+//! A file on its way into object storage.
+//!
+//! [`Draft::put_all`] takes the bytes into memory, because a request shows their digests before them.
+//! [`Draft::seal`] sends all but their end, and [`Sealed::publish`] the end: only then can the object come to be.
+//! Dropped before, the connection is closed, and the storage keeps nothing.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::Shared;
+use super::answer::Meaning;
+use super::client::{Ask, Held};
+use super::found;
+use super::payload::Payload;
+use crate::encoding::digest::{
+    CHECKED_ATTRIBUTE, CONTENT_ATTRIBUTE, Digest, Hasher, STORED_ATTRIBUTE,
+};
+use crate::error::{Action, Error};
+use crate::store::{Digests, Draft, FinalName, Found, Progress, Publication, Seal, Sealed};
+use crate::sys::buffer::Buffer;
+use crate::sys::read_full;
+
+/// A file being written.
+pub(super) struct ObjectDraft<'p> {
+    shared: Arc<Shared>,
+    progress: &'p Progress,
+    name: FinalName,
+    payload: Payload,
+}
+
+/// A file all of whose bytes are there, and sent but for their end.
+struct ObjectSealed {
+    shared: Arc<Shared>,
+    name: FinalName,
+    payload: Payload,
+    /// What the object carries beside its contents.
+    carries: Vec<(&'static str, String)>,
+    seal: Seal,
+    held: Option<Held>,
+}
+
+impl<'p> ObjectDraft<'p> {
+    pub(super) fn new(shared: Arc<Shared>, progress: &'p Progress, name: FinalName) -> Self {
+        Self { shared, progress, name, payload: Payload::new() }
+    }
+}
+
+impl Draft for ObjectDraft<'_> {
+    fn put_all(&mut self, chunks: &[&[u8]]) -> Result<(), Error> {
+        let path = || self.shared.path_of(&self.name);
+        for chunk in chunks {
+            self.payload.add(chunk).map_err(|e| Error::io(Action::ReserveMemory, path(), e))?;
+            self.progress.tick();
+        }
+        Ok(())
+    }
+
+    fn seal(self: Box<Self>, seal: &Seal) -> Result<Box<dyn Sealed>, Error> {
+        let Self { shared, progress, name, payload } = *self;
+        let mut carries = Vec::new();
+        if let Some(Digests { stored, content }) = seal.digests {
+            carries.push((found::header(STORED_ATTRIBUTE), stored.to_string()));
+            carries.push((found::header(CONTENT_ATTRIBUTE), content.to_string()));
+        }
+        if let Some(checked) = seal.checked {
+            carries.push((found::header(CHECKED_ATTRIBUTE), checked.as_str().to_owned()));
+        }
+        let mut sealed = ObjectSealed { shared, name, payload, carries, seal: *seal, held: None };
+        if seal.verify {
+            sealed.compare(sealed.digest()?, "what is to be sent")?;
+        }
+        sealed.held = sealed.shared.client.hold(&sealed.ask(), &|| progress.tick());
+        progress.tick();
+        Ok(Box::new(sealed))
+    }
+}
+
+impl ObjectSealed {
+    fn path(&self) -> PathBuf {
+        self.shared.path_of(&self.name)
+    }
+
+    fn ask(&self) -> Ask<'_> {
+        let mut ask = self.shared.put(&self.name, &self.payload);
+        ask.headers.extend(self.carries.iter().cloned());
+        ask
+    }
+
+    fn digest(&self) -> Result<Digest, Error> {
+        let mut hasher = Hasher::default();
+        let mut each = |piece: &[u8]| {
+            hasher.update(piece);
+            true
+        };
+        let read = self.payload.pieces(0, self.payload.len(), &mut each);
+        read.map_err(|e| Error::io(Action::ReadBack, self.path(), e))?;
+        Ok(hasher.digest())
+    }
+
+    fn compare(&self, found: Digest, what: &str) -> Result<(), Error> {
+        match self.seal.digests {
+            Some(Digests { stored, .. }) if stored != found => {
+                let reason = format!("BLAKE3 of what was written is {stored}, of {what} {found}");
+                Err(Error::ReadBackDiffers { path: self.path(), reason })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Reads the object back and compares it with what was sent.
+    fn read_back(&self, progress: &Progress) -> Result<(), Error> {
+        let found = self.shared.find(&self.name, progress)?;
+        let found = found.ok_or_else(|| Error::Vanished { path: self.path() })?;
+        let fail = |e| Error::io(Action::ReadBack, self.path(), e);
+        let mut stream = found.read(true).map_err(fail)?;
+        let mut buffer =
+            Buffer::new().map_err(|e| Error::io(Action::ReserveMemory, self.path(), e))?;
+        let mut hasher = Hasher::default();
+        loop {
+            let len = read_full(&mut stream, buffer.bytes_mut()).map_err(fail)?;
+            hasher.update(buffer.filled(len));
+            if len < buffer.bytes().len() {
+                break;
+            }
+        }
+        self.compare(hasher.digest(), "what the object holds")
+    }
+}
+
+impl Sealed for ObjectSealed {
+    fn stored_bytes(&self) -> u64 {
+        self.payload.len()
+    }
+
+    fn carries_attributes(&self) -> bool {
+        true
+    }
+
+    /// A request without an answer is sent again: if the first one was done, the name is taken, by what we sent.
+    fn publish(mut self: Box<Self>, progress: &Progress) -> Result<Publication, Error> {
+        if matches!(self.name, FinalName::File(_)) {
+            self.shared.test_condition(progress)?;
+        }
+        let held = self.held.take();
+        let answer = self.shared.client.release(held, &self.ask(), &|| progress.tick());
+        let (meaning, _) =
+            answer.map_err(|refusal| self.shared.failed(Action::Upload, &self.path(), refusal))?;
+        if meaning == Meaning::Exists {
+            return Ok(Publication::NameTaken);
+        }
+        if self.seal.verify {
+            self.read_back(progress)?;
+        }
+        Ok(Publication::Published)
+    }
+}

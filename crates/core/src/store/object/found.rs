@@ -1,0 +1,153 @@
+//! An object that stands under a final name.
+
+use std::cell::RefCell;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use super::answer::Meaning;
+use super::wire::{Body, Reply};
+use super::{Shared, text};
+use crate::encoding::codec::Codec;
+use crate::encoding::digest::{CHECKED_ATTRIBUTE, CONTENT_ATTRIBUTE, STORED_ATTRIBUTE};
+use crate::error::{Error, ErrorKind, Refusal};
+use crate::server::source::Source;
+use crate::store::{FinalName, Found, Progress};
+
+/// Returns the header in which an object carries an attribute.
+pub(super) fn header(attribute: &str) -> &'static str {
+    match attribute {
+        STORED_ATTRIBUTE => "x-amz-meta-walsafe-stored",
+        CONTENT_ATTRIBUTE => "x-amz-meta-walsafe-content",
+        CHECKED_ATTRIBUTE => "x-amz-meta-walsafe-checked",
+        _ => "x-amz-meta-walsafe-unknown",
+    }
+}
+
+/// An object, whose contents may be on their way already.
+pub(super) struct Object<'v> {
+    shared: &'v Shared,
+    progress: &'v Progress,
+    name: FinalName,
+    /// For messages.
+    path: PathBuf,
+    len: u64,
+    modified: Option<SystemTime>,
+    /// What tells these contents from others under the same name.
+    tag: Option<String>,
+    carries: Vec<(&'static str, String)>,
+    /// The contents that came with the look; the first reader takes them.
+    body: RefCell<Option<Body>>,
+}
+
+impl<'v> Object<'v> {
+    /// Takes the answer to a look.
+    ///
+    /// # Errors
+    /// The answer does not say how long the object is.
+    pub(super) fn new(
+        shared: &'v Shared,
+        name: FinalName,
+        progress: &'v Progress,
+        reply: Reply,
+    ) -> Result<Self, Refusal> {
+        let len = reply.body.len().ok_or_else(|| Refusal {
+            kind: ErrorKind::RequestRefused,
+            text: format!("{} gave an object without its length", reply.host),
+            request_id: None,
+        })?;
+        let carries = [STORED_ATTRIBUTE, CONTENT_ATTRIBUTE, CHECKED_ATTRIBUTE].map(header);
+        let carries = carries.into_iter();
+        Ok(Self {
+            path: shared.path_of(&name),
+            shared,
+            progress,
+            name,
+            len,
+            modified: reply.header("last-modified").and_then(text::http_date),
+            tag: reply.header("etag").map(str::to_owned),
+            carries: carries
+                .filter_map(|name| Some((name, reply.header(name)?.to_owned())))
+                .collect(),
+            body: RefCell::new(Some(reply.body)),
+        })
+    }
+
+    /// Asks for the contents once more, of the same object.
+    fn again(&self) -> Result<Body, Error> {
+        let mut ask = self.shared.get(&self.name);
+        ask.headers.extend(self.tag.clone().map(|tag| ("if-match", tag)));
+        let action = crate::error::Action::ReadArchived;
+        let answer = self.shared.client.send(&ask, &|| self.progress.tick());
+        let (meaning, reply) =
+            answer.map_err(|refusal| self.shared.failed(action, &self.path, refusal))?;
+        match meaning {
+            Meaning::Success => Ok(reply.body),
+            _ => Err(Error::Vanished { path: self.path.clone() }),
+        }
+    }
+}
+
+impl Found for Object<'_> {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn codec(&self) -> Codec {
+        self.name.codec()
+    }
+
+    fn stored_len(&self) -> u64 {
+        self.len
+    }
+
+    fn stored_bytes(&self) -> u64 {
+        self.len
+    }
+
+    fn modified(&self) -> Option<SystemTime> {
+        self.modified
+    }
+
+    fn attribute(&self, name: &str) -> io::Result<Option<String>> {
+        let name = header(name);
+        let carried = self.carries.iter().find(|(known, _)| *known == name);
+        Ok(carried.map(|(_, value)| value.clone()))
+    }
+
+    fn is(&self, _: &Source) -> bool {
+        false
+    }
+
+    /// What the storage gives is durable.
+    fn flush(&self) -> Result<(), Error> {
+        self.progress.tick();
+        Ok(())
+    }
+
+    fn read(&self, _: bool) -> io::Result<Box<dyn Read + '_>> {
+        let body = match self.body.take() {
+            Some(body) => body,
+            // With a number of the system's: what could not be read now may be whole.
+            None => self.again().map_err(|_| io::Error::from_raw_os_error(libc::EIO))?,
+        };
+        Ok(Box::new(Contents { body, progress: self.progress }))
+    }
+}
+
+/// The contents of an object. Its errors carry a number of the system's, which tells them from broken contents.
+struct Contents<'v> {
+    body: Body,
+    progress: &'v Progress,
+}
+
+impl Read for Contents<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let got = self.body.read(into).map_err(|e| match e.raw_os_error() {
+            Some(_) => e,
+            None => io::Error::from_raw_os_error(libc::EIO),
+        });
+        self.progress.tick();
+        got
+    }
+}

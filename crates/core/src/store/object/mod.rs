@@ -1,0 +1,364 @@
+//! An archive in object storage: S3, and what speaks its language.
+//!
+//! A file is one object, made by one PUT that must not replace (`If-None-Match: *`): it uploads and publishes in
+//! one act. To keep the server's order and to send in parallel all the same, a body is sent at once but for its
+//! end, which follows when it is the file's turn (`draft`). An object counts only once the storage has said so,
+//! and is durable then: there is nothing to flush. What an answer means stands in one table (`answer`).
+//!
+//! No thread is started, no redirect followed, and nothing repeated but in [`client`], within a time limit.
+
+use std::collections::hash_map::DefaultHasher;
+use std::hash::Hasher;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use self::answer::{Asked, Meaning};
+use self::client::{Ask, Client};
+use self::draft::ObjectDraft;
+use self::found::Object;
+use self::payload::Payload;
+use self::xml::Page;
+use crate::encoding::codec::Codec;
+use crate::error::{Action, Error, ErrorKind, Refusal};
+use crate::server::known::KnownDestinations;
+use crate::store::{Draft, FinalName, Found, Place, PlaceId, Progress, Store, StoredName, Visit};
+use crate::sys::Space;
+use crate::wal::name::FileName;
+
+mod answer;
+#[cfg(test)]
+mod archive_tests;
+mod client;
+mod credentials_file;
+mod draft;
+mod endpoint;
+#[cfg(test)]
+mod fake;
+mod found;
+mod keys;
+mod metadata;
+mod payload;
+mod refused;
+#[cfg(test)]
+mod server_tests;
+#[cfg(test)]
+mod tests;
+mod text;
+mod url;
+#[cfg(test)]
+mod url_tests;
+mod wire;
+mod xml;
+
+pub use client::{Counts, Patience};
+pub use endpoint::Endpoint;
+pub use keys::Credentials;
+pub use refused::UrlError;
+pub use url::{Encryption, ObjectUrl, Proxy};
+
+/// An archive in object storage, by its URL.
+#[derive(Debug)]
+pub struct ObjectStore {
+    shared: Arc<Shared>,
+}
+
+/// What visits, and what is kept of them, have in common.
+#[derive(Debug)]
+struct Shared {
+    client: Client,
+    location: PathBuf,
+    /// When the storage has last shown that it does not replace.
+    tested: Mutex<Option<Instant>>,
+}
+
+impl ObjectStore {
+    /// Names an archive; asks for nothing yet.
+    ///
+    /// # Errors
+    /// The URL does not say enough.
+    pub fn new(
+        url: ObjectUrl,
+        credentials: Credentials,
+        patience: Patience,
+    ) -> Result<Self, UrlError> {
+        let location = url.to_string().into();
+        let client = Client::new(url, credentials, patience)?;
+        Ok(Self { shared: Arc::new(Shared { client, location, tested: Mutex::default() }) })
+    }
+
+    /// Returns how many requests there were.
+    #[must_use]
+    pub fn counts(&self) -> &Counts {
+        &self.shared.client.counts
+    }
+}
+
+impl Store for ObjectStore {
+    /// Nothing is asked for: the first look on the visit tells whether the bucket can be reached.
+    fn visit<'s>(&'s self, progress: &'s Progress) -> Result<Box<dyn Visit + 's>, Error> {
+        progress.tick();
+        Ok(Here(Arc::clone(&self.shared)).resume(progress))
+    }
+}
+
+/// How long it counts that the storage honours the condition: some stop when a bucket's versioning is switched
+/// on.
+const TESTED: Duration = Duration::from_secs(600);
+
+impl Shared {
+    fn path_of(&self, name: &FinalName) -> PathBuf {
+        self.location.join(name.to_string())
+    }
+
+    fn failed(&self, action: Action, path: &Path, refusal: Refusal) -> Error {
+        // What worked before may work no longer.
+        *self.tested() = None;
+        Error::Remote { action, path: path.to_owned(), refusal: Box::new(refusal) }
+    }
+
+    fn tested(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.tested.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn put<'p>(&self, name: &FinalName, payload: &'p Payload) -> Ask<'p> {
+        Ask {
+            asked: Asked::Publish,
+            method: "PUT",
+            key: Some(self.client.url().key(&name.to_string())),
+            query: Vec::new(),
+            headers: vec![("if-none-match", "*".to_owned())],
+            payload: Some(payload),
+        }
+    }
+
+    fn get(&self, name: &FinalName) -> Ask<'static> {
+        Ask {
+            asked: Asked::Read,
+            method: "GET",
+            key: Some(self.client.url().key(&name.to_string())),
+            query: Vec::new(),
+            headers: Vec::new(),
+            payload: None,
+        }
+    }
+
+    /// Looks an object up, and leaves its contents for the one who reads it.
+    fn find<'v>(
+        &'v self,
+        name: &FinalName,
+        progress: &'v Progress,
+    ) -> Result<Option<Object<'v>>, Error> {
+        let path = self.path_of(name);
+        let moved = || progress.tick();
+        let answer = self.client.send(&self.get(name), &moved);
+        let (meaning, reply) =
+            answer.map_err(|refusal| self.failed(Action::ReadArchived, &path, refusal))?;
+        match meaning {
+            Meaning::Absent => Ok(None),
+            _ => Object::new(self, name.clone(), progress, reply)
+                .map(Some)
+                .map_err(|refusal| self.failed(Action::ReadArchived, &path, refusal)),
+        }
+    }
+
+    /// Makes sure that the storage does not replace what is there, by putting the identity's own bytes once more:
+    /// where it does, nothing is lost by that. Done before the first object after a start or a failure, and
+    /// now and then. Without an identity there is nothing to lose yet, and nothing to try it with.
+    ///
+    /// # Errors
+    /// It replaces, or it could not be found out.
+    fn test_condition(&self, progress: &Progress) -> Result<(), Error> {
+        if self.tested().is_some_and(|at| at.elapsed() < TESTED) {
+            return Ok(());
+        }
+        let Some(identity) = self.find(&FinalName::Identity, progress)? else { return Ok(()) };
+        let path = self.path_of(&FinalName::Identity);
+        let fail = |e| Error::io(Action::ReadArchived, &path, e);
+        let mut bytes = Vec::new();
+        let stream = identity.read(true).map_err(fail)?;
+        stream.take(64 << 10).read_to_end(&mut bytes).map_err(fail)?;
+        let mut payload = Payload::new();
+        payload.add(&bytes).map_err(|e| Error::io(Action::ReserveMemory, &path, e))?;
+        let moved = || progress.tick();
+        let answer = self.client.send(&self.put(&FinalName::Identity, &payload), &moved);
+        let refused = |refusal| self.failed(Action::TestCondition, &path, refusal);
+        let (meaning, reply) = answer.map_err(refused)?;
+        if meaning != Meaning::Exists {
+            return Err(refused(Refusal {
+                kind: ErrorKind::ConditionIgnored,
+                text: format!("{} took a PUT of an object that is there", reply.host),
+                request_id: None,
+            }));
+        }
+        *self.tested() = Some(Instant::now());
+        Ok(())
+    }
+}
+
+/// The storage is the same at any time: nothing is open between two requests but connections.
+struct Here(Arc<Shared>);
+
+impl Place for Here {
+    fn resume<'s>(&self, progress: &'s Progress) -> Box<dyn Visit + 's> {
+        Box::new(ObjectVisit { shared: Arc::clone(&self.0), progress })
+    }
+
+    fn id(&self) -> Result<PlaceId, Error> {
+        let mut hasher = DefaultHasher::new();
+        self.0.client.url().hash_place(&mut hasher);
+        // No device has this number.
+        Ok(PlaceId(u64::MAX, hasher.finish()))
+    }
+}
+
+struct ObjectVisit<'s> {
+    shared: Arc<Shared>,
+    progress: &'s Progress,
+}
+
+impl ObjectVisit<'_> {
+    /// Returns a page of the listing of what begins so, behind a key.
+    fn page(&self, prefix: &str, after: Option<&str>) -> Result<Page, Refusal> {
+        let client = &self.shared.client;
+        // In the order of their names, as signatures want them.
+        let mut query = vec![
+            ("delimiter", "/".to_owned()),
+            ("encoding-type", "url".to_owned()),
+            ("list-type", "2".to_owned()),
+            ("prefix", prefix.to_owned()),
+        ];
+        query.extend(after.map(|after| ("start-after", after.to_owned())));
+        let (asked, headers) = (Asked::Read, Vec::new());
+        let ask = Ask { asked, method: "GET", key: None, query, headers, payload: None };
+        let (meaning, mut reply) = client.send(&ask, &|| self.progress.tick())?;
+        let wrong = |what: &str| Refusal {
+            kind: ErrorKind::RequestRefused,
+            text: format!("{} gave {what}", reply.host),
+            request_id: None,
+        };
+        if meaning != Meaning::Success {
+            return Err(wrong("no listing"));
+        }
+        // A thousand names, each of them encoded.
+        const LONGEST: usize = 16 << 20;
+        match reply.body.read_at_most(LONGEST) {
+            Ok(text) => Page::parse(&text).map_err(wrong),
+            Err(source) => Err(Refusal {
+                kind: ErrorKind::Unreachable,
+                text: format!("the listing of {} broke off: {source}", reply.host),
+                request_id: None,
+            }),
+        }
+    }
+
+    /// Calls `each` with every name that begins so.
+    fn names(&self, begin: &str, each: &mut dyn FnMut(&str)) -> Result<(), Error> {
+        let failed =
+            |refusal| self.shared.failed(Action::ListObjects, &self.shared.location, refusal);
+        let directory = self.shared.client.url().directory();
+        let prefix = format!("{directory}{begin}");
+        let mut after: Option<String> = None;
+        loop {
+            let page = self.page(&prefix, after.as_deref()).map_err(failed)?;
+            let mut last = after.clone();
+            for key in page.keys {
+                // Some servers give what they gave before once more.
+                if after.as_ref().is_some_and(|after| *after >= key) {
+                    continue;
+                }
+                self.progress.tick();
+                if let Some(name) = key.strip_prefix(&directory)
+                    && !name.is_empty()
+                    && !name.ends_with("_$folder$")
+                {
+                    each(name);
+                }
+                // What stands for all keys under it ends behind the last of these. The directory's own key
+                // stands for itself.
+                let is_many = key.ends_with('/') && key.len() > prefix.len();
+                let end = if is_many { format!("{key}\u{10FFFF}") } else { key };
+                last = last.max(Some(end));
+            }
+            if !page.more {
+                self.progress.tick();
+                return Ok(());
+            }
+            if last == after {
+                return Err(failed(Refusal {
+                    kind: ErrorKind::RequestRefused,
+                    text: "the listing does not go on behind its first page".to_owned(),
+                    request_id: None,
+                }));
+            }
+            after = last;
+        }
+    }
+}
+
+impl Visit for ObjectVisit<'_> {
+    fn location(&self) -> &Path {
+        &self.shared.location
+    }
+
+    fn progress(&self) -> &Progress {
+        self.progress
+    }
+
+    fn keep(&self) -> Box<dyn Place> {
+        Box::new(Here(Arc::clone(&self.shared)))
+    }
+
+    fn is_still_there(&self) -> Result<bool, Error> {
+        Ok(true)
+    }
+
+    fn find(&self, name: &FinalName) -> Result<Option<Box<dyn Found + '_>>, Error> {
+        let found = self.shared.find(name, self.progress)?;
+        self.progress.tick();
+        Ok(found.map(|found| Box::new(found) as _))
+    }
+
+    fn holds(&self, name: &FinalName) -> bool {
+        !matches!(self.shared.find(name, self.progress), Ok(None))
+    }
+
+    fn list(&self, each: &mut dyn FnMut(&str)) -> Result<(), Error> {
+        self.names("", each)
+    }
+
+    /// By one listing, which costs a round trip where four looks would cost four.
+    fn encodings(&self, name: &FileName) -> Result<Vec<Codec>, Error> {
+        let mut there = Vec::new();
+        self.names(&name.to_string(), &mut |stored| {
+            let parsed = StoredName::parse(stored).ok().filter(|stored| stored.name == *name);
+            there.extend(parsed.map(|stored| stored.codec));
+        })?;
+        Ok(there)
+    }
+
+    fn stage(&self, name: FinalName) -> Result<Box<dyn Draft + '_>, Error> {
+        Ok(Box::new(ObjectDraft::new(Arc::clone(&self.shared), self.progress, name)))
+    }
+
+    /// What the storage has said is there is durable.
+    fn settle(&self) -> Result<(), Error> {
+        self.progress.tick();
+        Ok(())
+    }
+
+    /// A PUT leaves nothing behind unless it is done.
+    fn tidy(&self) -> Result<(), Error> {
+        self.progress.tick();
+        Ok(())
+    }
+
+    fn space(&self) -> Option<Space> {
+        None
+    }
+
+    fn is_within(&self, _: &KnownDestinations) -> Result<bool, Error> {
+        Ok(false)
+    }
+}

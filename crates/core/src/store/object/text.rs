@@ -1,0 +1,76 @@
+//! Small texts of the protocol: percent encoding, dates, hosts.
+
+use std::net::IpAddr;
+use std::time::SystemTime;
+
+/// Encodes all but letters, digits and `-._~`, as signatures want it; slashes stay if they are `kept`.
+pub(super) fn percent_encode(text: &str, kept: bool) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                encoded.push(char::from(byte));
+            }
+            b'/' if kept => encoded.push('/'),
+            _ => encoded.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    encoded
+}
+
+/// Decodes `%XX`; `None` if that is not text.
+pub(super) fn percent_decode(text: &str) -> Option<String> {
+    let mut bytes = text.bytes();
+    let mut decoded = Vec::with_capacity(text.len());
+    while let Some(byte) = bytes.next() {
+        if byte == b'%' {
+            let digit = |byte: Option<u8>| byte.and_then(|byte| char::from(byte).to_digit(16));
+            let value = digit(bytes.next())? * 16 + digit(bytes.next())?;
+            decoded.push(u8::try_from(value).ok()?);
+        } else {
+            decoded.push(byte);
+        }
+    }
+    String::from_utf8(decoded).ok()
+}
+
+/// Returns whether a host is this machine, by its name alone.
+pub(super) fn is_loopback(host: &str) -> bool {
+    host.eq_ignore_ascii_case("localhost")
+        || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// Reads a date as it stands in headers: `Sun, 06 Nov 1994 08:49:37 GMT` (RFC 9110, section 5.6.7).
+pub(super) fn http_date(text: &str) -> Option<SystemTime> {
+    const MONTHS: [&str; 12] =
+        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let mut parts = text.split_once(", ")?.1.split(' ');
+    let (day, month, year, time) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    let month = MONTHS.iter().position(|name| *name == month)? + 1;
+    humantime::parse_rfc3339(&format!("{year}-{month:02}-{day}T{time}Z")).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn what_is_encoded_decodes_to_the_same() {
+        assert_eq!(percent_encode("a/b +ä~", true), "a/b%20%2B%C3%A4~");
+        assert_eq!(percent_encode("a/b", false), "a%2Fb");
+        assert_eq!(percent_decode("a%2Fb%C3%A4").as_deref(), Some("a/bä"));
+        assert_eq!(
+            (percent_decode("%4"), percent_decode("%zz"), percent_decode("%ff")),
+            (None, None, None)
+        );
+    }
+
+    #[test]
+    fn a_date_in_a_header_is_read() {
+        let at = http_date("Sun, 06 Nov 1994 08:49:37 GMT").unwrap();
+        assert_eq!(humantime::format_rfc3339(at).to_string(), "1994-11-06T08:49:37Z");
+        assert_eq!(http_date("yesterday"), None);
+    }
+}

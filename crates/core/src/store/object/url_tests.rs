@@ -1,0 +1,103 @@
+//! Where an archive lies, and what of a URL is refused.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use super::endpoint::Endpoint;
+use super::refused::UrlError;
+use super::url::{Encryption, ObjectUrl, Proxy};
+
+fn url(text: &str) -> ObjectUrl {
+    text.parse().unwrap_or_else(|e| panic!("{text}: {e}"))
+}
+
+fn why(text: &str) -> String {
+    text.parse::<ObjectUrl>().map(|url| url.to_string()).unwrap_err().to_string()
+}
+
+#[test]
+fn a_url_says_where_the_keys_are_and_which_server_has_them() {
+    let aws = url("s3://bucket-1/pg/main/?region=eu-west-1");
+    assert_eq!(aws.to_string(), "s3://bucket-1/pg/main");
+    assert_eq!(aws.key("x"), "pg/main/x");
+    let server = aws.server("eu-west-1");
+    assert_eq!(server.with_port(), "bucket-1.s3.eu-west-1.amazonaws.com:443");
+    assert_eq!(server.authority(), "bucket-1.s3.eu-west-1.amazonaws.com");
+    // No certificate of AWS fits a name with dots before its own.
+    assert_eq!(
+        url("s3://a.b.c?region=us-east-1").server("us-east-1").authority(),
+        "s3.us-east-1.amazonaws.com"
+    );
+
+    let own = url("s3://wal?endpoint=https%3A%2F%2Fstore.example.com:9000&style=path");
+    assert_eq!(own.key("x"), "x");
+    assert_eq!(own.server("us-east-1").authority(), "store.example.com:9000");
+    let named = url("s3://wal?endpoint=https://store.example.com");
+    assert_eq!(named.server("us-east-1").authority(), "wal.store.example.com");
+    // There is no name under an address.
+    assert_eq!(url("s3://wal?endpoint=http://[::1]:80").server("").authority(), "[::1]");
+    assert_eq!(url("s3://wal?endpoint=http://127.0.0.1:1").server("").authority(), "127.0.0.1:1");
+}
+
+#[test]
+fn the_region_is_the_urls_or_the_environments() {
+    let set = |name: &str| (name == "AWS_REGION").then(|| "eu-west-3".to_owned());
+    assert_eq!(url("s3://wal?region=x-1").region(set).unwrap(), "x-1");
+    assert_eq!(url("s3://wal").region(set).unwrap(), "eu-west-3");
+    let own = url("s3://wal?endpoint=https://store.example.com");
+    assert_eq!(own.region(|_| None).unwrap(), "us-east-1");
+    let error = url("s3://wal").region(|_| None).unwrap_err();
+    assert!(error.to_string().contains("region=..."), "{error}");
+}
+
+#[test]
+fn options_are_read_and_wrong_ones_are_named() {
+    let all = url(
+        "s3://wal/p?region=x-1&sse=aws:kms&kms_key=arn:aws:kms:x:1:key/2&storage_class=STANDARD_IA&requester_pays=true&expected_owner=123456789012&ca_file=/etc/ca.pem&proxy=http://proxy:3128",
+    );
+    assert_eq!(all.encryption, Some(Encryption::Managed));
+    assert_eq!(all.kms_key.as_deref(), Some("arn:aws:kms:x:1:key/2"));
+    assert_eq!(all.proxy, Proxy::At(Endpoint { tls: false, host: "proxy".into(), port: 3128 }));
+    assert!(all.requester_pays);
+    for (text, says) in [
+        ("S3://bucket", "begin"),
+        ("s3://bucket//x?region=r", "two slashes"),
+        ("s3://bucket/a/../b?region=r", "\"..\""),
+        ("s3://bucket/a b?region=r", "character"),
+        ("s3://Bucket?region=r", "lower-case"),
+        ("s3://express--x-s3?region=r", "directory buckets"),
+        ("s3://bucket?region=r&what=1", "\"what\" is not known"),
+        ("s3://bucket?region=r&region=r", "twice"),
+        ("s3://bucket?region=r&storage_class=DEEP_ARCHIVE", "cold"),
+        ("s3://bucket?region=r&sse_customer_key=x", "SSE-C"),
+        ("s3://bucket?region=r&kms_key=x", "sse=aws:kms"),
+        ("s3://bucket?region=r&style=host", "\"path\""),
+        ("s3://bucket?endpoint=http://store.example.com", "allow_http=true"),
+        ("s3://bucket?endpoint=store.example.com", "https://"),
+        ("s3://bucket?endpoint=https://store.example.com:x", "port"),
+        ("s3://bucket?region=r&proxy=https://p", "http://"),
+        ("s3://bucket?region=", "no value"),
+        ("s3://bucket#x?region=r", "#"),
+    ] {
+        let said = why(text);
+        assert!(said.contains(says), "{text}: {said}");
+    }
+    assert!(
+        url("s3://bucket?endpoint=http://store.example.com&allow_http=true").endpoint.is_some()
+    );
+}
+
+/// What is refused ends up in a log.
+#[test]
+fn a_secret_in_a_url_is_refused_and_not_repeated() {
+    for text in [
+        "s3://AKIAKEY:hunter2@bucket/x",
+        "s3://bucket?region=r&secret_access_key=hunter2",
+        "s3://bucket?region=r&session_token=hunter2",
+        "s3://bucket?endpoint=https://me:hunter2@store",
+        "s3://bucket?region=r&proxy=http://me:hunter2@proxy",
+    ] {
+        assert_eq!(text.parse::<ObjectUrl>(), Err(UrlError::Secret), "{text}");
+        assert!(!why(text).contains("hunter2"), "{text}");
+    }
+    assert!(!why("s3://bucket?region=r&what=hunter2").contains("hunter2"));
+}
