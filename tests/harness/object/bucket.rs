@@ -3,11 +3,12 @@
 
 use std::io::{self, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::Barrier;
+use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::SystemTime;
 
 use super::http::{self, Answer, elements};
+use super::server::ObjectServer;
 use super::sign::{Keys, Request, UNSIGNED, authorization, encode, timestamp};
 
 /// A bucket of a server, and whose rights to use.
@@ -16,9 +17,21 @@ pub struct Bucket {
     pub address: SocketAddr,
     pub keys: Keys,
     pub name: String,
+    /// Which runs as long as somebody has a bucket of it.
+    _server: Option<Arc<ObjectServer>>,
 }
 
 impl Bucket {
+    /// One that is there, or that [`create`](Self::create) makes.
+    pub(super) fn new(
+        address: SocketAddr,
+        keys: &Keys,
+        name: &str,
+        server: Option<Arc<ObjectServer>>,
+    ) -> Self {
+        Self { address, keys: keys.clone(), name: name.to_owned(), _server: server }
+    }
+
     /// As the settings want it, without options.
     #[must_use]
     pub fn url(&self, prefix: &str) -> String {

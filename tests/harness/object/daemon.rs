@@ -14,7 +14,7 @@ use crate::scratch::Scratch;
 use crate::wait::poll;
 
 /// How long a server may take to answer.
-const START: Duration = Duration::from_secs(120);
+const START: Duration = Duration::from_secs(60);
 
 /// Where `tools/get-object-server` has put a server.
 ///
@@ -42,13 +42,15 @@ pub(super) struct Place {
     /// An address of loopback that no other server of the tests has. Each has all ports to itself: none is taken
     /// by somebody else's connection while the server is down.
     pub host: Ipv4Addr,
+    /// Where it speaks http.
+    pub port: u16,
     pub keys: Keys,
 }
 
 impl Place {
     pub(super) fn new(name: &str, port: u16, keys: Keys) -> Self {
         let programs = programs(name).unwrap_or_else(|reason| panic!("{reason}"));
-        Self { programs, home: Scratch::new(name), host: own_address(port), keys }
+        Self { programs, home: Scratch::new(name), host: own_address(port), port, keys }
     }
 
     /// Starts a program that works in the server's directory. What it prints is in `NAME.out` there.
@@ -67,8 +69,8 @@ impl Place {
         Daemon { child, name: name.to_owned(), log }
     }
 
-    pub(super) fn address(&self, port: u16) -> SocketAddr {
-        (self.host, port).into()
+    pub(super) fn address(&self) -> SocketAddr {
+        (self.host, self.port).into()
     }
 }
 

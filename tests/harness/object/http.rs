@@ -296,13 +296,33 @@ impl Answer {
 #[must_use]
 pub fn elements(xml: &str, name: &str) -> Vec<String> {
     let (open, close) = (format!("<{name}>"), format!("</{name}>"));
-    let parts = xml.split(&open).skip(1).filter_map(|rest| rest.split(&close).next());
-    parts
-        .map(|text| {
-            let text = text.replace("&lt;", "<").replace("&gt;", ">").replace("&quot;", "\"");
-            text.replace("&#39;", "'").replace("&apos;", "'").replace("&amp;", "&")
-        })
-        .collect()
+    xml.split(&open).skip(1).filter_map(|rest| rest.split(&close).next()).map(plain).collect()
+}
+
+/// A text of XML as it is meant.
+fn plain(text: &str) -> String {
+    let mut parts = text.split('&');
+    let mut plain = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let (entity, rest) = part.split_once(';').expect("the end of an entity");
+        plain.push(match entity {
+            "lt" => '<',
+            "gt" => '>',
+            "amp" => '&',
+            "quot" => '"',
+            "apos" => '\'',
+            number => {
+                let number = number.trim_start_matches('#');
+                let code = match number.strip_prefix('x') {
+                    Some(digits) => u32::from_str_radix(digits, 16),
+                    None => number.parse(),
+                };
+                code.ok().and_then(char::from_u32).unwrap_or_else(|| panic!("what is {text}?"))
+            }
+        });
+        plain.push_str(rest);
+    }
+    plain
 }
 
 /// A connection on which a test sends by hand.

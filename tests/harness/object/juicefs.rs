@@ -24,7 +24,7 @@ fn metadata(place: &Place) -> String {
 }
 
 pub(super) fn launch(place: &Place) -> Vec<Daemon> {
-    let address = place.address(PORT);
+    let address = place.address();
     let mut command = Command::new(place.programs.join("juicefs"));
     command
         .args(["gateway", "--no-usage-report", "--multi-buckets", "--keep-etag"])

@@ -34,10 +34,10 @@ impl Kind {
         }
     }
 
-    const fn port(self) -> u16 {
+    fn port(self) -> u16 {
         match self {
             Self::Ceph => ceph::PORT,
-            Self::SeaweedFs => seaweedfs::PORT,
+            Self::SeaweedFs => seaweedfs::free_ports(),
             Self::JuiceFs => juicefs::PORT,
             Self::S3rver => s3rver::PORT,
         }
@@ -79,7 +79,7 @@ impl ObjectServer {
     /// A new one, for a test that kills it.
     #[must_use]
     #[track_caller]
-    pub fn start(kind: Kind) -> Self {
+    pub fn start(kind: Kind) -> Arc<Self> {
         let place = Place::new(kind.name(), kind.port(), kind.keys());
         match kind {
             Kind::Ceph => ceph::prepare(&place),
@@ -92,7 +92,7 @@ impl ObjectServer {
         if kind == Kind::Ceph {
             ceph::make_users(&server.place);
         }
-        server
+        Arc::new(server)
     }
 
     /// The one that all tests of this program share which run at the same time. Each takes a bucket of its own.
@@ -105,7 +105,7 @@ impl ObjectServer {
         if let Some(server) = running.filter_map(|(_, server)| server.upgrade()).next() {
             return server;
         }
-        let server = Arc::new(Self::start(kind));
+        let server = Self::start(kind);
         shared.retain(|(other, _)| *other != kind);
         shared.push((kind, Arc::downgrade(&server)));
         server
@@ -138,7 +138,7 @@ impl ObjectServer {
     /// Where it speaks http.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
-        self.place.address(self.kind.port())
+        self.place.address()
     }
 
     /// Where it speaks https, and the authority that its certificate is from.
@@ -148,7 +148,7 @@ impl ObjectServer {
     #[must_use]
     pub fn https(&self) -> (SocketAddr, PathBuf) {
         assert_eq!(self.kind, Kind::SeaweedFs, "it speaks http alone");
-        (self.place.address(seaweedfs::TLS_PORT), self.place.home.join("ca.pem"))
+        (seaweedfs::https(&self.place), self.place.home.join("ca.pem"))
     }
 
     /// The keys of a user that may do everything.
@@ -166,13 +166,22 @@ impl ObjectServer {
     /// A new, empty bucket.
     #[must_use]
     #[track_caller]
-    pub fn bucket(&self) -> Bucket {
+    pub fn bucket(self: &Arc<Self>) -> Bucket {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let keys = self.place.keys.clone();
-        let bucket = Bucket { address: self.address(), keys, name: format!("wal-{number}") };
+        let name = format!("wal-{number}");
+        let bucket = Bucket::new(self.address(), self.keys(), &name, Some(Arc::clone(self)));
         bucket.create();
         bucket
+    }
+}
+
+impl Drop for ObjectServer {
+    fn drop(&mut self) {
+        self.kill();
+        if self.kind == Kind::SeaweedFs {
+            seaweedfs::remove_sockets(&self.place);
+        }
     }
 }
 
