@@ -199,7 +199,8 @@ impl Bucket {
         let mut names = Vec::new();
         let mut next: Option<String> = None;
         loop {
-            let mut query = vec![("list-type", "2"), ("prefix", prefix)];
+            // Short pages, so that the next one is asked for in each test of many.
+            let mut query = vec![("list-type", "2"), ("max-keys", "100"), ("prefix", prefix)];
             if let Some(token) = &next {
                 query.push(("continuation-token", token));
             }
