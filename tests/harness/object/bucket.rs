@@ -32,10 +32,18 @@ impl Bucket {
         Self { address, keys: keys.clone(), name: name.to_owned(), _server: server }
     }
 
-    /// As the settings want it, without options.
+    /// An archive in it, as a setting or a command wants it.
     #[must_use]
     pub fn url(&self, prefix: &str) -> String {
-        format!("s3://{}/{prefix}", self.name)
+        let (name, address, region) = (&self.name, self.address, &self.keys.region);
+        format!("s3://{name}/{prefix}?endpoint=http://{address}&region={region}&style=path")
+    }
+
+    /// What a file of credentials says about the bucket.
+    #[must_use]
+    pub fn credentials(&self) -> String {
+        let (name, Keys { access, secret, .. }) = (&self.name, &self.keys);
+        format!("[s3://{name}]\naws_access_key_id = {access}\naws_secret_access_key = {secret}\n")
     }
 
     /// The same bucket through something in front of the server.
@@ -244,5 +252,30 @@ impl Bucket {
             let racers: Vec<_> = bodies.iter().map(|body| scope.spawn(|| put(body))).collect();
             racers.into_iter().map(|racer| racer.join().expect("no panic in it")).collect()
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bucket_is_named_as_settings_and_requests_want_it() {
+        let keys = Keys {
+            access: "ACCESS".to_owned(),
+            secret: "se/cr+et".to_owned(),
+            region: "us-east-1".to_owned(),
+        };
+        let bucket = Bucket::new(([127, 0, 0, 1], 9000).into(), &keys, "wal", None);
+        let options = "endpoint=http://127.0.0.1:9000&region=us-east-1&style=path";
+        assert_eq!(bucket.url("a/b"), format!("s3://wal/a/b?{options}"));
+        let file = "[s3://wal]\naws_access_key_id = ACCESS\naws_secret_access_key = se/cr+et\n";
+        assert_eq!(bucket.credentials(), file);
+        let head = bucket.head("GET", "", &[("prefix", "a b"), ("list-type", "2")], &[], 0);
+        assert!(head.starts_with("GET /wal?list-type=2&prefix=a%20b HTTP/1.1\r\n"), "{head}");
+        let head = bucket.head("PUT", "a/b c", &[], &[("If-None-Match", "*")], 7);
+        assert!(head.starts_with("PUT /wal/a/b%20c HTTP/1.1\r\nhost: 127.0.0.1:9000\r\n"));
+        assert!(head.contains("\r\nif-none-match: *\r\n"), "{head}");
+        assert!(!head.contains("cr+et"), "{head}");
     }
 }

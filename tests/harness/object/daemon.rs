@@ -14,7 +14,7 @@ use crate::scratch::Scratch;
 use crate::wait::poll;
 
 /// How long a server may take to answer.
-const START: Duration = Duration::from_secs(60);
+const START: Duration = Duration::from_secs(120);
 
 /// Where `tools/get-object-server` has put a server.
 ///

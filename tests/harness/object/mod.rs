@@ -1,8 +1,23 @@
 //! Object storage: real servers on loopback, what breaks requests on their way there, and a look into a bucket
 //! that does not depend on the code under test.
 //!
-//! `tools/get-object-server` gets the servers. A test begins with
-//! `require!(ObjectServer::is_there(Kind::Ceph));`.
+//! ```no_run
+//! use harness::object::{Answer, Fault, Kind, ObjectServer, Proxy};
+//! use harness::require;
+//!
+//! require!(ObjectServer::is_there(Kind::SeaweedFs));
+//! let bucket = ObjectServer::shared(Kind::SeaweedFs).bucket();
+//! let proxy = Proxy::in_front_of(bucket.address);
+//! let error = Answer::error(503, "SlowDown");
+//! let broken = proxy.break_next("PUT", "000000010000000000000001", Fault::CommitThenAnswer(error));
+//! let url = bucket.through(proxy.address()).url("wal");
+//! // What is tested does something with the URL.
+//! assert_eq!(broken.done().served, Some(200));
+//! assert_eq!(bucket.names("wal/"), ["wal/000000010000000000000001"]);
+//! ```
+//!
+//! `tools/get-object-server` gets the servers. Tests that need others than SeaweedFS are in modules `full`, and
+//! all of them in modules whose names begin with `object`: `tools/run-tests` goes by that.
 //!
 //! | server | takes `If-None-Match: *` |
 //! |---|---|
@@ -19,7 +34,7 @@ mod juicefs;
 pub mod latency;
 pub mod proxy;
 mod s3rver;
-mod seaweedfs;
+pub(crate) mod seaweedfs;
 pub mod server;
 pub mod sign;
 pub mod silence;

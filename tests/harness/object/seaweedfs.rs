@@ -2,7 +2,9 @@
 
 use std::fs;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -10,10 +12,11 @@ use std::time::Duration;
 use super::bucket::Bucket;
 use super::daemon::{Daemon, Place};
 use super::tls;
-use crate::scratch::make_dir;
+use crate::scratch::{make_dir, names};
 
 /// The ports of one server, beginning with that of S3. Each part that speaks gRPC takes the one after its own.
 const PORTS: u16 = 9;
+const OURS: Range<u16> = 20_000..20_000 + 4000 * PORTS;
 const HTTPS: u16 = 2;
 const MASTER: u16 = 3;
 const VOLUME: u16 = 5;
@@ -29,7 +32,7 @@ pub(super) fn free_ports() -> u16 {
     for _ in 0..100 {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let slot = (std::process::id().wrapping_mul(16).wrapping_add(number)) % 4000;
-        let first = 20_000 + u16::try_from(slot).expect("below 4000") * (PORTS + 1);
+        let first = OURS.start + u16::try_from(slot).expect("below 4000") * PORTS;
         if PARTS.iter().all(|part| UnixStream::connect(socket(first, *part)).is_err()) {
             return first;
         }
@@ -45,6 +48,20 @@ fn socket(first: u16, (part, port): (&str, u16)) -> String {
 pub(super) fn remove_sockets(place: &Place) {
     for part in PARTS {
         drop(fs::remove_file(socket(place.port, part)));
+    }
+}
+
+/// Removes what servers of killed test programs left in `/tmp`.
+pub(crate) fn sweep() {
+    for name in names(Path::new("/tmp")) {
+        let path = Path::new("/tmp").join(&name);
+        let is_socket = name.starts_with("seaweedfs-") && name.ends_with(".sock");
+        let port = name.trim_end_matches(".sock").rsplit('-').next();
+        let is_ours = port.and_then(|port| port.parse().ok()).is_some_and(|p| OURS.contains(&p));
+        // Of one that runs, somebody listens.
+        if is_socket && is_ours && UnixStream::connect(&path).is_err() {
+            drop(fs::remove_file(path));
+        }
     }
 }
 

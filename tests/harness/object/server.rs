@@ -99,16 +99,14 @@ impl ObjectServer {
     #[must_use]
     #[track_caller]
     pub fn shared(kind: Kind) -> Arc<Self> {
-        static SHARED: Mutex<Vec<(Kind, Weak<ObjectServer>)>> = Mutex::new(Vec::new());
-        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
-        let running = shared.iter().filter(|(other, _)| *other == kind);
-        if let Some(server) = running.filter_map(|(_, server)| server.upgrade()).next() {
-            return server;
-        }
-        let server = Self::start(kind);
-        shared.retain(|(other, _)| *other != kind);
-        shared.push((kind, Arc::downgrade(&server)));
-        server
+        // Each kind for itself: who wants one waits for no other's start.
+        static SHARED: [Mutex<Weak<ObjectServer>>; 4] = [const { Mutex::new(Weak::new()) }; 4];
+        let mut shared = SHARED[kind as usize].lock().unwrap_or_else(PoisonError::into_inner);
+        shared.upgrade().unwrap_or_else(|| {
+            let server = Self::start(kind);
+            *shared = Arc::downgrade(&server);
+            server
+        })
     }
 
     /// Kills all of it, as a crash of its machine's processes.
