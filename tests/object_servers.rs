@@ -3,12 +3,13 @@
 
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::Duration;
 
 use harness::command::run_within;
 use harness::object::server::ANOTHER;
 use harness::object::{Answer, Bucket, Fault, Kind, ObjectServer, Proxy};
+use harness::wait::poll;
 use harness::{TIMEOUT, dose, require};
 
 /// Bodies that differ from their first byte on.
@@ -87,20 +88,27 @@ fn acknowledged_objects_survive_a_kill(server: &Arc<ObjectServer>) {
     bucket.put("first", b"x");
     let body = |writer: usize, i: usize| vec![(16 * writer + i % 16) as u8; 100_000 + i];
     let key = |writer: usize, i: usize| format!("{writer}/{i:06}");
+    let sum = AtomicUsize::new(0);
     let stored = thread::scope(|scope| {
         let writers = [0, 1, 2, 3].map(|writer| {
-            let bucket = &bucket;
+            let (bucket, sum) = (&bucket, &sum);
             // Each until the first that fails.
             scope.spawn(move || {
-                let put = |i: &usize| bucket.put_new(&key(writer, *i), &body(writer, *i));
-                (0..).take_while(|i| put(i).is_ok_and(|answer| answer.status == 200)).count()
+                let mut stored = 0;
+                let put = |i| bucket.put_new(&key(writer, i), &body(writer, i));
+                while put(stored).is_ok_and(|answer| answer.status == 200) {
+                    stored += 1;
+                    sum.fetch_add(1, Ordering::Relaxed);
+                }
+                stored
             })
         });
-        thread::sleep(Duration::from_secs(1));
+        // Not wait_until, whose panic would leave the writers to go on for ever.
+        let enough = poll(TIMEOUT, || (sum.load(Ordering::Relaxed) >= 40).then_some(()));
         server.kill();
+        assert!(enough.is_some(), "{sum:?}");
         writers.map(|writer| writer.join().unwrap())
     });
-    assert!(stored.iter().sum::<usize>() > 4, "{stored:?}");
     assert!(bucket.put_new("down", b"x").is_err());
     server.restart();
     for (writer, count) in stored.into_iter().enumerate() {
