@@ -2,7 +2,8 @@
 //!
 //! `tools/run-tests` builds what they need, chooses what runs on which version of the server
 //! (`tests/each-version`), and runs the modules `alone` after all others, one test at a time: those that
-//! measure, or take what others need, such as the memory that the machine's caches lie in.
+//! measure, or take what others need, such as the memory that the machine's caches lie in. The modules `full`
+//! are for a run with the full dose.
 
 mod administration;
 mod archiving;
@@ -22,6 +23,7 @@ mod monitoring;
 mod mount_modes;
 mod mounts;
 mod moving_over;
+mod object_servers;
 mod odd_storage;
 mod one_history;
 mod operations;

@@ -24,6 +24,7 @@ pub mod command;
 pub mod fuse;
 pub mod log;
 pub mod mount;
+pub mod object;
 pub mod picture;
 pub mod power_cut;
 pub mod process;

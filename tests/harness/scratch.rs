@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use crate::command::run_within;
+use crate::object::seaweedfs;
 use crate::process;
 use crate::server::Account;
 
@@ -167,6 +168,7 @@ pub fn sweep() {
             drop(fs::remove_dir_all(&path));
         }
     }
+    seaweedfs::sweep();
 }
 
 /// The mount points below a directory, the latest first.
