@@ -21,6 +21,8 @@ PG_MAJORS ?= 15 16 17 18
 
 # The tests install what WALSAFE_PROFILE=tested builds in less time (see Cargo.toml).
 WALSAFE_PROFILE ?= release
+# Without object storage: make FEATURES=
+FEATURES ?= s3
 target = $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
 built = $(target)/$(WALSAFE_PROFILE)
 # The builder's home directory stays out of the binaries: they are the same whoever builds them.
@@ -40,10 +42,11 @@ build: extension program
 extension:
 	@test -n "$(PG_MAJOR)" || { echo "no PostgreSQL found; set PG_CONFIG" >&2; exit 1; }
 	$(release_flags) PGRX_PG_CONFIG_PATH="$(PG_CONFIG)" $(CARGO) build --profile $(WALSAFE_PROFILE) --locked \
-		-p walsafe_archive --no-default-features --features pg$(PG_MAJOR)
+		-p walsafe_archive --no-default-features --features "pg$(PG_MAJOR) $(FEATURES)"
 
 program:
-	$(release_flags) $(CARGO) build --profile $(WALSAFE_PROFILE) --locked -p walsafe
+	$(release_flags) $(CARGO) build --profile $(WALSAFE_PROFILE) --locked -p walsafe \
+		--no-default-features --features "$(FEATURES)"
 
 # Written beside and renamed: a running server has the old library mapped, and
 # writing into that file would crash it.

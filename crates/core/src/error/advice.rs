@@ -115,6 +115,7 @@ impl ErrorKind {
             ),
             Self::BadSetting => Advice::new("22023")
                 .archiving(CORRECT_SETTING)
+                .restoring("Correct the location of the archive.")
                 .checking(CORRECT_SETTING),
             Self::OutOfSpace => Advice::new("53100")
                 .archiving("Free space in the archive, or give it more. Archiving resumes by itself once there is room.")

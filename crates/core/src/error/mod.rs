@@ -67,6 +67,12 @@ pub enum Error {
         /// Which, and why.
         reason: String,
     },
+    /// What is given as the place of an archive cannot be one.
+    #[error("the URL of the archive is not accepted")]
+    BadLocation {
+        /// Why. It repeats nothing of the URL, which may hold a secret.
+        reason: String,
+    },
     /// The server asked for a name that is not the name of a WAL file.
     #[error("file name \"{}\" is not accepted", name.escape_default())]
     Name {
@@ -260,7 +266,7 @@ impl Error {
             Self::Io { action, source, .. } => action.kind_of(source),
             Self::Remote { refusal, .. } => refusal.kind,
             Self::NotConfigured => ErrorKind::NotConfigured,
-            Self::BadSetting { .. } => ErrorKind::BadSetting,
+            Self::BadSetting { .. } | Self::BadLocation { .. } => ErrorKind::BadSetting,
             Self::Name { .. } => ErrorKind::InvalidName,
             Self::SourceNotAFile { .. } => ErrorKind::SourceNotAFile,
             Self::BadControlFile { .. } => ErrorKind::BadControlFile,

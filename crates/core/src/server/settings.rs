@@ -10,7 +10,7 @@ use std::str::FromStr;
 use thiserror::Error;
 
 pub use self::destination::{
-    Destination, DestinationError, Destinations, DestinationsError, MOST_DESTINATIONS,
+    Destination, DestinationError, Destinations, DestinationsError, MOST_DESTINATIONS, is_url,
 };
 pub use self::table::{Choice, Kind, PREFIX, Setting, Settings, TABLE, Unit};
 

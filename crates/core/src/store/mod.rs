@@ -28,6 +28,7 @@ pub mod identity;
 pub mod lag;
 pub mod limit;
 pub mod listing;
+pub mod location;
 pub mod mode;
 mod names;
 #[cfg(feature = "s3")]

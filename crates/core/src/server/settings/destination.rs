@@ -116,7 +116,8 @@ impl Destination {
 }
 
 /// Returns whether a text begins as URLs do (RFC 3986, section 3.1), such as `s3://`.
-fn is_url(text: &str) -> bool {
+#[must_use]
+pub fn is_url(text: &str) -> bool {
     let Some((scheme, _)) = text.split_once("://") else { return false };
     let known = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.');
     scheme.starts_with(|c: char| c.is_ascii_alphabetic()) && scheme.chars().all(known)
