@@ -2,6 +2,7 @@
 //!
 //! Both are carried as paths, by which messages name them. What is behind one is told by how it begins.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -30,6 +31,27 @@ pub struct Access {
 #[must_use]
 pub fn is_url(location: &Path) -> bool {
     location.to_str().is_some_and(settings::is_url)
+}
+
+/// Returns what names a location in messages: a directory's path, and of a URL the bucket and the prefix. Of a URL
+/// that is not accepted, and may hold a secret, nothing is shown but that it is one.
+#[must_use]
+pub fn shown(location: &Path) -> Cow<'_, Path> {
+    if !is_url(location) {
+        return Cow::Borrowed(location);
+    }
+    Cow::Owned(named(location).unwrap_or_else(|| "the URL".into()))
+}
+
+#[cfg(feature = "s3")]
+fn named(location: &Path) -> Option<PathBuf> {
+    let url: ObjectUrl = location.to_str()?.parse().ok()?;
+    Some(url.to_string().into())
+}
+
+#[cfg(not(feature = "s3"))]
+fn named(_: &Path) -> Option<PathBuf> {
+    None
 }
 
 /// Returns the store of an archive, to read it or to bring files into it. Nothing is looked up yet.
@@ -75,4 +97,21 @@ fn bucket(location: &Path, access: &Access) -> Result<Box<dyn Store>, Error> {
 fn bucket(_: &Path, _: &Access) -> Result<Box<dyn Store>, Error> {
     let reason = "this program was built without object storage".to_owned();
     Err(Error::BadLocation { reason })
+}
+
+#[cfg(all(test, feature = "s3"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_location_is_named_without_what_may_be_secret() {
+        for (location, expected) in [
+            ("/mnt/archive", "/mnt/archive"),
+            ("s3://wal/main/?region=eu-central-1&endpoint=https://store.test", "s3://wal/main"),
+            ("s3://AKID:hunter2@wal/main", "the URL"),
+            ("s3://wal/main?secret_access_key=hunter2", "the URL"),
+        ] {
+            assert_eq!(shown(Path::new(location)), Path::new(expected));
+        }
+    }
 }
