@@ -34,6 +34,8 @@ pub(super) enum Asked {
     Read,
     /// A PUT that must not replace.
     Publish,
+    /// A DELETE, of a probe.
+    Remove,
 }
 
 /// Returns what an answer means, by its number and its code, which is empty if it has none.
@@ -43,7 +45,15 @@ pub(super) fn meaning(asked: Asked, status: u16, code: &str) -> Meaning {
         (Asked::Read, 200, "") | (Asked::Publish, 200, "") => Success,
         (Asked::Publish, 412, "PreconditionFailed") => Exists,
         (Asked::Publish, 409, "ConditionalRequestConflict" | "OperationAborted") => TryAgain,
+        // What is not there is removed.
+        (Asked::Remove, 200 | 204, "") | (Asked::Remove, 404, "NoSuchKey") => Success,
         (Asked::Read, 404, "NoSuchKey") => Absent,
+        // Nor has the bucket such rules.
+        (
+            Asked::Read,
+            404,
+            "NoSuchLifecycleConfiguration" | "ObjectLockConfigurationNotFoundError",
+        ) => Absent,
         // A server without conditional PUTs says so at best.
         (Asked::Publish, 501, _) | (Asked::Publish, _, "NotImplemented") => {
             Trouble(ErrorKind::ConditionIgnored)
@@ -144,7 +154,7 @@ impl Said {
 }
 
 /// Returns what of a server's word may be shown.
-fn shown(text: &str) -> String {
+pub(super) fn shown(text: &str) -> String {
     text.chars().filter(char::is_ascii_graphic).take(100).collect()
 }
 
@@ -181,7 +191,7 @@ pub(super) fn may_pass(failure: &Failure) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::Asked::{Publish, Read};
+    use super::Asked::{Publish, Read, Remove};
     use super::*;
 
     #[test]
@@ -224,6 +234,11 @@ mod tests {
             (Read, 403, "RequestTimeTooSkewed", trouble(ErrorKind::ClockSkew)),
             (Read, 501, "NotImplemented", trouble(ErrorKind::RequestRefused)),
             (Read, 503, "", Meaning::Unknown),
+            (Read, 404, "NoSuchLifecycleConfiguration", Meaning::Absent),
+            (Remove, 204, "", Meaning::Success),
+            (Remove, 404, "NoSuchKey", Meaning::Success),
+            (Remove, 404, "NoSuchBucket", trouble(ErrorKind::BucketMissing)),
+            (Remove, 403, "AccessDenied", Meaning::Renew(ErrorKind::RequestForbidden)),
         ] {
             assert_eq!(meaning(asked, status, code), expected, "{asked:?} {status} {code}");
         }

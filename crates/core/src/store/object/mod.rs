@@ -9,7 +9,7 @@
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -19,12 +19,14 @@ use self::client::{Ask, Client};
 use self::draft::ObjectDraft;
 use self::found::Object;
 use self::payload::Payload;
-use self::xml::Page;
+use self::trials::ObjectTrials;
+use self::xml::{Entry, Page};
 use crate::encoding::codec::Codec;
 use crate::error::{Action, Error, ErrorKind, Refusal};
 use crate::server::known::KnownDestinations;
 use crate::store::{
-    Draft, FinalName, Found, Place, PlaceId, Progress, Requests, Store, StoredName, Visit,
+    Draft, Facts, FinalName, Found, Place, PlaceId, Progress, Requests, Store, StoredName, Trials,
+    Visit,
 };
 use crate::sys::Space;
 use crate::wal::name::FileName;
@@ -39,12 +41,14 @@ mod draft;
 mod fake;
 mod found;
 mod keys;
+mod lifecycle;
 mod metadata;
 mod payload;
 #[cfg(test)]
 mod server_tests;
 #[cfg(test)]
 mod tests;
+mod trials;
 mod wire;
 mod xml;
 
@@ -253,7 +257,7 @@ impl ObjectVisit<'_> {
     }
 
     /// Calls `each` with every name that begins so.
-    fn names(&self, begin: &str, each: &mut dyn FnMut(&str)) -> Result<(), Error> {
+    fn names(&self, begin: &str, each: &mut dyn FnMut(&str, Facts)) -> Result<(), Error> {
         let failed =
             |refusal| self.shared.failed(Action::ListObjects, &self.shared.location, refusal);
         let directory = self.shared.client.url().directory();
@@ -262,7 +266,7 @@ impl ObjectVisit<'_> {
         loop {
             let page = self.page(&prefix, after.as_deref()).map_err(failed)?;
             let mut last = after.clone();
-            for key in page.keys {
+            for Entry { key, len, modified } in page.entries {
                 // Some servers give what they gave before once more.
                 if after.as_ref().is_some_and(|after| *after >= key) {
                     continue;
@@ -272,7 +276,7 @@ impl ObjectVisit<'_> {
                     && !name.is_empty()
                     && !name.ends_with("_$folder$")
                 {
-                    each(name);
+                    each(name, Facts { len, allocated: len, modified });
                 }
                 // What stands for all keys under it ends behind the last of these. The directory's own key
                 // stands for itself.
@@ -328,13 +332,32 @@ impl Visit for ObjectVisit<'_> {
     }
 
     fn list(&self, each: &mut dyn FnMut(&str)) -> Result<(), Error> {
-        self.names("", each)
+        self.names("", &mut |name, _| each(name))
+    }
+
+    fn list_facts(&self, each: &mut dyn FnMut(&str, Facts)) -> Result<bool, Error> {
+        self.names("", each).map(|()| true)
+    }
+
+    fn facts(&self, name: &str) -> io::Result<Option<Facts>> {
+        // Any key can be asked for so.
+        let found = self.shared.find(&FinalName::Probe(name.to_owned()), self.progress);
+        let found = found.map_err(|e| io::Error::other(format!("{e}: {}", e.detail())))?;
+        Ok(found.map(|found| Facts {
+            len: found.stored_len(),
+            allocated: found.stored_bytes(),
+            modified: found.modified(),
+        }))
+    }
+
+    fn trials(&self) -> Option<Box<dyn Trials + '_>> {
+        Some(Box::new(ObjectTrials::new(self)))
     }
 
     /// By one listing, which costs a round trip where four looks would cost four.
     fn encodings(&self, name: &FileName) -> Result<Vec<Codec>, Error> {
         let mut there = Vec::new();
-        self.names(&name.to_string(), &mut |stored| {
+        self.names(&name.to_string(), &mut |stored, _| {
             let parsed = StoredName::parse(stored).ok().filter(|stored| stored.name == *name);
             there.extend(parsed.map(|stored| stored.codec));
         })?;
