@@ -45,6 +45,8 @@ mod lifecycle;
 mod metadata;
 mod payload;
 #[cfg(test)]
+mod prove_tests;
+#[cfg(test)]
 mod server_tests;
 #[cfg(test)]
 mod tests;
