@@ -55,7 +55,7 @@ pub(super) fn out_of(
     );
     let mut weighed = Weighed { archive, request, archives, sound: None, failure: None };
     weighed.add(archived.path(), result?)?;
-    for stored in others? {
+    for stored in others.unwrap_or_else(|| there(visit, &rest))? {
         if let Some(archived) = visit.find(&(&stored).into())? {
             weighed.add(archived.path(), copy(&stored.name, &*archived)?)?;
         }
@@ -86,22 +86,21 @@ fn there(visit: &dyn Visit, names: &[StoredName]) -> Result<Vec<StoredName>, Err
     Ok(there)
 }
 
-/// Does both: at the same time if that gains anything, and a thread can be started.
+/// Does both at the same time, if that gains anything; otherwise only the first. So it does if no thread can be
+/// started.
 fn meanwhile<A, B: Send>(
     gains: bool,
     one: impl FnOnce() -> A,
-    other: impl Fn() -> B + Sync,
-) -> (A, B) {
+    other: impl FnOnce() -> B + Send,
+) -> (A, Option<B>) {
     thread::scope(|scope| {
-        let other = &other;
         let thread =
             gains.then(|| thread::Builder::new().spawn_scoped(scope, other)).and_then(Result::ok);
         let one = one();
-        let other = match thread.map(thread::ScopedJoinHandle::join) {
-            Some(Ok(other)) => other,
-            Some(Err(panic)) => std::panic::resume_unwind(panic),
-            None => other(),
-        };
+        let other = thread.map(|thread| match thread.join() {
+            Ok(other) => other,
+            Err(panic) => std::panic::resume_unwind(panic),
+        });
         (one, other)
     })
 }
