@@ -75,7 +75,7 @@ impl Bucket {
         format!("s3://wal/main?endpoint=http://127.0.0.1:{}", self.port)
     }
 
-    /// Breaks the next requests whose targets contain this, so many.
+    /// Breaks the next requests whose targets contain this, or end so before a `$`, so many.
     pub fn break_next(&self, part: &str, how: Break, times: usize) {
         self.state.lock().unwrap().broken.push((part.to_owned(), how, times));
     }
@@ -128,8 +128,12 @@ fn one(
     let broken = {
         let mut state = state.lock().unwrap();
         state.seen.push(target.to_owned());
+        let is_meant = |part: &str| match part.strip_suffix('$') {
+            Some(end) => target.ends_with(end),
+            None => target.contains(part),
+        };
         let mut fits =
-            state.broken.iter_mut().filter(|(part, _, left)| *left > 0 && target.contains(&**part));
+            state.broken.iter_mut().filter(|(part, _, left)| *left > 0 && is_meant(part));
         fits.next().map(|(_, how, left)| {
             *left -= 1;
             how.clone()

@@ -287,8 +287,13 @@ impl Place {
 
     /// The call that a server makes.
     pub fn restore_command(&self, file: &str) -> Command {
+        self.restore_command_from(&self.archive(), file)
+    }
+
+    /// The same, from this archive.
+    pub fn restore_command_from(&self, archive: &Path, file: &str) -> Command {
         let mut command = walsafe();
-        command.arg("restore").arg("--from").arg(self.archive());
+        command.arg("restore").arg("--from").arg(archive);
         command.args([file, "pg_wal/RECOVERYXLOG"]).current_dir(self.path("data"));
         command
     }
