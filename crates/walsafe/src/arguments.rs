@@ -69,12 +69,7 @@ pub(crate) struct Common {
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = number::<0, MAX>)]
     stall_timeout: u32,
     /// The file with the keys for object storage
-    #[arg(
-        long,
-        value_name = "FILE",
-        env = "WALSAFE_CREDENTIALS_FILE",
-        hide_env_values = true
-    )]
+    #[arg(long, value_name = "FILE", env = "WALSAFE_CREDENTIALS_FILE", hide_env_values = true)]
     credentials_file: Option<PathBuf>,
     /// Write the result, or the error, as JSON on standard output
     #[arg(long)]

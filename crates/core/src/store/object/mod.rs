@@ -258,13 +258,18 @@ impl ObjectVisit<'_> {
         }
     }
 
-    /// Calls `each` with every name that begins so.
-    fn names(&self, begin: &str, each: &mut dyn FnMut(&str, Facts)) -> Result<(), Error> {
+    /// Calls `each` with every name that begins so and comes behind a text.
+    fn names(
+        &self,
+        begin: &str,
+        behind: &str,
+        each: &mut dyn FnMut(&str, Facts),
+    ) -> Result<(), Error> {
         let failed =
             |refusal| self.shared.failed(Action::ListObjects, &self.shared.location, refusal);
         let directory = self.shared.client.url().directory();
         let prefix = format!("{directory}{begin}");
-        let mut after: Option<String> = None;
+        let mut after = (!behind.is_empty()).then(|| format!("{directory}{behind}"));
         loop {
             let page = self.page(&prefix, after.as_deref()).map_err(failed)?;
             let mut last = after.clone();
@@ -334,11 +339,11 @@ impl Visit for ObjectVisit<'_> {
     }
 
     fn list(&self, each: &mut dyn FnMut(&str)) -> Result<(), Error> {
-        self.names("", &mut |name, _| each(name))
+        self.names("", "", &mut |name, _| each(name))
     }
 
     fn list_facts(&self, each: &mut dyn FnMut(&str, Facts)) -> Result<bool, Error> {
-        self.names("", each).map(|()| true)
+        self.names("", "", each).map(|()| true)
     }
 
     fn facts(&self, name: &str) -> io::Result<Option<Facts>> {
@@ -356,10 +361,14 @@ impl Visit for ObjectVisit<'_> {
         Some(Box::new(ObjectTrials::new(self)))
     }
 
+    fn list_behind(&self, text: &str, each: &mut dyn FnMut(&str)) -> Result<bool, Error> {
+        self.names("", text, &mut |name, _| each(name)).map(|()| text.is_empty())
+    }
+
     /// By one listing, which costs a round trip where four looks would cost four.
     fn encodings(&self, name: &FileName) -> Result<Vec<Codec>, Error> {
         let mut there = Vec::new();
-        self.names(&name.to_string(), &mut |stored, _| {
+        self.names(&name.to_string(), "", &mut |stored, _| {
             let parsed = StoredName::parse(stored).ok().filter(|stored| stored.name == *name);
             there.extend(parsed.map(|stored| stored.codec));
         })?;
