@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::Store;
 use super::directory::Directory;
 #[cfg(feature = "s3")]
-use super::object::{Credentials, ObjectStore, ObjectUrl, Patience, UrlError};
+use super::object::{Credentials, ObjectStore, ObjectUrl, Patience, Relation, UrlError};
 use crate::error::Error;
 use crate::server::settings;
 
@@ -28,6 +28,54 @@ pub struct Access {
 #[must_use]
 pub fn is_url(location: &Path) -> bool {
     location.to_str().is_some_and(settings::is_url)
+}
+
+/// Returns a location as messages name it: a URL without its options.
+#[must_use]
+pub fn named(location: &Path) -> PathBuf {
+    match location.to_str().filter(|text| settings::is_url(text)) {
+        Some(url) => url.split(['?', '#']).next().unwrap_or(url).trim_end_matches('/').into(),
+        None => location.to_owned(),
+    }
+}
+
+/// Returns the location of a directory as an absolute path, and a URL as it is.
+///
+/// # Errors
+/// The working directory cannot be found.
+pub fn absolute(location: &Path) -> std::io::Result<PathBuf> {
+    if is_url(location) { Ok(location.to_owned()) } else { std::path::absolute(location) }
+}
+
+/// What two archives have in common.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Overlap {
+    /// Both are one.
+    Same,
+    /// The first lies inside the second.
+    Inside,
+    /// The second lies inside the first.
+    Outside,
+}
+
+/// Returns what the archives of two URLs have in common, as far as the URLs tell.
+#[cfg(feature = "s3")]
+#[must_use]
+pub fn overlap(first: &Path, second: &Path) -> Option<Overlap> {
+    let url = |location: &Path| location.to_string_lossy().parse::<ObjectUrl>().ok();
+    match url(first)?.relation(&url(second)?) {
+        Relation::Apart => None,
+        Relation::Same => Some(Overlap::Same),
+        Relation::Inside => Some(Overlap::Inside),
+        Relation::Outside => Some(Overlap::Outside),
+    }
+}
+
+/// Without object storage there are no archives with URLs.
+#[cfg(not(feature = "s3"))]
+#[must_use]
+pub fn overlap(_: &Path, _: &Path) -> Option<Overlap> {
+    None
 }
 
 /// Returns the store of an archive, to read it or to bring files into it. Nothing is looked up yet.

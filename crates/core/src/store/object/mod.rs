@@ -56,7 +56,7 @@ pub use client::{Counts, Patience};
 pub use endpoint::Endpoint;
 pub use keys::Credentials;
 pub use refused::UrlError;
-pub use url::{Encryption, ObjectUrl, Proxy};
+pub use url::{Encryption, ObjectUrl, Proxy, Relation};
 
 /// An archive in object storage, by its URL.
 #[derive(Debug)]
@@ -163,6 +163,32 @@ impl Shared {
         }
     }
 
+    /// Looks an object up by its first byte: with that comes all that is known of it but the rest of its contents.
+    /// An answer to HEAD would not say why there is none.
+    fn glance<'v>(
+        &'v self,
+        name: &FinalName,
+        progress: &'v Progress,
+    ) -> Result<Option<Object<'v>>, Error> {
+        let path = self.path_of(name);
+        let headers = vec![("range", "bytes=0-0".to_owned())];
+        let ask = Ask { asked: Asked::FirstByte, headers, ..self.get(name) };
+        let answer = self.client.send(&ask, &|| progress.tick());
+        let failed = |refusal| self.failed(Action::ReadArchived, &path, refusal);
+        let (meaning, reply) = answer.map_err(failed)?;
+        match (meaning, reply.status) {
+            (Meaning::Absent, _) => Ok(None),
+            (_, 206) => Object::of_part(self, name.clone(), progress, reply).map(Some),
+            (_, 200) => Object::new(self, name.clone(), progress, reply).map(Some),
+            // An empty object has no first byte.
+            _ => {
+                drop(reply);
+                return self.find(name, progress);
+            }
+        }
+        .map_err(failed)
+    }
+
     /// Makes sure that the storage does not replace what is there, by putting the identity's own bytes once more:
     /// where it does, nothing is lost by that. Done before the first object after a start or a failure, and
     /// now and then. Without an identity there is nothing to lose yet, and nothing to try it with.
@@ -255,11 +281,24 @@ impl ObjectVisit<'_> {
 
     /// Calls `each` with every name that begins so.
     fn names(&self, begin: &str, each: &mut dyn FnMut(&str)) -> Result<(), Error> {
+        self.names_behind(begin, None, &mut |name| {
+            each(name);
+            true
+        })
+    }
+
+    /// Calls `each` with every name that begins so and comes behind another one, until it returns `false`.
+    fn names_behind(
+        &self,
+        begin: &str,
+        after: Option<&str>,
+        each: &mut dyn FnMut(&str) -> bool,
+    ) -> Result<(), Error> {
         let failed =
             |refusal| self.shared.failed(Action::ListObjects, &self.shared.location, refusal);
         let directory = self.shared.client.url().directory();
         let prefix = format!("{directory}{begin}");
-        let mut after: Option<String> = None;
+        let mut after = after.map(|after| format!("{directory}{after}"));
         loop {
             let page = self.page(&prefix, after.as_deref()).map_err(failed)?;
             let mut last = after.clone();
@@ -272,8 +311,9 @@ impl ObjectVisit<'_> {
                 if let Some(name) = key.strip_prefix(&directory)
                     && !name.is_empty()
                     && !name.ends_with("_$folder$")
+                    && !each(name)
                 {
-                    each(name);
+                    return Ok(());
                 }
                 // What stands for all keys under it ends behind the last of these. The directory's own key
                 // stands for itself.
@@ -320,12 +360,26 @@ impl Visit for ObjectVisit<'_> {
         Ok(found.map(|found| Box::new(found) as _))
     }
 
+    fn glance(&self, name: &FinalName) -> Result<Option<Box<dyn Found + '_>>, Error> {
+        let found = self.shared.glance(name, self.progress)?;
+        self.progress.tick();
+        Ok(found.map(|found| Box::new(found) as _))
+    }
+
     fn holds(&self, name: &FinalName) -> bool {
-        !matches!(self.shared.find(name, self.progress), Ok(None))
+        !matches!(self.shared.glance(name, self.progress), Ok(None))
     }
 
     fn list(&self, each: &mut dyn FnMut(&str)) -> Result<(), Error> {
         self.names("", each)
+    }
+
+    fn list_from(&self, from: &str, each: &mut dyn FnMut(&str) -> bool) -> Result<bool, Error> {
+        // A listing begins behind a name: this one comes before all that begin with the same characters.
+        let mut chars = from.chars();
+        let after = chars.next_back().map(|_| chars.as_str());
+        self.names_behind("", after, &mut |name| name < from || each(name))?;
+        Ok(true)
     }
 
     /// By one listing, which costs a round trip where four looks would cost four.
@@ -340,6 +394,14 @@ impl Visit for ObjectVisit<'_> {
 
     fn stage(&self, name: FinalName) -> Result<Box<dyn Draft + '_>, Error> {
         Ok(Box::new(ObjectDraft::new(Arc::clone(&self.shared), self.progress, name)))
+    }
+
+    fn stages_in_memory(&self) -> bool {
+        true
+    }
+
+    fn test(&self) -> Result<(), Error> {
+        self.shared.test_condition(self.progress)
     }
 
     /// What the storage has said is there is durable.
