@@ -24,7 +24,7 @@ use crate::wal::{SegmentReport, SegmentSize};
 const WATCH_EVERY: Duration = Duration::from_millis(100);
 /// Stack of a thread, in bytes: the buffers are on the heap.
 const STACK: usize = 1 << 20;
-/// How many files a thread may be ahead of the one whose turn it is, where a staged file takes no memory.
+/// How many files a thread may be ahead of the one whose turn it is, where one that waits takes no memory.
 const AHEAD: usize = 2;
 /// How many names are given before the directory is flushed.
 pub(super) const NAMED: usize = 16;
@@ -35,6 +35,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub(super) struct Running<'r> {
     pub(super) step: Step,
     pub(super) threads: usize,
+    /// A file that waits for its name takes memory.
+    pub(super) in_memory: bool,
     pub(super) bytes: &'r AtomicU64,
     pub(super) stop: &'r AtomicBool,
     /// The last file that the destination has with the source's contents.
@@ -110,7 +112,7 @@ impl Running<'_> {
     /// What ended the run. What had its name by then counts all the same, if the directory could be flushed.
     pub(super) fn run(&mut self, carrier: &Carrier<'_>, files: &[StoredName]) -> Result<(), Stop> {
         let threads = self.threads.clamp(1, files.len().max(1));
-        let ahead = threads * if carrier.destination.stages_in_memory() { 1 } else { AHEAD };
+        let ahead = threads * if self.in_memory { 1 } else { AHEAD };
         let (next, turn, stop) = (AtomicUsize::new(0), Turn::default(), self.stop);
         let (sender, receiver) = mpsc::channel();
         thread::scope(|scope| {

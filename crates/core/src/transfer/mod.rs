@@ -165,6 +165,7 @@ pub fn copy(
     let mut running = Running {
         step: Step { files_total: total, ..Step::default() },
         threads: way.threads,
+        in_memory: way.destination.holds_in_memory(),
         bytes: &bytes,
         stop: &stop,
         before: None,

@@ -2,9 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use super::endpoint::Endpoint;
-use super::refused::UrlError;
-use super::url::{Encryption, ObjectUrl, Proxy};
+use super::{Encryption, Endpoint, ObjectUrl, Proxy, UrlError};
 
 fn url(text: &str) -> ObjectUrl {
     text.parse().unwrap_or_else(|e| panic!("{text}: {e}"))
@@ -136,11 +134,8 @@ fn archives_that_are_one_or_lie_in_each_other_are_told_by_their_urls() {
     ] {
         let [a, b] = [first, second].map(|url| url.parse::<ObjectUrl>().unwrap());
         assert_eq!(a.relation(&b), expected, "{first} {second}");
-        let same = |url: &ObjectUrl| {
-            let mut hasher = std::collections::hash_map::DefaultHasher::new();
-            url.hash_place(&mut hasher);
-            std::hash::Hasher::finish(&hasher)
-        };
-        assert_eq!(same(&a) == same(&b), expected == Same, "{first} {second}");
+        assert_eq!(a.place() == b.place(), expected == Same, "{first} {second}");
+        assert_eq!(a.lies_in(&b), matches!(expected, Same | Inside), "{first} {second}");
+        assert_eq!(b.lies_in(&a), matches!(expected, Same | Outside), "{first} {second}");
     }
 }
