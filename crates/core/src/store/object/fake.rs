@@ -199,6 +199,20 @@ impl Fake {
         seen.iter().filter(|(m, target, _)| m == method && target.contains(part)).count()
     }
 
+    /// The same, of those with a header.
+    pub(super) fn count_with_header(&self, method: &str, part: &str, name: &str) -> usize {
+        let seen = &self.state.lock().unwrap().seen;
+        let fits = |(m, target, headers): &&(String, String, Headers)| {
+            m == method && target.contains(part) && header(headers, name).is_some()
+        };
+        seen.iter().filter(fits).count()
+    }
+
+    /// Gives an object other bytes, and leaves what it carries.
+    pub(super) fn change(&self, key: &str, bytes: &[u8]) {
+        self.state.lock().unwrap().objects.get_mut(key).unwrap().bytes = bytes.to_vec();
+    }
+
     /// Returns a header of the last request of a method.
     pub(super) fn header(&self, method: &str, name: &str) -> Option<String> {
         let state = self.state.lock().unwrap();

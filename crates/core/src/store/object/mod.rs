@@ -33,6 +33,8 @@ mod answer;
 #[cfg(test)]
 mod archive_tests;
 mod client;
+#[cfg(test)]
+mod copy_tests;
 mod credentials_file;
 mod draft;
 #[cfg(test)]
