@@ -2,6 +2,7 @@
 //!
 //! Both are carried as paths, by which messages name them. What is behind one is told by how it begins.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,8 +12,9 @@ use super::object::{Credentials, ObjectStore, Patience};
 use super::{Progress, Store, Visit};
 use crate::error::Error;
 use crate::server::settings;
+use crate::server::url::ObjectUrl;
 #[cfg(feature = "s3")]
-use crate::server::url::{ObjectUrl, Relation, UrlError};
+use crate::server::url::UrlError;
 
 /// What reaching an archive takes beside its location.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -32,13 +34,15 @@ pub fn is_url(location: &Path) -> bool {
     location.to_str().is_some_and(settings::is_url)
 }
 
-/// Returns a location as messages name it: a URL without its options.
+/// Returns what names a location in messages: a directory's path, and of a URL what tells the place from others. Of a
+/// URL that is not accepted, and may hold a secret, nothing is shown but that it is one.
 #[must_use]
-pub fn named(location: &Path) -> PathBuf {
-    match location.to_str().filter(|text| settings::is_url(text)) {
-        Some(url) => url.split(['?', '#']).next().unwrap_or(url).trim_end_matches('/').into(),
-        None => location.to_owned(),
+pub fn shown(location: &Path) -> Cow<'_, Path> {
+    if !is_url(location) {
+        return Cow::Borrowed(location);
     }
+    let url = location.to_string_lossy().parse::<ObjectUrl>();
+    Cow::Owned(url.map_or_else(|_| "the URL".into(), |url| url.name().into()))
 }
 
 /// Returns the location of a directory as an absolute path, and a URL as it is.
@@ -47,37 +51,6 @@ pub fn named(location: &Path) -> PathBuf {
 /// The working directory cannot be found.
 pub fn absolute(location: &Path) -> std::io::Result<PathBuf> {
     if is_url(location) { Ok(location.to_owned()) } else { std::path::absolute(location) }
-}
-
-/// What two archives have in common.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Overlap {
-    /// Both are one.
-    Same,
-    /// The first lies inside the second.
-    Inside,
-    /// The second lies inside the first.
-    Outside,
-}
-
-/// Returns what the archives of two URLs have in common, as far as the URLs tell.
-#[cfg(feature = "s3")]
-#[must_use]
-pub fn overlap(first: &Path, second: &Path) -> Option<Overlap> {
-    let url = |location: &Path| location.to_string_lossy().parse::<ObjectUrl>().ok();
-    match url(first)?.relation(&url(second)?) {
-        Relation::Apart => None,
-        Relation::Same => Some(Overlap::Same),
-        Relation::Inside => Some(Overlap::Inside),
-        Relation::Outside => Some(Overlap::Outside),
-    }
-}
-
-/// Without object storage there are no archives with URLs.
-#[cfg(not(feature = "s3"))]
-#[must_use]
-pub fn overlap(_: &Path, _: &Path) -> Option<Overlap> {
-    None
 }
 
 /// Returns the store of an archive, to read it or to bring files into it. Nothing is looked up yet.
@@ -123,4 +96,25 @@ fn bucket(location: &Path, access: &Access) -> Result<Box<dyn Store>, Error> {
 fn bucket(_: &Path, _: &Access) -> Result<Box<dyn Store>, Error> {
     let reason = "this program was built without object storage".to_owned();
     Err(Error::BadLocation { reason })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_location_is_named_without_what_may_be_secret() {
+        for (location, expected) in [
+            ("/mnt/archive", "/mnt/archive"),
+            ("s3://wal/main/?region=eu-central-1", "s3://wal/main"),
+            (
+                "s3://wal/main?region=r&endpoint=https://store.test",
+                "s3://wal/main?endpoint=https://store.test",
+            ),
+            ("s3://AKID:hunter2@wal/main", "the URL"),
+            ("s3://wal/main?secret_access_key=hunter2", "the URL"),
+        ] {
+            assert_eq!(shown(Path::new(location)), Path::new(expected));
+        }
+    }
 }

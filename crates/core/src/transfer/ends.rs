@@ -9,9 +9,10 @@ use thiserror::Error as ThisError;
 
 use super::{CopyError, First, Known, Way};
 use crate::error::{Action, Error};
+use crate::server::url::{ObjectUrl, Relation};
 use crate::store::identity::{self, Identity};
 use crate::store::listing::Walk;
-use crate::store::location::{self, Overlap};
+use crate::store::location;
 use crate::store::{Visit, admission};
 use crate::sys;
 use crate::sys::buffer::CHUNK;
@@ -61,13 +62,15 @@ pub fn apart(source: &Path, destination: &Path) -> Result<(), Apart> {
 }
 
 fn buckets_apart(source: &Path, destination: &Path) -> Result<(), Apart> {
-    let overlap = location::overlap(source, destination);
-    let (source, destination) = (location::named(source), location::named(destination));
-    Err(match overlap {
-        None => return Ok(()),
-        Some(Overlap::Same) => Apart::Same { source_path: source, destination },
-        Some(Overlap::Inside) => Apart::Inside { inner: source, outer: destination },
-        Some(Overlap::Outside) => Apart::Inside { inner: destination, outer: source },
+    let url = |location: &Path| location.to_string_lossy().parse::<ObjectUrl>();
+    // What is no URL of a bucket is refused when it is opened.
+    let (Ok(ours), Ok(theirs)) = (url(source), url(destination)) else { return Ok(()) };
+    let [source, destination] = [source, destination].map(|at| location::shown(at).into_owned());
+    Err(match ours.relation(&theirs) {
+        Relation::Apart => return Ok(()),
+        Relation::Same => Apart::Same { source_path: source, destination },
+        Relation::Inside => Apart::Inside { inner: source, outer: destination },
+        Relation::Outside => Apart::Inside { inner: destination, outer: source },
     })
 }
 

@@ -26,7 +26,7 @@ mod told;
 pub(super) fn start(arguments: &Copy) -> u8 {
     // Which of the two hangs cannot be told: several threads are in both.
     let [source, destination] =
-        [&arguments.source, &arguments.destination].map(|at| location::named(at));
+        [&arguments.source, &arguments.destination].map(|at| location::shown(at));
     let both = PathBuf::from(format!("{}\" or \"{}", source.display(), destination.display()));
     let common = &arguments.common;
     if !arguments.follow {
@@ -73,7 +73,7 @@ impl<'a> Job<'a> {
         };
         let source = absolute(&arguments.source)?;
         let destination = absolute(&arguments.destination)?;
-        let access = super::access(&arguments.common);
+        let access = arguments.common.access(None);
         let open = |location: &Path| location::open(location, &access).map_err(|e| of_error(&e));
         let stores = [open(&source)?, open(&destination)?];
         let (known, figures) = (Known::default(), Figures::default());
@@ -137,7 +137,8 @@ impl<'a> Job<'a> {
 
     /// Returns the two archives as messages name them.
     fn named(&self) -> (PathBuf, PathBuf) {
-        (location::named(&self.source), location::named(&self.destination))
+        let named = |location: &Path| location::shown(location).into_owned();
+        (named(&self.source), named(&self.destination))
     }
 
     /// Writes the figures, where that is asked for. Returns what went wrong.

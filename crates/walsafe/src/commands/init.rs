@@ -7,7 +7,7 @@ use walsafe_core::server::control::ControlFile;
 use walsafe_core::store::admission;
 use walsafe_core::store::directory::Directory;
 use walsafe_core::store::identity::Identity;
-use walsafe_core::store::location::{self, Access};
+use walsafe_core::store::location;
 use walsafe_core::wal::SegmentSize;
 use walsafe_core::wal::segment::Cluster;
 
@@ -35,7 +35,7 @@ pub(super) fn run(arguments: &Init, signs: &Signs) -> u8 {
 }
 
 fn print(arguments: &Init, cluster: &Cluster, created: bool) -> u8 {
-    let named = location::named(&arguments.destination);
+    let named = location::shown(&arguments.destination);
     let (mut output, destination) = (Output::new(), named.display());
     let identifier = cluster.system_identifier;
     if arguments.common.json {
@@ -62,10 +62,7 @@ fn print(arguments: &Init, cluster: &Cluster, created: bool) -> u8 {
 fn mark(arguments: &Init, cluster: &Cluster, signs: &Signs) -> Result<bool, Error> {
     let mode = arguments.file_mode.bits();
     if location::is_url(&arguments.destination) {
-        let access = Access {
-            data_directory: Some(arguments.pgdata.clone()),
-            ..super::access(&arguments.common)
-        };
+        let access = arguments.common.access(Some(&arguments.pgdata));
         let store = location::open(&arguments.destination, &access)?;
         let visit = store.visit(&signs.steps)?;
         return admission::init(&*visit, cluster, mode);

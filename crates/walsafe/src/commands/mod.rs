@@ -6,11 +6,11 @@ use std::path::Path;
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use walsafe_core::archive::Notice;
-use walsafe_core::error::{self, Activity, Error};
+use walsafe_core::error::{Access, Activity, Error};
 use walsafe_core::prove::finding::Finding;
 use walsafe_core::prove::verify::{Commit, VerifyError};
 use walsafe_core::store::access::Asker;
-use walsafe_core::store::location::Access;
+use walsafe_core::store::location;
 use walsafe_core::wal::timeline::Run;
 
 use crate::arguments::{Command, Common, Program};
@@ -76,14 +76,9 @@ pub(crate) fn run(arguments: &[OsString]) -> u8 {
     }
 }
 
-/// Returns what reaching an archive takes.
-fn access(common: &Common) -> Access {
-    Access { stall_timeout: common.timeout(), ..Access::default() }
-}
-
 /// Runs a command that uses an archive, and gives up when nothing moves there any more.
 fn watched(archive: &Path, common: &Common, command: impl FnOnce(&Signs) -> u8) -> u8 {
-    match watchdog::watch(archive, common.timeout(), command) {
+    match watchdog::watch(&location::shown(archive), common.timeout(), command) {
         Ok(status) => status,
         Err(lost) => given_up(lost),
     }
@@ -151,7 +146,7 @@ fn complaint(error: &Error) -> Complaint {
 
 /// Says who may do what was refused, if the error is a matter of permission.
 fn denied(error: &Error) -> Option<Complaint> {
-    let error::Access { found, advice } = Asker::check(None).explain(error)?;
+    let Access { found, advice } = Asker::check(None).explain(error)?;
     let detail = format!("{} {found}", error.detail());
     Some(Complaint::new(error.to_string()).detail(detail).hint(advice))
 }
@@ -167,7 +162,7 @@ fn unverified(error: &VerifyError) -> Complaint {
         VerifyError::Archive(error) => complaint(error),
         VerifyError::Nothing { path } => Complaint::new(error.to_string())
             .detail(format!("\"{}\".", path.display()))
-            .hint(error::ErrorKind::NothingThere.hint(Activity::Checking)),
+            .hint(walsafe_core::error::ErrorKind::NothingThere.hint(Activity::Checking)),
         VerifyError::Cancelled => Complaint::new(error.to_string()),
     }
 }

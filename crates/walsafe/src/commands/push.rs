@@ -2,7 +2,7 @@
 
 use walsafe_core::archive::push::{self, PushError, Pushed, Trouble};
 use walsafe_core::server::held::Held;
-use walsafe_core::store::location::{self, Access};
+use walsafe_core::store::location;
 use walsafe_core::store::{identity, lag};
 use walsafe_core::wal::name::FileName;
 use walsafe_core::words::count;
@@ -46,10 +46,7 @@ fn attempt(arguments: &Push, signs: &Signs) -> Result<(Held, Pushed), Complaint>
     }
     let steps = &signs.steps;
     let held = Held::read(&arguments.pgdata).map_err(|e| complaint(&e))?;
-    let access = Access {
-        data_directory: Some(arguments.pgdata.clone()),
-        ..super::access(&arguments.common)
-    };
+    let access = arguments.common.access(Some(&arguments.pgdata));
     let (cluster, compression) = (held.cluster, arguments.compression);
     let plan = push::plan(&arguments.pgdata, destination, cluster, compression, access, steps)
         .map_err(|e| refusal(&e))?;
@@ -101,7 +98,7 @@ fn troubles(pushed: &Pushed) -> Vec<String> {
 }
 
 fn summary(arguments: &Push, held: &Held, pushed: &Pushed) -> String {
-    let destination = location::named(&arguments.destination);
+    let destination = location::shown(&arguments.destination);
     let destination = destination.display();
     let pieces = ranges(&pushed.files).join(", ");
     match (pushed.files.len(), status(pushed)) {
@@ -158,7 +155,7 @@ fn json(arguments: &Push, held: &Held, pushed: &Pushed) -> serde_json::Value {
         .collect();
     let missing: Vec<_> = pushed.missing.iter().map(run_json).collect();
     serde_json::json!({
-        "destination": location::named(&arguments.destination).display().to_string(),
+        "destination": location::shown(&arguments.destination).display().to_string(),
         "data_directory": arguments.pgdata.display().to_string(),
         "system_identifier": held.cluster.system_identifier.to_string(),
         "timeline": held.timeline,

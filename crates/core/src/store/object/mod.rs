@@ -280,26 +280,26 @@ impl ObjectVisit<'_> {
         }
     }
 
-    /// Calls `each` with every name that begins so.
-    fn names(&self, begin: &str, each: &mut dyn FnMut(&str)) -> Result<(), Error> {
-        self.names_behind(begin, None, &mut |name| {
+    /// Calls `each` with every name that begins so and comes behind a text.
+    fn names(&self, begin: &str, behind: &str, each: &mut dyn FnMut(&str)) -> Result<(), Error> {
+        self.names_while(begin, behind, &mut |name| {
             each(name);
             true
         })
     }
 
-    /// Calls `each` with every name that begins so and comes behind another one, until it returns `false`.
-    fn names_behind(
+    /// The same, until `each` returns `false`.
+    fn names_while(
         &self,
         begin: &str,
-        after: Option<&str>,
+        behind: &str,
         each: &mut dyn FnMut(&str) -> bool,
     ) -> Result<(), Error> {
         let failed =
             |refusal| self.shared.failed(Action::ListObjects, &self.shared.location, refusal);
         let directory = self.shared.client.url().directory();
         let prefix = format!("{directory}{begin}");
-        let mut after = after.map(|after| format!("{directory}{after}"));
+        let mut after = (!behind.is_empty()).then(|| format!("{directory}{behind}"));
         loop {
             let page = self.page(&prefix, after.as_deref()).map_err(failed)?;
             let mut last = after.clone();
@@ -376,21 +376,25 @@ impl Visit for ObjectVisit<'_> {
     }
 
     fn list(&self, each: &mut dyn FnMut(&str)) -> Result<(), Error> {
-        self.names("", each)
+        self.names("", "", each)
+    }
+
+    fn list_behind(&self, text: &str, each: &mut dyn FnMut(&str)) -> Result<bool, Error> {
+        self.names("", text, each).map(|()| text.is_empty())
     }
 
     fn list_from(&self, from: &str, each: &mut dyn FnMut(&str) -> bool) -> Result<bool, Error> {
         // A listing begins behind a name: this one comes before all that begin with the same characters.
         let mut chars = from.chars();
-        let after = chars.next_back().map(|_| chars.as_str());
-        self.names_behind("", after, &mut |name| name < from || each(name))?;
+        chars.next_back();
+        self.names_while("", chars.as_str(), &mut |name| name < from || each(name))?;
         Ok(true)
     }
 
     /// By one listing, which costs a round trip where four looks would cost four.
     fn encodings(&self, name: &FileName) -> Result<Vec<Codec>, Error> {
         let mut there = Vec::new();
-        self.names(&name.to_string(), &mut |stored| {
+        self.names(&name.to_string(), "", &mut |stored| {
             let parsed = StoredName::parse(stored).ok().filter(|stored| stored.name == *name);
             there.extend(parsed.map(|stored| stored.codec));
         })?;
