@@ -25,9 +25,13 @@ mod told;
 /// Runs the command and returns its exit status.
 pub(super) fn start(arguments: &Copy) -> u8 {
     // Which of the two hangs cannot be told: several threads are in both.
-    let [source, destination] =
-        [&arguments.source, &arguments.destination].map(|at| location::shown(at));
-    let both = PathBuf::from(format!("{}\" or \"{}", source.display(), destination.display()));
+    let [source, destination] = [&arguments.source, &arguments.destination];
+    let shown = |location: &Path| location::shown(location).display().to_string();
+    let both = match is_url(source) || is_url(destination) {
+        true => format!("one of {} and {}", shown(source), shown(destination)),
+        false => format!("{}\" or \"{}", source.display(), destination.display()),
+    };
+    let both = PathBuf::from(both);
     let common = &arguments.common;
     if !arguments.follow {
         return watched(&both, common, |signs| once(arguments, signs));

@@ -10,7 +10,6 @@ use walsafe_core::error::{Access, Activity, Error};
 use walsafe_core::prove::finding::Finding;
 use walsafe_core::prove::verify::{Commit, VerifyError};
 use walsafe_core::store::access::Asker;
-use walsafe_core::store::location;
 use walsafe_core::wal::timeline::Run;
 
 use crate::arguments::{Command, Common, Program};
@@ -78,7 +77,7 @@ pub(crate) fn run(arguments: &[OsString]) -> u8 {
 
 /// Runs a command that uses an archive, and gives up when nothing moves there any more.
 fn watched(archive: &Path, common: &Common, command: impl FnOnce(&Signs) -> u8) -> u8 {
-    match watchdog::watch(&location::shown(archive), common.timeout(), command) {
+    match watchdog::watch(archive, common.timeout(), command) {
         Ok(status) => status,
         Err(lost) => given_up(lost),
     }
