@@ -231,7 +231,7 @@ impl<'r> Archive<'r> {
     }
 
     pub(super) fn path(&self) -> &Path {
-        self.visit.location()
+        self.visit.known_as()
     }
 
     /// Returns whether the archive has an identity file.

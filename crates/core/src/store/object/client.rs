@@ -214,14 +214,27 @@ impl Client {
                     Duration::ZERO
                 }
                 Err(failure) if answer::may_pass(&failure) => {
-                    pauses.next(None).ok_or_else(|| answer::refusal(&failure))?
+                    pauses.next(None).ok_or_else(|| self.refusal(&failure))?
                 }
-                Err(failure) => return Err(answer::refusal(&failure)),
+                Err(failure) => return Err(self.refusal(&failure)),
             };
             fresh = true;
             thread::sleep(pause);
             self.counts.retries.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Words the lack of an answer. Where the bucket's name stands before the server's, DNS and the certificate must
+    /// know of that.
+    fn refusal(&self, failure: &Failure) -> Refusal {
+        let mut refusal = answer::refusal(failure);
+        let is_before = self.url.endpoint.is_some() && !self.url.is_path_style();
+        if is_before && matches!(failure, Failure::Unknown { .. } | Failure::Certificate { .. }) {
+            refusal.text.push_str(
+                "; if there is no such name for each bucket of the server, add style=path to the URL",
+            );
+        }
+        refusal
     }
 
     fn attempt(
