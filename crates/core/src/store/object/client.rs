@@ -306,7 +306,7 @@ impl Client {
             "user-agent".to_owned(),
             concat!("walsafe/", env!("CARGO_PKG_VERSION")).to_owned(),
         ));
-        if ask.asked == Asked::Read {
+        if ask.asked != Asked::Publish {
             headers.push(("cache-control".to_owned(), "no-cache".to_owned()));
         }
         let body = ask.payload.map(Payload::len);
