@@ -6,9 +6,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use reqsign_core::{Error, HttpSend, Result};
 
-use super::endpoint::Endpoint;
-use super::url::Proxy;
 use super::wire::{Begun, Dial, Head, Lines, Trust, Via};
+use crate::server::url::Endpoint;
+use crate::server::url::Proxy;
 
 /// How long metadata may take: a machine without any answers nothing at all.
 const PATIENCE: Duration = Duration::from_secs(2);

@@ -8,7 +8,7 @@ use super::head::{header, read_head};
 use super::line::Line;
 use super::lines::Lines;
 use super::{Failure, Via};
-use crate::store::object::endpoint::Endpoint;
+use crate::server::url::Endpoint;
 
 /// What of a request comes before its body.
 pub(in crate::store::object) struct Head {
