@@ -23,6 +23,7 @@ use walsafe_core::server::settings::{CheckWal, Destination, FileMode, FsyncPolic
 use walsafe_core::store::Progress;
 use walsafe_core::store::directory::Staging;
 use walsafe_core::store::directory::temporary::Owner;
+use walsafe_core::store::location::Access;
 use walsafe_core::sys::buffer::Buffer;
 use walsafe_core::wal::SegmentSize;
 use walsafe_core::wal::name::FileName;
@@ -43,6 +44,7 @@ fn plan(archive: &Path, data: &Path, compression: Compression) -> Plan {
         known: KnownDestinations::of(data),
         owner: Owner::this_process(),
         staging: Staging::Unnamed,
+        access: Access::default(),
     }
 }
 
@@ -94,7 +96,7 @@ fn main() {
                                 let name = FileName::new(name).unwrap();
                                 let job = Job { name, source: source.clone() };
                                 let progress = Progress::default();
-                                archive_file(&plan, &store, &seam, &job, &mut buffer, &progress)
+                                archive_file(&plan, &*store, &seam, &job, &mut buffer, &progress)
                                     .unwrap();
                             }
                         });

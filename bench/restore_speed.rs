@@ -29,6 +29,7 @@ use walsafe_core::server::settings::{CheckWal, Destination, FileMode, FsyncPolic
 use walsafe_core::store::Progress;
 use walsafe_core::store::directory::Staging;
 use walsafe_core::store::directory::temporary::Owner;
+use walsafe_core::store::location::Access;
 use walsafe_core::sys::buffer::Buffer;
 use walsafe_core::wal::name::FileName;
 use walsafe_core::wal::segment::Cluster;
@@ -55,13 +56,14 @@ fn archive(source: &Path, archive: &Path, data: &Path, compression: Compression)
         known: KnownDestinations::of(data),
         owner: Owner::this_process(),
         staging: Staging::Unnamed,
+        access: Access::default(),
     };
     let (store, seam, mut buffer) = (plan.store(), Seam::default(), Buffer::large().unwrap());
     let mut names = Vec::new();
     for source in files {
         let text = source.file_name().unwrap().to_str().unwrap().to_owned();
         let job = Job { name: FileName::new(&text).unwrap(), source };
-        archive_file(&plan, &store, &seam, &job, &mut buffer, &Progress::default()).unwrap();
+        archive_file(&plan, &*store, &seam, &job, &mut buffer, &Progress::default()).unwrap();
         names.push(text);
     }
     names

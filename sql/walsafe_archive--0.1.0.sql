@@ -23,6 +23,9 @@ CREATE FUNCTION walsafe_archive_stat(
     OUT pg_wal_free_bytes bigint,
     OUT damaged_count bigint,
     OUT complete_from text,
+    OUT requests bigint,
+    OUT retries bigint,
+    OUT throttled bigint,
     OUT stats_reset double precision)
 RETURNS SETOF record
 AS 'MODULE_PATHNAME', 'walsafe_archive_stat_wrapper'
@@ -54,13 +57,16 @@ SELECT
     pg_wal_free_bytes,
     damaged_count,
     complete_from,
+    requests,
+    retries,
+    throttled,
     to_timestamp(stats_reset) AS stats_reset
 FROM walsafe_archive_stat();
 
 COMMENT ON VIEW walsafe_archive_status IS
     'what the archiver does in each destination, how far behind that is, and why it fails';
 COMMENT ON COLUMN walsafe_archive_status.destination IS
-    'an archive directory in use; null if none is';
+    'an archive in use, by its path or URL; null if none is';
 COMMENT ON COLUMN walsafe_archive_status.state IS
     'ok, starting, failing, waiting (the directory is not there), misconfigured, standby or unconfigured';
 COMMENT ON COLUMN walsafe_archive_status.last_archived_wal IS
@@ -101,6 +107,12 @@ COMMENT ON COLUMN walsafe_archive_status.damaged_count IS
     'damaged files that were archived, under check_wal = records';
 COMMENT ON COLUMN walsafe_archive_status.complete_from IS
     'the file that the archive began with: from there on it has all; null if that is not known';
+COMMENT ON COLUMN walsafe_archive_status.requests IS
+    'requests to object storage; null for a directory';
+COMMENT ON COLUMN walsafe_archive_status.retries IS
+    'of those, the requests that were sent once more';
+COMMENT ON COLUMN walsafe_archive_status.throttled IS
+    'of those, the requests that the storage called too many';
 COMMENT ON COLUMN walsafe_archive_status.stats_reset IS
     'when walsafe_archive_reset() last set the counts to zero; null if never';
 

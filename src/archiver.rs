@@ -15,6 +15,7 @@ use walsafe_core::server::settings::{Destination, Settings};
 use walsafe_core::server::together;
 use walsafe_core::store::directory::Staging;
 use walsafe_core::store::directory::temporary::Owner;
+use walsafe_core::store::location::Access;
 use walsafe_core::wal::name::FileName;
 use walsafe_core::wal::segment::Cluster;
 
@@ -195,6 +196,9 @@ impl Archiver {
         for (there, last) in self.pools.ahead() {
             self.watch.is_ahead(there, last);
         }
+        for (there, requests) in self.pools.requests() {
+            self.watch.has_asked(there, requests);
+        }
         self.watch.write();
         ended
     }
@@ -317,5 +321,7 @@ fn plan(settings: &Settings, destination: &Destination) -> Plan {
         known: KnownDestinations::of(settings::data_directory()),
         owner: Owner::this_process(),
         staging: Staging::Unnamed,
+        // A directory has no part in these, and keeps its results when one of them changes.
+        access: if destination.is_url() { settings::access(settings) } else { Access::default() },
     }
 }

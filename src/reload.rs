@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use std::ffi::{CStr, c_char};
 
 use pgrx::{PgSqlErrorCode, pg_sys};
-use walsafe_core::server::settings::{Kind, PREFIX, TABLE};
+use walsafe_core::server::settings::{Kind, PREFIX, TABLE, shown};
 
 use crate::raised::catch_in_archiver;
 use crate::report::Report;
@@ -97,7 +97,7 @@ pub(crate) fn refused_in_files() -> Option<String> {
         Some(format!(
             "\"{}\" is set to \"{}\", which is refused{}",
             setting.name.to_string_lossy(),
-            value.to_string_lossy(),
+            shown(&value.to_string_lossy()),
             reason.unwrap_or_default()
         ))
     })

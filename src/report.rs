@@ -154,6 +154,17 @@ pub(crate) unsafe fn set_check_detail(text: &str) {
     unsafe { pg_sys::GUC_check_errdetail_string = detail };
 }
 
+/// Sets the server's own message about a refused setting (`GUC_check_errmsg`).
+///
+/// # Safety
+/// Called by a check hook, in the server's main thread.
+pub(crate) unsafe fn set_check_message(text: &str) {
+    // SAFETY: as the caller promises.
+    let message = unsafe { elog_string(text) };
+    // SAFETY: only the main thread uses the variable.
+    unsafe { pg_sys::GUC_check_errmsg_string = message };
+}
+
 /// Sets the DETAIL of the server's "archiving is not configured" (`arch_module_check_errdetail`).
 ///
 /// # Safety

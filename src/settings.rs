@@ -12,9 +12,10 @@ use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PgSqlErrorCode};
 use pgrx::{pg_guard, pg_sys};
 use walsafe_core::error::Error;
 use walsafe_core::server::settings::{
-    Choice, Destinations, FsyncPolicy, Kind, PREFIX, Setting, Settings, TABLE, Unit,
+    self, Choice, Destinations, FsyncPolicy, Kind, PREFIX, Setting, Settings, TABLE, Unit,
 };
 use walsafe_core::server::together;
+use walsafe_core::store::location::Access;
 use walsafe_core::wal::SegmentSize;
 use walsafe_core::words;
 
@@ -46,6 +47,15 @@ pub(crate) fn current() -> Result<Settings, Error> {
         return Err(Error::NotConfigured);
     }
     Settings::read(value, data_directory()).map_err(|reason| Error::BadSetting { reason })
+}
+
+/// Returns what reaching object storage takes.
+pub(crate) fn access(settings: &Settings) -> Access {
+    Access {
+        credentials_file: settings.credentials_file.clone(),
+        data_directory: Some(data_directory().to_owned()),
+        stall_timeout: settings.stall_timeout,
+    }
 }
 
 /// Returns whether there is a destination.
@@ -231,23 +241,29 @@ fn check(
     let detail = words::sentence(&reason);
     // SAFETY: the server calls check hooks in its main thread.
     unsafe { report::set_check_detail(&detail) };
+    if settings::holds_secret(&given.to_string_lossy()) {
+        // SAFETY: the server calls check hooks in its main thread.
+        unsafe { report::set_check_message(&refused_message(setting, given)) };
+    }
     if is_reload_in_archiver() {
         if setting.name == DESTINATION {
             archiver::note_destinations();
         }
         Report {
             code: PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
-            message: format!(
-                "invalid value for parameter \"{}\": \"{}\"",
-                setting.name.to_string_lossy(),
-                given.to_string_lossy()
-            ),
+            message: refused_message(setting, given),
             detail,
             hint: in_use(setting),
         }
         .warn();
     }
     false
+}
+
+/// Says that a value is refused, as the server does, and repeats no secret.
+fn refused_message(setting: &Setting, given: &CStr) -> String {
+    let (name, given) = (setting.name.to_string_lossy(), given.to_string_lossy());
+    format!("invalid value for parameter \"{name}\": \"{}\"", settings::shown(&given))
 }
 
 /// Returns why a list is refused that a session's command sets, if two of its directories turn out to be one.

@@ -61,6 +61,9 @@ fn walsafe_archive_stat() -> TableIterator<
         name!(pg_wal_free_bytes, Option<i64>),
         name!(damaged_count, Option<i64>),
         name!(complete_from, Option<String>),
+        name!(requests, Option<i64>),
+        name!(retries, Option<i64>),
+        name!(throttled, Option<i64>),
         name!(stats_reset, Option<f64>),
     ),
 > {
@@ -86,6 +89,8 @@ fn walsafe_archive_stat() -> TableIterator<
     let rows = rows.into_iter().zip(backlogs).map(move |((state, counted), backlog)| {
         let (stats, reset_at) = counted.unzip();
         let count = |field: fn(&Stats) -> u64| stats.as_ref().map(|s| big(field(s)));
+        let asked = stats.as_ref().filter(|s| s.by_requests != 0);
+        let requests = |field: fn(&Stats) -> u64| asked.map(|s| big(field(s)));
         let milliseconds = |field: fn(&Stats) -> u64| stats.as_ref().map(|s| field(s) as f64 / 1e3);
         let time = |field: fn(&Stats) -> u64| stats.as_ref().and_then(|s| seconds(field(s)));
         let text = |field: fn(&Stats) -> &String| {
@@ -118,6 +123,9 @@ fn walsafe_archive_stat() -> TableIterator<
             pg_wal.map(|space| big(space.free)),
             count(|s| s.damaged),
             text(|s| &s.complete_from),
+            requests(|s| s.requests),
+            requests(|s| s.retries),
+            requests(|s| s.throttled),
             reset_at.and_then(seconds),
         )
     });

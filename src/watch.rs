@@ -2,12 +2,14 @@
 //! `walsafe_core::server::stats`).
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use walsafe_core::archive::{Level, Notice, Receipt};
 use walsafe_core::error::{Error, ErrorKind};
 use walsafe_core::server::settings::{Destination, Destinations};
 use walsafe_core::server::stats::{Stats, StatsFile};
+use walsafe_core::store::Requests;
 use walsafe_core::wal::name::SegmentName;
 
 use crate::settings;
@@ -25,6 +27,8 @@ pub(crate) struct Watch {
     file: Option<StatsFile>,
     /// Of the destinations in use, in their order.
     records: Vec<Stats>,
+    /// How many requests to each were counted so far, by its name.
+    asked: BTreeMap<String, Requests>,
 }
 
 impl Watch {
@@ -108,6 +112,17 @@ impl Watch {
             ErrorKind::DestinationMissing => WAITING,
             _ => FAILING,
         };
+    }
+
+    /// Counts the requests to a destination. `now` counts from zero again with each change of the settings.
+    pub(crate) fn has_asked(&mut self, destination: &Destination, now: Requests) {
+        let before = self.asked.insert(name(destination).into_owned(), now).unwrap_or_default();
+        let Some(stats) = self.of(destination) else { return };
+        stats.by_requests = 1;
+        let before = if now.sent < before.sent { Requests::default() } else { before };
+        stats.requests += now.sent - before.sent;
+        stats.retries += now.retries.saturating_sub(before.retries);
+        stats.throttled += now.throttled.saturating_sub(before.throttled);
     }
 
     /// Notes how far a destination is ahead of another one.

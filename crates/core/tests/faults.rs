@@ -21,7 +21,8 @@ use walsafe_core::archive::{Job, Receipt, Seam, archive_file};
 use walsafe_core::encoding::codec::Codec;
 use walsafe_core::error::{Error, ErrorKind};
 use walsafe_core::store::Progress;
-use walsafe_core::store::directory::{Directory, Staging};
+use walsafe_core::store::Store;
+use walsafe_core::store::directory::Staging;
 use walsafe_core::sys::buffer::Buffer;
 use walsafe_core::sys::fault::{Effect, Fault, Op, Plan};
 
@@ -69,7 +70,7 @@ struct Trial {
     world: World,
     job: Job,
     /// One for a fault and for the try after it, as in a pool: what it remembers must not fail that.
-    store: RefCell<Directory>,
+    store: RefCell<Box<dyn Store>>,
     path: PathBuf,
     /// The bytes that the archive is to hold.
     stored: Vec<u8>,
@@ -116,7 +117,7 @@ impl Trial {
         let is_long = self.stored.len() > 2 * SEGMENT;
         let buffer = if is_long { Buffer::large() } else { Buffer::new() };
         let (mut buffer, progress) = (buffer.unwrap(), Progress::default());
-        let store = &*self.store.borrow();
+        let store = &**self.store.borrow();
         let seam = Seam::default();
         let result =
             archive_file(&self.world.plan, store, &seam, &self.job, &mut buffer, &progress);

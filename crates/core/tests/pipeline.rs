@@ -39,7 +39,7 @@ fn long(codec: &str) -> (World, Job) {
 /// Archives as a worker does, with all its memory.
 fn run(world: &World, job: &Job) -> Result<Receipt, Error> {
     let (plan, seam, progress) = (&world.plan, Seam::default(), Progress::default());
-    archive_file(plan, &plan.store(), &seam, job, &mut Buffer::large().unwrap(), &progress)
+    archive_file(plan, &*plan.store(), &seam, job, &mut Buffer::large().unwrap(), &progress)
 }
 
 fn writers() -> usize {
@@ -60,7 +60,7 @@ fn reading_goes_on_while_a_write_is_under_way_and_stops_when_the_memory_is_full(
             let run = scope.spawn(|| {
                 let (plan, mut buffer) = (&world.plan, Buffer::large().unwrap());
                 let seam = Seam::default();
-                archive_file(plan, &plan.store(), &seam, &job, &mut buffer, &progress).is_ok()
+                archive_file(plan, &*plan.store(), &seam, &job, &mut buffer, &progress).is_ok()
             });
             wait_until("the write", || faults.hits() == 1);
             let reads = || faults.calls().iter().filter(|op| **op == Op::Read).count();

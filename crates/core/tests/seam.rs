@@ -357,7 +357,7 @@ fn one_segment_is_read_for_each_start() {
         let job: Job = world.wal(&at(n as u64), segment(n));
         let (mut buffer, progress) = (Buffer::new().unwrap(), Progress::default());
         let store = world.plan.store();
-        let result = archive_file(&world.plan, &store, &seam, &job, &mut buffer, &progress);
+        let result = archive_file(&world.plan, &*store, &seam, &job, &mut buffer, &progress);
         fs::remove_file(&job.source).unwrap();
         result
     };

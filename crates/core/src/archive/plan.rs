@@ -1,6 +1,6 @@
 //! What is to be archived, how, and what came of it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::notice::Notice;
 use crate::encoding::codec::Compression;
@@ -11,6 +11,7 @@ use crate::server::settings::{CheckWal, Destination, FileMode, FsyncPolicy};
 use crate::store::directory::temporary::Owner;
 use crate::store::directory::{Directory, Staging};
 use crate::store::identity::Identity;
+use crate::store::location::{self, Access};
 use crate::store::{Progress, Store, StoredName, Visit, admission};
 use crate::sys::Space;
 use crate::wal::SegmentReport;
@@ -20,7 +21,7 @@ use crate::wal::segment::Cluster;
 /// Everything that decides how files are archived; the same for all files until a setting changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
-    /// The archive directory.
+    /// The archive.
     pub destination: Destination,
     /// What is flushed before success.
     pub fsync_policy: FsyncPolicy,
@@ -40,18 +41,23 @@ pub struct Plan {
     pub owner: Owner,
     /// How files are kept out of sight.
     pub staging: Staging,
+    /// What reaching object storage takes.
+    pub access: Access,
 }
 
 impl Plan {
     /// Returns the store that files are archived to. It remembers what its file system cannot do, so one
     /// store is used for many files.
     #[must_use]
-    pub fn store(&self) -> Directory {
+    pub fn store(&self) -> Box<dyn Store> {
+        if self.destination.is_url() {
+            return location::open_later(Path::new(self.destination.given()), &self.access);
+        }
         let store = Directory::new(self.destination.path(), self.owner.clone(), self.staging);
-        match self.fsync_policy {
+        Box::new(match self.fsync_policy {
             FsyncPolicy::Full => store,
             FsyncPolicy::File | FsyncPolicy::None => store.without_directory_flush(),
-        }
+        })
     }
 
     /// Goes to the archive, and makes sure that it is this cluster's.

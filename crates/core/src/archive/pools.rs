@@ -17,6 +17,7 @@ use super::pool::{Answer, Group, Pool};
 use super::{Job, Plan};
 use crate::error::{Action, Error};
 use crate::server::settings::Destination;
+use crate::store::Requests;
 use crate::wal::name::SegmentName;
 
 /// The pools of the destinations in use, and those of earlier settings that are still busy.
@@ -76,6 +77,11 @@ impl Pools {
     /// server was not told so: another destination lacks it.
     pub fn ahead(&self) -> impl Iterator<Item = (&Destination, Option<SegmentName>)> {
         self.pools.iter().map(|pool| (&pool.plan().destination, pool.last_ahead()))
+    }
+
+    /// Returns for each destination that is spoken to by requests how many there were since its pool was made.
+    pub fn requests(&self) -> impl Iterator<Item = (&Destination, Requests)> {
+        self.pools.iter().filter_map(|pool| Some((&pool.plan().destination, pool.requests()?)))
     }
 
     fn forget_ended(&mut self) {
@@ -279,7 +285,8 @@ impl Call<'_> {
 
     /// Returns how long nothing has moved in a pool of earlier settings that is busy in the same destination.
     fn retired_at(&self, pool: &Pool) -> Option<Duration> {
-        let same = |other: &&Pool| other.plan().destination == pool.plan().destination;
+        let same =
+            |other: &&Pool| other.plan().destination.path() == pool.plan().destination.path();
         self.pools.retired.iter().filter(same).filter_map(Pool::busy).max()
     }
 

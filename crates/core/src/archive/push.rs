@@ -25,6 +25,7 @@ use crate::store::directory::temporary::Owner;
 use crate::store::directory::{Directory, Staging};
 use crate::store::identity::{self, Identity};
 use crate::store::lag::{Archived, Judge, Refusal};
+use crate::store::location::Access;
 use crate::store::{Progress, Store, mode};
 use crate::sys::buffer::Buffer;
 use crate::wal::Lsn;
@@ -101,6 +102,7 @@ pub fn plan(
         known: KnownDestinations::only_read(data_directory),
         owner: Owner::this_process(),
         staging: Staging::Unnamed,
+        access: Access::default(),
     })
 }
 
@@ -177,7 +179,7 @@ pub fn push(
     let mut run = Running {
         plan,
         held,
-        store: &store,
+        store: &*store,
         seam: Seam::default(),
         progress,
         buffer: Buffer::large().map_err(reserve)?,
@@ -229,7 +231,7 @@ pub fn push_history(
     let reserve = |e| Error::io(Action::ReserveMemory, plan.destination.path(), e);
     let mut buffer = Buffer::new().map_err(reserve)?;
     let job = Job { name, source: path };
-    let result = archive_alone(plan, &store, &Seam::default(), &job, &mut buffer, progress);
+    let result = archive_alone(plan, &*store, &Seam::default(), &job, &mut buffer, progress);
     let mut pushed = Pushed::default();
     pushed.note(job.name, result);
     Ok(pushed)

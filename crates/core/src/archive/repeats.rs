@@ -161,6 +161,7 @@ mod tests {
             verify: false,
             stall_timeout: None,
             min_free_space: 0,
+            credentials_file: None,
         }
     }
 

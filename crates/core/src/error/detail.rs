@@ -36,7 +36,9 @@ impl fmt::Display for Detail<'_> {
                 let id = refusal.request_id.as_ref();
                 id.map_or(Ok(()), |id| write!(f, " The request's number is {id}."))
             }
-            Error::BadSetting { reason } | Error::BadLocation { reason } => f.write_str(&words::sentence(reason)),
+            Error::BadSetting { reason } | Error::BadLocation { reason } => {
+                f.write_str(&words::sentence(reason))
+            }
             Error::NotConfigured => f.write_str("\"walsafe_archive.destination\" is empty."),
             Error::SourceNotAFile { path, found } | Error::NotAFile { path, found } => {
                 write!(f, "\"{}\" is {found}.", path.display())

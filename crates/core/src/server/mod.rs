@@ -12,4 +12,5 @@ pub mod settings;
 pub mod source;
 pub mod stats;
 pub mod together;
+pub mod url;
 pub mod users;

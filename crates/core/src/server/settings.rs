@@ -10,7 +10,8 @@ use std::str::FromStr;
 use thiserror::Error;
 
 pub use self::destination::{
-    Destination, DestinationError, Destinations, DestinationsError, MOST_DESTINATIONS, is_url,
+    Destination, DestinationError, Destinations, DestinationsError, MOST_DESTINATIONS,
+    holds_secret, is_url, shown,
 };
 pub use self::table::{Choice, Kind, PREFIX, Setting, Settings, TABLE, Unit};
 

@@ -7,8 +7,8 @@
 //!
 //! Layout, little-endian: `magic` (8 bytes) and the number of records (8 bytes); for each record the fields of
 //! [`Stats`] in order, numbers in 8 bytes each, texts in a field of fixed size after a length of 2 bytes; and a
-//! CRC-32C of all of that. What follows is left from a longer list, and does not count. An earlier version had
-//! another magic, and a single record.
+//! CRC-32C of all of that. What follows is left from a longer list, and does not count. Earlier versions had
+//! another magic, and other fields.
 
 use std::fs::File;
 use std::io;
@@ -28,9 +28,9 @@ pub const FILE_NAME: &str = "walsafe_archive.stat";
 /// Name of the file of the last reset, in `pg_stat_tmp`.
 pub const RESET_NAME: &str = "walsafe_archive.reset";
 
-const MAGIC: &[u8; 8] = b"walsafe2";
+const MAGIC: &[u8; 8] = b"walsafe3";
 /// Numbers of a record.
-const NUMBERS: usize = 15;
+const NUMBERS: usize = 19;
 /// Room for each text of a record.
 const ROOM: [usize; 6] = [1024, 64, 64, 1024, 64, 64];
 const TEXT_LEN: usize = ROOM[0] + ROOM[1] + ROOM[2] + ROOM[3] + ROOM[4] + ROOM[5] + 2 * ROOM.len();
@@ -73,6 +73,14 @@ pub struct Stats {
     pub free_known: u64,
     /// In the file of a reset, its time; 0 in the archiver's own file.
     pub reset_at: u64,
+    /// Whether the destination is spoken to by requests (1), which the next three count.
+    pub by_requests: u64,
+    /// Requests.
+    pub requests: u64,
+    /// Those that were sent once more.
+    pub retries: u64,
+    /// Those that the storage called too many.
+    pub throttled: u64,
     /// The destination.
     pub destination: String,
     /// The last file that was archived.
@@ -107,6 +115,10 @@ impl Stats {
             &mut self.free_bytes,
             &mut self.free_known,
             &mut self.reset_at,
+            &mut self.by_requests,
+            &mut self.requests,
+            &mut self.retries,
+            &mut self.throttled,
         ]
     }
 
@@ -171,6 +183,9 @@ impl Stats {
             (&mut self.stored_bytes, reset.stored_bytes),
             (&mut self.busy_us, reset.busy_us),
             (&mut self.damaged, reset.damaged),
+            (&mut self.requests, reset.requests),
+            (&mut self.retries, reset.retries),
+            (&mut self.throttled, reset.throttled),
         ] {
             *count = count.saturating_sub(before);
         }

@@ -38,7 +38,8 @@ pub fn admit(
         return Err(Error::InsideData { path: path.to_owned() });
     }
     visit.check_apart(destinations)?;
-    let known = destinations.contains(path)?;
+    let name = visit.known_as();
+    let known = destinations.contains(name)?;
     let identity = match Identity::at(visit)? {
         Some(identity) => identity,
         None if known => return Err(Error::IdentityLost { file: path.join(identity::FILE_NAME) }),
@@ -47,7 +48,7 @@ pub fn admit(
     if identity.system_identifier != cluster.system_identifier {
         return Err(other_cluster(visit, &identity, cluster));
     }
-    if !known || !destinations.is_durable(path) {
+    if !known || !destinations.is_durable(name) {
         // Whoever wrote the identity file, or the list, may have died before its flush; and what was
         // read above may be in the page cache only, after a flush that failed.
         let stored = Identity::settle(visit)?;
@@ -56,7 +57,7 @@ pub fn admit(
                 "storage holds an identity other than the one that was read before".to_owned();
             return Err(Error::ReadBackDiffers { path: path.join(identity::FILE_NAME), reason });
         }
-        destinations.add(path)?;
+        destinations.add(name)?;
     }
     Ok(identity)
 }

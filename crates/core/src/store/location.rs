@@ -5,12 +5,14 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::Store;
 use super::directory::Directory;
 #[cfg(feature = "s3")]
-use super::object::{Credentials, ObjectStore, ObjectUrl, Patience, UrlError};
+use super::object::{Credentials, ObjectStore, Patience};
+use super::{Progress, Store, Visit};
 use crate::error::Error;
 use crate::server::settings;
+#[cfg(feature = "s3")]
+use crate::server::url::{ObjectUrl, UrlError};
 
 /// What reaching an archive takes beside its location.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -36,6 +38,25 @@ pub fn is_url(location: &Path) -> bool {
 /// The URL cannot be right, or is of a kind that this program was built without.
 pub fn open(location: &Path, access: &Access) -> Result<Box<dyn Store>, Error> {
     if is_url(location) { bucket(location, access) } else { Ok(Box::new(Directory::at(location))) }
+}
+
+/// The same; where it fails, every visit does, with that error.
+pub(crate) fn open_later(location: &Path, access: &Access) -> Box<dyn Store> {
+    match open(location, access) {
+        Ok(store) => store,
+        Err(error) => Box::new(Refused { reason: error.detail() }),
+    }
+}
+
+/// An archive whose URL cannot be used.
+struct Refused {
+    reason: String,
+}
+
+impl Store for Refused {
+    fn visit<'s>(&'s self, _: &'s Progress) -> Result<Box<dyn Visit + 's>, Error> {
+        Err(Error::BadLocation { reason: self.reason.clone() })
+    }
 }
 
 #[cfg(feature = "s3")]

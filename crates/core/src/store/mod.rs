@@ -47,6 +47,27 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// The place is missing or cannot be reached.
     fn visit<'s>(&'s self, progress: &'s Progress) -> Result<Box<dyn Visit + 's>, Error>;
+
+    /// Returns how many requests there were, where the place is spoken to by requests.
+    fn requests(&self) -> Option<Requests> {
+        None
+    }
+
+    /// Returns whether a file that waits for its name is held in memory until then.
+    fn holds_in_memory(&self) -> bool {
+        false
+    }
+}
+
+/// How many requests there were since a store was made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Requests {
+    /// All of them.
+    pub sent: u64,
+    /// Those that were sent once more.
+    pub retries: u64,
+    /// Those that the storage called too many.
+    pub throttled: u64,
 }
 
 /// An open place. All that is done through one visit happens to the same place, whatever its path leads
@@ -54,6 +75,11 @@ pub trait Store: Send + Sync {
 pub trait Visit: Sync {
     /// The path by which users know the place.
     fn location(&self) -> &Path;
+
+    /// What the data directory's list of known destinations calls the place: no other place has that name.
+    fn known_as(&self) -> &Path {
+        self.location()
+    }
 
     /// The steps that are counted on this visit.
     fn progress(&self) -> &Progress;

@@ -17,9 +17,10 @@ use walsafe_core::error::Error;
 use walsafe_core::server::control::ControlFile;
 use walsafe_core::server::known::KnownDestinations;
 use walsafe_core::server::settings::{CheckWal, Destination, FileMode, FsyncPolicy};
+use walsafe_core::store::Progress;
 use walsafe_core::store::directory::Staging;
 use walsafe_core::store::directory::temporary::Owner;
-use walsafe_core::store::{Progress, Store};
+use walsafe_core::store::location::Access;
 use walsafe_core::sys;
 use walsafe_core::sys::buffer::Buffer;
 use walsafe_core::wal::SegmentSize;
@@ -54,7 +55,7 @@ pub fn scratch() -> TempDir {
 /// Archives a file that nobody watches.
 pub fn run(plan: &Plan, job: &Job) -> Result<Receipt, Error> {
     let (seam, progress) = (Seam::default(), Progress::default());
-    archive_file(plan, &plan.store(), &seam, job, &mut Buffer::new().unwrap(), &progress)
+    archive_file(plan, &*plan.store(), &seam, job, &mut Buffer::new().unwrap(), &progress)
 }
 
 impl World {
@@ -146,6 +147,7 @@ pub fn plan(archive: &Path, data: &Path, system_identifier: u64) -> Plan {
         known: KnownDestinations::of(data),
         owner: Owner::this_process(),
         staging: Staging::Unnamed,
+        access: Access::default(),
     }
 }
 

@@ -26,13 +26,15 @@ use self::worker::Shared;
 use super::without;
 use super::{Job, Plan, Receipt};
 use crate::error::{Action, Error};
+use crate::store::Requests;
 use crate::wal::name::{FileKind, SegmentName};
 
 mod group;
 mod state;
 mod worker;
 
-/// How many files a worker may have ready or under way ahead of the server's calls.
+/// How many files a worker may have ready or under way ahead of the server's calls; one where they are held in
+/// memory ([`Store::holds_in_memory`](crate::store::Store::holds_in_memory)).
 pub const AHEAD_PER_WORKER: usize = 4;
 
 /// How many files may be ready or under way. Each keeps up to five descriptors open, of which a process has
@@ -199,6 +201,12 @@ impl Pool {
     #[must_use]
     pub fn last_ahead(&self) -> Option<SegmentName> {
         self.shared.lock().last_ahead()
+    }
+
+    /// Returns how many requests there were, where the destination is spoken to by requests.
+    #[must_use]
+    pub fn requests(&self) -> Option<Requests> {
+        self.shared.requests()
     }
 
     /// Returns the number of threads.

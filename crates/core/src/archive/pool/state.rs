@@ -35,6 +35,8 @@ pub(super) struct State<P> {
     phase: Phase,
     /// At most so many threads; with 0, one for what the server asks for, and nothing is archived ahead.
     workers: usize,
+    /// How many files each of them may have ready or under way.
+    ahead: usize,
     /// The file that the server waits for.
     wanted: Option<Job>,
     /// The same, until a thread takes it.
@@ -69,10 +71,11 @@ pub(super) struct State<P> {
 }
 
 impl<P> State<P> {
-    pub(super) fn new(workers: usize) -> Self {
+    pub(super) fn new(workers: usize, ahead: usize) -> Self {
         Self {
             phase: Phase::Ahead { look_at: None },
             workers,
+            ahead,
             wanted: None,
             asked: None,
             answer: None,

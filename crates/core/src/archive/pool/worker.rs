@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use super::group::Member;
 use super::state::{Batch, Limit, Look, Seen, State, Turn, Work};
-use super::{BATCH, STACK};
+use super::{AHEAD_PER_WORKER, BATCH, STACK};
 use crate::archive::arrival::Arrival;
 use crate::archive::attempt::{bring_parent, prepare};
 use crate::archive::publish::{Prepared, Publishing};
@@ -15,7 +15,7 @@ use crate::archive::{Plan, Receipt, Seam};
 use crate::error::{Action, Error};
 use crate::server::ready;
 use crate::store::access::Asker;
-use crate::store::{Progress, Store};
+use crate::store::{Progress, Requests, Store};
 use crate::sys;
 use crate::sys::buffer::Buffer;
 use crate::wal::name::{FileKind, FileName};
@@ -38,8 +38,9 @@ pub(super) struct Shared {
 
 impl Shared {
     pub(super) fn new(plan: Plan, workers: usize, member: Member) -> Self {
-        let store = Box::new(plan.store());
-        let state = Mutex::new(State::new(workers));
+        let store = plan.store();
+        let ahead = if store.holds_in_memory() { 1 } else { AHEAD_PER_WORKER };
+        let state = Mutex::new(State::new(workers, ahead));
         Self {
             plan,
             store,
@@ -54,6 +55,10 @@ impl Shared {
 
     pub(super) fn plan(&self) -> &Plan {
         &self.plan
+    }
+
+    pub(super) fn requests(&self) -> Option<Requests> {
+        self.store.requests()
     }
 
     /// Locks the state. A thread that panicked while it held the lock left the state as it was:

@@ -1,11 +1,13 @@
-//! Where files are archived to: a directory, or a list of them.
+//! Where files are archived to: a directory or a URL, or a list of them.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::ops::Deref;
 use std::path::{Component, Path, PathBuf};
 
 use thiserror::Error;
 
+use crate::server::url::{ObjectUrl, UrlError};
 use crate::wal::name::MAX_NAME_LEN;
 
 /// The server's own limit for paths, `MAXPGPATH` in `pg_config_manual.h`, zero byte included.
@@ -14,15 +16,18 @@ const MAX_PATH: usize = 1024;
 /// How many destinations there may be. Each has threads and statistics of its own.
 pub const MOST_DESTINATIONS: usize = 16;
 
-/// Why a directory is refused as a destination.
+/// Why a destination is refused.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum DestinationError {
     /// Not absolute.
     #[error("the archive directory must be an absolute path")]
     Relative,
-    /// Not a path at all.
-    #[error("an archive is a directory, given by its absolute path, and not a URL")]
-    Url,
+    /// A URL that cannot be right.
+    #[error("the URL is not accepted: {0}")]
+    Url(UrlError),
+    /// Object storage is not part of this build.
+    #[error("this library was built without object storage")]
+    NoObjectStorage,
     /// A control character, which would make log lines and the list of destinations ambiguous.
     #[error("control characters are not allowed in the path")]
     Control,
@@ -43,21 +48,21 @@ pub enum DestinationsError {
     /// Not a list, or an empty one.
     #[error("list syntax is invalid")]
     Syntax,
-    /// The only directory of the list is refused.
+    /// The only destination of the list is refused.
     #[error(transparent)]
     Only(DestinationError),
     /// One of several is refused.
     #[error("{source}: \"{path}\"")]
     OneOf {
-        /// The directory, as it was given.
+        /// The destination, as it was given; nothing of a URL that may hold a secret.
         path: String,
         /// Why.
         source: DestinationError,
     },
-    /// One directory, two times.
+    /// One place, two times.
     #[error("\"{0}\" is named twice")]
     Twice(String),
-    /// One directory lies in another: every file of it would be a stranger there.
+    /// One place lies in another: every file of it would be a stranger there.
     #[error("\"{inner}\" lies in \"{outer}\"")]
     Inside {
         /// The one that lies in the other.
@@ -66,26 +71,31 @@ pub enum DestinationsError {
         outer: String,
     },
     /// More than [`MOST_DESTINATIONS`].
-    #[error("there are {0} directories in the list, and at most {MOST_DESTINATIONS} are possible")]
+    #[error("there are {0} destinations in the list, and at most {MOST_DESTINATIONS} are possible")]
     TooMany(usize),
 }
 
-/// The absolute path of an archive directory, without trailing or doubled slashes.
+/// Where an archive is: the absolute path of a directory, without trailing or doubled slashes, or a URL.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Destination(PathBuf);
+pub struct Destination {
+    path: PathBuf,
+    /// As it is to be written in the setting.
+    given: String,
+    is_url: bool,
+}
 
 impl Destination {
-    /// Accepts the path of an archive directory. Whether it exists now does not matter: a mount
+    /// Accepts the path of an archive directory, or a URL. Whether it exists now does not matter: a mount
     /// may come later.
     ///
     /// # Errors
-    /// The path cannot be right.
+    /// The path or the URL cannot be right.
     pub fn new(text: &str, data_directory: &Path) -> Result<Self, DestinationError> {
         if text.contains(|c: char| c.is_control()) {
             return Err(DestinationError::Control);
         }
         if is_url(text) {
-            return Err(DestinationError::Url);
+            return Self::in_object_storage(text);
         }
         let path = Path::new(text);
         if !path.is_absolute() {
@@ -105,14 +115,75 @@ impl Destination {
         if path.starts_with(data_directory) || resolved.is_ok_and(|data| path.starts_with(data)) {
             return Err(DestinationError::InDataDirectory(data_directory.display().to_string()));
         }
-        Ok(Self(path))
+        let given = path.to_string_lossy().into_owned();
+        Ok(Self { path, given, is_url: false })
     }
 
-    /// Returns the path.
+    fn in_object_storage(text: &str) -> Result<Self, DestinationError> {
+        if !cfg!(feature = "s3") {
+            return Err(DestinationError::NoObjectStorage);
+        }
+        let url: ObjectUrl = text.parse().map_err(DestinationError::Url)?;
+        url.region(|name| std::env::var(name).ok()).map_err(DestinationError::Url)?;
+        Ok(Self { path: url.name().into(), given: text.to_owned(), is_url: true })
+    }
+
+    /// Returns the path, or the URL with nothing but what tells the place from others, by which users know it.
     #[must_use]
     pub fn path(&self) -> &Path {
-        &self.0
+        &self.path
     }
+
+    /// Returns the path, or the whole URL.
+    #[must_use]
+    pub fn given(&self) -> &str {
+        &self.given
+    }
+
+    fn lies_in(&self, other: &Self) -> bool {
+        let url = |there: &Self| there.given.parse::<ObjectUrl>();
+        match (self.is_url, other.is_url) {
+            (false, false) => self.path.starts_with(&other.path),
+            (true, true) => {
+                url(self).is_ok_and(|ours| url(other).is_ok_and(|theirs| ours.lies_in(&theirs)))
+            }
+            _ => false,
+        }
+    }
+
+    /// Returns whether it is in object storage.
+    #[must_use]
+    pub fn is_url(&self) -> bool {
+        self.is_url
+    }
+}
+
+/// Returns a value of the setting as it may be shown: nothing of a URL that holds a secret but its scheme.
+#[must_use]
+pub fn shown(text: &str) -> Cow<'_, str> {
+    if !holds_secret(text) {
+        return text.into();
+    }
+    // What is no list may hold the secret anywhere.
+    let Some(names) = split(text) else { return "...".into() };
+    let names = names.iter().map(|name| match name.split_once("://") {
+        Some((scheme, _)) if is_secret(name) => format!("{scheme}://..."),
+        _ => quoted(name),
+    });
+    names.collect::<Vec<_>>().join(", ").into()
+}
+
+/// Returns whether a value of the setting holds a secret, which nobody is to repeat.
+#[must_use]
+pub fn holds_secret(text: &str) -> bool {
+    match split(text) {
+        Some(names) => names.iter().any(|name| is_secret(name)),
+        None => text.split([',', '"', ' ']).any(is_secret),
+    }
+}
+
+fn is_secret(name: &str) -> bool {
+    is_url(name) && name.parse::<ObjectUrl>() == Err(UrlError::Secret)
 }
 
 /// Returns whether a text begins as URLs do (RFC 3986, section 3.1), such as `s3://`.
@@ -144,11 +215,12 @@ impl Destinations {
                 if names.len() == 1 {
                     DestinationsError::Only(source)
                 } else {
-                    DestinationsError::OneOf { path: name.clone(), source }
+                    let path = shown(name).into_owned();
+                    DestinationsError::OneOf { path, source }
                 }
             })?;
             for other in &destinations {
-                apart(other.path(), new.path())?;
+                apart(other, &new)?;
             }
             destinations.push(new);
         }
@@ -182,7 +254,7 @@ impl fmt::Display for Destinations {
 }
 
 fn written<'d>(destinations: impl IntoIterator<Item = &'d Destination>) -> String {
-    let names = destinations.into_iter().map(|there| quoted(&there.path().to_string_lossy()));
+    let names = destinations.into_iter().map(|there| quoted(there.given()));
     names.collect::<Vec<_>>().join(", ")
 }
 
@@ -195,12 +267,12 @@ fn quoted(name: &str) -> String {
     if plain { name.to_owned() } else { format!("\"{}\"", name.replace('"', "\"\"")) }
 }
 
-/// Refuses two directories of which one is the other, or lies in it.
-fn apart(first: &Path, second: &Path) -> Result<(), DestinationsError> {
-    let name = |path: &Path| path.display().to_string();
+/// Refuses two places of which one is the other, or lies in it.
+fn apart(first: &Destination, second: &Destination) -> Result<(), DestinationsError> {
+    let name = |there: &Destination| there.path.display().to_string();
     let inside =
         |inner, outer| Err(DestinationsError::Inside { inner: name(inner), outer: name(outer) });
-    match (first.starts_with(second), second.starts_with(first)) {
+    match (first.lies_in(second), second.lies_in(first)) {
         (true, true) => Err(DestinationsError::Twice(name(first))),
         (true, false) => inside(first, second),
         (false, true) => inside(second, first),
@@ -286,17 +358,46 @@ mod tests {
         assert_eq!(new("/a,\"b").unwrap().path(), Path::new("/a,\"b"));
     }
 
-    /// A URL was refused as a relative path.
     #[test]
-    fn a_url_is_not_a_relative_path() {
-        for url in ["s3://bucket/prefix", "file:///mnt/a", "X-1.+://"] {
-            assert_eq!(Destination::new(url, Path::new(DATA)), Err(DestinationError::Url), "{url}");
+    fn a_url_is_known_by_its_place_and_written_as_it_was_given() {
+        let new = |text: &str| Destination::new(text, Path::new(DATA));
+        let given = "s3://wal-1/main/?region=eu-west-1&endpoint=https://store.example:9000";
+        let there = new(given).unwrap();
+        assert_eq!(there.path(), Path::new("s3://wal-1/main?endpoint=https://store.example:9000"));
+        assert_eq!((there.given(), there.is_url()), (given, true));
+        assert!(!new("/mnt/a").unwrap().is_url());
+        for (url, reason) in [
+            ("file:///mnt/a", "\"s3://\""),
+            ("X-1.+://", "\"s3://\""),
+            ("s3://wal/a//b?region=r", "two slashes"),
+            ("s3://KEY:hunter2@wal/a?region=r", "credentials_file"),
+        ] {
+            let error = new(url).unwrap_err().to_string();
+            assert!(error.contains(reason) && !error.contains("hunter2"), "{url}: {error}");
         }
         for path in ["a/b://c", "://", "1x://y", "s3:/x"] {
-            let refused = Destination::new(path, Path::new(DATA));
-            assert_eq!(refused, Err(DestinationError::Relative), "{path}");
+            assert_eq!(new(path), Err(DestinationError::Relative), "{path}");
         }
-        assert!(Destination::new("/mnt/s3://x", Path::new(DATA)).is_ok());
+        assert!(new("/mnt/s3://x").is_ok());
+    }
+
+    /// Two sites often call their buckets the same.
+    #[test]
+    fn urls_are_one_place_only_on_one_server() {
+        let said = |text: &str| {
+            Destinations::new(text, Path::new(DATA))
+                .map(|list| list.len())
+                .map_err(|e| e.to_string())
+        };
+        let (one, two) = ("endpoint=https://one.example", "endpoint=https://two.example");
+        assert_eq!(said(&format!("s3://wal/a?{one}, s3://wal/a?{two}, /mnt/a")), Ok(3));
+        assert_eq!(said(&format!("s3://wal/a?{one}, s3://wal/ab?{one}")), Ok(2));
+        let twice = said(&format!("s3://wal/a?{one}, s3://wal/a/?region=r&{one}"));
+        assert_eq!(twice.unwrap_err(), format!("\"s3://wal/a?{one}\" is named twice"));
+        let inside = said(&format!("s3://wal/a?{one}, s3://wal?{one}")).unwrap_err();
+        assert_eq!(inside, format!("\"s3://wal/a?{one}\" lies in \"s3://wal?{one}\""));
+        let secret = said("/mnt/a, s3://KEY:hunter2@wal/a").unwrap_err();
+        assert!(secret.ends_with(": \"s3://...\""), "{secret}");
     }
 
     /// What the server's own function does with `unix_socket_directories`.

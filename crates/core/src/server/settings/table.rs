@@ -5,7 +5,7 @@
 //! A new setting is one more entry in `settings!` below.
 
 use std::ffi::{CStr, CString};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -118,8 +118,13 @@ macro_rules! settings {
 settings! {
     /// Where files are archived to.
     destinations: Destinations = text(c""),
-        c"Directories that WAL files are archived to.",
-        c"Absolute paths, separated by commas. A file must be in each of them. Empty: nothing is archived.";
+        c"Directories and URLs that WAL files are archived to.",
+        c"Absolute paths, and URLs such as s3://bucket/prefix, separated by commas. A file must be in each of them. Empty: nothing is archived.";
+
+    /// The file with keys for object storage.
+    credentials_file: Option<PathBuf> = text(c""),
+        c"File with credentials for object storage.",
+        c"Empty, or without a section for a URL: the environment, profile files, web identity and metadata are asked.";
 
     /// What is flushed before a file counts as archived.
     fsync_policy: FsyncPolicy = choice(c"full"),
@@ -218,6 +223,25 @@ impl Typed for Destinations {
     }
 }
 
+/// The path of a file; empty: none.
+impl Typed for Option<PathBuf> {
+    fn read(text: &str, data_directory: &Path) -> Result<Self, String> {
+        let refused = |why: &str| Err(why.to_owned());
+        let path = Path::new(text);
+        match text {
+            "" => Ok(None),
+            _ if text.contains(|c: char| c.is_control()) => {
+                refused("control characters are not allowed in the path")
+            }
+            _ if !path.is_absolute() => refused("the file must be given by an absolute path"),
+            _ if path.starts_with(data_directory) => {
+                refused("the file must not lie in the data directory, which base backups copy")
+            }
+            _ => Ok(Some(path.to_owned())),
+        }
+    }
+}
+
 impl Typed for FileMode {
     fn read(text: &str, _: &Path) -> Result<Self, String> {
         text.parse::<Self>().map_err(|e| e.to_string())
@@ -305,6 +329,7 @@ mod tests {
             verify: false,
             stall_timeout: Some(Duration::from_secs(60)),
             min_free_space: 0,
+            credentials_file: None,
         };
         assert_eq!(read(&[("destination", c"/mnt/archive")]), Ok(expected));
     }
@@ -334,6 +359,8 @@ mod tests {
             ("destination", c"", "list syntax is invalid"),
             ("destination", c"archive", "absolute path"),
             ("file_mode", c"0777", "0600, 0640"),
+            ("credentials_file", c"keys", "absolute path"),
+            ("credentials_file", c"/data/pg/keys", "data directory"),
             ("compression", c"zstd:99", "level \"99\""),
             ("check_wal", c"page", "not one of its values"),
             ("workers", c"-1", "whole number"),

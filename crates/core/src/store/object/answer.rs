@@ -3,10 +3,10 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::text::http_date;
 use super::wire::{Failure, Reply};
 use super::xml;
 use crate::error::{ErrorKind, Refusal};
+use crate::server::url::text::http_date;
 
 /// What an answer means to the request that it answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -14,6 +14,7 @@ use crate::server::known::KnownDestinations;
 use crate::server::settings::{CheckWal, Destination, FileMode, FsyncPolicy};
 use crate::store::directory::Staging;
 use crate::store::directory::temporary::Owner;
+use crate::store::location::Access;
 use crate::store::{FinalName, Progress, Store, StoredName};
 use crate::sys::buffer::Buffer;
 use crate::sys::read_full;
@@ -49,6 +50,7 @@ impl Server {
             known: KnownDestinations::of(&data),
             owner: Owner::this_process(),
             staging: Staging::Unnamed,
+            access: Access::default(),
         };
         Self { root, plan, seam: Seam::default() }
     }

@@ -11,14 +11,15 @@ use http::header::{CACHE_CONTROL, CONTENT_LENGTH, HeaderValue, USER_AGENT};
 use reqsign_aws_v4::EMPTY_STRING_SHA256;
 
 use super::answer::{self, Asked, Meaning, Said};
-use super::endpoint::Endpoint;
 use super::keys::{Credentials, Keys};
 use super::payload::Payload;
-use super::refused::UrlError;
-use super::text::percent_encode;
-use super::url::{Encryption, ObjectUrl};
 use super::wire::{Begun, Dial, Failure, Lines, Reply, Trust, Via};
 use crate::error::{ErrorKind, Refusal};
+use crate::server::url::Endpoint;
+use crate::server::url::UrlError;
+use crate::server::url::text::percent_encode;
+use crate::server::url::{Encryption, ObjectUrl};
+use crate::store::Requests;
 
 /// Time limits of requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,15 +41,22 @@ impl Patience {
     }
 }
 
-/// How many requests there were.
+/// Counts requests.
 #[derive(Debug, Default)]
-pub struct Counts {
-    /// All of them.
-    pub requests: AtomicU64,
-    /// Those that were sent once more.
-    pub retries: AtomicU64,
-    /// Those that the storage called too many.
-    pub throttled: AtomicU64,
+pub(super) struct Counts {
+    requests: AtomicU64,
+    retries: AtomicU64,
+    throttled: AtomicU64,
+}
+
+impl Counts {
+    pub(super) fn now(&self) -> Requests {
+        Requests {
+            sent: self.requests.load(Ordering::Relaxed),
+            retries: self.retries.load(Ordering::Relaxed),
+            throttled: self.throttled.load(Ordering::Relaxed),
+        }
+    }
 }
 
 /// What is asked of the storage.
@@ -107,7 +115,7 @@ impl Client {
             connect: Self::CONNECT.min(patience.progress),
             patience: patience.progress,
         });
-        let keys = Keys::new(credentials, url.to_string(), &region);
+        let keys = Keys::new(credentials, url.name(), &region);
         let tries = patience.tries;
         Ok(Self { url, server, keys, lines, tries, counts: Counts::default() })
     }

@@ -156,7 +156,7 @@ fn parse(path: &Path, text: &str, location: &str) -> Result<Option<FileKeys>, Fi
 /// Returns whether a section is for an archive: its URL begins with the section's, part by part.
 fn covers(section: &str, location: &str) -> bool {
     match location.strip_prefix(section) {
-        Some(rest) => rest.is_empty() || rest.starts_with('/') || section.ends_with(':'),
+        Some(rest) => rest.is_empty() || rest.starts_with(['/', '?']) || section.ends_with(':'),
         None => false,
     }
 }
@@ -186,6 +186,7 @@ mod tests {
         assert_eq!(keys("s3://bucket/a/bc").unwrap(), "bucket s=2");
         assert_eq!(keys("s3://bucket").unwrap(), "bucket s=2");
         assert_eq!(keys("s3://bucket-2").unwrap(), "any s0");
+        assert_eq!(keys("s3://bucket/a/b?endpoint=https://store.example").unwrap(), "ab s1");
         assert_eq!(keys("gs://bucket"), None);
     }
 

@@ -14,7 +14,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
-use super::text::{percent_decode, percent_encode};
+use crate::server::url::text::{percent_decode, percent_encode};
 
 /// An authority of the tests' own.
 pub(super) const AUTHORITY: &str = "\

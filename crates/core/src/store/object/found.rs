@@ -5,13 +5,14 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use super::Shared;
 use super::answer::Meaning;
 use super::wire::{Body, Reply};
-use super::{Shared, text};
 use crate::encoding::codec::Codec;
 use crate::encoding::digest::{CHECKED_ATTRIBUTE, CONTENT_ATTRIBUTE, STORED_ATTRIBUTE};
 use crate::error::{Error, ErrorKind, Refusal};
 use crate::server::source::Source;
+use crate::server::url::text;
 use crate::store::{FinalName, Found, Progress};
 
 /// Returns the header in which an object carries an attribute.

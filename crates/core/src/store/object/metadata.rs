@@ -9,10 +9,9 @@ use http::Method;
 use http::header::{CONTENT_LENGTH, HOST, HeaderValue};
 use reqsign_core::{Error, HttpSend, Result};
 
-use super::endpoint::Endpoint;
-use super::text::is_loopback;
-use super::url::Proxy;
 use super::wire::{Begun, Dial, Lines, Trust, Via};
+use crate::server::url::text::is_loopback;
+use crate::server::url::{Endpoint, Proxy};
 
 /// How long metadata may take: a machine without any answers nothing at all.
 const PATIENCE: Duration = Duration::from_secs(2);

@@ -8,7 +8,7 @@
 //! No thread is started, no redirect followed, and nothing repeated but in [`client`], within a time limit.
 
 use std::collections::hash_map::DefaultHasher;
-use std::hash::Hasher;
+use std::hash::{Hash, Hasher};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,7 +23,9 @@ use self::xml::Page;
 use crate::encoding::codec::Codec;
 use crate::error::{Action, Error, ErrorKind, Refusal};
 use crate::server::known::KnownDestinations;
-use crate::store::{Draft, FinalName, Found, Place, PlaceId, Progress, Store, StoredName, Visit};
+use crate::store::{
+    Draft, FinalName, Found, Place, PlaceId, Progress, Requests, Store, StoredName, Visit,
+};
 use crate::sys::Space;
 use crate::wal::name::FileName;
 
@@ -33,30 +35,22 @@ mod archive_tests;
 mod client;
 mod credentials_file;
 mod draft;
-mod endpoint;
 #[cfg(test)]
 mod fake;
 mod found;
 mod keys;
 mod metadata;
 mod payload;
-mod refused;
 #[cfg(test)]
 mod server_tests;
 #[cfg(test)]
 mod tests;
-mod text;
-mod url;
-#[cfg(test)]
-mod url_tests;
 mod wire;
 mod xml;
 
-pub use client::{Counts, Patience};
-pub use endpoint::Endpoint;
+pub use crate::server::url::{Encryption, Endpoint, ObjectUrl, Proxy, UrlError};
+pub use client::Patience;
 pub use keys::Credentials;
-pub use refused::UrlError;
-pub use url::{Encryption, ObjectUrl, Proxy};
 
 /// An archive in object storage, by its URL.
 #[derive(Debug)]
@@ -69,6 +63,8 @@ pub struct ObjectStore {
 struct Shared {
     client: Client,
     location: PathBuf,
+    /// The same with the server's, where that is not the cloud's own.
+    name: PathBuf,
     /// When the storage has last shown that it does not replace.
     tested: Mutex<Option<Instant>>,
 }
@@ -83,15 +79,9 @@ impl ObjectStore {
         credentials: Credentials,
         patience: Patience,
     ) -> Result<Self, UrlError> {
-        let location = url.to_string().into();
+        let (location, name) = (url.to_string().into(), url.name().into());
         let client = Client::new(url, credentials, patience)?;
-        Ok(Self { shared: Arc::new(Shared { client, location, tested: Mutex::default() }) })
-    }
-
-    /// Returns how many requests there were.
-    #[must_use]
-    pub fn counts(&self) -> &Counts {
-        &self.shared.client.counts
+        Ok(Self { shared: Arc::new(Shared { client, location, name, tested: Mutex::default() }) })
     }
 }
 
@@ -100,6 +90,15 @@ impl Store for ObjectStore {
     fn visit<'s>(&'s self, progress: &'s Progress) -> Result<Box<dyn Visit + 's>, Error> {
         progress.tick();
         Ok(Here(Arc::clone(&self.shared)).resume(progress))
+    }
+
+    fn requests(&self) -> Option<Requests> {
+        Some(self.shared.client.counts.now())
+    }
+
+    /// With a connection that waits.
+    fn holds_in_memory(&self) -> bool {
+        true
     }
 }
 
@@ -207,7 +206,7 @@ impl Place for Here {
 
     fn id(&self) -> Result<PlaceId, Error> {
         let mut hasher = DefaultHasher::new();
-        self.0.client.url().hash_place(&mut hasher);
+        self.0.client.url().name().hash(&mut hasher);
         // No device has this number.
         Ok(PlaceId(u64::MAX, hasher.finish()))
     }
@@ -300,6 +299,10 @@ impl ObjectVisit<'_> {
 impl Visit for ObjectVisit<'_> {
     fn location(&self) -> &Path {
         &self.shared.location
+    }
+
+    fn known_as(&self) -> &Path {
+        &self.shared.name
     }
 
     fn progress(&self) -> &Progress {

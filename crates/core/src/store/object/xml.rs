@@ -3,7 +3,7 @@
 use quick_xml::Reader;
 use quick_xml::events::Event;
 
-use super::text::percent_decode;
+use crate::server::url::text::percent_decode;
 
 /// Returns the code of an error; empty if the text holds none.
 pub(super) fn error_code(body: &[u8]) -> String {

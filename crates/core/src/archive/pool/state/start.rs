@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::file::{Batch, File, Limit, Running, Stage, Turn, Work};
 use super::{Phase, State};
 use crate::archive::Job;
-use crate::archive::pool::{AHEAD_PER_WORKER, READY_FILES};
+use crate::archive::pool::READY_FILES;
 use crate::store::Progress;
 use crate::wal::name::FileName;
 
@@ -59,7 +59,7 @@ impl<P> State<P> {
     fn room(&self, threads: usize) -> usize {
         let open = |file: &&File<P>| !file.is_waiting();
         let open = self.order.values().filter(open).count();
-        let most = READY_FILES.min(threads * AHEAD_PER_WORKER);
+        let most = READY_FILES.min(threads * self.ahead);
         let most = if self.memory.is_full() { 0 } else { most };
         most.saturating_sub(open)
     }

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::archive::Outcome;
+use crate::archive::pool::AHEAD_PER_WORKER;
 use crate::encoding::digest::Digest;
 
 mod looks;
@@ -126,7 +127,7 @@ struct Running {
 
 impl Model {
     fn new(threads: usize) -> Self {
-        let mut state = State::new(threads);
+        let mut state = State::new(threads, AHEAD_PER_WORKER);
         state.threads = threads;
         Self {
             state,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustls::{ClientConnection, StreamOwned};
 
 use super::{Failure, Trust};
-use crate::store::object::endpoint::Endpoint;
+use crate::server::url::Endpoint;
 use crate::sys::slice::{part, part_mut};
 
 /// An open connection.

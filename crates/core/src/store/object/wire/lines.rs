@@ -15,7 +15,7 @@ use super::head::{read_head, write_head};
 use super::line::{Line, timed};
 use super::via::{Through, Via};
 use super::{Failure, Trust, unmade};
-use crate::store::object::endpoint::Endpoint;
+use crate::server::url::Endpoint;
 
 /// How long a connection is kept for another request. Servers and what lies between close those that nobody
 /// uses, often after a minute or less; and nothing is to be held while nothing is archived.

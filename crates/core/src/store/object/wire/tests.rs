@@ -13,7 +13,7 @@ use http::Request;
 use rustls::{ServerConnection, StreamOwned};
 
 use super::{Begun, Dial, Failure, Lines, Reply, Trust, Via};
-use crate::store::object::endpoint::Endpoint;
+use crate::server::url::Endpoint;
 use crate::store::object::fake::{AUTHORITY, certified};
 
 /// Longer than any server takes that answers.

@@ -9,7 +9,7 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
 
 use super::Failure;
-use crate::store::object::endpoint::Endpoint;
+use crate::server::url::Endpoint;
 
 /// Where systems keep the certificates that they trust, in one file.
 const SYSTEM: [&str; 6] = [

@@ -5,9 +5,9 @@ use std::fmt;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 
-use crate::store::object::endpoint::Endpoint;
-use crate::store::object::text::{is_loopback, percent_decode};
-use crate::store::object::url::Proxy;
+use crate::server::url::Endpoint;
+use crate::server::url::Proxy;
+use crate::server::url::text::{is_loopback, percent_decode};
 
 /// The way to servers.
 #[derive(Debug, Default)]

@@ -2,9 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use super::endpoint::Endpoint;
-use super::refused::UrlError;
-use super::url::{Encryption, ObjectUrl, Proxy};
+use super::{Encryption, Endpoint, ObjectUrl, Proxy, UrlError};
 
 fn url(text: &str) -> ObjectUrl {
     text.parse().unwrap_or_else(|e| panic!("{text}: {e}"))

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::SystemTime;
 
 /// Encodes all but letters, digits and `-._~`, as signatures want it; slashes stay if they are `kept`.
-pub(super) fn percent_encode(text: &str, kept: bool) -> String {
+pub(crate) fn percent_encode(text: &str, kept: bool) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {
         match byte {
@@ -19,7 +19,7 @@ pub(super) fn percent_encode(text: &str, kept: bool) -> String {
 }
 
 /// Decodes `%XX`; `None` if that is not text.
-pub(super) fn percent_decode(text: &str) -> Option<String> {
+pub(crate) fn percent_decode(text: &str) -> Option<String> {
     let mut bytes = text.bytes();
     let mut decoded = Vec::with_capacity(text.len());
     while let Some(byte) = bytes.next() {
@@ -35,13 +35,13 @@ pub(super) fn percent_decode(text: &str) -> Option<String> {
 }
 
 /// Returns whether a host is this machine, by its name alone.
-pub(super) fn is_loopback(host: &str) -> bool {
+pub(crate) fn is_loopback(host: &str) -> bool {
     host.eq_ignore_ascii_case("localhost")
         || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 /// Reads a date as it stands in headers: `Sun, 06 Nov 1994 08:49:37 GMT` (RFC 9110, section 5.6.7).
-pub(super) fn http_date(text: &str) -> Option<SystemTime> {
+pub(crate) fn http_date(text: &str) -> Option<SystemTime> {
     const MONTHS: [&str; 12] =
         ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
     let mut parts = text.split_once(", ")?.1.split(' ');

@@ -4,14 +4,20 @@
 //! is never repeated but for the name of an option.
 
 use std::fmt;
-use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use super::endpoint::Endpoint;
-use super::refused::{LONGEST_PREFIX, UrlError};
-use super::text::{is_loopback, percent_decode};
+pub use self::endpoint::Endpoint;
+use self::refused::LONGEST_PREFIX;
+pub use self::refused::UrlError;
+use self::text::{is_loopback, percent_decode};
+
+mod endpoint;
+mod refused;
+#[cfg(test)]
+mod tests;
+pub(crate) mod text;
 
 const OPEN: &str =
     "is http, which everybody on the way can read and change: use https, or add allow_http=true";
@@ -66,25 +72,27 @@ pub enum Proxy {
 }
 
 impl ObjectUrl {
-    /// Returns whether a text is meant as the URL of object storage, right or wrong.
+    /// Returns the name by which the place is told from every other: the server belongs to it.
     #[must_use]
-    pub fn is_meant(text: &str) -> bool {
-        ["s3://", "gs://", "azure://"].iter().any(|scheme| {
-            text.get(..scheme.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(scheme))
-        })
+    pub fn name(&self) -> String {
+        match &self.endpoint {
+            Some(at) => format!("{self}?endpoint={}", at.url()),
+            None => self.to_string(),
+        }
     }
 
-    /// Feeds a hasher with what tells the place from others.
-    pub(super) fn hash_place(&self, hasher: &mut impl Hasher) {
-        self.to_string().hash(hasher);
-        self.endpoint.as_ref().map(Endpoint::with_port).hash(hasher);
+    /// Returns whether one place lies in another: every name in it would be a stranger there.
+    #[must_use]
+    pub fn lies_in(&self, other: &Self) -> bool {
+        let same = (&self.endpoint, &self.bucket) == (&other.endpoint, &other.bucket);
+        same && self.directory().starts_with(&other.directory())
     }
 
     /// Returns the region that requests are signed for. `environment` gives the variables of the process.
     ///
     /// # Errors
     /// Nothing says it, and the server is one of AWS.
-    pub(super) fn region(
+    pub(crate) fn region(
         &self,
         environment: impl Fn(&str) -> Option<String>,
     ) -> Result<String, UrlError> {
@@ -100,19 +108,19 @@ impl ObjectUrl {
 
     /// Returns the key of a name in the archive.
     #[must_use]
-    pub(super) fn key(&self, name: &str) -> String {
+    pub(crate) fn key(&self, name: &str) -> String {
         format!("{}{name}", self.directory())
     }
 
     /// Returns what the keys of the archive begin with, the slash included.
     #[must_use]
-    pub(super) fn directory(&self) -> String {
+    pub(crate) fn directory(&self) -> String {
         if self.prefix.is_empty() { String::new() } else { format!("{}/", self.prefix) }
     }
 
     /// Returns the server that requests go to, for a region.
     #[must_use]
-    pub(super) fn server(&self, region: &str) -> Endpoint {
+    pub(crate) fn server(&self, region: &str) -> Endpoint {
         let server = self.endpoint.clone().unwrap_or_else(|| {
             let domain =
                 if region.starts_with("cn-") { "amazonaws.com.cn" } else { "amazonaws.com" };
@@ -127,7 +135,7 @@ impl ObjectUrl {
 
     /// Returns whether the bucket stands in the path. An address has no names under it, and the certificates of
     /// AWS do not fit a bucket with dots in its name.
-    pub(super) fn is_path_style(&self) -> bool {
+    pub(crate) fn is_path_style(&self) -> bool {
         let addressed = self.endpoint.as_ref().is_some_and(|at| {
             at.host.parse::<IpAddr>().is_ok() || at.host.eq_ignore_ascii_case("localhost")
         });

@@ -20,7 +20,7 @@ pub struct Endpoint {
 
 impl Endpoint {
     /// Reads `https://host:port`.
-    pub(super) fn parse(option: &'static str, value: &str) -> Result<Self, UrlError> {
+    pub(crate) fn parse(option: &'static str, value: &str) -> Result<Self, UrlError> {
         let wrong = |why| Err(UrlError::Value(option, why));
         let (tls, rest) = match (value.strip_prefix("https://"), value.strip_prefix("http://")) {
             (Some(rest), _) => (true, rest),
@@ -52,9 +52,14 @@ impl Endpoint {
         Ok(Self { tls, host: host.to_owned(), port })
     }
 
+    /// Returns the URL, as the option is written.
+    pub(crate) fn url(&self) -> String {
+        format!("{}://{}", if self.tls { "https" } else { "http" }, self.authority())
+    }
+
     /// Returns what a request's `Host` says.
     #[must_use]
-    pub(super) fn authority(&self) -> String {
+    pub(crate) fn authority(&self) -> String {
         if self.port == default_port(self.tls) {
             self.name()
         } else {
@@ -64,7 +69,7 @@ impl Endpoint {
 
     /// Returns the name with its port.
     #[must_use]
-    pub(super) fn with_port(&self) -> String {
+    pub(crate) fn with_port(&self) -> String {
         format!("{}:{}", self.name(), self.port)
     }
 
