@@ -185,6 +185,9 @@ pub(super) fn refusal(failure: &Failure) -> Refusal {
             ErrorKind::Unreachable,
             format!("the connection to {host} broke before the answer: {source}"),
         ),
+        Failure::Unmade { reason } => {
+            (ErrorKind::RequestRefused, format!("the request cannot be made: {reason}"))
+        }
         Failure::Garbled { host, what } => {
             (ErrorKind::RequestRefused, format!("the answer of {host} is not S3's: {what}"))
         }
@@ -194,7 +197,8 @@ pub(super) fn refusal(failure: &Failure) -> Refusal {
 
 /// Returns whether a request without an answer may help when it is sent again.
 pub(super) fn may_pass(failure: &Failure) -> bool {
-    !matches!(failure, Failure::Certificate { .. } | Failure::Garbled { .. })
+    use Failure::{Certificate, Garbled, Unmade};
+    !matches!(failure, Certificate { .. } | Garbled { .. } | Unmade { .. })
 }
 
 #[cfg(test)]
