@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use self::answer::{Asked, Meaning};
+use self::answer::{Asked, Meaning, Said};
 use self::client::{Ask, Client};
 use self::draft::ObjectDraft;
 use self::found::Object;
@@ -277,7 +277,10 @@ impl ObjectVisit<'_> {
         // A thousand names, each of them encoded.
         const LONGEST: usize = 16 << 20;
         match reply.body.read_at_most(LONGEST) {
-            Ok(text) => Page::parse(&text).map_err(wrong),
+            Ok(text) => match Said::instead_of_a_listing(&reply.host, &text) {
+                Some(refusal) => Err(refusal),
+                None => Page::parse(&text).map_err(wrong),
+            },
             Err(source) => Err(Refusal {
                 kind: ErrorKind::Unreachable,
                 text: format!("the listing of {} broke off: {source}", reply.host),

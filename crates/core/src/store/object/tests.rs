@@ -34,7 +34,8 @@ pub(super) fn world(url: &str, tries: Duration) -> World {
     std::fs::write(&file, text).unwrap();
     std::fs::set_permissions(&file, PermissionsExt::from_mode(0o600)).unwrap();
     let from = Credentials { file: Some(file), data_directory: None };
-    let patience = Patience { progress: Duration::from_secs(1), tries };
+    let held = Duration::from_secs(10);
+    let patience = Patience { progress: Duration::from_secs(1), tries, held };
     let url: ObjectUrl = url.parse().unwrap();
     World { store: ObjectStore::new(url, from, patience).unwrap(), keys }
 }
@@ -332,6 +333,27 @@ fn half_a_listing_is_an_error() {
     fake.all_broken();
     assert_eq!(error.kind(), ErrorKind::Unreachable, "{}", error.detail());
     assert_eq!(error.to_string(), "could not list the objects of the archive");
+}
+
+/// What is wrong may show after the number was sent. It was taken for a listing that is not whole.
+#[test]
+fn an_error_in_place_of_a_listing_is_told_as_what_it_is() {
+    for (code, kind) in [
+        ("SlowDown", ErrorKind::StorageBusy),
+        ("InternalError", ErrorKind::StorageBusy),
+        ("AccessDenied", ErrorKind::RequestRefused),
+        ("NoSuchBucket", ErrorKind::BucketMissing),
+    ] {
+        let fake = Fake::new();
+        let world = impatient(&fake);
+        fake.break_next(("GET", "list-type=2", Break::Refuse(200, code)));
+        let progress = Progress::default();
+        let visit = world.store.visit(&progress).unwrap();
+        let error = visit.list(&mut |_| ()).unwrap_err();
+        fake.all_broken();
+        assert_eq!(error.kind(), kind, "{code}");
+        assert!(error.detail().contains(&format!("answered 200 {code}")), "{}", error.detail());
+    }
 }
 
 /// A server that hangs held up the archiver for as long as it pleased.
