@@ -409,7 +409,8 @@ stopped.\n\n\
 A DEST that is empty becomes an archive of SOURCE's cluster. A damaged file of SOURCE is left out, and everything else is copied; if a \
 later run finds it sound, it is copied then. Where DEST holds other contents under a name, nothing is copied from there on. The files \
 that pg_receivewal is still writing are left for a later run.\n\n\
-Run as root, it works as the user that owns DEST's identity file, or SOURCE's if DEST has none.",
+Run as root, it works as the user that owns DEST's identity file, or SOURCE's if DEST has none, or else DEST. Objects in a bucket belong to \
+nobody.",
     after_help = "\
 Exit status:
   0    DEST has all that SOURCE has; with --follow, it was asked to end (SIGTERM, SIGINT)
@@ -418,6 +419,8 @@ Exit status:
 
 Examples:
   walsafe copy /mnt/archive /mnt/second
+  # into a bucket; and back with the two exchanged
+  walsafe copy /mnt/archive \"s3://bucket/prefix?region=eu-central-1\"
   # in a job: DEST may not be mounted
   walsafe copy --no-begin --quiet /mnt/archive /mnt/second
   # as a service, with figures for node_exporter

@@ -45,6 +45,14 @@ pub fn shown(location: &Path) -> Cow<'_, Path> {
     Cow::Owned(url.map_or_else(|_| "the URL".into(), |url| url.name().into()))
 }
 
+/// Returns the location of a directory as an absolute path, and a URL as it is.
+///
+/// # Errors
+/// The working directory cannot be found.
+pub fn absolute(location: &Path) -> std::io::Result<PathBuf> {
+    if is_url(location) { Ok(location.to_owned()) } else { std::path::absolute(location) }
+}
+
 /// Returns the store of an archive, to read it or to bring files into it. Nothing is looked up yet.
 ///
 /// # Errors
