@@ -115,7 +115,7 @@ impl Said {
         let is_object = match asked {
             Asked::Read => reply.status == 200,
             Asked::FirstByte => matches!(reply.status, 200 | 206),
-            Asked::Publish => false,
+            Asked::Publish | Asked::Remove => false,
         };
         let code = if is_object {
             String::new()
