@@ -383,6 +383,8 @@ fn a_url_that_cannot_be_right_is_told_without_what_may_be_secret() {
         run.says(status, "holds credentials, which");
         run.says(status, "Correct the URL.");
     }
+    let run = Run::of(walsafe().args(["copy", "/tmp", &url]));
+    run.says(2, "Correct the URL.");
     let run = Run::of(walsafe().args(["list", "/tmp", &url]));
     run.says(2, "unexpected argument 's3://...' found");
     // It means the same.
