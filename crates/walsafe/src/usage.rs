@@ -19,13 +19,14 @@ pub(crate) fn complaint(error: &clap::Error, help: &str) -> Complaint {
 
 /// Leaves out all of a URL but how it begins: it may hold a secret.
 fn without_urls(text: &str) -> String {
-    let mut parts = text.split("://");
-    let first = parts.next().unwrap_or_default().to_owned();
-    parts.fold(first, |text, part| {
-        let end = part.find(|c: char| c == '\'' || c.is_whitespace()).unwrap_or(part.len());
-        let rest = part.get(end..).unwrap_or_default();
-        format!("{text}://...{rest}")
-    })
+    let (mut shown, mut rest) = (String::new(), text);
+    while let Some((before, url)) = rest.split_once("://") {
+        shown.push_str(&format!("{before}://..."));
+        let end = url.find(|c: char| c == '\'' || c.is_whitespace());
+        rest = end.and_then(|end| url.get(end..)).unwrap_or_default();
+    }
+    shown.push_str(rest);
+    shown
 }
 
 /// The first line of what the library says, with what it says about that on further ones.
