@@ -16,6 +16,10 @@ use crate::store::{Digests, FinalName, Progress, Seal, Store, StoredName};
 /// The text of a history file.
 const HISTORY: &str = "1\t0/3000060\tno reason\n";
 
+/// What a bucket says that keeps versions.
+const VERSIONS: &str =
+    "<VersioningConfiguration xmlns=\"x\"><Status>Enabled</Status></VersioningConfiguration>";
+
 /// Publishes a file with its digests.
 fn put(world: &World, name: FinalName, bytes: &[u8]) {
     let progress = Progress::default();
@@ -201,6 +205,13 @@ fn without_the_right_to_remove_a_few_probes_stay_and_count_as_nothing() {
     assert_eq!(verify(&world).unwrap(), []);
     let overview = Overview::read(&world.store, &Progress::default()).unwrap();
     assert_eq!(overview.others, 0);
+    // Where versions are kept, what is removed stays too.
+    let fake = Fake::new();
+    let world = archive(&fake, 2);
+    fake.rule("versioning", VERSIONS);
+    let found = checks(&world, false);
+    assert!(found.iter().all(|check| check.status == Status::Ok), "{found:?}");
+    assert_eq!((fake.names(), fake.count("DELETE", "")), (left, 0));
 }
 
 #[test]
@@ -275,9 +286,7 @@ fn the_rules_of_the_bucket_are_told_as_far_as_they_may_be_read() {
         status == Status::Ok && detail.contains("versions are kept: may not be read"),
         "{detail}"
     );
-    let on =
-        "<VersioningConfiguration xmlns=\"x\"><Status>Enabled</Status></VersioningConfiguration>";
-    fake.rule("versioning", on);
+    fake.rule("versioning", VERSIONS);
     fake.rule(
         "lifecycle",
         "<LifecycleConfiguration><Rule><ID>wal</ID><Filter><Prefix>p/0000000100</Prefix></Filter><Status>Enabled</Status><Expiration><Days>30</Days></Expiration></Rule></LifecycleConfiguration>",
