@@ -24,6 +24,7 @@ mod mount_modes;
 mod mounts;
 mod moving_over;
 mod object_check;
+mod object_page;
 mod object_servers;
 mod odd_storage;
 mod one_history;

@@ -69,12 +69,7 @@ pub(crate) struct Common {
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = number::<0, MAX>)]
     stall_timeout: u32,
     /// The file with the keys for object storage
-    #[arg(
-        long,
-        value_name = "FILE",
-        env = "WALSAFE_CREDENTIALS_FILE",
-        hide_env_values = true
-    )]
+    #[arg(long, value_name = "FILE", env = "WALSAFE_CREDENTIALS_FILE", hide_env_values = true)]
     credentials_file: Option<PathBuf>,
     /// Write the result, or the error, as JSON on standard output
     #[arg(long)]
@@ -415,7 +410,8 @@ stopped.\n\n\
 A DEST that is empty becomes an archive of SOURCE's cluster. A damaged file of SOURCE is left out, and everything else is copied; if a \
 later run finds it sound, it is copied then. Where DEST holds other contents under a name, nothing is copied from there on. The files \
 that pg_receivewal is still writing are left for a later run.\n\n\
-Run as root, it works as the user that owns DEST's identity file, or SOURCE's if DEST has none.",
+Run as root, it works as the user that owns DEST's identity file, or SOURCE's if DEST has none, or else DEST. Objects in a bucket belong to \
+nobody.",
     after_help = "\
 Exit status:
   0    DEST has all that SOURCE has; with --follow, it was asked to end (SIGTERM, SIGINT)
@@ -424,6 +420,8 @@ Exit status:
 
 Examples:
   walsafe copy /mnt/archive /mnt/second
+  # into a bucket; and back with the two exchanged
+  walsafe copy /mnt/archive \"s3://bucket/prefix?region=eu-central-1\"
   # in a job: DEST may not be mounted
   walsafe copy --no-begin --quiet /mnt/archive /mnt/second
   # as a service, with figures for node_exporter

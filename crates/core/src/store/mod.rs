@@ -102,6 +102,15 @@ pub trait Visit: Sync {
     /// It could not be looked up or opened, or is not a regular file (a symbolic link is never followed).
     fn find(&self, name: &FinalName) -> Result<Option<Box<dyn Found + '_>>, Error>;
 
+    /// Returns what stands under a final name, as [`Visit::find`], for one who wants to know what it is and will
+    /// hardly read it: where contents come over a network, they are not fetched before they are read.
+    ///
+    /// # Errors
+    /// As [`Visit::find`].
+    fn glance(&self, name: &FinalName) -> Result<Option<Box<dyn Found + '_>>, Error> {
+        self.find(name)
+    }
+
     /// Returns whether anything stands under a final name. In doubt, it does.
     fn holds(&self, name: &FinalName) -> bool;
 
@@ -149,6 +158,27 @@ pub trait Visit: Sync {
         None
     }
 
+    /// Calls `each` with the names there are in their order, beginning with the first that is not before `from`,
+    /// until it returns `false`. Returns `false` without a call where names have no order, as in a directory: there
+    /// a look at each name costs less.
+    ///
+    /// # Errors
+    /// The names could not be read.
+    fn list_from(&self, from: &str, each: &mut dyn FnMut(&str) -> bool) -> Result<bool, Error> {
+        let _ = (from, each);
+        Ok(false)
+    }
+
+    /// Calls `each` with every name that comes behind this text in the order of bytes, and perhaps with others.
+    /// Returns whether it was called with every name there is: by default, no name is left out.
+    ///
+    /// # Errors
+    /// The names could not be read to their end.
+    fn list_behind(&self, text: &str, each: &mut dyn FnMut(&str)) -> Result<bool, Error> {
+        let _ = text;
+        self.list(each).map(|()| true)
+    }
+
     /// Begins a file that is to get this final name. It is out of sight until it is published; dropped
     /// before, it is discarded.
     ///
@@ -158,6 +188,15 @@ pub trait Visit: Sync {
     /// # Errors
     /// The file could not be created.
     fn stage(&self, name: FinalName) -> Result<Box<dyn Draft + '_>, Error>;
+
+    /// Makes sure that the place never replaces a file, where only a try tells. Asked once the identity is there:
+    /// nothing else is at risk by it.
+    ///
+    /// # Errors
+    /// It does replace, or that could not be found out.
+    fn test(&self) -> Result<(), Error> {
+        Ok(())
+    }
 
     /// Makes every name that was published on this visit durable, and what is found on it too. On return
     /// they survive a power cut.

@@ -128,17 +128,7 @@ impl Fake {
 
     /// Speaks TLS.
     pub(super) fn tls() -> Self {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(
-                vec![CertificateDer::from_pem_slice(CERTIFICATE.as_bytes()).unwrap()],
-                PrivateKeyDer::from_pem_slice(KEY.as_bytes()).unwrap(),
-            )
-            .unwrap();
-        Self::under(Some(Arc::new(config)))
+        Self::under(Some(certified()))
     }
 
     fn under(tls: Option<Arc<ServerConfig>>) -> Self {
@@ -227,6 +217,20 @@ impl Fake {
         seen.iter().filter(|(m, target, _)| m == method && target.contains(part)).count()
     }
 
+    /// The same, of those with a header.
+    pub(super) fn count_with_header(&self, method: &str, part: &str, name: &str) -> usize {
+        let seen = &self.state.lock().unwrap().seen;
+        let fits = |(m, target, headers): &&(String, String, Headers)| {
+            m == method && target.contains(part) && header(headers, name).is_some()
+        };
+        seen.iter().filter(fits).count()
+    }
+
+    /// Gives an object other bytes, and leaves what it carries.
+    pub(super) fn change(&self, key: &str, bytes: &[u8]) {
+        self.state.lock().unwrap().objects.get_mut(key).unwrap().bytes = bytes.to_vec();
+    }
+
     /// Returns a header of the last request of a method.
     pub(super) fn header(&self, method: &str, name: &str) -> Option<String> {
         let state = self.state.lock().unwrap();
@@ -240,6 +244,21 @@ impl Drop for Fake {
         self.ended.store(true, Ordering::Relaxed);
         let _ = TcpStream::connect(("127.0.0.1", self.port));
     }
+}
+
+/// What a server needs that shows the certificate.
+pub(super) fn certified() -> Arc<ServerConfig> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(
+            vec![CertificateDer::from_pem_slice(CERTIFICATE.as_bytes()).unwrap()],
+            PrivateKeyDer::from_pem_slice(KEY.as_bytes()).unwrap(),
+        )
+        .unwrap();
+    Arc::new(config)
 }
 
 fn header<'h>(headers: &'h [(String, String)], name: &str) -> Option<&'h str> {
@@ -335,14 +354,14 @@ impl State {
         &mut self,
         method: &str,
         target: &str,
-        headers: &[(String, String)],
+        asked: &[(String, String)],
         body: &[u8],
     ) -> Answer {
         // As a proxy gets it.
         let target = target.strip_prefix("http://store.test").unwrap_or(target);
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
         let path = percent_decode(path).unwrap();
-        if header(headers, "authorization").is_none() {
+        if header(asked, "authorization").is_none() {
             return refuse(403, "AccessDenied");
         }
         let Some(key) = path.strip_prefix("/bucket") else { return refuse(404, "NoSuchBucket") };
@@ -367,16 +386,25 @@ impl State {
                         "last-modified".to_owned(),
                         "Sun, 06 Nov 1994 08:49:37 GMT".to_owned(),
                     ));
-                    (200, headers, stored.bytes.clone())
+                    match (header(asked, "range"), stored.bytes.first()) {
+                        (None, _) => (200, headers, stored.bytes.clone()),
+                        (Some(range), Some(first)) => {
+                            assert_eq!(range, "bytes=0-0");
+                            let whole = format!("bytes 0-0/{}", stored.bytes.len());
+                            headers.push(("content-range".to_owned(), whole));
+                            (206, headers, vec![*first])
+                        }
+                        (Some(_), None) => refuse(416, "InvalidRange"),
+                    }
                 }
             },
             ("PUT", Some(key)) => {
                 let mut payload = super::payload::Payload::new();
                 payload.add(body).unwrap();
                 let Flaws { trusts_md5, trusts_sha256, stores_refused, .. } = self.flaws;
-                let md5 = header(headers, "content-md5") == Some(payload.md5().as_str());
+                let md5 = header(asked, "content-md5") == Some(payload.md5().as_str());
                 let sha256 = Some(payload.sha256());
-                let sha256 = header(headers, "x-amz-content-sha256") == sha256.as_deref();
+                let sha256 = header(asked, "x-amz-content-sha256") == sha256.as_deref();
                 if !(md5 || trusts_md5) || !(sha256 || trusts_sha256) {
                     if stores_refused {
                         let stored = Stored { bytes: body.to_vec(), headers: Vec::new() };
@@ -384,11 +412,11 @@ impl State {
                     }
                     return refuse(400, "BadDigest");
                 }
-                assert_eq!(header(headers, "if-none-match"), Some("*"), "it would replace");
+                assert_eq!(header(asked, "if-none-match"), Some("*"), "it would replace");
                 if self.objects.contains_key(key) && !self.replaces {
                     return refuse(412, "PreconditionFailed");
                 }
-                let meta = headers.iter().filter(|(name, _)| name.starts_with("x-amz-meta-"));
+                let meta = asked.iter().filter(|(name, _)| name.starts_with("x-amz-meta-"));
                 let stored = Stored { bytes: body.to_vec(), headers: meta.cloned().collect() };
                 self.objects.insert(key.to_owned(), stored);
                 (200, Vec::new(), Vec::new())

@@ -101,7 +101,7 @@ impl<'v> ObjectTrials<'v> {
     /// Removes the probes of checks of this host that were killed.
     fn remove_stray(&self) -> Result<(), Error> {
         let mut stray = Vec::new();
-        self.visit.names(&temporary::begin_of(PROBE), &mut |name, _| {
+        self.visit.names(&temporary::begin_of(PROBE), "", &mut |name, _| {
             if temporary::is_stray(name, &self.owner) {
                 stray.push(FinalName::Probe(name.to_owned()));
             }
