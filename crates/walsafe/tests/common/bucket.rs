@@ -4,7 +4,7 @@
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -110,7 +110,7 @@ type Answer = (u16, Vec<(String, String)>, Vec<u8>);
 /// Serves a request. `false` ends the connection.
 fn one(
     state: &Mutex<State>,
-    directory: &PathBuf,
+    directory: &Path,
     stream: &mut BufReader<TcpStream>,
 ) -> io::Result<bool> {
     let mut line = String::new();
@@ -173,7 +173,7 @@ fn refuse(status: u16, code: &str) -> Answer {
     (status, Vec::new(), body.into_bytes())
 }
 
-fn answer(directory: &PathBuf, target: &str) -> Answer {
+fn answer(directory: &Path, target: &str) -> Answer {
     if !directory.exists() {
         return refuse(404, "NoSuchBucket");
     }
@@ -186,7 +186,7 @@ fn answer(directory: &PathBuf, target: &str) -> Answer {
     }
 }
 
-fn object(directory: &PathBuf, name: &str) -> Answer {
+fn object(directory: &Path, name: &str) -> Answer {
     let Ok(file) = File::open(directory.join(name)) else { return refuse(404, "NoSuchKey") };
     let mut headers = Vec::new();
     for (attribute, header) in [
@@ -226,7 +226,7 @@ fn date(seconds: u64) -> String {
     format!("Sun, {day:02} {month} {year} {hour:02}:{minute:02}:{second:02} GMT")
 }
 
-fn list(directory: &PathBuf, query: &str) -> Answer {
+fn list(directory: &Path, query: &str) -> Answer {
     let option = |name: &str| {
         let find = |pair: &str| pair.strip_prefix(&format!("{name}=")).map(str::to_owned);
         query.split('&').find_map(find).map(|value| value.replace("%2F", "/"))
