@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::server::known::KnownDestinations;
 use crate::server::settings::CheckWal;
 use crate::server::source::Source;
-use crate::sys::Space;
+use crate::sys::{Dir, Space};
 use crate::wal::name::FileName;
 
 pub mod access;
@@ -34,11 +34,13 @@ mod names;
 #[cfg(feature = "s3")]
 pub mod object;
 mod progress;
+pub mod trials;
 pub mod unchecked;
 
 pub use limit::Limit;
 pub use names::{FinalName, PROBE, StoredName};
 pub use progress::Progress;
+pub use trials::Trials;
 
 /// A place for archived files. Nothing of it is held open between two visits.
 pub trait Store: Send + Sync {
@@ -128,6 +130,34 @@ pub trait Visit: Sync {
     /// The names could not be read to their end.
     fn list(&self, each: &mut dyn FnMut(&str)) -> Result<(), Error>;
 
+    /// Calls `each` with every name there is, in the order of the names, and with what the listing says of it.
+    /// Returns `false`, without a call, where a listing says nothing beside the names and [`Visit::facts`] is
+    /// asked for each.
+    ///
+    /// # Errors
+    /// The names could not be read to their end.
+    fn list_facts(&self, each: &mut dyn FnMut(&str, Facts)) -> Result<bool, Error> {
+        let _ = each;
+        Ok(false)
+    }
+
+    /// Returns what is known of the file under a name, whoever made it; `None` if nothing has the name. A
+    /// symbolic link is not followed.
+    ///
+    /// # Errors
+    /// It could not be looked up.
+    fn facts(&self, name: &str) -> io::Result<Option<Facts>>;
+
+    /// Returns the directory, if the place is one: for what only a directory has.
+    fn directory(&self) -> Option<&Dir> {
+        None
+    }
+
+    /// Returns what a check tries, if the place is in object storage.
+    fn trials(&self) -> Option<Box<dyn Trials + '_>> {
+        None
+    }
+
     /// Calls `each` with the names there are in their order, beginning with the first that is not before `from`,
     /// until it returns `false`. Returns `false` without a call where names have no order, as in a directory: there
     /// a look at each name costs less.
@@ -204,6 +234,17 @@ pub trait Visit: Sync {
     fn check_apart(&self, _server: &KnownDestinations) -> Result<(), Error> {
         Ok(())
     }
+}
+
+/// What is known of a file without its contents.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Facts {
+    /// The length of the stored bytes.
+    pub len: u64,
+    /// What the file takes in the archive, in bytes.
+    pub allocated: u64,
+    /// When it was last written.
+    pub modified: Option<SystemTime>,
 }
 
 /// A place that is kept open, for files that are complete there and not published yet. Only what is under

@@ -9,7 +9,7 @@
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -19,12 +19,14 @@ use self::client::{Ask, Client};
 use self::draft::ObjectDraft;
 use self::found::Object;
 use self::payload::Payload;
-use self::xml::Page;
+use self::trials::ObjectTrials;
+use self::xml::{Entry, Page};
 use crate::encoding::codec::Codec;
 use crate::error::{Action, Error, ErrorKind, Refusal};
 use crate::server::known::KnownDestinations;
 use crate::store::{
-    Draft, FinalName, Found, Place, PlaceId, Progress, Requests, Store, StoredName, Visit,
+    Draft, Facts, FinalName, Found, Place, PlaceId, Progress, Requests, Store, StoredName, Trials,
+    Visit,
 };
 use crate::sys::Space;
 use crate::wal::name::FileName;
@@ -41,12 +43,16 @@ mod draft;
 mod fake;
 mod found;
 mod keys;
+mod lifecycle;
 mod metadata;
 mod payload;
+#[cfg(test)]
+mod prove_tests;
 #[cfg(test)]
 mod server_tests;
 #[cfg(test)]
 mod tests;
+mod trials;
 mod wire;
 mod xml;
 
@@ -281,9 +287,14 @@ impl ObjectVisit<'_> {
     }
 
     /// Calls `each` with every name that begins so and comes behind a text.
-    fn names(&self, begin: &str, behind: &str, each: &mut dyn FnMut(&str)) -> Result<(), Error> {
-        self.names_while(begin, behind, &mut |name| {
-            each(name);
+    fn names(
+        &self,
+        begin: &str,
+        behind: &str,
+        each: &mut dyn FnMut(&str, Facts),
+    ) -> Result<(), Error> {
+        self.names_while(begin, behind, &mut |name, facts| {
+            each(name, facts);
             true
         })
     }
@@ -293,7 +304,7 @@ impl ObjectVisit<'_> {
         &self,
         begin: &str,
         behind: &str,
-        each: &mut dyn FnMut(&str) -> bool,
+        each: &mut dyn FnMut(&str, Facts) -> bool,
     ) -> Result<(), Error> {
         let failed =
             |refusal| self.shared.failed(Action::ListObjects, &self.shared.location, refusal);
@@ -303,7 +314,7 @@ impl ObjectVisit<'_> {
         loop {
             let page = self.page(&prefix, after.as_deref()).map_err(failed)?;
             let mut last = after.clone();
-            for key in page.keys {
+            for Entry { key, len, modified } in page.entries {
                 // Some servers give what they gave before once more.
                 if after.as_ref().is_some_and(|after| *after >= key) {
                     continue;
@@ -312,7 +323,7 @@ impl ObjectVisit<'_> {
                 if let Some(name) = key.strip_prefix(&directory)
                     && !name.is_empty()
                     && !name.ends_with("_$folder$")
-                    && !each(name)
+                    && !each(name, Facts { len, allocated: len, modified })
                 {
                     return Ok(());
                 }
@@ -376,25 +387,44 @@ impl Visit for ObjectVisit<'_> {
     }
 
     fn list(&self, each: &mut dyn FnMut(&str)) -> Result<(), Error> {
-        self.names("", "", each)
+        self.names("", "", &mut |name, _| each(name))
+    }
+
+    fn list_facts(&self, each: &mut dyn FnMut(&str, Facts)) -> Result<bool, Error> {
+        self.names("", "", each).map(|()| true)
+    }
+
+    fn facts(&self, name: &str) -> io::Result<Option<Facts>> {
+        // Any key can be asked for so.
+        let found = self.shared.find(&FinalName::Probe(name.to_owned()), self.progress);
+        let found = found.map_err(|e| io::Error::other(format!("{e}: {}", e.detail())))?;
+        Ok(found.map(|found| Facts {
+            len: found.stored_len(),
+            allocated: found.stored_bytes(),
+            modified: found.modified(),
+        }))
+    }
+
+    fn trials(&self) -> Option<Box<dyn Trials + '_>> {
+        Some(Box::new(ObjectTrials::new(self)))
     }
 
     fn list_behind(&self, text: &str, each: &mut dyn FnMut(&str)) -> Result<bool, Error> {
-        self.names("", text, each).map(|()| text.is_empty())
+        self.names("", text, &mut |name, _| each(name)).map(|()| text.is_empty())
     }
 
     fn list_from(&self, from: &str, each: &mut dyn FnMut(&str) -> bool) -> Result<bool, Error> {
         // A listing begins behind a name: this one comes before all that begin with the same characters.
         let mut chars = from.chars();
         chars.next_back();
-        self.names_while("", chars.as_str(), &mut |name| name < from || each(name))?;
+        self.names_while("", chars.as_str(), &mut |name, _| name < from || each(name))?;
         Ok(true)
     }
 
     /// By one listing, which costs a round trip where four looks would cost four.
     fn encodings(&self, name: &FileName) -> Result<Vec<Codec>, Error> {
         let mut there = Vec::new();
-        self.names(&name.to_string(), "", &mut |stored| {
+        self.names(&name.to_string(), "", &mut |stored, _| {
             let parsed = StoredName::parse(stored).ok().filter(|stored| stored.name == *name);
             there.extend(parsed.map(|stored| stored.codec));
         })?;

@@ -67,6 +67,18 @@ impl Payload {
         self.pieces.iter().map(|piece| piece.len() as u64).sum()
     }
 
+    /// Claims another MD5, that of `other`: for a check, which wants to be refused.
+    pub(super) fn with_md5_of(self, other: &[u8]) -> Self {
+        Self { md5: Md5::new_with_prefix(other), ..self }
+    }
+
+    /// Claims another SHA-256, likewise.
+    pub(super) fn with_sha256_of(mut self, other: &[u8]) -> Self {
+        self.sha256 = digest::Context::new(&SHA256);
+        self.sha256.update(other);
+        self
+    }
+
     /// Returns the SHA-256, as requests show it.
     pub(super) fn sha256(&self) -> String {
         let digest = self.sha256.clone().finish();
