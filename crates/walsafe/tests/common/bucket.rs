@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -111,7 +111,7 @@ type Answer = (u16, Vec<(String, String)>, Vec<u8>);
 /// Serves a request. `false` ends the connection.
 fn one(
     state: &Mutex<State>,
-    directory: &PathBuf,
+    directory: &Path,
     stream: &mut BufReader<TcpStream>,
 ) -> io::Result<bool> {
     let mut line = String::new();
@@ -190,12 +190,7 @@ const METADATA: [(&str, &str); 3] = [
 ];
 
 /// Stores an object, unless one is there.
-fn put(
-    directory: &PathBuf,
-    target: &str,
-    headers: &BTreeMap<String, String>,
-    bytes: &[u8],
-) -> Answer {
+fn put(directory: &Path, target: &str, headers: &BTreeMap<String, String>, bytes: &[u8]) -> Answer {
     let Some(name) = target.strip_prefix("/wal/main/") else { return refuse(404, "NoSuchKey") };
     assert_eq!(headers.get("if-none-match").map(String::as_str), Some("*"), "it would replace");
     let temporary = tempfile::NamedTempFile::new_in(directory.parent().unwrap()).unwrap();
@@ -214,7 +209,7 @@ fn put(
     }
 }
 
-fn answer(directory: &PathBuf, target: &str, first_byte: bool) -> Answer {
+fn answer(directory: &Path, target: &str, first_byte: bool) -> Answer {
     if !directory.exists() {
         return refuse(404, "NoSuchBucket");
     }
@@ -227,7 +222,7 @@ fn answer(directory: &PathBuf, target: &str, first_byte: bool) -> Answer {
     }
 }
 
-fn object(directory: &PathBuf, name: &str, first_byte: bool) -> Answer {
+fn object(directory: &Path, name: &str, first_byte: bool) -> Answer {
     let Ok(file) = File::open(directory.join(name)) else { return refuse(404, "NoSuchKey") };
     let mut headers = Vec::new();
     for (attribute, header) in METADATA {
@@ -272,7 +267,7 @@ fn date(seconds: u64) -> String {
     format!("Sun, {day:02} {month} {year} {hour:02}:{minute:02}:{second:02} GMT")
 }
 
-fn list(directory: &PathBuf, query: &str) -> Answer {
+fn list(directory: &Path, query: &str) -> Answer {
     let option = |name: &str| {
         let find = |pair: &str| pair.strip_prefix(&format!("{name}=")).map(str::to_owned);
         query.split('&').find_map(find).map(|value| value.replace("%2F", "/"))
