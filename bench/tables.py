@@ -74,6 +74,20 @@ def backlog(rows):
             f"each run; {medians_of(rows)}.\n\n" + table(head, cells) + incomplete(rows))
 
 
+def objects(rows):
+    text = (f"{rows[0]['segments']} segments of 16 MB ({rows[0]['segments'] * 16 * 1.048576:.0f} MB) into a new "
+            f"bucket each time, over TLS; {medians_of(rows)}.\n")
+    head = ["", "s", "range, s", "segments/min", "CPU ms/segment", "memory MB", "requests a segment"]
+    for milliseconds in dict.fromkeys(row["network_ms"] for row in rows):
+        there = [row for row in rows if row["network_ms"] == milliseconds]
+        front = f"A network of {milliseconds} ms there and back in front" if milliseconds else "Nothing in front"
+        text += f"\n{front}:\n\n" + table(head, [
+            [row["title"], f"{median(row['seconds']):.2f}", spread(row["seconds"]),
+             f"{row['segments'] * 60 / median(row['seconds']):.0f}", cpu(row, row["segments"]),
+             middle(row, "memory_mb", "{:.0f}"), middle(row, "requests", "{:.1f}")] for row in there])
+    return text + incomplete(rows)
+
+
 def single(rows):
     ratio = Ratios(rows, "seconds")
     return table(["", "samples", "median, ms", "range, ms", "÷ basic_archive"], [
@@ -133,6 +147,7 @@ def verbatim(rows):
 
 SECTIONS = [
     ("backlog", "Draining a backlog", backlog),
+    ("object", "Object storage", objects),
     ("single", "A single segment on an idle server", single),
     ("restore", "Recoveries", restore),
     ("many", "A long backlog of 1 MB segments that hold little", many),

@@ -174,7 +174,8 @@ fn the_rows_of_the_library_are_those_that_the_sql_declares() {
         "destination, state, last_archived_wal, last_archived_time, last_failed_wal, last_failed_time, \
          last_error, archived_count, already_present_count, failed_count, wal_bytes, stored_bytes, \
          busy_ms, last_ms, backlog_files, backlog_bytes, oldest_waiting_age, free_bytes, \
-         pg_wal_free_bytes, damaged_count, complete_from, stats_reset"
+         pg_wal_free_bytes, damaged_count, complete_from, requests, retries, throttled, \
+         stats_reset"
     );
 }
 

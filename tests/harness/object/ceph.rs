@@ -9,11 +9,13 @@ use std::process::Command;
 
 use super::daemon::{Daemon, Place};
 use super::sign::Keys;
+use super::tls;
 use crate::command::{run, run_within};
 use crate::scratch::{make_dir, names};
 use crate::wait::TIMEOUT;
 
 pub(super) const PORT: u16 = 17_480;
+const HTTPS: u16 = 17_481;
 pub(super) const ANOTHER: &str = "another";
 const MONITOR: u16 = 17_300;
 const CLUSTER: &str = "11111111-2222-3333-4444-555555555555";
@@ -64,7 +66,8 @@ mon data avail crit = 1
 [client.rgw]
 # Without authentication it would hang otherwise.
 ms mon client mode = crc
-rgw frontends = beast endpoint={host}:{PORT}
+rgw frontends = beast endpoint={host}:{PORT} ssl_endpoint={host}:{HTTPS} \
+            ssl_certificate={home}/server.pem ssl_private_key={home}/server.key
 rgw dynamic resharding = false
 rgw override bucket index max shards = 1
 "
@@ -104,7 +107,12 @@ fn program(place: &Place, name: &str) -> Command {
     command
 }
 
+pub(super) fn https(place: &Place) -> SocketAddr {
+    (place.host, HTTPS).into()
+}
+
 pub(super) fn prepare(place: &Place) {
+    tls::certify(&place.home, place.host);
     for dir in ["mon", "osd", "run", "log"] {
         make_dir(&place.home.join(dir));
     }

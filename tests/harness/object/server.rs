@@ -142,11 +142,15 @@ impl ObjectServer {
     /// Where it speaks https, and the authority that its certificate is from.
     ///
     /// # Panics
-    /// Only SeaweedFS does.
+    /// Only Ceph and SeaweedFS do.
     #[must_use]
     pub fn https(&self) -> (SocketAddr, PathBuf) {
-        assert_eq!(self.kind, Kind::SeaweedFs, "it speaks http alone");
-        (seaweedfs::https(&self.place), self.place.home.join("ca.pem"))
+        let address = match self.kind {
+            Kind::Ceph => ceph::https(&self.place),
+            Kind::SeaweedFs => seaweedfs::https(&self.place),
+            kind => panic!("{kind:?} speaks http alone"),
+        };
+        (address, self.place.home.join("ca.pem"))
     }
 
     /// The keys of a user that may do everything.
