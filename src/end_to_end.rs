@@ -1,13 +1,15 @@
 //! The end-to-end test: a segment is ended, and waited for in the archive.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use pgrx::{PgSqlErrorCode, pg_sys};
 use walsafe_core::error::{Activity, Error};
 use walsafe_core::prove::check::Status;
 use walsafe_core::prove::read_back::ReadBack;
 use walsafe_core::server::ready;
+use walsafe_core::server::settings::Destination;
 use walsafe_core::server::stats;
+use walsafe_core::store::location::Access;
 use walsafe_core::wal::Lsn;
 use walsafe_core::wal::name::SegmentName;
 use walsafe_core::words;
@@ -17,7 +19,7 @@ use crate::watch::{FAILING, WAITING};
 use crate::{configuration, settings};
 
 /// Returns the archives that this server writes to.
-pub(crate) fn destinations() -> Vec<PathBuf> {
+pub(crate) fn destinations() -> (Vec<Destination>, Access) {
     let settings = settings::current().ok().filter(|_| configuration::archives_with_this_module());
     // SAFETY: looks at shared memory, in a session.
     if unsafe { pg_sys::RecoveryInProgress() } {
@@ -29,7 +31,7 @@ pub(crate) fn destinations() -> Vec<PathBuf> {
     }
     match settings {
         Some(settings) => {
-            settings.destinations.iter().map(|there| there.path().to_owned()).collect()
+            (settings.destinations.iter().cloned().collect(), settings::access(&settings))
         }
         None => refuse(
             "this server does not archive with walsafe_archive",

@@ -1,7 +1,7 @@
 //! The extension's SQL functions. The files in sql/ declare them: pgrx generates nothing (`sql = false`), and
 //! a test compares the two.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -18,6 +18,8 @@ use walsafe_core::server::ready;
 use walsafe_core::server::settings::Destination;
 use walsafe_core::server::stats::{self, Stats};
 use walsafe_core::server::together;
+use walsafe_core::store::Store;
+use walsafe_core::store::location::{self, Access};
 use walsafe_core::sys;
 use walsafe_core::wal::name::{FileName, SegmentName};
 use walsafe_core::words;
@@ -176,6 +178,7 @@ fn walsafe_archive_check() -> TableIterator<
     let mut rows = Vec::new();
     if let Ok(settings) = settings::current() {
         let destinations = settings.destinations.clone();
+        let access = settings::access(&settings);
         let data_directory = settings::data_directory();
         let min_free = settings.min_free_space;
         let command = settings::value(c"restore_command").to_string_lossy().into_owned();
@@ -189,16 +192,21 @@ fn walsafe_archive_check() -> TableIterator<
                 cancelled: Some(cancelled),
                 ..check::Options::default()
             };
-            let paths: Vec<_> = destinations.iter().map(|there| there.path()).collect();
+            let given: Vec<_> = destinations.iter().map(|there| Path::new(there.given())).collect();
             let server = std::env::current_exe().ok();
             let restore_command = restoring::restore_command(&Restoring {
                 command: &command,
                 path: std::env::var_os("PATH").as_deref(),
-                archives: &paths,
+                archives: &given,
                 programs: server.as_deref().and_then(Path::parent),
             });
-            let checks =
-                paths.iter().map(|path| (path.display().to_string(), check::check(path, &options)));
+            let checks = destinations.iter().map(|there| {
+                let checks = match location::open(Path::new(there.given()), &access) {
+                    Ok(store) => check::check(&*store, &options),
+                    Err(error) => vec![check::unusable(&error)],
+                };
+                (there.path().display().to_string(), checks)
+            });
             (together::look(&destinations), restore_command, checks.collect::<Vec<_>>())
         });
         if let Some(reason) = apart {
@@ -237,7 +245,7 @@ fn walsafe_archive_test(
             "It is a number of seconds, 0 or more.",
         );
     };
-    let archives = end_to_end::destinations();
+    let (archives, access) = end_to_end::destinations();
     let data_directory = settings::data_directory();
     let segment = end_to_end::switch().to_string();
     let name = FileName::new(&segment).map_err(|e| e.to_string());
@@ -257,8 +265,11 @@ fn walsafe_archive_test(
             // All have the same time.
             let limit = limit.saturating_sub(began.elapsed());
             let go_on = || !cancelled.load(Ordering::Relaxed);
-            let found = read_back(&archive, &name, &expected, limit, &go_on);
-            (archive, found)
+            let found = match location::open(Path::new(archive.given()), &access) {
+                Ok(store) => read_back(&*store, &name, &expected, limit, &go_on),
+                Err(error) => ReadBack::NotThere(Some(error)),
+            };
+            (archive.path().to_owned(), found)
         });
         read.collect::<Vec<_>>()
     });
@@ -291,9 +302,9 @@ fn walsafe_archive_verify(
         name!(advice, String),
     ),
 > {
-    let found = in_each(archives_to_read(destination), |path, go_on| {
+    let found = in_each(archives_to_read(destination), |store, go_on| {
         let options = verify::Options { threads: VERIFY_THREADS, ..verify::Options::default() };
-        verify::verify(path, &options, &mut |_| go_on()).map(|report| report.findings)
+        verify::verify(store, &options, &mut |_| go_on()).map(|report| report.findings)
     });
     TableIterator::new(rows(found))
 }
@@ -312,24 +323,27 @@ fn walsafe_archive_gaps(
         name!(advice, String),
     ),
 > {
-    let found =
-        in_each(archives_to_read(destination), |path, go_on| verify::gaps(path, &mut |_| go_on()));
+    let found = in_each(archives_to_read(destination), |store, go_on| {
+        verify::gaps(store, &mut |_| go_on())
+    });
     TableIterator::new(rows(found))
 }
 
 /// What was found in one archive.
-type Found = (PathBuf, Result<Findings, VerifyError>);
+type Found = (Destination, Result<Findings, VerifyError>);
 
 /// Reads one archive after the other, beside the session's main thread.
 fn in_each(
-    archives: Vec<PathBuf>,
-    read: impl Fn(&Path, &dyn Fn() -> bool) -> Result<Findings, VerifyError> + Send + 'static,
+    archives: Vec<Destination>,
+    read: impl Fn(&dyn Store, &dyn Fn() -> bool) -> Result<Findings, VerifyError> + Send + 'static,
 ) -> Vec<Found> {
+    let access = access();
     in_background(move |cancelled| {
         let go_on = || !cancelled.load(Ordering::Relaxed);
-        let read = archives.into_iter().map(|path| {
-            let found = read(&path, &go_on);
-            (path, found)
+        let read = archives.into_iter().map(|archive| {
+            let store = location::open(Path::new(archive.given()), &access);
+            let found = store.map_err(VerifyError::from).and_then(|store| read(&*store, &go_on));
+            (archive, found)
         });
         read.collect()
     })
@@ -343,13 +357,13 @@ fn rows(found: Vec<Found>) -> impl Iterator<Item = Row> {
     let several = found.len() > 1;
     let found: Vec<_> = found
         .into_iter()
-        .map(|(path, result)| {
+        .map(|(archive, result)| {
             let result = match result {
                 Err(error) if several => Err(unreadable(&error)),
                 Err(error) => raise(error),
                 Ok(findings) => Ok(findings),
             };
-            (report::for_server(path.display().to_string()), result)
+            (report::for_server(archive.path().display().to_string()), result)
         })
         .collect();
     found.into_iter().flat_map(|(destination, result)| {
@@ -406,6 +420,20 @@ fn raise(error: VerifyError) -> ! {
     }
 }
 
+/// Returns what reaching an archive takes, also where none is configured.
+fn access() -> Access {
+    if let Ok(settings) = settings::current() {
+        return settings::access(&settings);
+    }
+    let file = settings::value(c"walsafe_archive.credentials_file");
+    let file = Some(file.to_string_lossy().into_owned()).filter(|file| !file.is_empty());
+    Access {
+        credentials_file: file.map(Into::into),
+        data_directory: Some(settings::data_directory().to_owned()),
+        stall_timeout: None,
+    }
+}
+
 /// Runs `work` beside the session's main thread.
 fn in_background<T: Send + 'static>(
     work: impl FnOnce(&std::sync::atomic::AtomicBool) -> T + Send + 'static,
@@ -434,7 +462,7 @@ fn in_background<T: Send + 'static>(
 
 /// Returns the archives that a function is to read: the one given, or the configured ones. The role must be
 /// allowed to read the server's files, whatever the function's privileges are.
-fn archives_to_read(given: Option<&str>) -> Vec<PathBuf> {
+fn archives_to_read(given: Option<&str>) -> Vec<Destination> {
     // SAFETY: looks at the session's user in its main thread.
     let user = unsafe { pg_sys::GetUserId() };
     let role = pg_sys::Oid::from(pg_sys::ROLE_PG_READ_SERVER_FILES);
@@ -448,9 +476,7 @@ fn archives_to_read(given: Option<&str>) -> Vec<PathBuf> {
     }
     let Some(given) = given else {
         return match settings::current() {
-            Ok(settings) => {
-                settings.destinations.iter().map(|there| there.path().to_owned()).collect()
-            }
+            Ok(settings) => settings.destinations.iter().cloned().collect(),
             Err(Error::NotConfigured) => report::raise(
                 PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
                 "there is no archive to read",
@@ -460,10 +486,10 @@ fn archives_to_read(given: Option<&str>) -> Vec<PathBuf> {
         };
     };
     match Destination::new(given, settings::data_directory()) {
-        Ok(destination) => vec![destination.path().to_owned()],
+        Ok(destination) => vec![destination],
         Err(error) => report::raise(
             PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
-            "invalid archive directory",
+            "invalid archive directory or URL",
             &words::sentence(&error.to_string()),
         ),
     }

@@ -23,6 +23,7 @@ mod monitoring;
 mod mount_modes;
 mod mounts;
 mod moving_over;
+mod object_check;
 mod object_page;
 mod object_servers;
 mod odd_storage;

@@ -16,11 +16,12 @@ use walsafe_core::error::ErrorKind;
 use walsafe_core::prove::check::{self, Check, Options, Status};
 use walsafe_core::prove::examine::Expectation;
 use walsafe_core::prove::read_back::{ReadBack, read_back};
+use walsafe_core::store::directory::Directory;
 use walsafe_core::store::directory::temporary::Owner;
 use walsafe_core::wal::name::FileName;
 
 fn row(world: &World, name: &str, options: &Options<'_>) -> Check {
-    let checks = check::check(&world.archive, options);
+    let checks = check::check(&Directory::at(&world.archive), options);
     checks.into_iter().find(|check| check.name == name).unwrap()
 }
 
@@ -115,7 +116,7 @@ fn what_is_read_back_is_whole_or_wrong_or_not_there_with_the_reason() {
     let job = world.segment(1, 1);
     world.run(&job).unwrap();
     let expected = Expectation { system_identifier: Some(OURS), ..Expectation::default() };
-    let look = |name| read_back(&world.archive, name, &expected, at_once, &|| true);
+    let look = |name| read_back(&Directory::at(&world.archive), name, &expected, at_once, &|| true);
     let found = look(&job.name);
     assert!(matches!(found, ReadBack::Whole { by_digest: true, .. }), "{found:?}");
     let later = FileName::new(&segment_name(1, 2)).unwrap();
@@ -142,6 +143,6 @@ fn what_is_read_back_is_whole_or_wrong_or_not_there_with_the_reason() {
         false
     };
     let patient = Duration::from_secs(600);
-    let found = read_back(&world.archive, &later, &expected, patient, &go_on);
+    let found = read_back(&Directory::at(&world.archive), &later, &expected, patient, &go_on);
     assert!(matches!(found, ReadBack::NotThere(Some(_))), "{found:?}");
 }

@@ -19,10 +19,12 @@ const SOURCES: [&str; 5] = [
     include_str!("../src/store/directory/reading.rs"),
 ];
 /// Where the rows of `walsafe_archive_check()` and of `walsafe check` get their names.
-const CHECKS: [&str; 8] = [
+const CHECKS: [&str; 10] = [
     include_str!("../../../src/configuration.rs"),
     include_str!("../src/prove/check.rs"),
+    include_str!("../src/prove/check/bucket.rs"),
     include_str!("../src/prove/check/contents.rs"),
+    include_str!("../src/prove/check/directory.rs"),
     include_str!("../src/prove/check/following.rs"),
     include_str!("../src/prove/check/mode.rs"),
     include_str!("../src/prove/check/ownership.rs"),

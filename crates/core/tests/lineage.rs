@@ -19,6 +19,7 @@ use walsafe_core::error::ErrorKind;
 use walsafe_core::prove::check::{self, Status};
 use walsafe_core::prove::overview::Overview;
 use walsafe_core::prove::verify::{self, verify};
+use walsafe_core::store::directory::Directory;
 
 #[path = "common/pools.rs"]
 mod pools;
@@ -194,7 +195,9 @@ fn a_tail_is_verified_and_counts_for_no_range() {
     let (_, ours) = version(&[40_000, 30]);
     let tail = tail_of(&ours);
     fs::write(world.archive.join(&tail), &ours).unwrap();
-    let found = |archive: &Path| verify(archive, &verify::Options::default(), &mut |_| true);
+    let found = |archive: &Path| {
+        verify(&Directory::at(archive), &verify::Options::default(), &mut |_| true)
+    };
     let report = found(&world.archive).unwrap();
     assert!(report.findings.is_empty(), "{report:?}");
     assert_eq!(
@@ -202,7 +205,8 @@ fn a_tail_is_verified_and_counts_for_no_range() {
         (1, 0, 1)
     );
     let overview =
-        Overview::read(&world.archive, &walsafe_core::store::Progress::default()).unwrap();
+        Overview::read(&Directory::at(&world.archive), &walsafe_core::store::Progress::default())
+            .unwrap();
     let [timeline] = &overview.timelines[..] else { panic!("{overview:?}") };
     assert_eq!((timeline.segments, timeline.partials, timeline.tails), (0, 0, 1));
     assert_eq!((timeline.runs.len(), overview.others), (0, 0));
@@ -346,7 +350,7 @@ fn wal_that_the_parent_timeline_has_past_the_switch_is_named_once() {
         }
         // That the segment before is not there is a line in the log.
         notices.retain(|notice| notice.level == Level::Warning);
-        let checks = check::check(&world.archive, &check::Options::default());
+        let checks = check::check(&Directory::at(&world.archive), &check::Options::default());
         let row = checks.iter().find(|check| check.name == "timelines").unwrap();
         let Some(named) = named else {
             assert_eq!(notices, []);

@@ -13,6 +13,7 @@ use common::*;
 use walsafe_core::error::{Activity, ErrorKind};
 use walsafe_core::prove::check::{self, Status};
 use walsafe_core::server::settings::{CheckWal, FsyncPolicy};
+use walsafe_core::store::directory::Directory;
 use walsafe_core::store::directory::Staging;
 use walsafe_core::sys;
 use walsafe_core::sys::fault::{Effect, Fault, Op, Plan};
@@ -136,7 +137,7 @@ fn a_temporary_file_that_cannot_be_removed_is_told_of() {
 fn probes_have_no_name_where_files_need_none() {
     let temp = scratch();
     let plan = Plan::new(vec![]);
-    let checks = check::check(temp.path(), &check::Options::default());
+    let checks = check::check(&Directory::at(temp.path()), &check::Options::default());
     let named = plan.calls().into_iter().filter(|op| *op == Op::CreateNamed).count();
     drop(plan);
     assert_eq!(named, 0);
@@ -166,7 +167,7 @@ fn a_file_system_without_inodes_is_called_that() {
     let error = run(&world.plan, &job).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::OutOfInodes, "{error:?}");
     assert!(error.detail().contains("No inode is left"), "{}", error.detail());
-    let checks = check::check(&world.archive, &check::Options::default());
+    let checks = check::check(&Directory::at(&world.archive), &check::Options::default());
     for name in ["free space", "unnamed temporary files", "extended attributes"] {
         let check = checks.iter().find(|check| check.name == name).unwrap();
         assert_eq!(check.status, Status::Error, "{check:?}");
@@ -188,7 +189,7 @@ fn a_check_leaves_nothing_in_an_append_only_directory() {
         assert!(command.arg(flag).arg(&world.archive).status().unwrap().success());
     };
     chattr("+a");
-    let checks = check::check(&world.archive, &check::Options::default());
+    let checks = check::check(&Directory::at(&world.archive), &check::Options::default());
     let left = world.names();
     let archived = run(&world.plan, &world.segment(1, 1));
     chattr("-a");
@@ -244,7 +245,7 @@ fn a_directory_that_every_user_can_write_into_is_told_of() {
         let notice = receipt.notices.iter().find(|notice| notice.message == message);
         assert_eq!(notice.is_some(), says.is_some(), "{mode:o}");
         assert!(notice.is_none_or(|notice| notice.detail.contains(says.unwrap())), "{notice:?}");
-        let checks = check::check(&world.archive, &check::Options::default());
+        let checks = check::check(&Directory::at(&world.archive), &check::Options::default());
         let check = checks.iter().find(|check| check.name == "ownership").unwrap();
         assert_eq!(check.status, status, "{check:?}");
     }

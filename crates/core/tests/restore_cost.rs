@@ -11,7 +11,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use common::*;
-use restores::request;
+use restores::{origins, request};
 use walsafe_core::restore::{self, Outcome, Request, RestoreError, Round};
 use walsafe_core::store::Progress;
 use walsafe_core::sys::fault::{Op, Plan};
@@ -40,9 +40,9 @@ fn ask(
 ) -> (Result<Outcome, RestoreError>, Vec<Op>) {
     let plan = Plan::new(Vec::new());
     let (name, target) = (FileName::new(file).unwrap(), data.join("pg_wal/RECOVERYXLOG"));
-    let (archives, place) = (std::slice::from_ref(&world.archive), (data, &*target));
+    let (archives, place) = (origins(&[world.archive.clone()]), (data, &*target));
     let (steps, round) = (Progress::default(), Round::default());
-    let request = request(archives, &name, place, &steps, &round);
+    let request = request(&archives, &name, place, &steps, &round);
     let result = restore::restore(&Request { prove_absence: prove, ..request });
     (result, plan.calls())
 }

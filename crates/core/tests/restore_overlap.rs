@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use common::*;
 use pools::{alone, wait_until};
-use restores::request;
+use restores::{origins, request};
 use walsafe_core::archive::Job;
 use walsafe_core::restore::{self, Outcome, RestoreError, Round};
 use walsafe_core::store::Progress;
@@ -41,9 +41,9 @@ impl Place {
     }
 
     fn restore(&self, steps: &Progress) -> Result<Outcome, RestoreError> {
-        let (archives, round) = (std::slice::from_ref(&self.world.archive), Round::default());
+        let (archives, round) = (origins(&[self.world.archive.clone()]), Round::default());
         let target = self.data.join("pg_wal/RECOVERYXLOG");
-        restore::restore(&request(archives, &self.job.name, (&self.data, &target), steps, &round))
+        restore::restore(&request(&archives, &self.job.name, (&self.data, &target), steps, &round))
     }
 
     /// Restores, and makes sure that the file is what was archived.

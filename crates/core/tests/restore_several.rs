@@ -11,7 +11,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use common::*;
-use restores::request;
+use restores::{origins, request};
 use walsafe_core::restore::{self, Outcome, RestoreError, Round};
 use walsafe_core::store::Progress;
 use walsafe_core::sys::fault::{Effect, Fault, Op, Plan};
@@ -66,7 +66,8 @@ fn ask(
     let plan = Plan::new(faults);
     let (name, target) = (FileName::new(file).unwrap(), data.join("pg_wal/RECOVERYXLOG"));
     let steps = Progress::default();
-    let result = restore::restore(&request(archives, &name, (data, &target), &steps, round));
+    let archives = origins(archives);
+    let result = restore::restore(&request(&archives, &name, (data, &target), &steps, round));
     (result, plan.calls())
 }
 

@@ -156,7 +156,7 @@ fn an_archive_or_an_identity_file_of_a_third_user_is_an_error() {
     }
     // Root runs no server, so without a data directory nobody knows its user.
     give(&world.archive, other);
-    let checks = check::check(&world.archive, &Options::default());
+    let checks = check::check(&Directory::at(&world.archive), &Options::default());
     let check = checks.into_iter().find(|check| check.name == "ownership").unwrap();
     assert_eq!(check.status, Status::Ok, "{check:?}");
 }
@@ -188,7 +188,7 @@ fn a_damaged_control_file_was_read_and_is_not_understood() {
 fn checked(world: &World, name: &str) -> Check {
     let data = world.pg_wal.parent().unwrap();
     let options = Options { data_directory: Some(data), ..Options::default() };
-    let checks = check::check(&world.archive, &options);
+    let checks = check::check(&Directory::at(&world.archive), &options);
     checks.into_iter().find(|check| check.name == name).unwrap()
 }
 

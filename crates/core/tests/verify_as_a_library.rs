@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use walsafe_core::prove::finding::{FindingKind, Findings};
 use walsafe_core::prove::verify::{self, Options, Start, StartError, VerifyError};
+use walsafe_core::store::directory::Directory;
 use walsafe_core::store::identity::Identity;
 
 /// An archive whose files are empty: enough where only names count.
@@ -33,11 +34,14 @@ fn a_watcher_that_says_no_ends_the_run() {
     }
     let began = std::time::Instant::now();
     let mut calls = 0;
-    let result =
-        verify::verify(dir.path(), &Options { threads: 2, ..Options::default() }, &mut |_| {
+    let result = verify::verify(
+        &Directory::at(dir.path()),
+        &Options { threads: 2, ..Options::default() },
+        &mut |_| {
             calls += 1;
             calls < 3
-        });
+        },
+    );
     assert!(matches!(result, Err(VerifyError::Cancelled)), "{result:?}");
     assert!(began.elapsed().as_secs() < 10, "{:?}", began.elapsed());
 }
@@ -46,7 +50,7 @@ fn a_watcher_that_says_no_ends_the_run() {
 fn the_watcher_is_told_how_far_the_run_is() {
     let dir = archive(&["000000010000000000000001", "000000010000000000000002"]);
     let mut last = None;
-    let report = verify::verify(dir.path(), &Options::default(), &mut |progress| {
+    let report = verify::verify(&Directory::at(dir.path()), &Options::default(), &mut |progress| {
         last = Some(*progress);
         true
     });
@@ -66,15 +70,15 @@ fn gaps_are_found_by_the_names_alone() {
         "000000020000000000000007",
     ]);
     fs::write(dir.path().join("00000002.history"), "1\t0/7000100\tno reason\n").unwrap();
-    let gaps = verify::gaps(dir.path(), &mut |_| true).unwrap();
+    let gaps = verify::gaps(&Directory::at(dir.path()), &mut |_| true).unwrap();
     let files: Vec<_> = gaps.iter().map(|gap| gap.file).collect();
     assert_eq!(files, ["000000010000000000000003", "000000010000000000000006"]);
     assert!(gaps.iter().all(|gap| gap.problem.kind == FindingKind::Gap));
     fs::remove_file(dir.path().join("00000002.history")).unwrap();
-    let gaps = verify::gaps(dir.path(), &mut |_| true).unwrap();
+    let gaps = verify::gaps(&Directory::at(dir.path()), &mut |_| true).unwrap();
     assert!(gaps.iter().any(|gap| gap.file == "00000002.history"), "{gaps:?}");
     assert!(matches!(
-        verify::gaps(dir.path(), &mut |_| false),
+        verify::gaps(&Directory::at(dir.path()), &mut |_| false),
         Ok(_) | Err(VerifyError::Cancelled)
     ));
 }
@@ -86,7 +90,7 @@ fn what_is_cleaned_up_while_the_archive_is_verified_is_not_a_gap() {
     let names =
         ["000000010000000000000001", "000000010000000000000003", "000000010000000000000004"];
     let dir = archive(&names);
-    let report = verify::verify(dir.path(), &Options::default(), &mut |progress| {
+    let report = verify::verify(&Directory::at(dir.path()), &Options::default(), &mut |progress| {
         if progress.files == progress.files_total {
             // The others are read twice, as they look like files that are being written.
             let _ = fs::remove_file(dir.path().join(names[0]));
@@ -103,8 +107,10 @@ fn an_empty_directory_is_not_a_clean_archive() {
     let dir = tempfile::tempdir().unwrap();
     let nothing =
         |result: Result<_, VerifyError>| matches!(result, Err(VerifyError::Nothing { .. }));
-    assert!(nothing(verify::verify(dir.path(), &Options::default(), &mut |_| true).map(drop)));
-    assert!(nothing(verify::gaps(dir.path(), &mut |_| true).map(drop)));
+    assert!(nothing(
+        verify::verify(&Directory::at(dir.path()), &Options::default(), &mut |_| true).map(drop)
+    ));
+    assert!(nothing(verify::gaps(&Directory::at(dir.path()), &mut |_| true).map(drop)));
     assert_eq!(Start::from_label("x"), Err(StartError::Line("START WAL LOCATION")));
 }
 
@@ -117,8 +123,8 @@ fn missing(dir: &Path) -> [Vec<String>; 2] {
     let of = |findings: Findings| {
         findings.iter().filter(|f| f.problem.kind == FindingKind::Gap).map(|f| f.file).collect()
     };
-    let report = verify::verify(dir, &Options::default(), &mut |_| true).unwrap();
-    [of(verify::gaps(dir, &mut |_| true).unwrap()), of(report.findings)]
+    let report = verify::verify(&Directory::at(dir), &Options::default(), &mut |_| true).unwrap();
+    [of(verify::gaps(&Directory::at(dir), &mut |_| true).unwrap()), of(report.findings)]
 }
 
 /// What waited for a slower copy than that of a later segment was a gap, with the advice to take a new base
@@ -171,7 +177,8 @@ fn a_file_that_is_being_written_is_not_a_finding_until_nobody_writes_it_any_more
     let dir = archive(&["000000010000000000000001"]);
     let path = dir.path().join("000000010000000000000001");
     let found = || -> Vec<FindingKind> {
-        let report = verify::verify(dir.path(), &Options::default(), &mut |_| true).unwrap();
+        let report =
+            verify::verify(&Directory::at(dir.path()), &Options::default(), &mut |_| true).unwrap();
         report.findings.iter().map(|finding| finding.problem.kind).collect()
     };
     let done = AtomicBool::new(false);

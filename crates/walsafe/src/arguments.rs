@@ -4,7 +4,7 @@
 //! headings, a line that ends with a colon, and is indented by two columns: [`crate::manual`] makes the
 //! sections of a manual page of it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -12,6 +12,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use walsafe_core::encoding::codec::Compression;
 use walsafe_core::prove::verify::{TargetTimeline, Until};
 use walsafe_core::server::settings::FileMode;
+use walsafe_core::store::location::Access;
 use walsafe_core::wal::name::{FileKind, FileName, SegmentName};
 
 /// Restores files from a PostgreSQL WAL archive, and proves that the archive is whole.
@@ -19,11 +20,16 @@ use walsafe_core::wal::name::{FileKind, FileName, SegmentName};
 #[command(name = "walsafe", version, term_width = 76, arg_required_else_help = true)]
 #[command(
     long_about = "Restores files from a PostgreSQL WAL archive, and proves that the archive is whole.\n\n\
-The archive is a directory that the archive module walsafe_archive fills, or that another tool made.",
+The archive is a directory that the archive module walsafe_archive fills, or that another tool made; or a place in object \
+storage, by its URL: s3://bucket/prefix. Commands take both.",
     after_help = "\
 Exit status:
   Each command has its own: see its help. A command line that names no command ends with 126, so that a server that \
 has it as its restore_command stops.
+
+Environment:
+  WALSAFE_CREDENTIALS_FILE is the file of --credentials-file where that is not given. Without either, the keys for object \
+storage are found as other programs find them: in the environment (AWS_ACCESS_KEY_ID and so on), in ~/.aws, and so on.
 
 Examples:
   # in postgresql.conf, for a recovery or a standby
@@ -62,6 +68,9 @@ pub(crate) struct Common {
     /// Give up when nothing has moved in the archive for so long; 0: never
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = number::<0, MAX>)]
     stall_timeout: u32,
+    /// The file with the keys for object storage
+    #[arg(long, value_name = "FILE", env = "WALSAFE_CREDENTIALS_FILE", hide_env_values = true)]
+    credentials_file: Option<PathBuf>,
     /// Write the result, or the error, as JSON on standard output
     #[arg(long)]
     pub(crate) json: bool,
@@ -71,6 +80,17 @@ impl Common {
     /// Returns for how long nothing may move, `None` for as long as it takes.
     pub(crate) fn timeout(&self) -> Option<Duration> {
         (self.stall_timeout > 0).then(|| Duration::from_secs(self.stall_timeout.into()))
+    }
+
+    /// Returns what reaching an archive takes beside its location. The data directory, where there is one, must
+    /// not hold the file with the keys.
+    pub(crate) fn access(&self, data_directory: Option<&Path>) -> Access {
+        let file = self.credentials_file.clone();
+        Access {
+            credentials_file: file.filter(|file| !file.as_os_str().is_empty()),
+            data_directory: data_directory.map(Path::to_owned),
+            stall_timeout: self.timeout(),
+        }
     }
 }
 
@@ -111,14 +131,16 @@ Examples:
   restore_command = 'walsafe restore --from /mnt/archive %f \"%p\"'
   # add this for a second archive
   --from /mnt/second
+  # or one in object storage, in quotes if the URL has options
+  --from \"s3://bucket/prefix?region=eu-central-1\"
   # add this in a standby that has no server to stream from
   --on-error=stop
   # add this to give up what comes after a hole that nothing can fill
   --end-at-hole 000000010000000000000062"
 )]
 pub(crate) struct Restore {
-    /// The archive directory; may be given several times, for several archives
-    #[arg(long, value_name = "DIR", required = true)]
+    /// The archive, a directory or a URL; may be given several times, for several archives
+    #[arg(long, value_name = "ARCHIVE", required = true)]
     pub(crate) from: Vec<PathBuf>,
     /// What the recovery does when there is trouble with the archive
     #[arg(long, value_enum, default_value_t = OnError::Auto, value_name = "ACTION")]
@@ -168,10 +190,10 @@ fn segment(text: &str) -> Result<SegmentName, String> {
     }
 }
 
-/// Marks a directory as the archive of a cluster.
+/// Marks a directory, or a place in object storage, as the archive of a cluster.
 #[derive(Debug, Args)]
 #[command(
-    long_about = "Marks a directory as the archive of a cluster: writes its identity file, durably, and never over another one.\n\n\
+    long_about = "Marks a directory, or a place in object storage, as the archive of a cluster: writes its identity file, durably, and never over another one.\n\n\
 For a new, empty directory the archiver does this by itself. Use this command after a disk was replaced or an archive was moved, \
 and for an archive that another tool made.",
     after_help = "\
@@ -194,7 +216,7 @@ pub(crate) struct Init {
     pub(crate) file_mode: FileMode,
     #[command(flatten)]
     pub(crate) common: Common,
-    /// The archive directory
+    /// The archive: a directory or a URL
     #[arg(value_name = "DEST")]
     pub(crate) destination: PathBuf,
 }
@@ -262,8 +284,8 @@ pub(crate) struct Verify {
     /// Show no progress bar, not even on a terminal
     #[arg(long, short)]
     pub(crate) quiet: bool,
-    /// The archive directory
-    #[arg(value_name = "DIR")]
+    /// The archive: a directory or a URL
+    #[arg(value_name = "ARCHIVE")]
     pub(crate) archive: PathBuf,
 }
 
@@ -289,8 +311,8 @@ pub(crate) struct List {
     pub(crate) times: bool,
     #[command(flatten)]
     pub(crate) common: Common,
-    /// The archive directory
-    #[arg(value_name = "DIR")]
+    /// The archive: a directory or a URL
+    #[arg(value_name = "ARCHIVE")]
     pub(crate) archive: PathBuf,
 }
 
@@ -327,8 +349,8 @@ pub(crate) struct Check {
     pub(crate) remove_stray: bool,
     #[command(flatten)]
     pub(crate) common: Common,
-    /// The archive directory
-    #[arg(value_name = "DIR")]
+    /// The archive: a directory or a URL
+    #[arg(value_name = "ARCHIVE")]
     pub(crate) archive: PathBuf,
 }
 
@@ -370,7 +392,7 @@ pub(crate) struct Push {
     /// Show no progress bar, not even on a terminal
     #[arg(long, short)]
     pub(crate) quiet: bool,
-    /// The archive directory
+    /// The archive: a directory or a URL
     #[arg(value_name = "DEST")]
     pub(crate) destination: PathBuf,
 }
@@ -387,7 +409,8 @@ stopped.\n\n\
 A DEST that is empty becomes an archive of SOURCE's cluster. A damaged file of SOURCE is left out, and everything else is copied; if a \
 later run finds it sound, it is copied then. Where DEST holds other contents under a name, nothing is copied from there on. The files \
 that pg_receivewal is still writing are left for a later run.\n\n\
-Run as root, it works as the user that owns DEST's identity file, or SOURCE's if DEST has none.",
+Run as root, it works as the user that owns DEST's identity file, or SOURCE's if DEST has none, or else DEST. Objects in a bucket belong to \
+nobody.",
     after_help = "\
 Exit status:
   0    DEST has all that SOURCE has; with --follow, it was asked to end (SIGTERM, SIGINT)
@@ -396,6 +419,8 @@ Exit status:
 
 Examples:
   walsafe copy /mnt/archive /mnt/second
+  # into a bucket; and back with the two exchanged
+  walsafe copy /mnt/archive \"s3://bucket/prefix?region=eu-central-1\"
   # in a job: DEST may not be mounted
   walsafe copy --no-begin --quiet /mnt/archive /mnt/second
   # as a service, with figures for node_exporter
@@ -424,10 +449,10 @@ pub(crate) struct Copy {
     /// Show no progress bar, not even on a terminal
     #[arg(long, short)]
     pub(crate) quiet: bool,
-    /// The archive directory to read
+    /// The archive to read: a directory or a URL
     #[arg(value_name = "SOURCE")]
     pub(crate) source: PathBuf,
-    /// The archive directory to write
+    /// The archive to write: a directory or a URL
     #[arg(value_name = "DEST")]
     pub(crate) destination: PathBuf,
 }
@@ -454,8 +479,8 @@ pub(crate) struct Manifest {
     pub(crate) read: bool,
     #[command(flatten)]
     pub(crate) common: Common,
-    /// The archive directory
-    #[arg(value_name = "DIR")]
+    /// The archive: a directory or a URL
+    #[arg(value_name = "ARCHIVE")]
     pub(crate) archive: PathBuf,
 }
 

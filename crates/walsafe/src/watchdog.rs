@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use walsafe_core::error::Error;
 use walsafe_core::restore::Round;
-use walsafe_core::store::Progress;
+use walsafe_core::store::{Progress, location};
 use walsafe_core::sys;
 use walsafe_core::sys::worker::{End, Stream, WayOut, Worker};
 use walsafe_core::words;
@@ -151,7 +151,7 @@ pub(crate) fn watch_until_asked(
         let Some(timeout) = timeout else { continue };
         let hung = std::mem::replace(&mut hangs, still.is_for(timeout));
         if hangs && !hung {
-            let (path, seconds) = (path.to_owned(), timeout.as_secs());
+            let (path, seconds) = (location::shown(path).into_owned(), timeout.as_secs());
             say(Some(&Error::StorageHangs { path, seconds, left: None }));
         } else if hung && !hangs {
             say(None);
@@ -352,7 +352,7 @@ fn status(end: End) -> Result<u8, Lost> {
 }
 
 fn stalled(path: &Path, timeout: Duration, left: Option<i32>) -> Lost {
-    let (path, seconds) = (path.to_owned(), timeout.as_secs());
+    let (path, seconds) = (location::shown(path).into_owned(), timeout.as_secs());
     Lost::Stalled(Error::StorageHangs { path, seconds, left })
 }
 

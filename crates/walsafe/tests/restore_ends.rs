@@ -11,8 +11,9 @@ use std::time::Duration;
 use common::{MB, OURS, Place, Run, Wal, control, segment_name, segments};
 use walsafe_core::encoding::codec::Codec;
 use walsafe_core::prove::examine::{Expectation, examine};
-use walsafe_core::restore::{self, Outcome, Request, Round};
+use walsafe_core::restore::{self, Origin, Outcome, Request, Round};
 use walsafe_core::store::directory::Directory;
+use walsafe_core::store::location::Access;
 use walsafe_core::store::{Progress, Store, StoredName};
 use walsafe_core::wal::name::FileName;
 
@@ -39,8 +40,9 @@ fn cut(segment: &[u8], pages: usize) -> Vec<u8> {
 /// What the program would do, without its patience with holes.
 fn at_once(place: &Place, file: &str) -> Result<Outcome, String> {
     let name = FileName::new(file).unwrap();
+    let origin = Origin::new(&place.path("archive"), &Access::default()).unwrap();
     let request = Request {
-        archives: &[place.path("archive")],
+        archives: &[origin],
         name: &name,
         target: &place.target(),
         data_directory: &place.path("data"),

@@ -5,21 +5,41 @@
 mod common;
 
 use std::fs;
+use std::path::PathBuf;
 
 use common::{MB, OURS, Place, Run, Wal, segment_name, segments};
 
 /// An archive with segments 1 to `count` of timeline 1.
 fn place(count: usize) -> Place {
-    let place = Place::new();
+    let place = Place::in_bucket();
     for (number, segment) in (1..).zip(segments().iter().take(count)) {
         place.put_with_digest(&segment_name(1, number), segment);
     }
     place
 }
 
-/// The call, without patience.
-fn restore(place: &Place, file: &str) -> Run {
-    Run::of(place.restore_command(file).arg("--patience=0"))
+/// The call, without patience: from the archive as a directory, and as a bucket, of which not all names are listed.
+fn restore(place: &Place, file: &str) -> Both {
+    let archives = [place.path("archive"), place.archive()];
+    let kinds = if cfg!(feature = "s3") { 2 } else { 1 };
+    let run =
+        |archive: &PathBuf| Run::of(place.restore_command_from(archive, file).arg("--patience=0"));
+    Both(archives[..kinds].iter().map(run).collect())
+}
+
+/// What came of both.
+struct Both(Vec<Run>);
+
+impl Both {
+    #[track_caller]
+    fn says(&self, status: i32, text: &str) {
+        self.0.iter().for_each(|run| run.says(status, text));
+    }
+
+    #[track_caller]
+    fn delivers(&self) {
+        self.0.iter().for_each(Run::delivers);
+    }
 }
 
 fn history(lines: &[(u32, u64)]) -> Vec<u8> {
@@ -173,7 +193,7 @@ fn trunk() -> Wal {
 /// An archive of timeline 1 and of timeline 3, whose history says that it came from timeline 2. There is
 /// nothing of timeline 2 but its history, by which it left timeline 1 in segment 2.
 fn place_with(one: &[Vec<u8>], three: &[(u32, Vec<u8>)], switch: u64) -> Place {
-    let place = Place::new();
+    let place = Place::in_bucket();
     for (number, segment) in (1..).zip(one) {
         place.put(&segment_name(1, number), segment);
     }

@@ -83,7 +83,7 @@ fn a_directory_that_is_no_archive_is_an_error_of_each_command() {
         }
         for command in ["list", "verify", "manifest"] {
             let said = format!(
-                "the directory holds neither WAL nor an identity file: \"{}\". Is this the archive, and is its file system mounted?",
+                "the archive holds neither WAL nor an identity file: \"{}\". Is this the archive, and is its file system mounted?",
                 place.path("archive").display()
             );
             run(&place, &[command]).says(2, &said);

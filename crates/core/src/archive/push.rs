@@ -21,11 +21,11 @@ use crate::server::held::{Held, HeldSegment};
 use crate::server::known::KnownDestinations;
 use crate::server::lineage;
 use crate::server::settings::{CheckWal, Destination, DestinationError, FileMode, FsyncPolicy};
+use crate::store::directory::Staging;
 use crate::store::directory::temporary::Owner;
-use crate::store::directory::{Directory, Staging};
 use crate::store::identity::{self, Identity};
 use crate::store::lag::{Archived, Judge, Refusal};
-use crate::store::location::Access;
+use crate::store::location::{self, Access};
 use crate::store::{Progress, Store, mode};
 use crate::sys::buffer::Buffer;
 use crate::wal::Lsn;
@@ -36,8 +36,8 @@ use crate::wal::timeline::Run;
 /// Why nothing can be brought.
 #[derive(Debug, ThisError)]
 pub enum PushError {
-    /// The path of the archive cannot be right.
-    #[error("invalid archive directory: {0}")]
+    /// The path or the URL of the archive cannot be right.
+    #[error("invalid archive: {0}")]
     Destination(DestinationError),
     /// The archive or the data directory is in trouble, or they are not of one cluster.
     #[error(transparent)]
@@ -70,14 +70,34 @@ pub fn plan(
     destination: &Path,
     cluster: Cluster,
     compression: Compression,
+    access: Access,
     progress: &Progress,
 ) -> Result<Plan, PushError> {
-    let path = std::path::absolute(destination)
+    let location = location::absolute(destination)
         .map_err(|e| Error::io(Action::OpenDestination, destination, e))?;
-    let destination = Destination::new(&path.to_string_lossy(), data_directory)
+    let destination = Destination::new(&location.to_string_lossy(), data_directory)
         .map_err(PushError::Destination)?;
-    let store = Directory::at(&path);
+    let path = destination.path().to_owned();
+    let file_mode = match destination.is_url() {
+        true => None,
+        false => mode::like(&path.join(identity::FILE_NAME)),
+    };
+    let plan = Plan {
+        destination,
+        fsync_policy: FsyncPolicy::Full,
+        file_mode: file_mode.unwrap_or(FileMode::PRIVATE),
+        compression,
+        check_wal: CheckWal::Header,
+        verify: false,
+        cluster,
+        known: KnownDestinations::only_read(data_directory),
+        owner: Owner::this_process(),
+        staging: Staging::Unnamed,
+        access,
+    };
+    let store = plan.store();
     let visit = store.visit(progress)?;
+    let path = visit.location().to_owned();
     match Identity::at(&*visit)? {
         None => return Err(PushError::Unmarked { path }),
         Some(there) if there.system_identifier != cluster.system_identifier => {
@@ -91,19 +111,8 @@ pub fn plan(
     }
     // What another process of this host left behind, such as a run that was killed.
     visit.tidy()?;
-    Ok(Plan {
-        destination,
-        fsync_policy: FsyncPolicy::Full,
-        file_mode: mode::like(&path.join(identity::FILE_NAME)).unwrap_or(FileMode::PRIVATE),
-        compression,
-        check_wal: CheckWal::Header,
-        verify: false,
-        cluster,
-        known: KnownDestinations::only_read(data_directory),
-        owner: Owner::this_process(),
-        staging: Staging::Unnamed,
-        access: Access::default(),
-    })
+    drop(visit);
+    Ok(plan)
 }
 
 /// How far it is.

@@ -74,7 +74,7 @@ const MOUNT_AND_RECOVER: &str =
     "Is the archive's file system mounted? Recovery can be started again once it is.";
 const PASS_F_AND_P: &str = "Check restore_command: it must pass %f and \"%p\".";
 const REPLACE_IDENTITY: &str = "Look at the identity file. If the archive is this cluster's, move the file away and run \"walsafe init --pgdata DATA_DIRECTORY ARCHIVE_DIRECTORY\".";
-const MARK_AGAIN: &str = "Is the archive's file system mounted? If the archive was replaced or moved on purpose, run \"walsafe init --pgdata DATA_DIRECTORY ARCHIVE_DIRECTORY\".";
+const MARK_AGAIN: &str = "Is the archive's file system mounted? In a bucket, look for a lifecycle rule that deletes or moves objects by their age, and exclude the identity file from it. If the archive was replaced or moved on purpose, or such a rule has taken the file, run \"walsafe init --pgdata DATA_DIRECTORY ARCHIVE\".";
 const AHEAD: &str = "The data directory was put back to an earlier state, or it is a copy of a server that went on. Do not move single files out of the archive: that mixes two histories. Set \"walsafe_archive.destination\" to another directory, and take a new base backup; or move the whole archive aside and begin a new one with \"walsafe init\" and a new base backup.";
 const CORRECT_SETTING: &str = "Correct the setting, and reload the configuration.";
 const CONDITION: &str = "The object storage ignores \"If-None-Match: *\", so that one server could replace what another has archived. Use storage that honours it; some does so only in a bucket without versioning.";
@@ -116,7 +116,8 @@ impl ErrorKind {
             Self::BadSetting => Advice::new("22023")
                 .archiving(CORRECT_SETTING)
                 .restoring("Correct the location of the archive.")
-                .checking(CORRECT_SETTING),
+                .checking(CORRECT_SETTING)
+                .stops(),
             Self::OutOfSpace => Advice::new("53100")
                 .archiving("Free space in the archive, or give it more. Archiving resumes by itself once there is room.")
                 .checking("Free space in the archive, or give it more."),
@@ -262,9 +263,9 @@ impl ErrorKind {
                 .restoring("Check the keys in the credentials file or the environment of restore_command, and whether they have run out, then start recovery again.")
                 .checking("Check the keys in the credentials file or the environment, and whether they have run out."),
             Self::RequestForbidden => Advice::new("42501")
-                .archiving("Give the keys the right to put and get objects under this prefix, and to list the bucket: without the last, a missing object is answered like a forbidden one. Archiving resumes by itself once they have it.")
-                .restoring("Give the keys the right to get objects under this prefix, and to list the bucket: without the last, a missing object is answered like a forbidden one.")
-                .checking("Give the keys the right to get objects under this prefix, and to list the bucket: without the last, a missing object is answered like a forbidden one."),
+                .archiving("Give the keys the right to put and get objects under this prefix, and to list the bucket (s3:ListBucket): without the last, a missing object is answered like a forbidden one. Archiving resumes by itself once they have it.")
+                .restoring("Give the keys the right to get objects under this prefix, and to list the bucket (s3:ListBucket): without the last, a missing object is answered like a forbidden one.")
+                .checking("Give the keys the right to get objects under this prefix, and to list the bucket (s3:ListBucket): without the last, a missing object is answered like a forbidden one."),
             Self::ClockSkew => Advice::new("55000")
                 .archiving("Set this machine's clock: the object storage refuses requests whose time is wrong. Archiving resumes by itself once it is right.")
                 .restoring("Set this machine's clock: the object storage refuses requests whose time is wrong.")

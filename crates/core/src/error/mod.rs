@@ -307,6 +307,8 @@ impl Error {
                 format!("{} {resumes}", access.advice).into()
             }
             Self::Io { access: Some(access), .. } => access.advice.clone().into(),
+            // Given on the command line.
+            Self::BadLocation { .. } if activity == Activity::Checking => "Correct the URL.".into(),
             _ => self.kind().hint(activity).into(),
         }
     }

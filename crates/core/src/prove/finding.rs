@@ -27,6 +27,8 @@ pub enum FindingKind {
     StrayTemporary,
     /// The file could not be read.
     Unreadable,
+    /// The object lies in a storage class out of which it cannot be read at once.
+    Cold,
     /// The file does not belong in an archive.
     Unknown,
     /// The history file of a timeline without segments, for which a recovery heads all the same.
@@ -37,7 +39,7 @@ pub enum FindingKind {
 
 impl FindingKind {
     /// Every kind.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Corrupt,
         Self::DigestMismatch,
         Self::Truncated,
@@ -47,6 +49,7 @@ impl FindingKind {
         Self::Duplicate,
         Self::StrayTemporary,
         Self::Unreadable,
+        Self::Cold,
         Self::Unknown,
         Self::OrphanHistory,
         Self::Unrecoverable,
@@ -65,6 +68,7 @@ impl FindingKind {
             Self::Duplicate => "duplicate",
             Self::StrayTemporary => "stray-temporary",
             Self::Unreadable => "unreadable",
+            Self::Cold => "cold",
             Self::Unknown => "unknown",
             Self::OrphanHistory => "orphan-history",
             Self::Unrecoverable => "unrecoverable",
@@ -98,6 +102,9 @@ impl FindingKind {
             }
             Self::Unreadable => {
                 "Run this as the user that runs the server, check the file's type and permissions, the storage and the kernel's log, then verify again."
+            }
+            Self::Cold => {
+                "A recovery stops there, because nothing can read the object. Bring it back first, which may take hours, and take the lifecycle rule away that moved it there."
             }
             Self::Unknown => {
                 "An archive holds WAL and nothing else. Find out who put it there, and move it away."

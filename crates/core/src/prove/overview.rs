@@ -1,20 +1,16 @@
 //! What an archive holds, timeline by timeline, by names, lengths and times.
 
 use std::collections::BTreeMap;
-use std::fs::Metadata;
 use std::io;
-use std::path::Path;
 use std::time::SystemTime;
 
 use super::backups::{self, BaseBackup};
 use super::times::{self, Times};
 use crate::encoding::codec::Codec;
 use crate::error::Error;
-use crate::store::directory::Directory;
 use crate::store::identity::Identity;
 use crate::store::listing::{self, Listing, Walk};
-use crate::store::{Progress, Store, StoredName, Visit};
-use crate::sys;
+use crate::store::{Facts, Progress, Store, StoredName, Visit};
 use crate::wal::SegmentSize;
 use crate::wal::name::FileKind;
 use crate::wal::timeline::{Run, Stretch, Stretches};
@@ -69,22 +65,20 @@ impl Overview {
     /// Looks at every name in an archive, reads its backup history files, and counts its steps.
     ///
     /// # Errors
-    /// The directory or its identity file could not be read.
-    pub fn read(path: &Path, steps: &Progress) -> Result<Self, Error> {
-        let store = Directory::at(path);
+    /// The archive or its identity file could not be read.
+    pub fn read(store: &dyn Store, steps: &Progress) -> Result<Self, Error> {
         let visit = store.visit(steps)?;
-        Self::at(&*visit, steps)
+        Self::at(&*visit)
     }
 
     /// The same, and reads the segments at both ends of each timeline for the first and the last commit there.
     /// A segment that cannot be read is told of and passed over.
     ///
     /// # Errors
-    /// The directory or its identity file could not be read.
-    pub fn read_with_commits(path: &Path, steps: &Progress) -> Result<Self, Error> {
-        let store = Directory::at(path);
+    /// The archive or its identity file could not be read.
+    pub fn read_with_commits(store: &dyn Store, steps: &Progress) -> Result<Self, Error> {
         let visit = store.visit(steps)?;
-        let mut overview = Self::at(&*visit, steps)?;
+        let mut overview = Self::at(&*visit)?;
         let mut files = Walk::all(&*visit).collect::<Result<Vec<_>, Error>>()?;
         files.sort();
         let size = overview.segment_size.unwrap_or(SegmentSize::DEFAULT);
@@ -102,61 +96,98 @@ impl Overview {
         self.timelines.is_empty()
     }
 
-    fn at(visit: &dyn Visit, steps: &Progress) -> Result<Self, Error> {
-        let mut others = 0;
-        Listing::read(visit, &mut |_, _| others += 1)?;
-        Ok(Self { others, ..Self::of(visit, Walk::all(visit), steps)? })
+    fn at(visit: &dyn Visit) -> Result<Self, Error> {
+        let (mut tally, mut others, mut counted) = (Tally::begin(visit)?, 0, Ok(()));
+        // A listing of object storage says all that there is to say: nobody asks for a million objects.
+        let told = Listing::read_facts(
+            visit,
+            &mut |file, facts| {
+                if counted.is_ok() {
+                    counted = tally.add(&file, Ok(facts));
+                }
+            },
+            &mut |_, _| others += 1,
+        )?;
+        counted?;
+        if !told {
+            Listing::read(visit, &mut |_, _| others += 1)?;
+            tally.add_all(Walk::all(visit))?;
+        }
+        Ok(Self { others, ..tally.end() })
     }
+}
 
-    fn of(
-        visit: &dyn Visit,
-        files: impl Iterator<Item = Result<StoredName, Error>>,
-        steps: &Progress,
-    ) -> Result<Self, Error> {
-        let mut overview = Self {
+/// An overview in the making.
+struct Tally<'v> {
+    visit: &'v dyn Visit,
+    overview: Overview,
+    size: SegmentSize,
+    timelines: BTreeMap<u32, (Timeline, Stretches)>,
+}
+
+impl<'v> Tally<'v> {
+    fn begin(visit: &'v dyn Visit) -> Result<Self, Error> {
+        let overview = Overview {
             identity: Identity::at(visit)?,
             segment_size: listing::segment_size(visit)?,
-            ..Self::default()
+            ..Overview::default()
         };
         let size = overview.segment_size.unwrap_or(SegmentSize::DEFAULT);
-        let mut timelines: BTreeMap<u32, (Timeline, Stretches)> = BTreeMap::new();
-        for file in files {
+        Ok(Self { visit, overview, size, timelines: BTreeMap::new() })
+    }
+
+    /// Adds files, and asks for what is known of each.
+    fn add_all(
+        &mut self,
+        mut files: impl Iterator<Item = Result<StoredName, Error>>,
+    ) -> Result<(), Error> {
+        files.try_for_each(|file| {
             let file = file?;
-            let Some(timeline) = file.name.timeline() else { continue };
-            let metadata = std::fs::symlink_metadata(visit.location().join(file.to_string()));
-            steps.tick();
-            if metadata.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
+            match self.visit.facts(&file.to_string()).transpose() {
                 // It was removed since the names were read.
-                continue;
+                None => Ok(()),
+                Some(facts) => self.add(&file, facts),
             }
-            let (known, whole) = timelines.entry(timeline).or_default();
-            known.timeline = timeline;
-            match file.name.kind() {
-                FileKind::Segment(segment) => {
-                    known.segments += 1;
-                    let stretch = segment.start(size).map(|from| {
-                        let to = from.advanced(size.bytes().into());
-                        Stretch { from, to }
-                    });
-                    whole.extend(stretch).map_err(|_| listing::no_memory(visit))?;
+        })
+    }
+
+    fn add(&mut self, file: &StoredName, facts: io::Result<Facts>) -> Result<(), Error> {
+        let Self { visit, overview, size, timelines } = self;
+        let (visit, size) = (*visit, *size);
+        let Some(timeline) = file.name.timeline() else { return Ok(()) };
+        let (known, whole) = timelines.entry(timeline).or_default();
+        known.timeline = timeline;
+        match file.name.kind() {
+            FileKind::Segment(segment) => {
+                known.segments += 1;
+                let stretch = segment.start(size).map(|from| {
+                    let to = from.advanced(size.bytes().into());
+                    Stretch { from, to }
+                });
+                whole.extend(stretch).map_err(|_| listing::no_memory(visit))?;
+            }
+            FileKind::Partial(_) => known.partials += 1,
+            FileKind::Tail(_) => known.tails += 1,
+            FileKind::History { .. } => known.history = true,
+            FileKind::BackupHistory(first) => {
+                known.backups += 1;
+                match backups::read(visit, file, first) {
+                    Ok(backup) => known.base_backups.extend(backup),
+                    Err(e) => overview.unreadable.push((file.to_string(), e)),
                 }
-                FileKind::Partial(_) => known.partials += 1,
-                FileKind::Tail(_) => known.tails += 1,
-                FileKind::History { .. } => known.history = true,
-                FileKind::BackupHistory(first) => {
-                    known.backups += 1;
-                    match backups::read(visit, &file, first) {
-                        Ok(backup) => known.base_backups.extend(backup),
-                        Err(e) => overview.unreadable.push((file.to_string(), e)),
-                    }
-                }
-                FileKind::Other => {}
             }
-            *overview.encodings.entry(file.codec).or_default() += 1;
-            if let Err(e) = metadata.and_then(|metadata| known.add_metadata(&metadata)) {
-                overview.unreadable.push((file.to_string(), e.to_string()));
-            }
+            FileKind::Other => {}
         }
+        *overview.encodings.entry(file.codec).or_default() += 1;
+        match facts {
+            Ok(facts) => known.add_facts(&facts),
+            Err(e) => overview.unreadable.push((file.to_string(), e.to_string())),
+        }
+        Ok(())
+    }
+
+    fn end(self) -> Overview {
+        let Self { mut overview, size, timelines, .. } = self;
         for (mut timeline, whole) in timelines.into_values() {
             let run = |stretch: Stretch| stretch.segments(timeline.timeline, size);
             timeline.runs = whole.iter().map(run).collect();
@@ -165,18 +196,18 @@ impl Overview {
             timeline.base_backups.dedup_by(|a, b| a.file == b.file);
             overview.timelines.push(timeline);
         }
-        Ok(overview)
+        overview
     }
 }
 
 impl Timeline {
-    fn add_metadata(&mut self, metadata: &Metadata) -> io::Result<()> {
-        self.bytes += metadata.len();
-        self.allocated += sys::allocated(metadata);
-        let at = metadata.modified()?;
-        let (first, last) = self.times.unwrap_or((at, at));
-        self.times = Some((first.min(at), last.max(at)));
-        Ok(())
+    fn add_facts(&mut self, facts: &Facts) {
+        self.bytes += facts.len;
+        self.allocated += facts.allocated;
+        if let Some(at) = facts.modified {
+            let (first, last) = self.times.unwrap_or((at, at));
+            self.times = Some((first.min(at), last.max(at)));
+        }
     }
 }
 
@@ -185,6 +216,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+    use crate::store::directory::Directory;
 
     /// It was an entry that could not be looked up, but it was counted all the same.
     #[test]
@@ -198,7 +230,9 @@ mod tests {
         let mut files = Walk::all(&*visit);
         let first = files.next();
         std::fs::remove_file(temp.path().join("000000010000000000000001")).unwrap();
-        let overview = Overview::of(&*visit, first.into_iter().chain(files), &steps).unwrap();
+        let mut tally = Tally::begin(&*visit).unwrap();
+        tally.add_all(first.into_iter().chain(files)).unwrap();
+        let overview = tally.end();
         assert_eq!(overview.unreadable, []);
         assert_eq!(overview.timelines.iter().map(|t| t.segments).sum::<u64>(), 1);
     }

@@ -1,13 +1,11 @@
 //! The end of an end-to-end test: a file that the server has just handed over is waited for in the archive and
 //! read back.
 
-use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::examine::{self, Expectation};
 use crate::error::{Action, Error};
-use crate::store::directory::Directory;
 use crate::store::{Progress, Store, StoredName};
 use crate::wal::name::FileName;
 
@@ -41,7 +39,7 @@ pub enum ReadBack {
 /// every page and record. `expected` says which cluster's it is. Ends early once `go_on` returns `false`, which
 /// is asked twenty times a second.
 pub fn read_back(
-    archive: &Path,
+    archive: &dyn Store,
     name: &FileName,
     expected: &Expectation,
     timeout: Duration,
@@ -62,13 +60,13 @@ pub fn read_back(
 }
 
 fn look(
-    archive: &Path,
+    archive: &dyn Store,
     name: &FileName,
     expected: &Expectation,
     since: Instant,
 ) -> Result<Option<ReadBack>, Error> {
-    let (store, steps) = (Directory::at(archive), Progress::default());
-    let visit = store.visit(&steps)?;
+    let steps = Progress::default();
+    let visit = archive.visit(&steps)?;
     for stored in StoredName::all(name) {
         let Some(found) = visit.find(&(&stored).into())? else { continue };
         let after = since.elapsed();

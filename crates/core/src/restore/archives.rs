@@ -4,16 +4,15 @@
 use std::cell::{OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::error::{Begun, RestoreError, Trouble};
-use super::{Request, delivery};
-use crate::error::{Action, Error};
+use super::{Origin, Request, delivery};
+use crate::error::Error;
 use crate::prove::examine::Expectation;
 use crate::server::control::ControlFile;
-use crate::store::Visit;
-use crate::store::directory::{Directory, DirectoryVisit};
 use crate::store::identity::{self, Identity};
+use crate::store::{PlaceId, Visit};
 use crate::sys::Dir;
 use crate::wal::name::SegmentName;
 
@@ -28,7 +27,8 @@ pub(super) struct Archives<'r> {
 /// An archive that is open and this cluster's.
 pub(super) struct Archive<'r> {
     place: usize,
-    visit: DirectoryVisit<'r>,
+    origin: &'r Origin,
+    visit: Box<dyn Visit + 'r>,
     identity: Option<Identity>,
     /// What its files must be.
     pub(super) expected: Expectation,
@@ -39,8 +39,8 @@ impl<'r> Archives<'r> {
         let each: Vec<_> = request.archives.iter().map(|_| OnceCell::new()).collect();
         let archives = Self { request, each, troubles: RefCell::default() };
         for (place, seconds) in &request.round.hung {
-            if let Some(path) = request.archives.get(*place) {
-                let (path, seconds) = (path.clone(), *seconds);
+            if let Some(archive) = request.archives.get(*place) {
+                let (path, seconds) = (archive.shown().into_owned(), *seconds);
                 let error = Error::StorageHangs { path, seconds, left: None };
                 archives.note(*place, error.into(), true);
             }
@@ -51,6 +51,11 @@ impl<'r> Archives<'r> {
     /// Returns whether there is one, which answers alone.
     pub(super) fn is_one(&self) -> bool {
         self.each.len() == 1
+    }
+
+    /// Names all of them, for messages.
+    pub(super) fn paths(&self) -> Vec<PathBuf> {
+        self.request.archives.iter().map(|archive| archive.shown().into_owned()).collect()
     }
 
     /// Returns the places of the archives that are to be asked, in the order in which they are.
@@ -68,7 +73,7 @@ impl<'r> Archives<'r> {
     /// Those for which no archive is to blame.
     pub(super) fn open(&self, place: usize) -> Result<Option<&Archive<'r>>, RestoreError> {
         self.request.round.comes_to(place);
-        let (Some(cell), Some(path)) = (self.each.get(place), self.request.archives.get(place))
+        let (Some(cell), Some(origin)) = (self.each.get(place), self.request.archives.get(place))
         else {
             return Ok(None);
         };
@@ -78,7 +83,7 @@ impl<'r> Archives<'r> {
         if let Some(known) = cell.get() {
             return Ok(known.as_ref());
         }
-        let opened = match Archive::open(self.request, place, path) {
+        let opened = match Archive::open(self.request, place, origin) {
             Ok(archive) => Some(archive),
             Err(e) if e.is_of_target() => return Err(e),
             Err(e) => {
@@ -121,7 +126,7 @@ impl<'r> Archives<'r> {
     /// Notes what is wrong with an archive. `away` says that it is the archive as a whole.
     pub(super) fn note(&self, place: usize, error: RestoreError, away: bool) {
         if let Some(archive) = self.request.archives.get(place) {
-            let trouble = Trouble { archive: archive.clone(), error, away };
+            let trouble = Trouble { archive: archive.location().to_owned(), error, away };
             self.troubles.borrow_mut().entry(place).or_insert(trouble);
         }
     }
@@ -176,9 +181,14 @@ impl<'r> Archives<'r> {
 }
 
 impl<'r> Archive<'r> {
-    fn open(request: &'r Request<'r>, place: usize, path: &Path) -> Result<Self, RestoreError> {
-        let visit = Directory::at(path).open(request.steps)?;
-        let identity = Identity::at(&visit)?;
+    fn open(
+        request: &'r Request<'r>,
+        place: usize,
+        origin: &'r Origin,
+    ) -> Result<Self, RestoreError> {
+        let visit = origin.store.visit(request.steps)?;
+        let identity = Identity::at(&*visit)?;
+        let path = visit.location();
         // If the control file cannot be read, only the identity file counts.
         let control = ControlFile::read(request.data_directory).ok();
         let ours = control.map(|control| control.system_identifier);
@@ -198,8 +208,8 @@ impl<'r> Archive<'r> {
             segment_size: control.and_then(|control| control.segment_size),
             ..Expectation::default()
         };
-        refuse_archive(request.target, visit.dir())?;
-        Ok(Self { place, visit, identity, expected })
+        refuse_archive(request.target, visit.keep().id()?)?;
+        Ok(Self { place, origin, visit, identity, expected })
     }
 
     pub(super) fn place(&self) -> usize {
@@ -207,11 +217,21 @@ impl<'r> Archive<'r> {
     }
 
     pub(super) fn visit(&self) -> &dyn Visit {
-        &self.visit
+        &*self.visit
+    }
+
+    /// Returns its location, as it was given.
+    pub(super) fn location(&self) -> &'r Path {
+        self.origin.location()
+    }
+
+    /// As [`Origin::is_remote`].
+    pub(super) fn is_remote(&self) -> bool {
+        self.origin.is_remote()
     }
 
     pub(super) fn path(&self) -> &Path {
-        self.visit.location()
+        self.visit.known_as()
     }
 
     /// Returns whether the archive has an identity file.
@@ -229,15 +249,14 @@ impl<'r> Archive<'r> {
 
 /// Makes sure that the target does not lie in an archive, where a file would be replaced and other
 /// processes' temporary files removed.
-fn refuse_archive(target: &Path, archive: &Dir) -> Result<(), RestoreError> {
+fn refuse_archive(target: &Path, archive: PlaceId) -> Result<(), RestoreError> {
     let path = delivery::parent(target);
     let fail = |source| RestoreError::Deliver { path: path.to_owned(), space: None, source };
-    let place = |dir: &Dir| dir.metadata().map(|there| (there.dev(), there.ino()));
     let dir = Dir::open(path).map_err(fail)?;
-    let target = place(&dir).map_err(fail)?;
-    let archived =
-        place(archive).map_err(|e| Error::io(Action::LookUpDestination, archive.path(), e))?;
-    if target == archived || dir.entry(identity::FILE_NAME).map_err(fail)?.is_some() {
+    let there = dir.metadata().map_err(fail)?;
+    if PlaceId(there.dev(), there.ino()) == archive
+        || dir.entry(identity::FILE_NAME).map_err(fail)?.is_some()
+    {
         return Err(RestoreError::IntoArchive { path: path.to_owned() });
     }
     Ok(())

@@ -249,9 +249,10 @@ impl RestoreError {
                 action,
                 Action::OpenDestination | Action::LookUpDestination | Action::ListDestination
             ),
-            Self::Archive(error) => {
-                !matches!(error.kind(), ErrorKind::NotAFile | ErrorKind::Vanished)
-            }
+            Self::Archive(error) => !matches!(
+                error.kind(),
+                ErrorKind::NotAFile | ErrorKind::Vanished | ErrorKind::ColdObject
+            ),
             _ => false,
         }
     }

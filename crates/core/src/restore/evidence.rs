@@ -14,7 +14,7 @@ use crate::store::listing;
 use crate::store::{StoredName, Visit};
 use crate::wal::SegmentSize;
 use crate::wal::history::Ancestor;
-use crate::wal::name::SegmentName;
+use crate::wal::name::{FileName, SegmentName};
 use crate::wal::timeline::Timelines;
 
 /// What shows that a file must exist.
@@ -57,10 +57,11 @@ impl Evidence {
 pub(super) fn of_later_wal(
     archives: &Archives<'_>,
     survey: &Survey,
+    asked: &FileName,
     segment: SegmentName,
 ) -> Result<Option<Evidence>, RestoreError> {
     let Some(nearest) = &survey.nearest else {
-        return of_later_branch(archives, survey, segment);
+        return of_later_branch(archives, survey, asked, segment);
     };
     let text = match nearest.name.segment() {
         Some(there) => format!("{there} is there"),
@@ -76,12 +77,13 @@ pub(super) fn of_later_wal(
 /// What a history file says of its ancestors is what their own files say, so those are not read.
 fn of_later_branch(
     archives: &Archives<'_>,
-    survey: &Survey,
+    near: &Survey,
+    asked: &FileName,
     segment: SegmentName,
 ) -> Result<Option<Evidence>, RestoreError> {
     let (mut timelines, mut known) = (Timelines::default(), BTreeSet::new());
-    let mut known_size = None;
-    for (timeline, file) in survey.histories_after(segment.timeline) {
+    let (mut known_size, mut read) = (archives.expected().segment_size, None);
+    for (timeline, file) in near.histories_after(segment.timeline) {
         if known.contains(&timeline) {
             continue;
         }
@@ -91,12 +93,16 @@ fn of_later_branch(
         let Some(switch) = timelines.left(segment.timeline, timeline) else { continue };
         let size = match known_size {
             Some(size) => size,
-            None => *known_size.insert(size(archives, survey, file)?),
+            None => {
+                let survey = all(near, &mut read, archives, asked)?;
+                *known_size.insert(size(archives, survey, file)?)
+            }
         };
         // The switch's own segment is there as a copy under the new timeline's name.
         if segment >= SegmentName::holding(segment.timeline, switch, size) {
             continue;
         }
+        let survey = all(near, &mut read, archives, asked)?;
         let question = Question { archives, survey, timelines: &timelines, size };
         if abandoned::before_it_was_written(&question, segment, timeline)? {
             continue;
@@ -109,6 +115,20 @@ fn of_later_branch(
         return Ok(Some(Evidence::new(text, files.collect())));
     }
     Ok(None)
+}
+
+/// Returns what all the names show, and reads them where that was not done yet. Few questions need what lies before
+/// the asked file.
+fn all<'s>(
+    near: &'s Survey,
+    read: &'s mut Option<Survey>,
+    archives: &Archives<'_>,
+    asked: &FileName,
+) -> Result<&'s Survey, Error> {
+    if !near.is_whole && read.is_none() {
+        *read = Some(Survey::whole(archives.visits(), asked)?);
+    }
+    Ok(read.as_ref().unwrap_or(near))
 }
 
 /// Looks for a history file that names a timeline as an ancestor. Returns that file, what it says of the

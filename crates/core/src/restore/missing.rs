@@ -65,13 +65,13 @@ fn judge_segment(
     archives: &Archives<'_>,
     segment: SegmentName,
 ) -> Result<Verdict, RestoreError> {
-    let survey = Survey::read(archives.visits(), request.name)?;
+    let survey = Survey::near(archives.visits(), request.name)?;
     // It was published between the look-up and this list, or is there and cannot be opened.
     if survey.appeared {
         let text = format!("{segment} is listed but cannot be opened");
         return Ok(Verdict::Hole(Evidence::new(text, Vec::new())));
     }
-    let evidence = evidence::of_later_wal(archives, &survey, segment)?;
+    let evidence = evidence::of_later_wal(archives, &survey, request.name, segment)?;
     let evidence = evidence.or_else(|| {
         let begun = archives.begun_behind(segment)?;
         let text = format!("\"{}\" was begun with {}", begun.archive.display(), begun.first);
@@ -89,7 +89,10 @@ fn judge_segment(
         Some((_, last)) => {
             format!("{nowhere}: the last file of timeline {timeline} there is {last}")
         }
-        None => format!("{nowhere}, nor is any WAL of timeline {timeline}"),
+        None if survey.is_whole => format!("{nowhere}, nor is any WAL of timeline {timeline}"),
+        None => format!(
+            "{nowhere}, nor is any WAL of timeline {timeline} shortly before it or behind it"
+        ),
     }))
 }
 
@@ -111,7 +114,7 @@ fn judge_history(
             "{nowhere}, and the server follows timeline {followed} already, whose history it has"
         )));
     }
-    let survey = Survey::read(archives.visits(), request.name)?;
+    let survey = Survey::near(archives.visits(), request.name)?;
     let missing = format!("the history of timeline {timeline} is missing and");
     let segment = survey.newest_of(timeline).map(|(_, newest)| newest.clone());
     match (evidence::of_later_history(archives, &survey, timeline)?, segment) {

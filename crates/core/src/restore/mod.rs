@@ -19,6 +19,7 @@ mod delivery;
 mod error;
 mod evidence;
 mod missing;
+mod origin;
 pub mod own;
 mod round;
 mod survey;
@@ -29,6 +30,7 @@ use self::delivery::Delivery;
 pub use self::error::{Begun, Rest, RestoreError, Trouble};
 use self::evidence::Evidence;
 use self::missing::Verdict;
+pub use self::origin::Origin;
 pub use self::round::Round;
 use self::survey::Survey;
 use self::take::Taken;
@@ -37,10 +39,10 @@ use self::take::Taken;
 const LATE: Duration = Duration::from_secs(600);
 
 /// One file that a server asks for.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Request<'a> {
-    /// The archive directories, at least one. The first one that has the file, sound, gives it.
-    pub archives: &'a [PathBuf],
+    /// The archives, at least one. The first one that has the file, sound, gives it.
+    pub archives: &'a [Origin],
     /// The file's name, `%f`.
     pub name: &'a FileName,
     /// Where the server wants it, `%p`.
@@ -69,7 +71,7 @@ pub struct Request<'a> {
 pub enum Outcome {
     /// The file is at its target, whole and checked. The server flushes it.
     Delivered {
-        /// The archive that gave it.
+        /// The archive that gave it, by its location.
         from: PathBuf,
         /// What could not be checked, and why it was delivered all the same.
         remark: Option<String>,
@@ -116,7 +118,7 @@ impl Call<'_> {
             return Err(self.unsettled());
         }
         if matches!(self.request.name.kind(), FileKind::Other) {
-            return Err(RestoreError::UnknownKind { paths: self.request.archives.to_vec() });
+            return Err(RestoreError::UnknownKind { paths: self.archives.paths() });
         }
         if !self.request.prove_absence {
             return Ok(Outcome::NotArchived { reason: self.archives.nowhere().to_owned() });
@@ -162,7 +164,7 @@ impl Call<'_> {
         }
         taken.delivery.finish().inspect_err(|_| self.request.round.reopen())?;
         Ok(Outcome::Delivered {
-            from: archive.path().to_owned(),
+            from: archive.location().to_owned(),
             remark: taken.remark,
             passed_over: self.archives.take_troubles(),
         })
@@ -184,7 +186,14 @@ impl Call<'_> {
     /// Notes each directory without an identity file that is no archive at all.
     fn refuse_nothing(&self) -> Result<(), RestoreError> {
         for archive in self.archives.opened().filter(|archive| !archive.is_marked()) {
-            match Survey::read([archive.visit()], self.request.name) {
+            let visit = || [archive.visit()];
+            let near = Survey::near(visit(), self.request.name);
+            let survey = match near {
+                Ok(near) if near.any || near.is_whole => Ok(near),
+                Ok(_) => Survey::whole(visit(), self.request.name),
+                Err(e) => Err(e),
+            };
+            match survey {
                 Ok(survey) if survey.any => {}
                 Ok(_) => self.blame(RestoreError::Nothing { path: archive.path().to_owned() })?,
                 Err(e) => self.blame(e.into())?,
@@ -224,7 +233,7 @@ impl Call<'_> {
     }
 
     fn conclude(&self, verdict: Verdict) -> Result<Outcome, RestoreError> {
-        let paths = || self.request.archives.to_vec();
+        let paths = || self.archives.paths();
         let segment = match self.request.name.kind() {
             FileKind::Segment(segment) => Some(segment),
             _ => None,

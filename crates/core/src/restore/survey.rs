@@ -7,7 +7,7 @@ use crate::error::Error;
 use crate::store::{StoredName, Visit};
 use crate::wal::name::{FileKind, FileName, SegmentName};
 
-/// What the names show.
+/// What the names show: of the whole archive, or of what can matter to the asked file.
 ///
 /// Bounded memory, however many files there are: of each timeline the newest file, and the
 /// history files.
@@ -21,6 +21,8 @@ pub(super) struct Survey {
     pub(super) appeared: bool,
     /// Anything that an archive holds is there.
     pub(super) any: bool,
+    /// No name was left out.
+    pub(super) is_whole: bool,
 }
 
 /// The last of a timeline's WAL, by its address.
@@ -35,11 +37,31 @@ impl Survey {
     ///
     /// # Errors
     /// The names could not be read to their end.
-    pub(super) fn read<'v>(
+    pub(super) fn whole<'v>(
         visits: impl IntoIterator<Item = &'v dyn Visit>,
         asked: &FileName,
     ) -> Result<Self, Error> {
-        let mut survey = Self::default();
+        Self::read(visits, asked, None)
+    }
+
+    /// Reads the names of the asked file's timeline from a little before the file on, and of every later timeline.
+    /// Where that is no less work, it reads them all.
+    ///
+    /// # Errors
+    /// The names could not be read to their end.
+    pub(super) fn near<'v>(
+        visits: impl IntoIterator<Item = &'v dyn Visit>,
+        asked: &FileName,
+    ) -> Result<Self, Error> {
+        Self::read(visits, asked, behind(asked))
+    }
+
+    fn read<'v>(
+        visits: impl IntoIterator<Item = &'v dyn Visit>,
+        asked: &FileName,
+        behind: Option<String>,
+    ) -> Result<Self, Error> {
+        let mut survey = Self { is_whole: true, ..Self::default() };
         let asked = match asked.kind() {
             FileKind::Segment(segment) => Some(segment),
             _ => None,
@@ -74,7 +96,14 @@ impl Survey {
             }
             survey.add(there, stored);
         };
-        visits.into_iter().try_for_each(|visit| visit.list(&mut take))?;
+        let mut is_whole = true;
+        for visit in visits {
+            match &behind {
+                Some(name) => is_whole &= visit.list_behind(name, &mut take)?,
+                None => visit.list(&mut take)?,
+            }
+        }
+        survey.is_whole = is_whole;
         Ok(survey)
     }
 
@@ -109,5 +138,38 @@ impl Survey {
         let later = timeline.saturating_add(1)..;
         let later = if timeline == u32::MAX { None } else { Some(self.histories.range(later)) };
         later.into_iter().flatten().rev().map(|(timeline, stored)| (*timeline, stored))
+    }
+}
+
+/// Returns where to begin to read the names, in their order. Before the file there are those of the segments with
+/// the same middle number and the one before: less than a page of a listing, in which the last file of an archive
+/// that ends here is found.
+fn behind(asked: &FileName) -> Option<String> {
+    match asked.kind() {
+        FileKind::Segment(SegmentName { timeline, log, .. }) => {
+            Some(format!("{timeline:08X}{:08X}", log.saturating_sub(1)))
+        }
+        FileKind::History { timeline } => Some(format!("{timeline:08X}")),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn names_are_read_from_a_little_before_the_asked_one() {
+        for (asked, expected) in [
+            ("000000030000000200000007", "0000000300000001"),
+            ("000000030000000000000007", "0000000300000000"),
+            ("0000000A.history", "0000000A"),
+        ] {
+            let from = behind(&FileName::new(asked).unwrap()).unwrap();
+            assert_eq!(from, expected);
+            assert!(*from < *asked);
+        }
     }
 }

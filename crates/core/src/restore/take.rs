@@ -1,20 +1,23 @@
 //! Taking a file out of one archive, if it is there and sound.
 
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use super::archives::{Archive, Archives};
-use super::delivery::Delivery;
+use super::delivery::{Copied, Delivery};
 use super::evidence;
 use super::survey::Survey;
 use super::{Request, RestoreError};
+use crate::encoding::codec::Codec;
 use crate::encoding::digest::Digest;
 use crate::error::{Action, Error};
 use crate::prove::examine::{self, Examined, Unknown};
 use crate::prove::finding::{FindingKind, Problem};
 use crate::store::directory::temporary::Owner;
-use crate::store::{StoredName, unchecked};
+use crate::store::{Found, StoredName, Visit, unchecked};
 use crate::wal::Lsn;
-use crate::wal::name::{FileKind, SegmentName};
+use crate::wal::name::{FileKind, FileName, SegmentName};
 
 /// A sound file, ready to be put in place.
 pub(super) struct Taken {
@@ -35,41 +38,146 @@ pub(super) fn out_of(
     if matches!(request.name.kind(), FileKind::Tail(_)) {
         return Ok(None);
     }
-    let mut candidates = Vec::new();
-    for stored in StoredName::all(request.name) {
-        candidates
-            .extend(archive.visit().find(&(&stored).into())?.map(|found| (stored.name, found)));
+    let visit = archive.visit();
+    let mut names = candidates(archive, request).into_iter();
+    let first = names.find_map(|stored| match visit.find(&(&stored).into()) {
+        Ok(found) => found.map(|found| Ok((stored.name, found))),
+        Err(e) => Some(Err(e)),
+    });
+    let Some((name, archived)) = first.transpose()? else { return Ok(None) };
+    let rest: Vec<_> = names.collect();
+    let copy =
+        |name: &FileName, archived: &dyn Found| copy(archive, request, owner, name, archived);
+    let (result, others) = meanwhile(
+        archive.is_remote() && !rest.is_empty(),
+        || copy(&name, &*archived),
+        || there(visit, &rest),
+    );
+    let mut weighed = Weighed { archive, request, archives, sound: None, failure: None };
+    weighed.add(archived.path(), result?)?;
+    for stored in others.unwrap_or_else(|| there(visit, &rest))? {
+        if let Some(archived) = visit.find(&(&stored).into())? {
+            weighed.add(archived.path(), copy(&stored.name, &*archived)?)?;
+        }
     }
-    let mut sound: Option<(Digest, Taken)> = None;
-    let mut failure = None;
-    for (name, archived) in &candidates {
+    weighed.outcome()
+}
+
+/// Returns the names under which the file may lie there, in the order in which they are looked up. Of object
+/// storage, where each look costs a round trip, those that are usual come first.
+fn candidates(archive: &Archive<'_>, request: &Request<'_>) -> Vec<StoredName> {
+    let mut names = StoredName::all(request.name);
+    if archive.is_remote() {
+        const USUAL: [Codec; 2] = [Codec::None, Codec::Zstd];
+        let rank = |codec| USUAL.iter().position(|usual| *usual == codec).unwrap_or(USUAL.len());
+        names.sort_by_key(|stored| rank(stored.codec));
+    }
+    names
+}
+
+/// Returns which of these names stand there.
+fn there(visit: &dyn Visit, names: &[StoredName]) -> Result<Vec<StoredName>, Error> {
+    let mut there = Vec::new();
+    for stored in names {
+        if visit.find(&stored.into())?.is_some() {
+            there.push(stored.clone());
+        }
+    }
+    Ok(there)
+}
+
+/// Does both at the same time, if that gains anything; otherwise only the first. So it does if no thread can be
+/// started.
+fn meanwhile<A, B: Send>(
+    gains: bool,
+    one: impl FnOnce() -> A,
+    other: impl FnOnce() -> B + Send,
+) -> (A, Option<B>) {
+    thread::scope(|scope| {
+        let thread =
+            gains.then(|| thread::Builder::new().spawn_scoped(scope, other)).and_then(Result::ok);
+        let one = one();
+        let other = thread.map(|thread| match thread.join() {
+            Ok(other) => other,
+            Err(panic) => std::panic::resume_unwind(panic),
+        });
+        (one, other)
+    })
+}
+
+/// How often a file is read that breaks off on its way.
+const READS: u32 = 3;
+/// How long to wait before it is read again, the first time.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Copies a file beside the target, and examines it on the way.
+fn copy(
+    archive: &Archive<'_>,
+    request: &Request<'_>,
+    owner: &Owner,
+    name: &FileName,
+    archived: &dyn Found,
+) -> Result<Copied, RestoreError> {
+    let mut reads = 1;
+    loop {
         let delivery =
             Delivery::begin(request.target, request.name, owner, request.data_directory)?;
-        let result = delivery
-            .copy(|each| examine::examine_overlapped(&**archived, name, &archive.expected, each))?;
-        let path = archived.path().to_owned();
-        let judged = judge(archive, request, archives, &path, &result.examined)?;
-        match (judged, result.examined.content) {
-            (Ok(remark), Some(content)) => match sound {
-                None => sound = Some((content, Taken { delivery: result.delivery, remark })),
-                Some((first, _)) if first == content => {}
+        let copied = delivery
+            .copy(|each| examine::examine_overlapped(archived, name, &archive.expected, each))?;
+        let problem = copied.examined.problem.as_ref();
+        let broke = problem.is_some_and(|problem| problem.kind == FindingKind::Unreadable);
+        if !broke || !archive.is_remote() || reads == READS {
+            return Ok(copied);
+        }
+        // A connection breaks now and then, and a recovery would stop at that.
+        request.steps.tick();
+        thread::sleep(PAUSE * reads);
+        reads += 1;
+    }
+}
+
+/// What the copies that were read are worth.
+struct Weighed<'a, 'r, 's> {
+    archive: &'a Archive<'r>,
+    request: &'a Request<'a>,
+    archives: &'a Archives<'s>,
+    sound: Option<(Digest, Taken)>,
+    failure: Option<RestoreError>,
+}
+
+impl Weighed<'_, '_, '_> {
+    /// Adds a copy.
+    ///
+    /// # Errors
+    /// It is sound, and so is another one with other contents.
+    fn add(&mut self, path: &Path, copied: Copied) -> Result<(), RestoreError> {
+        let Copied { examined, delivery } = copied;
+        let judged = judge(self.archive, self.request, self.archives, path, &examined)?;
+        let damaged = |problem| RestoreError::Damaged { path: path.to_owned(), problem };
+        match (judged, examined.content) {
+            (Ok(remark), Some(content)) => match &self.sound {
+                None => self.sound = Some((content, Taken { delivery, remark })),
+                Some((first, _)) if *first == content => {}
                 Some(_) => {
                     let reason = "the file is there with another compression too, sound and with other contents";
-                    let problem = Problem::new(FindingKind::Duplicate, reason);
-                    return Err(RestoreError::Damaged { path, problem });
+                    return Err(damaged(Problem::new(FindingKind::Duplicate, reason)));
                 }
             },
             (Ok(_), None) => {
                 let problem = Problem::new(FindingKind::Unreadable, "it was not read to its end");
-                failure = Some(RestoreError::Damaged { path, problem });
+                self.failure = Some(damaged(problem));
             }
-            (Err(refused), _) => failure = Some(refused),
+            (Err(refused), _) => self.failure = Some(refused),
         }
+        Ok(())
     }
-    match (sound, failure) {
-        (Some((_, taken)), _) => Ok(Some(taken)),
-        (None, Some(failure)) => Err(failure),
-        (None, None) => Ok(None),
+
+    fn outcome(self) -> Result<Option<Taken>, RestoreError> {
+        match (self.sound, self.failure) {
+            (Some((_, taken)), _) => Ok(Some(taken)),
+            (None, Some(failure)) => Err(failure),
+            (None, None) => Ok(None),
+        }
     }
 }
 
@@ -129,8 +237,8 @@ fn behind(
     end: Lsn,
 ) -> Result<Behind, RestoreError> {
     archives.open_all()?;
-    let survey = Survey::read(archives.visits(), request.name)?;
-    if let Some(later) = evidence::of_later_wal(archives, &survey, segment)? {
+    let survey = Survey::near(archives.visits(), request.name)?;
+    if let Some(later) = evidence::of_later_wal(archives, &survey, request.name, segment)? {
         return Ok(Behind::More(later.text));
     }
     for other in archives.opened().filter(|other| other.place() != archive.place()) {

@@ -273,7 +273,8 @@ fn system_identifier(visit: &dyn Visit, stored: &StoredName) -> Result<Option<u6
 /// Returns `false` when the archive has this cluster's identity already; it is made durable then.
 ///
 /// # Errors
-/// The archive has another cluster's identity file or WAL, or the identity could not be published.
+/// The archive has another cluster's identity file or WAL, the identity could not be published, or the place is one
+/// that replaces files.
 pub fn init(visit: &dyn Visit, cluster: &Cluster, mode: u32) -> Result<bool, Error> {
     if Identity::at(visit)?.is_none() {
         match check_adoptable(visit, cluster.system_identifier) {
@@ -281,12 +282,14 @@ pub fn init(visit: &dyn Visit, cluster: &Cluster, mode: u32) -> Result<bool, Err
             Err(e) => return Err(e),
         }
         if Identity::new(cluster.system_identifier).publish(visit, mode)? {
+            visit.test()?;
             return Ok(true);
         }
     }
     match Identity::at(visit)? {
         Some(there) if there.system_identifier == cluster.system_identifier => {
             Identity::settle(visit)?;
+            visit.test()?;
             Ok(false)
         }
         Some(there) => Err(other_cluster(visit, &there, cluster)),

@@ -8,7 +8,7 @@
 use crate::encoding::digest::{CONTENT_ATTRIBUTE, STORED_ATTRIBUTE};
 use crate::error::{Action, Error};
 use crate::store::directory::temporary::Owner;
-use crate::store::{StoredName, Visit, identity, names, unchecked};
+use crate::store::{Facts, StoredName, Visit, identity, names, trials, unchecked};
 use crate::sys::read_full;
 use crate::wal::name::{FileKind, FileName, SegmentName};
 use crate::wal::segment::HEADER_LEN;
@@ -63,6 +63,23 @@ impl Listing {
         if kept { Ok(listing) } else { Err(no_memory(visit)) }
     }
 
+    /// Reads the names as [`Listing::read`] does, and calls `file` with each file and what the listing says of it.
+    /// Returns `false`, without a call, where a listing says nothing beside the names.
+    ///
+    /// # Errors
+    /// The names could not be read to their end.
+    pub fn read_facts(
+        visit: &dyn Visit,
+        file: &mut dyn FnMut(StoredName, Facts),
+        stranger: &mut dyn FnMut(&str, Stranger),
+    ) -> Result<bool, Error> {
+        visit.list_facts(&mut |stored, facts| match sort(stored) {
+            Sorted::File(stored) => file(stored, facts),
+            Sorted::Stranger(what) => stranger(stored, what),
+            Sorted::Identity | Sorted::Nothing => {}
+        })
+    }
+
     /// Counts a file. Returns `false` if there is no memory for its timeline's number.
     fn count(&mut self, file: &StoredName) -> bool {
         self.files += 1;
@@ -104,7 +121,10 @@ fn sort(stored: &str) -> Sorted {
     if stored == identity::FILE_NAME {
         return Sorted::Identity;
     }
-    if names::is_of_storage(stored) || stored == unchecked::FILE_NAME {
+    if names::is_of_storage(stored)
+        || stored == unchecked::FILE_NAME
+        || trials::is_fixed_name(stored)
+    {
         return Sorted::Nothing;
     }
     if let Some(owner) = Owner::of(stored) {

@@ -2,6 +2,7 @@
 //!
 //! Both are carried as paths, by which messages name them. What is behind one is told by how it begins.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,8 +12,9 @@ use super::object::{Credentials, ObjectStore, Patience};
 use super::{Progress, Store, Visit};
 use crate::error::Error;
 use crate::server::settings;
+use crate::server::url::ObjectUrl;
 #[cfg(feature = "s3")]
-use crate::server::url::{ObjectUrl, UrlError};
+use crate::server::url::UrlError;
 
 /// What reaching an archive takes beside its location.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -30,6 +32,25 @@ pub struct Access {
 #[must_use]
 pub fn is_url(location: &Path) -> bool {
     location.to_str().is_some_and(settings::is_url)
+}
+
+/// Returns what names a location in messages: a directory's path, and of a URL what tells the place from others. Of a
+/// URL that is not accepted, and may hold a secret, nothing is shown but that it is one.
+#[must_use]
+pub fn shown(location: &Path) -> Cow<'_, Path> {
+    if !is_url(location) {
+        return Cow::Borrowed(location);
+    }
+    let url = location.to_string_lossy().parse::<ObjectUrl>();
+    Cow::Owned(url.map_or_else(|_| "the URL".into(), |url| url.name().into()))
+}
+
+/// Returns the location of a directory as an absolute path, and a URL as it is.
+///
+/// # Errors
+/// The working directory cannot be found.
+pub fn absolute(location: &Path) -> std::io::Result<PathBuf> {
+    if is_url(location) { Ok(location.to_owned()) } else { std::path::absolute(location) }
 }
 
 /// Returns the store of an archive, to read it or to bring files into it. Nothing is looked up yet.
@@ -75,4 +96,25 @@ fn bucket(location: &Path, access: &Access) -> Result<Box<dyn Store>, Error> {
 fn bucket(_: &Path, _: &Access) -> Result<Box<dyn Store>, Error> {
     let reason = "this program was built without object storage".to_owned();
     Err(Error::BadLocation { reason })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_location_is_named_without_what_may_be_secret() {
+        for (location, expected) in [
+            ("/mnt/archive", "/mnt/archive"),
+            ("s3://wal/main/?region=eu-central-1", "s3://wal/main"),
+            (
+                "s3://wal/main?region=r&endpoint=https://store.test",
+                "s3://wal/main?endpoint=https://store.test",
+            ),
+            ("s3://AKID:hunter2@wal/main", "the URL"),
+            ("s3://wal/main?secret_access_key=hunter2", "the URL"),
+        ] {
+            assert_eq!(shown(Path::new(location)), Path::new(expected));
+        }
+    }
 }

@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::server::known::KnownDestinations;
 use crate::server::settings::CheckWal;
 use crate::server::source::Source;
-use crate::sys::Space;
+use crate::sys::{Dir, Space};
 use crate::wal::name::FileName;
 
 pub mod access;
@@ -34,11 +34,13 @@ mod names;
 #[cfg(feature = "s3")]
 pub mod object;
 mod progress;
+pub mod trials;
 pub mod unchecked;
 
 pub use limit::Limit;
 pub use names::{FinalName, PROBE, StoredName};
 pub use progress::Progress;
+pub use trials::Trials;
 
 /// A place for archived files. Nothing of it is held open between two visits.
 pub trait Store: Send + Sync {
@@ -100,6 +102,15 @@ pub trait Visit: Sync {
     /// It could not be looked up or opened, or is not a regular file (a symbolic link is never followed).
     fn find(&self, name: &FinalName) -> Result<Option<Box<dyn Found + '_>>, Error>;
 
+    /// Returns what stands under a final name, as [`Visit::find`], for one who wants to know what it is and will
+    /// hardly read it: where contents come over a network, they are not fetched before they are read.
+    ///
+    /// # Errors
+    /// As [`Visit::find`].
+    fn glance(&self, name: &FinalName) -> Result<Option<Box<dyn Found + '_>>, Error> {
+        self.find(name)
+    }
+
     /// Returns whether anything stands under a final name. In doubt, it does.
     fn holds(&self, name: &FinalName) -> bool;
 
@@ -119,6 +130,55 @@ pub trait Visit: Sync {
     /// The names could not be read to their end.
     fn list(&self, each: &mut dyn FnMut(&str)) -> Result<(), Error>;
 
+    /// Calls `each` with every name there is, in the order of the names, and with what the listing says of it.
+    /// Returns `false`, without a call, where a listing says nothing beside the names and [`Visit::facts`] is
+    /// asked for each.
+    ///
+    /// # Errors
+    /// The names could not be read to their end.
+    fn list_facts(&self, each: &mut dyn FnMut(&str, Facts)) -> Result<bool, Error> {
+        let _ = each;
+        Ok(false)
+    }
+
+    /// Returns what is known of the file under a name, whoever made it; `None` if nothing has the name. A
+    /// symbolic link is not followed.
+    ///
+    /// # Errors
+    /// It could not be looked up.
+    fn facts(&self, name: &str) -> io::Result<Option<Facts>>;
+
+    /// Returns the directory, if the place is one: for what only a directory has.
+    fn directory(&self) -> Option<&Dir> {
+        None
+    }
+
+    /// Returns what a check tries, if the place is in object storage.
+    fn trials(&self) -> Option<Box<dyn Trials + '_>> {
+        None
+    }
+
+    /// Calls `each` with the names there are in their order, beginning with the first that is not before `from`,
+    /// until it returns `false`. Returns `false` without a call where names have no order, as in a directory: there
+    /// a look at each name costs less.
+    ///
+    /// # Errors
+    /// The names could not be read.
+    fn list_from(&self, from: &str, each: &mut dyn FnMut(&str) -> bool) -> Result<bool, Error> {
+        let _ = (from, each);
+        Ok(false)
+    }
+
+    /// Calls `each` with every name that comes behind this text in the order of bytes, and perhaps with others.
+    /// Returns whether it was called with every name there is: by default, no name is left out.
+    ///
+    /// # Errors
+    /// The names could not be read to their end.
+    fn list_behind(&self, text: &str, each: &mut dyn FnMut(&str)) -> Result<bool, Error> {
+        let _ = text;
+        self.list(each).map(|()| true)
+    }
+
     /// Begins a file that is to get this final name. It is out of sight until it is published; dropped
     /// before, it is discarded.
     ///
@@ -128,6 +188,15 @@ pub trait Visit: Sync {
     /// # Errors
     /// The file could not be created.
     fn stage(&self, name: FinalName) -> Result<Box<dyn Draft + '_>, Error>;
+
+    /// Makes sure that the place never replaces a file, where only a try tells. Asked once the identity is there:
+    /// nothing else is at risk by it.
+    ///
+    /// # Errors
+    /// It does replace, or that could not be found out.
+    fn test(&self) -> Result<(), Error> {
+        Ok(())
+    }
 
     /// Makes every name that was published on this visit durable, and what is found on it too. On return
     /// they survive a power cut.
@@ -165,6 +234,17 @@ pub trait Visit: Sync {
     fn check_apart(&self, _server: &KnownDestinations) -> Result<(), Error> {
         Ok(())
     }
+}
+
+/// What is known of a file without its contents.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Facts {
+    /// The length of the stored bytes.
+    pub len: u64,
+    /// What the file takes in the archive, in bytes.
+    pub allocated: u64,
+    /// When it was last written.
+    pub modified: Option<SystemTime>,
 }
 
 /// A place that is kept open, for files that are complete there and not published yet. Only what is under

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use super::carry::{Carrier, Named, Ready};
 use super::known::Known;
 use super::neighbour::Newcomer;
-use super::{BATCH, Copied, Step, Stop, holds};
+use super::there::There;
+use super::{BATCH, Copied, Step, Stop};
 use crate::archive::without_notice;
 use crate::error::{Action, Error};
 use crate::prove::finding::{Finding, FindingKind, Problem};
@@ -23,7 +24,7 @@ use crate::wal::{SegmentReport, SegmentSize};
 const WATCH_EVERY: Duration = Duration::from_millis(100);
 /// Stack of a thread, in bytes: the buffers are on the heap.
 const STACK: usize = 1 << 20;
-/// How many files a thread may be ahead of the one whose turn it is.
+/// How many files a thread may be ahead of the one whose turn it is, where one that waits takes no memory.
 const AHEAD: usize = 2;
 /// How many names are given before the directory is flushed.
 pub(super) const NAMED: usize = 16;
@@ -34,6 +35,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub(super) struct Running<'r> {
     pub(super) step: Step,
     pub(super) threads: usize,
+    /// A file that waits for its name takes memory.
+    pub(super) in_memory: bool,
     pub(super) bytes: &'r AtomicU64,
     pub(super) stop: &'r AtomicBool,
     /// The last file that the destination has with the source's contents.
@@ -83,13 +86,13 @@ impl Running<'_> {
     pub(super) fn next(
         &mut self,
         source: &dyn Visit,
-        doubted: Option<&dyn Visit>,
+        doubted: Option<&There<'_>>,
         files: &mut dyn Iterator<Item = Result<StoredName, Error>>,
     ) -> Result<Vec<StoredName>, Error> {
         let mut batch = Vec::new();
         for file in files {
             let file = file?;
-            let is_there = || doubted.is_none_or(|destination| holds(destination, &file));
+            let is_there = || doubted.is_none_or(|there| there.has(&file.name));
             if (self.known.has(&file) && is_there()) || self.known.is_left(source, &file) {
                 self.step.files += 1;
                 continue;
@@ -109,13 +112,13 @@ impl Running<'_> {
     /// What ended the run. What had its name by then counts all the same, if the directory could be flushed.
     pub(super) fn run(&mut self, carrier: &Carrier<'_>, files: &[StoredName]) -> Result<(), Stop> {
         let threads = self.threads.clamp(1, files.len().max(1));
+        let ahead = threads * if self.in_memory { 1 } else { AHEAD };
         let (next, turn, stop) = (AtomicUsize::new(0), Turn::default(), self.stop);
         let (sender, receiver) = mpsc::channel();
         thread::scope(|scope| {
             let started = (0..threads).try_for_each(|_| {
                 let (sender, next, turn) = (sender.clone(), &next, &turn);
-                let work =
-                    move || make_ready(carrier, files, next, (turn, threads * AHEAD), &sender);
+                let work = move || make_ready(carrier, files, next, (turn, ahead), &sender);
                 sys::start_scoped(scope, STACK, work).map(drop)
             });
             // Once the threads have gone, nothing more can come.
@@ -145,8 +148,8 @@ impl Running<'_> {
         let mut buffer = new_buffer(carrier)?;
         let mut given = Vec::new();
         let result = self.publish_each(carrier, files, receiver, turn, &mut given, &mut buffer);
-        let settled = self.settle(carrier, &mut given);
-        result.and(settled.map_err(Stop::from))
+        let settled = self.settle(carrier, &mut given, &mut buffer);
+        result.and(settled)
     }
 
     fn publish_each<'f>(
@@ -180,7 +183,7 @@ impl Running<'_> {
                 at += 1;
                 turn.advance(at);
                 if given.len() >= NAMED {
-                    self.settle(carrier, given)?;
+                    self.settle(carrier, given, buffer)?;
                 }
                 let Some(next) = files.get(at) else { break };
                 file = next;
@@ -266,21 +269,34 @@ impl Running<'_> {
         }
     }
 
-    /// Makes the names durable that were given. Only then they count.
+    /// Makes the names durable that were given, and makes sure that each new file has its name alone. Only then they
+    /// count.
     ///
     /// # Errors
     /// The flush failed, or the path leads elsewhere by now. None of them counts then, whatever a second flush says:
-    /// the next run looks at each of them.
-    fn settle(&mut self, carrier: &Carrier<'_>, given: &mut Vec<Given<'_>>) -> Result<(), Error> {
+    /// the next run looks at each of them. Or other contents stand beside one of them, which do not count from there
+    /// on.
+    fn settle(
+        &mut self,
+        carrier: &Carrier<'_>,
+        given: &mut Vec<Given<'_>>,
+        buffer: &mut Buffer,
+    ) -> Result<(), Stop> {
         if given.is_empty() {
             return Ok(());
         }
-        let given = std::mem::take(given);
+        let (given, now) = (std::mem::take(given), Instant::now());
         carrier.destination.settle()?;
         if !carrier.destination.is_still_there()? {
-            return Err(Error::Replaced { path: carrier.destination.location().to_owned() });
+            let path = carrier.destination.location().to_owned();
+            return Err(Error::Replaced { path }.into());
         }
         for Given { file, copied } in given {
+            if copied.is_some()
+                && let Some(conflict) = carrier.check_alone(file, now, buffer)?
+            {
+                return Err(Stop::Conflict(conflict));
+            }
             self.known.add(file);
             match copied {
                 Some(len) => {

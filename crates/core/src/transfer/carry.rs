@@ -2,13 +2,14 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::differ::{self, Conflict, Ours};
 use super::known::Stamp;
 use super::tee::Tee;
+use super::there::There;
 use crate::encoding::digest::{CHECKED_ATTRIBUTE, CONTENT_ATTRIBUTE, Digest, STORED_ATTRIBUTE};
-use crate::error::{Action, Error};
+use crate::error::{Action, Error, ErrorKind};
 use crate::prove::examine::{self, Examined, Expectation};
 use crate::prove::finding::{FindingKind, Problem};
 use crate::server::settings::CheckWal;
@@ -16,7 +17,7 @@ use crate::store::{
     Digests, Found, Publication, Seal, Sealed, StoredName, Visit, listing, unchecked,
 };
 use crate::sys::buffer::Buffer;
-use crate::wal::name::FileKind;
+use crate::wal::name::{FileKind, FileName};
 use crate::wal::timeline::Timelines;
 use crate::wal::{SegmentReport, SegmentSize};
 
@@ -27,6 +28,8 @@ const FRESH: Duration = Duration::from_secs(2);
 pub(super) struct Carrier<'a> {
     pub(super) source: &'a dyn Visit,
     pub(super) destination: &'a dyn Visit,
+    /// The names in it.
+    pub(super) there: &'a There<'a>,
     pub(super) system_identifier: u64,
     pub(super) mode: u32,
     pub(super) timelines: &'a Timelines,
@@ -90,19 +93,35 @@ impl Carrier<'_> {
     /// On return, the destination has the same contents, flushed; or they are complete out of sight. Neither counts
     /// before its name is durable. If the machine dies here, nothing stands under the name that did not before.
     pub(super) fn prepare(&self, file: &StoredName, buffer: &mut Buffer) -> Ready {
-        self.look(file, buffer).unwrap_or_else(Ready::Failed)
+        let there = self.there.names(&file.name);
+        there.and_then(|there| self.look(file, &there, true, buffer)).unwrap_or_else(Ready::Failed)
     }
 
-    fn look(&self, file: &StoredName, buffer: &mut Buffer) -> Result<Ready, Error> {
+    /// Looks a file up that the destination may hold under some names. What that carries counts only if it is to be
+    /// trusted; if not, it is read.
+    fn look(
+        &self,
+        file: &StoredName,
+        names: &[StoredName],
+        trusted: bool,
+        buffer: &mut Buffer,
+    ) -> Result<Ready, Error> {
         let unreadable = |reason: String| {
             let problem = Problem::new(FindingKind::Unreadable, reason);
             Ok(Ready::Left { problem, stamp: Stamp::default() })
         };
-        let found = match self.source.find(&file.into()) {
+        // What will hardly be read is not fetched.
+        let name = file.into();
+        let found =
+            if names.is_empty() { self.source.find(&name) } else { self.source.glance(&name) };
+        let found = match found {
             Ok(Some(found)) => found,
             Ok(None) => return Ok(Ready::Gone),
             Err(Error::NotAFile { found, .. }) => return unreadable(format!("it is {found}")),
             Err(Error::Io { source, .. }) => return unreadable(source.to_string()),
+            Err(Error::Remote { refusal, .. }) if refusal.kind == ErrorKind::ColdObject => {
+                return unreadable(format!("it lies in a cold storage class: {}", refusal.text));
+            }
             Err(e) => return Err(e),
         };
         let claims = match Claims::of(&*found) {
@@ -114,10 +133,9 @@ impl Carrier<'_> {
         }
         let left = |problem| Ok(Ready::Left { problem, stamp: Stamp::of(&*found) });
         let (mut is_there, mut unlike) = (false, Vec::new());
-        for name in names(file) {
-            let Some(there) = self.destination.find(&(&name).into())? else { continue };
-            let theirs = digest(&*there, CONTENT_ATTRIBUTE);
-            if claims.content.is_some() && theirs.ok().flatten() == claims.content {
+        for name in names {
+            let Some(there) = self.destination.glance(&name.into())? else { continue };
+            if trusted && claims.are_those_of(&*there, found.stored_len()) {
                 there.flush()?;
                 is_there = true;
             } else {
@@ -191,14 +209,11 @@ impl Carrier<'_> {
         sealed: Box<dyn Sealed>,
         buffer: &mut Buffer,
     ) -> Result<Named, Error> {
-        let published = sealed.publish(self.destination.progress())? == Publication::Published;
-        // Another process may have published the same file in another encoding meanwhile.
-        let mut others = names(file).into_iter().filter(|name| name != file);
-        if published && !others.any(|name| self.destination.holds(&name.into())) {
+        if sealed.publish(self.destination.progress())? == Publication::Published {
             return Ok(Named::Copied);
         }
-        Ok(match self.look(file, buffer)? {
-            Ready::Present if published => Named::Copied,
+        let names = self.there.names_since(&file.name, Instant::now())?;
+        Ok(match self.look(file, &names, false, buffer)? {
             Ready::Present => Named::Present,
             Ready::Sealed { .. } => {
                 let path = self.destination.location().join(file.to_string());
@@ -206,6 +221,30 @@ impl Carrier<'_> {
             }
             other => Named::Not(other),
         })
+    }
+
+    /// Makes sure that a file which was published before `since` has no other contents in another encoding: another
+    /// process may have published those meanwhile.
+    ///
+    /// # Errors
+    /// The destination is in trouble.
+    pub(super) fn check_alone(
+        &self,
+        file: &StoredName,
+        since: Instant,
+        buffer: &mut Buffer,
+    ) -> Result<Option<Box<Conflict>>, Error> {
+        let mut names = self.there.names_since(&file.name, since)?;
+        names.retain(|name| name != file);
+        if names.is_empty() {
+            return Ok(None);
+        }
+        match self.look(file, &names, false, buffer)? {
+            Ready::Differs(conflict) => Ok(Some(conflict)),
+            Ready::Failed(error) => Err(error),
+            // What of the source or of the destination is gone by now, or cannot be read, differs from nothing.
+            _ => Ok(None),
+        }
     }
 
     /// Marks the destination, if the source is marked: WAL that nobody looked into may come from there.
@@ -284,7 +323,7 @@ impl Carrier<'_> {
     /// Returns for how long to wait before a file that is not fit is looked at once more, if that may help: another
     /// tool may be writing it.
     pub(super) fn fresh_for(&self, file: &StoredName) -> Option<Duration> {
-        let found = self.source.find(&file.into()).ok()??;
+        let found = self.source.glance(&file.into()).ok()??;
         if Claims::of(&*found).is_ok_and(|claims| claims.any()) {
             return None;
         }
@@ -334,6 +373,16 @@ impl Claims {
         })
     }
 
+    /// Returns whether another file, which carries digests too, holds the same by them, and by its length where its
+    /// stored bytes are to be the same.
+    fn are_those_of(&self, there: &dyn Found, stored_len: u64) -> bool {
+        let theirs = |attribute| digest(there, attribute).ok().flatten();
+        let same_bytes = self.stored.is_some() && theirs(STORED_ATTRIBUTE) == self.stored;
+        self.content.is_some()
+            && theirs(CONTENT_ATTRIBUTE) == self.content
+            && (!same_bytes || there.stored_len() == stored_len)
+    }
+
     /// Returns whether it carries a digest.
     fn any(&self) -> bool {
         self.stored.is_some() || self.content.is_some()
@@ -350,9 +399,9 @@ fn digests(examined: &Examined) -> Option<Digests> {
 }
 
 /// Every name under which the destination may hold a file.
-pub(super) fn names(file: &StoredName) -> Vec<StoredName> {
-    let mut all = StoredName::all(&file.name);
+pub(super) fn names(file: &FileName) -> Vec<StoredName> {
+    let mut all = StoredName::all(file);
     // What is being received is another file than a partial segment of that name.
-    all.retain(|name| name.name == file.name);
+    all.retain(|name| name.name == *file);
     all
 }

@@ -9,8 +9,10 @@ use thiserror::Error as ThisError;
 
 use super::{CopyError, First, Known, Way};
 use crate::error::{Action, Error};
+use crate::server::url::{ObjectUrl, Relation};
 use crate::store::identity::{self, Identity};
 use crate::store::listing::Walk;
+use crate::store::location;
 use crate::store::{Visit, admission};
 use crate::sys;
 use crate::sys::buffer::CHUNK;
@@ -18,35 +20,61 @@ use crate::sys::read_full;
 use crate::wal::history;
 use crate::wal::timeline::Timelines;
 
-/// Why two directories cannot be the ends of a copy.
+/// Why two archives cannot be the ends of a copy.
 #[derive(Debug, ThisError)]
 pub enum Apart {
     /// One of them could not be looked up.
     #[error(transparent)]
     Failed(#[from] Error),
-    /// Both paths lead to one directory.
-    #[error("\"{}\" and \"{}\" are the same directory", source_path.display(), destination.display())]
+    /// Both lead to one place.
+    #[error(
+        "\"{}\" and \"{}\" are the same {}",
+        source_path.display(),
+        destination.display(),
+        if location::is_url(source_path) { "place in a bucket" } else { "directory" }
+    )]
     Same {
-        /// The path of the source.
+        /// The path or the URL of the source.
         source_path: PathBuf,
-        /// The path of the destination.
+        /// The path or the URL of the destination.
         destination: PathBuf,
     },
-    /// One directory lies inside the other.
+    /// One lies inside the other.
     #[error("\"{}\" lies inside of \"{}\"", inner.display(), outer.display())]
     Inside {
-        /// The inner one's path.
+        /// The inner one's.
         inner: PathBuf,
-        /// The outer one's path.
+        /// The outer one's.
         outer: PathBuf,
     },
 }
 
-/// Makes sure that two directories are two, and that neither lies inside the other, by whatever path.
+/// Makes sure that two archives are two, and that neither lies inside the other, by whatever path or URL.
 ///
 /// # Errors
-/// They are not, or one of them is missing.
+/// They are not, or both are directories and one of them is missing.
 pub fn apart(source: &Path, destination: &Path) -> Result<(), Apart> {
+    match (location::is_url(source), location::is_url(destination)) {
+        (false, false) => directories_apart(source, destination),
+        (true, true) => buckets_apart(source, destination),
+        _ => Ok(()),
+    }
+}
+
+fn buckets_apart(source: &Path, destination: &Path) -> Result<(), Apart> {
+    let url = |location: &Path| location.to_string_lossy().parse::<ObjectUrl>();
+    // What is no URL of a bucket is refused when it is opened.
+    let (Ok(ours), Ok(theirs)) = (url(source), url(destination)) else { return Ok(()) };
+    let [source, destination] = [source, destination].map(|at| location::shown(at).into_owned());
+    Err(match ours.relation(&theirs) {
+        Relation::Apart => return Ok(()),
+        Relation::Same => Apart::Same { source_path: source, destination },
+        Relation::Inside => Apart::Inside { inner: source, outer: destination },
+        Relation::Outside => Apart::Inside { inner: destination, outer: source },
+    })
+}
+
+fn directories_apart(source: &Path, destination: &Path) -> Result<(), Apart> {
     let real = |path: &Path| {
         let failed = |e: io::Error| Error::io(Action::OpenDestination, path, e);
         let real = path.canonicalize().map_err(failed)?;

@@ -148,7 +148,7 @@ impl Known {
     /// same: what could not be read then may be readable now.
     pub(super) fn is_left(&self, source: &dyn Visit, file: &StoredName) -> bool {
         let Some((stamp, at)) = self.left.get(file) else { return false };
-        let there = source.find(&file.into()).ok().flatten();
+        let there = source.glance(&file.into()).ok().flatten();
         let now = there.map(|found| Stamp::of(&*found)).unwrap_or_default();
         now == *stamp && at.elapsed() < LOOK_AGAIN
     }

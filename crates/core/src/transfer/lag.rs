@@ -2,9 +2,9 @@
 
 use std::time::SystemTime;
 
-use super::{Known, Way, holds};
+use super::there::There;
+use super::{Known, Way};
 use crate::error::Error;
-use crate::store::StoredName;
 use crate::store::listing::Walk;
 
 /// What the source has and the destination lacks. What is left out does not count, nor what another program is
@@ -30,17 +30,20 @@ pub fn lag(way: &Way<'_>, known: &Known) -> Result<Option<Lag>, Error> {
     if destination.is_none() && !known.is_complete() {
         return Ok(None);
     }
-    let is_there =
-        |file: &StoredName| destination.as_ref().is_some_and(|there| holds(&**there, file));
+    let there = destination.as_deref().map(There::new);
     let mut lag = Lag::default();
-    for file in Walk::all(&*source) {
+    // In the order in which names come at the destination.
+    for file in Walk::as_archived(&*source) {
         let file = file?;
         // Where the destination is doubted, only its names count, if it can be asked.
         let is_known = (destination.is_none() || !known.is_doubtful()) && known.has(&file);
-        if is_known || known.is_left_out(&file) || is_there(&file) {
+        if is_known
+            || known.is_left_out(&file)
+            || there.as_ref().is_some_and(|there| there.has(&file.name))
+        {
             continue;
         }
-        let Ok(Some(found)) = source.find(&(&file).into()) else { continue };
+        let Ok(Some(found)) = source.glance(&(&file).into()) else { continue };
         lag.files += 1;
         lag.bytes += found.stored_len();
         lag.oldest = match (lag.oldest, found.modified()) {

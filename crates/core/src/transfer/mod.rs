@@ -28,6 +28,7 @@ mod known;
 mod lag;
 mod neighbour;
 mod tee;
+mod there;
 
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
@@ -49,6 +50,7 @@ pub use differ::Conflict;
 pub use ends::{Apart, apart};
 pub use known::Known;
 pub use lag::{Lag, lag};
+use there::There;
 
 /// How many files are looked at before the destination is opened anew.
 const BATCH: usize = 256;
@@ -163,6 +165,7 @@ pub fn copy(
     let mut running = Running {
         step: Step { files_total: total, ..Step::default() },
         threads: way.threads,
+        in_memory: way.destination.holds_in_memory(),
         bytes: &bytes,
         stop: &stop,
         before: None,
@@ -185,9 +188,10 @@ pub fn copy(
     }
     let doubted = running.known.is_doubtful().then(|| way.destination.visit(way.progress));
     let doubted = doubted.transpose()?;
+    let doubted = doubted.as_deref().map(There::new);
     let mut timelines = None;
     let result = loop {
-        let batch = match running.next(&*source, doubted.as_deref(), &mut files) {
+        let batch = match running.next(&*source, doubted.as_ref(), &mut files) {
             Ok(batch) if batch.is_empty() => break Ok(()),
             Ok(batch) => batch,
             Err(e) => break Err(e.into()),
@@ -220,16 +224,13 @@ fn one_batch(
     let destination = &*destination;
     ends::admit(destination, system_identifier, running.known)?;
     let (mode, bytes, stop) = (way.mode.bits(), running.bytes, running.stop);
-    let carrier = Carrier { source, destination, system_identifier, mode, timelines, bytes, stop };
+    let there = &There::new(destination);
+    let carrier =
+        Carrier { source, destination, there, system_identifier, mode, timelines, bytes, stop };
     carrier.mark_like_source()?;
     let result = running.run(&carrier, batch);
     running.note_limits(destination);
     result
-}
-
-/// Returns whether the destination has a file under one of its names. In doubt, it has.
-fn holds(destination: &dyn Visit, file: &StoredName) -> bool {
-    carry::names(file).iter().any(|name| destination.holds(&name.into()))
 }
 
 /// The first segment, for the identity file.

@@ -65,11 +65,11 @@ fn read(
     segment: SegmentName,
     is_ours: &dyn Fn(&StoredName) -> bool,
 ) -> Result<Option<(String, SegmentReport)>, Error> {
-    let all = StoredName::all(&segment.into());
-    if all.iter().any(is_ours) {
+    let segment = segment.into();
+    if StoredName::all(&segment).iter().any(is_ours) {
         return Ok(None);
     }
-    for name in all {
+    for name in carrier.there.names(&segment)? {
         let Some(found) = carrier.destination.find(&(&name).into())? else { continue };
         // What is damaged proves nothing.
         let examined = carrier.examine(&*found, &name)?;

@@ -1,6 +1,7 @@
-//! `walsafe check`: can a directory be archived to, and recovered from?
+//! `walsafe check`: can an archive be archived to, and recovered from?
 
 use walsafe_core::prove::check::{self, Options, Status};
+use walsafe_core::store::location;
 use walsafe_core::words::count;
 
 use super::print_json;
@@ -24,7 +25,11 @@ pub(super) fn run(arguments: &Check) -> u8 {
             steps: Some(&signs.steps),
             cancelled: None,
         };
-        let checks = check::check(archive, &options);
+        let access = arguments.common.access(arguments.pgdata.as_deref());
+        let checks = match location::open(archive, &access) {
+            Ok(store) => check::check(&*store, &options),
+            Err(error) => vec![check::unusable(&error)],
+        };
         signs.elsewhere(|| print(arguments, &checks))
     });
     match result {
@@ -36,6 +41,7 @@ pub(super) fn run(arguments: &Check) -> u8 {
 }
 
 fn print(arguments: &Check, checks: &[check::Check]) -> u8 {
+    let archive = location::shown(&arguments.archive);
     let worst = checks.iter().map(|check| check.status).max().unwrap_or(Status::Ok);
     let (word, status) = match worst {
         Status::Ok => ("OK", 0),
@@ -52,7 +58,7 @@ fn print(arguments: &Check, checks: &[check::Check]) -> u8 {
             })
             .collect();
         print_json(&serde_json::json!({
-            "archive": arguments.archive.display().to_string(),
+            "archive": archive.display().to_string(),
             "status": worst.name(),
             "checks": checks,
         }))
@@ -61,7 +67,7 @@ fn print(arguments: &Check, checks: &[check::Check]) -> u8 {
         // Monitoring programs show the first line.
         let first = checks.iter().find(|check| check.status == worst && worst != Status::Ok);
         let what = first.map_or_else(
-            || format!("{} of \"{}\"", count(checks.len(), "check"), arguments.archive.display()),
+            || format!("{} of \"{}\"", count(checks.len(), "check"), archive.display()),
             |check| format!("{}: {}", check.name, check.detail),
         );
         output.line(format_args!("WALSAFE {word} - {what}"));

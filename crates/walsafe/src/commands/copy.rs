@@ -5,8 +5,9 @@ use std::time::Instant;
 
 use walsafe_core::error::{Activity, Error, ErrorKind};
 use walsafe_core::server::settings::FileMode;
-use walsafe_core::store::directory::Directory;
-use walsafe_core::store::{identity, mode};
+use walsafe_core::store::location::{self, is_url};
+use walsafe_core::store::{Store, identity, mode};
+use walsafe_core::sys;
 use walsafe_core::transfer::{self, Apart, Copied, CopyError, Known, Step, Stop, Way};
 
 use super::metrics::{self, Figures};
@@ -24,8 +25,13 @@ mod told;
 /// Runs the command and returns its exit status.
 pub(super) fn start(arguments: &Copy) -> u8 {
     // Which of the two hangs cannot be told: several threads are in both.
-    let (source, destination) = (arguments.source.display(), arguments.destination.display());
-    let both = PathBuf::from(format!("{source}\" or \"{destination}"));
+    let [source, destination] = [&arguments.source, &arguments.destination];
+    let shown = |location: &Path| location::shown(location).display().to_string();
+    let both = match is_url(source) || is_url(destination) {
+        true => format!("one of {} and {}", shown(source), shown(destination)),
+        false => format!("{}\" or \"{}", source.display(), destination.display()),
+    };
+    let both = PathBuf::from(both);
     let common = &arguments.common;
     if !arguments.follow {
         return watched(&both, common, |signs| once(arguments, signs));
@@ -45,15 +51,19 @@ pub(super) fn start(arguments: &Copy) -> u8 {
 struct Job<'a> {
     arguments: &'a Copy,
     signs: &'a Signs,
+    /// The path or the URL of the archive to read.
     source: PathBuf,
+    /// The path or the URL of the archive to write.
     destination: PathBuf,
+    /// Both archives.
+    stores: [Box<dyn Store>; 2],
     known: Known,
     figures: Figures,
 }
 
 /// Why a round could not begin.
 enum Refusal {
-    /// The two directories cannot be the ends of a copy.
+    /// The two cannot be the ends of a copy.
     Apart(Apart),
     /// One of the archives is in trouble.
     Copy(CopyError),
@@ -61,31 +71,51 @@ enum Refusal {
 
 impl<'a> Job<'a> {
     fn new(arguments: &'a Copy, signs: &'a Signs) -> Result<Self, Complaint> {
-        let absolute = |path: &Path| {
-            std::path::absolute(path)
+        let absolute = |location: &Path| {
+            location::absolute(location)
                 .map_err(|e| Complaint::new(format!("could not find the working directory: {e}")))
         };
         let source = absolute(&arguments.source)?;
         let destination = absolute(&arguments.destination)?;
-        let figures = Figures::default();
-        Ok(Self { arguments, signs, source, destination, known: Known::default(), figures })
+        let access = arguments.common.access(None);
+        let open = |location: &Path| location::open(location, &access).map_err(|e| of_error(&e));
+        let stores = [open(&source)?, open(&destination)?];
+        let (known, figures) = (Known::default(), Figures::default());
+        Ok(Self { arguments, signs, source, destination, stores, known, figures })
     }
 
     /// Works from now on as the user that the new files are to belong to. Before any thread is started.
     fn become_owner(&self) -> Result<(), Complaint> {
+        // Objects belong to nobody.
+        if is_url(&self.destination) {
+            return Ok(());
+        }
         let id = |archive: &Path| archive.join(identity::FILE_NAME);
         let theirs = id(&self.destination);
-        let file = if theirs.symlink_metadata().is_ok() { theirs } else { id(&self.source) };
-        work_as_owner_of(&file, file.parent().unwrap_or(&self.destination))
+        if theirs.symlink_metadata().is_ok() {
+            return work_as_owner_of(&theirs, &self.destination);
+        }
+        if !is_url(&self.source) {
+            return work_as_owner_of(&id(&self.source), &self.source);
+        }
+        // Whoever the directory was made for.
+        if sys::user() == 0 {
+            work_as_owner_of(&self.destination, &self.destination)
+        } else {
+            Ok(())
+        }
     }
 
     fn run(&mut self, watch: &mut dyn FnMut(&Step) -> bool) -> Result<Copied, Refusal> {
-        let like = |archive: &Path| mode::like(&archive.join(identity::FILE_NAME));
+        let like = |archive: &Path| match is_url(archive) {
+            true => None,
+            false => mode::like(&archive.join(identity::FILE_NAME)),
+        };
         let mode = like(&self.destination).or_else(|| like(&self.source));
-        let (source, destination) = (Directory::at(&self.source), Directory::at(&self.destination));
+        let [source, destination] = &self.stores;
         let way = Way {
-            source: &source,
-            destination: &destination,
+            source: &**source,
+            destination: &**destination,
             mode: mode.unwrap_or(FileMode::PRIVATE),
             threads: jobs(self.arguments.jobs),
             may_begin: !self.arguments.no_begin,
@@ -109,10 +139,17 @@ impl<'a> Job<'a> {
         copied
     }
 
+    /// Returns the two archives as messages name them.
+    fn named(&self) -> (PathBuf, PathBuf) {
+        let named = |location: &Path| location::shown(location).into_owned();
+        (named(&self.source), named(&self.destination))
+    }
+
     /// Writes the figures, where that is asked for. Returns what went wrong.
     fn write_figures(&self) -> Option<Complaint> {
         let file = self.arguments.metrics.as_ref()?;
-        let write = || metrics::write(file, &self.source, &self.destination, &self.figures);
+        let (source, destination) = self.named();
+        let write = || metrics::write(file, &source, &destination, &self.figures);
         self.signs.elsewhere(write).err().map(|e| {
             Complaint::new(format!("could not write \"{}\": {e}", file.display()))
                 .hint("The user that owns DEST must be able to write into its directory.")
@@ -125,12 +162,12 @@ impl<'a> Job<'a> {
                 of_error(error)
             }
             Refusal::Apart(apart) => Complaint::new(apart.to_string())
-                .hint("Name two directories, neither of which lies inside the other."),
+                .hint("Name two archives, neither of which lies inside the other."),
             Refusal::Copy(error @ CopyError::Nothing) => Complaint::new(error.to_string())
-                .detail(format!("\"{}\".", self.source.display()))
+                .detail(format!("\"{}\".", self.named().0.display()))
                 .hint(ErrorKind::NothingThere.hint(Activity::Checking)),
             Refusal::Copy(error @ CopyError::Unmarked) => Complaint::new(error.to_string())
-                .detail(format!("\"{}\".", self.destination.display()))
+                .detail(format!("\"{}\".", self.named().1.display()))
                 .hint("Is this the archive, and is its file system mounted? To begin a new archive there, leave --no-begin out once."),
         }
     }

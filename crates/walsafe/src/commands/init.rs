@@ -1,4 +1,4 @@
-//! `walsafe init`: marks a directory as the archive of a cluster.
+//! `walsafe init`: marks a directory, or a place in a bucket, as the archive of a cluster.
 
 use std::os::unix::fs::MetadataExt;
 
@@ -7,6 +7,7 @@ use walsafe_core::server::control::ControlFile;
 use walsafe_core::store::admission;
 use walsafe_core::store::directory::Directory;
 use walsafe_core::store::identity::Identity;
+use walsafe_core::store::location;
 use walsafe_core::wal::SegmentSize;
 use walsafe_core::wal::segment::Cluster;
 
@@ -34,11 +35,12 @@ pub(super) fn run(arguments: &Init, signs: &Signs) -> u8 {
 }
 
 fn print(arguments: &Init, cluster: &Cluster, created: bool) -> u8 {
-    let (mut output, destination) = (Output::new(), arguments.destination.display());
+    let named = location::shown(&arguments.destination);
+    let (mut output, destination) = (Output::new(), named.display());
     let identifier = cluster.system_identifier;
     if arguments.common.json {
         output.line(serde_json::json!({
-            "destination": arguments.destination.display().to_string(),
+            "destination": destination.to_string(),
             // A number of 64 bits does not survive most readers of JSON.
             "system_identifier": identifier.to_string(),
             "created": created,
@@ -55,9 +57,16 @@ fn print(arguments: &Init, cluster: &Cluster, created: bool) -> u8 {
     if output.finish() { DONE } else { FAILED }
 }
 
-/// Writes the identity file, if it is not there yet. It belongs to the data directory's owner before anybody
+/// Writes the identity file, if it is not there yet. In a directory it belongs to the data directory's owner before anybody
 /// sees it: if root runs the command, the server could not read the file otherwise.
 fn mark(arguments: &Init, cluster: &Cluster, signs: &Signs) -> Result<bool, Error> {
+    let mode = arguments.file_mode.bits();
+    if location::is_url(&arguments.destination) {
+        let access = arguments.common.access(Some(&arguments.pgdata));
+        let store = location::open(&arguments.destination, &access)?;
+        let visit = store.visit(&signs.steps)?;
+        return admission::init(&*visit, cluster, mode);
+    }
     let data = std::fs::metadata(&arguments.pgdata)
         .map_err(|e| Error::io(Action::LookUpData, &arguments.pgdata, e))?;
     let (user, group) = (data.uid(), data.gid());
@@ -65,7 +74,7 @@ fn mark(arguments: &Init, cluster: &Cluster, signs: &Signs) -> Result<bool, Erro
     let store =
         Directory::at(&arguments.destination).belonging_to(user, group).without_directory_flush();
     let visit = store.open(&signs.steps)?;
-    let created = admission::init(&visit, cluster, arguments.file_mode.bits())?;
+    let created = admission::init(&visit, cluster, mode)?;
     if !created {
         Identity::give_to(&visit, user, group)?;
     }

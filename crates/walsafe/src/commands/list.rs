@@ -4,8 +4,7 @@ use walsafe_core::encoding::codec::Codec;
 use walsafe_core::prove::backups::BaseBackup;
 use walsafe_core::prove::overview::{Overview, Timeline};
 use walsafe_core::prove::verify::{Missing, VerifyError};
-use walsafe_core::store::Store;
-use walsafe_core::store::directory::Directory;
+use walsafe_core::store::location;
 use walsafe_core::wal::Lsn;
 use walsafe_core::wal::name::SegmentName;
 use walsafe_core::wal::timeline::Run;
@@ -20,20 +19,18 @@ use crate::watchdog::Signs;
 /// Runs the command and returns its exit status.
 pub(super) fn run(arguments: &List, signs: &Signs) -> u8 {
     let read = if arguments.times { Overview::read_with_commits } else { Overview::read };
-    let archive = Directory::at(&arguments.archive);
-    let found = read(&arguments.archive, &signs.steps).map_err(VerifyError::Archive);
-    let found = found.and_then(|overview| {
+    let look = || {
+        let archive = location::open(&arguments.archive, &arguments.common.access(None))?;
+        let overview = read(&*archive, &signs.steps)?;
         let visit = archive.visit(&signs.steps)?;
-        Ok((overview, Missing::read(&*visit, &mut |_| true)?))
-    });
-    let found = found.and_then(|(overview, missing)| {
+        let missing = Missing::read(&*visit, &mut |_| true)?;
         // As under an unmounted mount point.
         if overview.identity.is_none() && overview.is_empty() {
-            return Err(VerifyError::Nothing { path: arguments.archive.clone() });
+            return Err(VerifyError::Nothing { path: visit.location().to_owned() });
         }
         Ok((overview, missing))
-    });
-    let (overview, missing) = match found {
+    };
+    let (overview, missing) = match look() {
         Ok(found) => found,
         Err(error) => return terminal::fail(&unverified(&error)),
     };
@@ -228,7 +225,7 @@ fn json(arguments: &List, overview: &Overview, missing: &Missing) -> serde_json:
         .map(|(file, reason)| serde_json::json!({ "file": file, "reason": reason }))
         .collect();
     serde_json::json!({
-        "archive": arguments.archive.display().to_string(),
+        "archive": location::shown(&arguments.archive).display().to_string(),
         "system_identifier": identity.map(|identity| identity.system_identifier.to_string()),
         "created": identity.map(|identity| identity.created.clone()),
         "segment_size": overview.segment_size.map(|size| size.bytes()),

@@ -2,9 +2,8 @@
 
 use walsafe_core::prove::manifest::{self, Origin};
 use walsafe_core::prove::verify::VerifyError;
-use walsafe_core::store::directory::Directory;
 use walsafe_core::store::listing::{self, Listing, Stranger, Walk};
-use walsafe_core::store::{FinalName, Store};
+use walsafe_core::store::{FinalName, location};
 
 use super::{DONE, FAILED, FOUND, complaint, failed, print_json, unverified};
 use crate::arguments::Manifest;
@@ -13,8 +12,10 @@ use crate::watchdog::Signs;
 
 /// Runs the command and returns its exit status.
 pub(super) fn run(arguments: &Manifest, signs: &Signs) -> u8 {
-    let path = &arguments.archive;
-    let store = Directory::at(path);
+    let store = match location::open(&arguments.archive, &arguments.common.access(None)) {
+        Ok(store) => store,
+        Err(e) => return failed(&e),
+    };
     let visit = match store.visit(&signs.steps) {
         Ok(visit) => visit,
         Err(e) => return failed(&e),
@@ -30,7 +31,9 @@ pub(super) fn run(arguments: &Manifest, signs: &Signs) -> u8 {
         Err(e) => return failed(&e),
     };
     if listing.is_empty() && archived.is_empty() {
-        return terminal::fail(&unverified(&VerifyError::Nothing { path: path.clone() }));
+        return terminal::fail(&unverified(&VerifyError::Nothing {
+            path: visit.location().to_owned(),
+        }));
     }
     archived.sort();
     let marked = listing.marked.then_some(FinalName::Identity);
@@ -70,7 +73,7 @@ pub(super) fn run(arguments: &Manifest, signs: &Signs) -> u8 {
         let mut written = output.finish();
         if arguments.common.json {
             written &= print_json(&serde_json::json!({
-                "archive": path.display().to_string(), "files": entries, "unreadable": unreadable,
+                "archive": visit.location().display().to_string(), "files": entries, "unreadable": unreadable,
             }));
         }
         written

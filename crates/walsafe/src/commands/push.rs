@@ -2,8 +2,8 @@
 
 use walsafe_core::archive::push::{self, PushError, Pushed, Trouble};
 use walsafe_core::server::held::Held;
-use walsafe_core::store::identity;
-use walsafe_core::store::lag;
+use walsafe_core::store::location;
+use walsafe_core::store::{identity, lag};
 use walsafe_core::wal::name::FileName;
 use walsafe_core::words::count;
 
@@ -40,17 +40,16 @@ pub(super) fn run(arguments: &Push, signs: &Signs) -> u8 {
 fn attempt(arguments: &Push, signs: &Signs) -> Result<(Held, Pushed), Complaint> {
     // Before a thread starts: the progress bar has one.
     let destination = &arguments.destination;
-    work_as_owner_of(&destination.join(identity::FILE_NAME), destination)?;
+    // Objects belong to nobody.
+    if !location::is_url(destination) {
+        work_as_owner_of(&destination.join(identity::FILE_NAME), destination)?;
+    }
     let steps = &signs.steps;
     let held = Held::read(&arguments.pgdata).map_err(|e| complaint(&e))?;
-    let plan = push::plan(
-        &arguments.pgdata,
-        &arguments.destination,
-        held.cluster,
-        arguments.compression,
-        steps,
-    )
-    .map_err(|e| refusal(&e))?;
+    let access = arguments.common.access(Some(&arguments.pgdata));
+    let (cluster, compression) = (held.cluster, arguments.compression);
+    let plan = push::plan(&arguments.pgdata, destination, cluster, compression, access, steps)
+        .map_err(|e| refusal(&e))?;
     if let Some(timeline) = arguments.history {
         let pushed =
             push::push_history(&plan, &held.pg_wal, timeline, steps).map_err(|e| refusal(&e))?;
@@ -99,7 +98,8 @@ fn troubles(pushed: &Pushed) -> Vec<String> {
 }
 
 fn summary(arguments: &Push, held: &Held, pushed: &Pushed) -> String {
-    let destination = arguments.destination.display();
+    let destination = location::shown(&arguments.destination);
+    let destination = destination.display();
     let pieces = ranges(&pushed.files).join(", ");
     match (pushed.files.len(), status(pushed)) {
         (0, DONE) if arguments.history.is_some() => {
@@ -155,7 +155,7 @@ fn json(arguments: &Push, held: &Held, pushed: &Pushed) -> serde_json::Value {
         .collect();
     let missing: Vec<_> = pushed.missing.iter().map(run_json).collect();
     serde_json::json!({
-        "destination": arguments.destination.display().to_string(),
+        "destination": location::shown(&arguments.destination).display().to_string(),
         "data_directory": arguments.pgdata.display().to_string(),
         "system_identifier": held.cluster.system_identifier.to_string(),
         "timeline": held.timeline,

@@ -1,11 +1,12 @@
 //! `walsafe restore`: one file for a server in recovery, and the exit status by which the server decides
 //! how to go on.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use walsafe_core::error::{Activity, Error, Standby};
-use walsafe_core::restore::{self, Outcome, Request, RestoreError, Round, Trouble, own};
+use walsafe_core::restore::{self, Origin, Outcome, Request, RestoreError, Round, Trouble, own};
+use walsafe_core::store::location;
 use walsafe_core::wal::name::{FileKind, FileName};
 
 use super::{DONE, lately};
@@ -17,6 +18,9 @@ use crate::watchdog::{self, Lost, Rounds, Signs, Stood};
 
 /// How often a standby looks for a history file in an archive that is in trouble.
 const HISTORY_PAUSE: Duration = Duration::from_millis(500);
+
+/// How long a standby waits for object storage, at most; half of that for what fails.
+const STANDBY: Duration = Duration::from_secs(20);
 
 /// The server's working directory.
 const DATA_DIRECTORY: &str = ".";
@@ -94,7 +98,34 @@ impl Call<'_> {
             let hint = "To end one before a hole, use --end-at-hole SEGMENT or a recovery target, see \"walsafe restore --help\".";
             return self.tell(Ending::Stops, &Complaint::new(message).hint(hint));
         }
-        self.watched(&name)
+        match self.origins() {
+            Ok(origins) => self.watched(&name, &origins),
+            Err(complaint) => self.stop(complaint),
+        }
+    }
+
+    /// Names the archives.
+    ///
+    /// # Errors
+    /// A URL cannot be right: the command line is wrong.
+    fn origins(&self) -> Result<Vec<Origin>, Complaint> {
+        let Restore { from, common, .. } = self.arguments;
+        let mut access = common.access(Some(here()));
+        // A standby asks again by itself, and may stream meanwhile.
+        if self.tries_again() {
+            access.stall_timeout = Some(access.stall_timeout.map_or(STANDBY, |t| t.min(STANDBY)));
+        }
+        let named = |(place, location): (usize, &PathBuf)| {
+            Origin::new(location, &access).map_err(|e| {
+                let complaint = Complaint::of(&e, Activity::Restoring);
+                // The location is not repeated: it may hold a secret.
+                match from.len() {
+                    1 => complaint,
+                    _ => complaint.after(&format!("--from number {}: ", place + 1)),
+                }
+            })
+        };
+        from.iter().enumerate().map(named).collect()
     }
 
     fn name(&self) -> Option<FileName> {
@@ -103,12 +134,12 @@ impl Call<'_> {
 
     /// Makes the attempt in a process of its own: this one does not wait for what the storage holds, nor leaves
     /// that to the server.
-    fn watched(&self, name: &FileName) -> Ending {
+    fn watched(&self, name: &FileName, origins: &[Origin]) -> Ending {
         let Restore { from, file, common, .. } = self.arguments;
         let rounds = Rounds {
             archives: from,
             last: if from.len() > 1 { lately::failed(from, here()) } else { Vec::new() },
-            work: |signs: &Signs, round: &Round| self.attempt(name, signs, round),
+            work: |signs: &Signs, round: &Round| self.attempt(name, origins, signs, round),
             answer: |result, stood: &[Stood]| {
                 self.note_failed(&result, stood);
                 self.answer(name, self.with(result, stood)) as u8
@@ -128,12 +159,13 @@ impl Call<'_> {
     fn attempt(
         &self,
         name: &FileName,
+        origins: &[Origin],
         signs: &Signs,
         round: &Round,
     ) -> Result<Outcome, RestoreError> {
         let arguments = self.arguments;
         let request = Request {
-            archives: &arguments.from,
+            archives: origins,
             name,
             target: &arguments.target,
             data_directory: here(),
@@ -178,7 +210,8 @@ impl Call<'_> {
                 let is_told = passed_over.iter().any(|trouble| trouble.archive == *path);
                 if path != from && !is_told {
                     let (archive, seconds) = (path.clone(), *seconds);
-                    let hangs = Error::StorageHangs { path: path.clone(), seconds, left: None };
+                    let path = location::shown(path).into_owned();
+                    let hangs = Error::StorageHangs { path, seconds, left: None };
                     passed_over.push(Trouble { archive, error: hangs.into(), away: true });
                 }
             }
@@ -222,10 +255,11 @@ impl Call<'_> {
         }
         let mut message = format!("\"{name}\" was restored");
         if is_asked || !passed_over.is_empty() {
-            message += &format!(" from \"{}\"", from.display());
+            message += &format!(" from \"{}\"", location::shown(from).display());
         }
         for trouble in passed_over {
-            message += &format!(" and not from \"{}\"", trouble.archive.display());
+            message +=
+                &format!(" and not from \"{}\"", location::shown(&trouble.archive).display());
         }
         if let Some(remark) = remark {
             message += &format!(", but {remark}");
@@ -294,7 +328,7 @@ impl Call<'_> {
             }),
         };
         if let (Some(from), Some(object)) = (from, value.as_object_mut()) {
-            object.insert("from".to_owned(), from.display().to_string().into());
+            object.insert("from".to_owned(), location::shown(from).display().to_string().into());
         }
         terminal::say_json(&value);
         ending

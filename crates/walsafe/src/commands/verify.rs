@@ -7,9 +7,10 @@ use walsafe_core::prove::verify::{
     self, Accepted, Chain, Checked, Heading, Options, Report, Start, TargetTimeline,
 };
 use walsafe_core::server::control::ControlFile;
+use walsafe_core::store::location;
 use walsafe_core::words::{count, either};
 
-use super::{DONE, FAILED, FOUND, commit_json, finding_json, print_json, unverified};
+use super::{DONE, FAILED, FOUND, commit_json, failed, finding_json, print_json, unverified};
 use crate::arguments::Verify;
 use crate::complaint::Complaint;
 use crate::terminal::{self, Bar, Output, megabytes};
@@ -37,8 +38,12 @@ pub(super) fn run(arguments: &Verify, signs: &Signs) -> u8 {
         accept_gaps: arguments.accept_gaps,
         steps: Some(&signs.steps),
     };
+    let archive = match location::open(&arguments.archive, &arguments.common.access(None)) {
+        Ok(archive) => archive,
+        Err(error) => return failed(&error),
+    };
     let bar = Bar::start(arguments.quiet);
-    let result = verify::verify(&arguments.archive, &options, &mut |progress| {
+    let result = verify::verify(&*archive, &options, &mut |progress| {
         bar.show(progress.files, progress.files_total, progress.bytes);
         true
     });
@@ -257,7 +262,7 @@ fn json(arguments: &Verify, report: &Report) -> serde_json::Value {
         })
     });
     serde_json::json!({
-        "archive": arguments.archive.display().to_string(),
+        "archive": location::shown(&arguments.archive).display().to_string(),
         "system_identifier": report.system_identifier.map(|identifier| identifier.to_string()),
         "identity_file": report.marked,
         "findings": report.findings.iter().map(|found| finding_json(&found)).collect::<Vec<_>>(),

@@ -12,6 +12,10 @@ use walsafe_core::encoding::digest::{
 use walsafe_core::store::identity::Identity;
 use walsafe_core::sys;
 
+pub mod bucket;
+
+pub use bucket::{Bucket, SECRET};
+
 pub const OURS: u64 = 7_123_456_789_012_345_678;
 pub const MB: usize = 1 << 20;
 const PAGE: usize = 8192;
@@ -226,18 +230,32 @@ pub fn control_on(system_identifier: u64, timeline: u32) -> Vec<u8> {
 /// A directory with an archive and a data directory.
 pub struct Place {
     root: tempfile::TempDir,
+    /// Where the archive is reached, if that is not a directory.
+    pub bucket: Option<Bucket>,
 }
 
 impl Place {
     /// An archive of cluster [`OURS`] with an identity file, and that cluster's data directory.
     pub fn new() -> Self {
-        let place = Self { root: tempfile::tempdir().unwrap() };
+        let place = Self { root: tempfile::tempdir().unwrap(), bucket: None };
         for dir in ["archive", "data/global", "data/pg_wal", "data/pg_stat_tmp"] {
             fs::create_dir_all(place.path(dir)).unwrap();
         }
         fs::write(place.path("data/global/pg_control"), control(OURS)).unwrap();
         place.identity(OURS);
         place
+    }
+
+    /// The same in object storage: what lies in the archive's directory is an object.
+    pub fn in_bucket() -> Self {
+        let place = Self::new();
+        let bucket = Some(Bucket::serve(place.path("archive")));
+        Self { bucket, ..place }
+    }
+
+    /// Returns the path or the URL of the archive.
+    pub fn archive(&self) -> PathBuf {
+        self.bucket.as_ref().map_or_else(|| self.path("archive"), |bucket| bucket.url().into())
     }
 
     pub fn identity(&self, system_identifier: u64) {
@@ -269,8 +287,13 @@ impl Place {
 
     /// The call that a server makes.
     pub fn restore_command(&self, file: &str) -> Command {
+        self.restore_command_from(&self.archive(), file)
+    }
+
+    /// The same, from this archive.
+    pub fn restore_command_from(&self, archive: &Path, file: &str) -> Command {
         let mut command = walsafe();
-        command.arg("restore").arg("--from").arg(self.path("archive"));
+        command.arg("restore").arg("--from").arg(archive);
         command.args([file, "pg_wal/RECOVERYXLOG"]).current_dir(self.path("data"));
         command
     }
@@ -316,7 +339,14 @@ fn set_attribute(file: &File, name: &str, value: &str) {
 }
 
 pub fn walsafe() -> Command {
-    Command::new(env!("CARGO_BIN_EXE_walsafe"))
+    let mut command = Command::new(env!("CARGO_BIN_EXE_walsafe"));
+    command.env("AWS_ACCESS_KEY_ID", "AKID").env("AWS_SECRET_ACCESS_KEY", SECRET);
+    for variable in
+        ["AWS_SESSION_TOKEN", "AWS_REGION", "AWS_DEFAULT_REGION", "WALSAFE_CREDENTIALS_FILE"]
+    {
+        command.env_remove(variable);
+    }
+    command
 }
 
 /// Returns the names of all commands, as the program's help lists them.
@@ -343,11 +373,13 @@ pub struct Run {
 impl Run {
     pub fn of(command: &mut Command) -> Self {
         let Output { status, stdout, stderr } = command.output().unwrap();
-        Self {
+        let run = Self {
             status: status.code(),
             out: String::from_utf8(stdout).unwrap(),
             err: String::from_utf8(stderr).unwrap(),
-        }
+        };
+        assert!(!run.out.contains(SECRET) && !run.err.contains(SECRET), "{run:?}");
+        run
     }
 
     /// The call ended with this status, and said why in one line that has this text.

@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use super::{Check, Status, made};
+use crate::store::location;
 
 /// A server's `restore_command`, and what is known of where it would run.
 #[derive(Debug, Clone, Copy)]
@@ -13,7 +14,7 @@ pub struct Restoring<'a> {
     pub command: &'a str,
     /// The `PATH` of the server's processes, which the shell that runs the command inherits.
     pub path: Option<&'a OsStr>,
-    /// The directories to which the server archives.
+    /// The directories and URLs to which the server archives.
     pub archives: &'a [&'a Path],
     /// The directory of the server's own programs, where `make install` puts `walsafe`.
     pub programs: Option<&'a Path>,
@@ -33,7 +34,11 @@ const OF_THE_SHELL: [&str; 19] = [
 pub fn restore_command(restoring: &Restoring<'_>) -> Check {
     let name = "restore_command";
     let Restoring { command, archives, .. } = *restoring;
-    let from = archives.iter().map(|archive| format!("--from {}", archive.display()));
+    let from = archives.iter().map(|archive| match location::is_url(archive) {
+        // Options are separated by what a shell does not leave alone.
+        true => format!("--from \"{}\"", archive.display()),
+        false => format!("--from {}", archive.display()),
+    });
     let from = from.collect::<Vec<_>>().join(" ");
     let wanted = |program: &str| format!("restore_command = '{program} restore {from} %f \"%p\"'");
     if command.trim().is_empty() {
@@ -127,8 +132,12 @@ fn programs(words: &[String]) -> impl Iterator<Item = &str> {
     words.iter().filter(|word| is_walsafe(word)).chain(first).map(String::as_str)
 }
 
-/// Returns whether a word is the path of a directory, or of a file in it.
+/// Returns whether a word is the path of a directory, or of a file in it, or a URL of the same place.
 fn names(word: &str, archive: &Path) -> bool {
+    if location::is_url(archive) {
+        let word = Path::new(word.strip_prefix("--from=").unwrap_or(word));
+        return location::is_url(word) && location::shown(word) == location::shown(archive);
+    }
     let word = word.rsplit_once('=').map_or(word, |(_, value)| value);
     let word = Path::new(word.split("%f").next().unwrap_or(word));
     if !word.is_absolute() {
@@ -224,6 +233,26 @@ mod tests {
         assert_eq!(missing.status, Status::Warning);
         assert!(missing.detail.contains("does not name \"/b\", to which"), "{}", missing.detail);
         assert!(missing.detail.contains(" --from /b %f"), "{}", missing.detail);
+        #[cfg(feature = "s3")]
+        {
+            let url = Path::new("s3://wal/main?endpoint=https://store.test&region=r");
+            let command = |from: &str| {
+                let command = format!(r#"walsafe restore {from} %f "%p""#);
+                let path = Some(bin.as_os_str());
+                let (command, archives) = (command.as_str(), &[url][..]);
+                restore_command(&Restoring { command, path, archives, programs: None })
+            };
+            for from in [
+                r#"--from "s3://wal/main?endpoint=https://store.test&region=r""#,
+                r#"--from="s3://wal/main/?region=r&endpoint=https://store.test""#,
+            ] {
+                assert_eq!(command(from).status, Status::Ok, "{}", command(from).detail);
+            }
+            let missing = command("--from s3://wal/other?region=r");
+            assert_eq!(missing.status, Status::Warning);
+            let advice = r#" --from "s3://wal/main?endpoint=https://store.test&region=r" %f"#;
+            assert!(missing.detail.contains(advice), "{}", missing.detail);
+        }
         assert_eq!(archive_timeout("0").status, Status::Warning);
         assert_eq!(archive_timeout("300").status, Status::Ok);
     }

@@ -1,15 +1,13 @@
 //! Gaps that do no harm any more, because a base backup was taken behind them.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use super::{Options, Progress, Report, Start, VerifyError, verify};
 use crate::prove::backups;
 use crate::prove::finding::{Finding, FindingKind};
 use crate::store;
-use crate::store::directory::Directory;
 use crate::store::listing::{self, Walk};
-use crate::store::{StoredName, Visit};
+use crate::store::{Store, StoredName, Visit};
 use crate::wal::name::{FileKind, FileName};
 use crate::wal::{Lsn, SegmentSize};
 
@@ -25,7 +23,7 @@ pub struct Accepted {
 /// Moves the gaps out of the findings behind which there is a backup that can be recovered. Of each timeline,
 /// the newest backup is tried.
 pub(super) fn judge(
-    path: &Path,
+    store: &dyn Store,
     options: &Options<'_>,
     report: &mut Report,
     watch: &mut dyn FnMut(&Progress) -> bool,
@@ -33,14 +31,15 @@ pub(super) fn judge(
     if !report.findings.iter().any(|finding| finding.problem.kind == FindingKind::Gap) {
         return Ok(());
     }
-    let (store, steps) = (Directory::at(path), store::Progress::default());
-    let visit = store.open(&steps)?;
-    let size = listing::segment_size(&visit)?.unwrap_or(SegmentSize::DEFAULT);
+    let steps = store::Progress::default();
+    let visit = store.visit(options.steps.unwrap_or(&steps))?;
+    let visit = &*visit;
+    let size = listing::segment_size(visit)?.unwrap_or(SegmentSize::DEFAULT);
     let mut newest: BTreeMap<u32, (Lsn, StoredName)> = BTreeMap::new();
-    for file in Walk::of(&visit, |kind| matches!(kind, FileKind::BackupHistory(_))) {
+    for file in Walk::of(visit, |kind| matches!(kind, FileKind::BackupHistory(_))) {
         let file = file?;
         if let FileKind::BackupHistory(segment) = file.name.kind()
-            && let Some(start) = start_of(&visit, &file)
+            && let Some(start) = start_of(visit, &file)
         {
             let this = (start.lsn, file);
             if newest.get(&segment.timeline).is_none_or(|best| *best < this) {
@@ -56,8 +55,9 @@ pub(super) fn judge(
             continue;
         }
         let start = Start { timeline: Some(timeline), ..Start::at(lsn) };
-        let proof = Options { from: Some(start), threads: options.threads, ..Options::default() };
-        if !verify(path, &proof, watch)?.findings.is_empty() {
+        let (threads, steps) = (options.threads, options.steps);
+        let proof = Options { from: Some(start), threads, steps, ..Options::default() };
+        if !verify(store, &proof, watch)?.findings.is_empty() {
             continue;
         }
         let backup = file.to_string();

@@ -1,6 +1,5 @@
 //! Gaps, by the names: what two looks at an archive agree on.
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::continuity;
@@ -10,7 +9,7 @@ use super::timelines::Histories;
 use super::{Progress, VerifyError};
 use crate::prove::finding::Findings;
 use crate::store;
-use crate::store::directory::Directory;
+use crate::store::Store;
 use crate::store::listing::{self, Listing, Walk};
 use crate::wal::SegmentSize;
 
@@ -28,24 +27,25 @@ const MOST_LOOKS: usize = 10;
 /// 2 s apart, both show it; an archive without a gap is looked at once.
 ///
 /// # Errors
-/// The directory could not be read, there is no memory for what it holds, or the run was cancelled.
+/// The archive could not be read, there is no memory for what it holds, or the run was cancelled.
 pub fn gaps(
-    path: &Path,
+    store: &dyn Store,
     watch: &mut dyn FnMut(&Progress) -> bool,
 ) -> Result<Findings, VerifyError> {
-    let (store, steps) = (Directory::at(path), store::Progress::default());
-    let visit = store.open(&steps)?;
-    let listing = Listing::read(&visit, &mut |_, _| ())?;
+    let steps = store::Progress::default();
+    let visit = store.visit(&steps)?;
+    let visit = &*visit;
+    let listing = Listing::read(visit, &mut |_, _| ())?;
     if listing.is_empty() {
-        return Err(VerifyError::Nothing { path: path.to_owned() });
+        return Err(VerifyError::Nothing { path: visit.location().to_owned() });
     }
-    let size = listing::segment_size(&visit)?.unwrap_or(SegmentSize::DEFAULT);
+    let size = listing::segment_size(visit)?.unwrap_or(SegmentSize::DEFAULT);
     let mut histories = Histories::default();
     let mut looks = Looks {
-        reader: &mut Reader::new(&visit, None, 1, watch),
+        reader: &mut Reader::new(visit, None, 1, watch),
         size,
         shows: &|coverage, histories, each| {
-            continuity::gaps(coverage, &visit, &histories.timelines, each)
+            continuity::gaps(coverage, visit, &histories.timelines, each)
         },
     };
     let first = looks.look(&mut histories)?;

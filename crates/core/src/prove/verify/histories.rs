@@ -187,8 +187,7 @@ impl Shelf<'_> {
 
     fn modified(&self, timeline: u32) -> Option<SystemTime> {
         let file = self.stored(&format!("{timeline:08X}.history")).into_iter().next()?;
-        let path = self.visit.location().join(file.to_string());
-        std::fs::symlink_metadata(path).ok()?.modified().ok()
+        self.visit.facts(&file.to_string()).ok()??.modified
     }
 
     /// Returns the finding of a history file for which a default recovery heads although no WAL of its timeline

@@ -4,7 +4,7 @@
 //! files on the way: continuity of each timeline and over the switches between them, records that cross from
 //! one segment to the next, encodings of one name. It writes nothing.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use thiserror::Error as ThisError;
@@ -13,10 +13,9 @@ use crate::error::Error;
 use crate::prove::examine::Examined;
 use crate::prove::finding::{Finding, FindingKind, Findings, Problem};
 use crate::store;
-use crate::store::directory::Directory;
 use crate::store::identity::{self, Identity};
 use crate::store::listing::{self, Listing, Walk};
-use crate::store::{StoredName, Visit};
+use crate::store::{Store, StoredName, Visit};
 use crate::wal::End;
 
 mod accepted;
@@ -126,9 +125,9 @@ pub enum VerifyError {
     #[error("{0}")]
     Archive(#[from] Error),
     /// There is nothing to verify, as under an unmounted mount point.
-    #[error("the directory holds neither WAL nor an identity file")]
+    #[error("the archive holds neither WAL nor an identity file")]
     Nothing {
-        /// The directory.
+        /// The archive.
         path: PathBuf,
     },
     /// The watcher ended the run.
@@ -144,35 +143,36 @@ pub enum VerifyError {
 /// Memory is bounded whatever the archive's size, but for the findings and the gaps.
 ///
 /// # Errors
-/// The directory could not be opened or listed, there is nothing in it, there is no memory for what is wrong
+/// The archive could not be opened or listed, there is nothing in it, there is no memory for what is wrong
 /// with it, or the run was cancelled. An entry that could not be read is a finding.
 pub fn verify(
-    path: &Path,
+    store: &dyn Store,
     options: &Options<'_>,
     watch: &mut dyn FnMut(&Progress) -> bool,
 ) -> Result<Report, VerifyError> {
-    let (store, unwatched) = (Directory::at(path), store::Progress::default());
-    let visit = store.open(options.steps.unwrap_or(&unwatched))?;
+    let unwatched = store::Progress::default();
+    let visit = store.visit(options.steps.unwrap_or(&unwatched))?;
+    let visit = &*visit;
     let mut report = Report::default();
-    let mut strangers = Strangers::new(visit.dir());
-    let listing = Listing::read(&visit, &mut |name, what| {
+    let mut strangers = Strangers::new(visit);
+    let listing = Listing::read(visit, &mut |name, what| {
         // A recovery has nothing to do with them.
         if options.from.is_none() {
-            strangers.add(&visit, name, &what, &mut report.findings);
+            strangers.add(name, &what, &mut report.findings);
         }
     })?;
-    let claimed = strangers.finish().ok_or_else(|| listing::no_memory(&visit))?;
-    match Identity::at(&visit) {
+    let claimed = strangers.finish().ok_or_else(|| listing::no_memory(visit))?;
+    match Identity::at(visit) {
         Ok(identity) => {
             report.system_identifier = identity.map(|identity| identity.system_identifier);
         }
-        Err(error) => keep(&visit, &mut report.findings, &identity_finding(&error))?,
+        Err(error) => keep(visit, &mut report.findings, &identity_finding(&error))?,
     }
     report.marked = listing.marked;
     if listing.is_empty() && claimed.is_empty() {
-        return Err(VerifyError::Nothing { path: path.to_owned() });
+        return Err(VerifyError::Nothing { path: visit.location().to_owned() });
     }
-    let mut reader = Reader::new(&visit, report.system_identifier, options.threads, watch);
+    let mut reader = Reader::new(visit, report.system_identifier, options.threads, watch);
     let mut sum = Sum::begin(&mut reader, report)?;
     let mut histories = Histories::default();
     reader.progress.files_total = usize::try_from(listing.files).unwrap_or(usize::MAX);
@@ -180,7 +180,7 @@ pub fn verify(
     if let Some(start) = options.from {
         return prove(start, options, reader, sum, histories);
     }
-    let mut walk = Walk::files(&visit);
+    let mut walk = Walk::files(visit);
     reader.read_all(walk.by_ref(), &mut |read| sum.add(read))?;
     let begun = walk.begun();
     reader.progress.files_total += claimed.lines().count();
@@ -197,21 +197,21 @@ pub fn verify(
         size: coverage.size,
         reader: &mut reader,
         shows: &|coverage, histories, each| {
-            continuity::gaps(coverage, &visit, &histories.timelines, each)
+            continuity::gaps(coverage, visit, &histories.timelines, each)
         },
     };
     let agreed = looks.agree((coverage, begun), &mut histories, &mut report.findings)?;
-    let shelf = Shelf { visit: &visit, timelines: &histories.timelines, coverage: &agreed };
+    let shelf = Shelf { visit, timelines: &histories.timelines, coverage: &agreed };
     for finding in shelf.short_before_branches() {
         // If the timeline itself goes on too, that has shown it already.
         if !report.findings.iter().any(|known| known.file == finding.file) {
-            keep(&visit, &mut report.findings, &finding)?;
+            keep(visit, &mut report.findings, &finding)?;
         }
     }
     report.findings.sort();
     report.heading = shelf.written().next().map(|oldest| shelf.heading(oldest));
     if options.accept_gaps {
-        accepted::judge(path, options, &mut report, reader.watch)?;
+        accepted::judge(store, options, &mut report, reader.watch)?;
     }
     Ok(report)
 }

@@ -1,6 +1,5 @@
 //! Every file of an archive, read through [`examine`], several at a time.
 
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
@@ -8,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::{Progress, VerifyError};
 use crate::encoding::digest::Digest;
-use crate::error::{Action, Error};
+use crate::error::{Action, Error, ErrorKind};
 use crate::prove::examine::{self, Examined, Expectation};
 use crate::prove::finding::{FindingKind, Problem};
 use crate::store::{StoredName, Visit, listing};
@@ -37,8 +36,8 @@ pub(super) struct Read {
     pub(super) history: Option<Vec<Ancestor>>,
     /// It was removed while the archive was verified.
     pub(super) vanished: bool,
-    /// There was no memory to read it.
-    pub(super) no_memory: bool,
+    /// Why the others cannot be read either.
+    pub(super) ends_all: Option<Error>,
     /// How long before it was read something was last written to it, if that is known.
     pub(super) idle: Option<Duration>,
 }
@@ -142,9 +141,9 @@ impl<'r> Reader<'r> {
             drop(sender);
             while started.is_ok() && done.len() < files.len() && going {
                 match receiver.recv_timeout(WATCH_EVERY) {
-                    Ok((_, read)) if read.no_memory => {
+                    Ok((_, Read { ends_all: Some(error), .. })) => {
                         stop.store(true, Ordering::Relaxed);
-                        return Err(listing::no_memory(visit));
+                        return Err(error);
                     }
                     Ok(read) => done.push(read),
                     Err(RecvTimeoutError::Timeout) => {}
@@ -178,13 +177,11 @@ fn has_just_begun(visit: &dyn Visit, listed: &StoredName, size: Option<SegmentSi
     if size.is_some() || !matches!(listed.name.kind(), FileKind::Partial(_)) {
         return false;
     }
-    let Ok(there) = std::fs::symlink_metadata(visit.location().join(listed.to_string())) else {
-        return false;
-    };
+    let Ok(Some(there)) = visit.facts(&listed.to_string()) else { return false };
     if listed.name.received().is_some() {
-        return there.len() <= STREAM_BEGINS;
+        return there.len <= STREAM_BEGINS;
     }
-    there.modified().is_ok_and(|at| at.elapsed().is_ok_and(|ago| ago < BEGINNING))
+    there.modified.is_some_and(|at| at.elapsed().is_ok_and(|ago| ago < BEGINNING))
 }
 
 /// What came of looking a file up and reading it to its end.
@@ -194,8 +191,14 @@ pub(super) struct Looked {
     pub(super) vanished: bool,
     /// How long ago it was last written to.
     idle: Option<Duration>,
-    no_memory: bool,
+    /// There is no memory, or object storage can no longer be asked for anything.
+    pub(super) ends_all: Option<Error>,
+    /// It broke off on its way here, and may come whole the next time.
+    pub(super) broke_off: bool,
 }
+
+/// How often a file is read that breaks off on its way.
+pub(super) const TRIES: u32 = 3;
 
 /// Looks a file up and examines it. Counts the bytes, hands them to `each`, and ends early once `stop` is set.
 /// A file that cannot be looked up or read is a problem of its own.
@@ -210,7 +213,7 @@ pub(super) fn look_into(
         problem: Some(Problem::new(FindingKind::Unreadable, reason)),
         ..Examined::default()
     };
-    let (mut vanished, mut idle, mut no_memory) = (false, None, false);
+    let (mut vanished, mut idle, mut ends_all, mut broke_off) = (false, None, None, false);
     let examined = match visit.find(&listed.into()) {
         Ok(Some(found)) => {
             let examined = examine::examine(&*found, &listed.name, expected, &mut |chunk| {
@@ -221,11 +224,15 @@ pub(super) fn look_into(
                 each(chunk);
                 Ok(())
             });
-            idle = last_written(found.path());
-            examined.unwrap_or_else(|e| {
-                no_memory = e.raw_os_error() == Some(libc::ENOMEM);
+            idle = found.modified().map(since);
+            let examined = examined.unwrap_or_else(|e| {
+                let no_memory = e.raw_os_error() == Some(libc::ENOMEM);
+                ends_all = no_memory.then(|| listing::no_memory(visit));
                 unreadable(e.to_string())
-            })
+            });
+            let kind = examined.problem.as_ref().map(|problem| problem.kind);
+            broke_off = visit.directory().is_none() && kind == Some(FindingKind::Unreadable);
+            examined
         }
         Ok(None) => {
             vanished = true;
@@ -233,9 +240,35 @@ pub(super) fn look_into(
         }
         Err(Error::NotAFile { found, .. }) => unreadable(format!("it is {found}")),
         Err(Error::Io { source, .. }) => unreadable(source.to_string()),
+        Err(error) if is_of_all(error.kind()) => {
+            let examined = unreadable(error.to_string());
+            ends_all = Some(error);
+            examined
+        }
+        Err(error @ Error::Remote { .. }) => {
+            let kind = match error.kind() {
+                ErrorKind::ColdObject => FindingKind::Cold,
+                _ => FindingKind::Unreadable,
+            };
+            let problem = Problem::new(kind, error.detail().trim_end_matches('.'));
+            Examined { problem: Some(problem), ..Examined::default() }
+        }
         Err(other) => unreadable(other.to_string()),
     };
-    Looked { examined, vanished, idle, no_memory }
+    Looked { examined, vanished, idle, ends_all, broke_off }
+}
+
+/// Returns whether an error of object storage is one of every object, and no word on this one.
+const fn is_of_all(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::Unreachable
+            | ErrorKind::CertificateRefused
+            | ErrorKind::CredentialsRefused
+            | ErrorKind::ClockSkew
+            | ErrorKind::BucketMissing
+            | ErrorKind::WrongServer
+    )
 }
 
 fn read_one(
@@ -245,8 +278,14 @@ fn read_one(
     bytes: &AtomicU64,
     stop: &AtomicBool,
 ) -> Read {
-    let Looked { examined, vanished, idle, no_memory } =
-        look_into(visit, listed, expected, (bytes, stop), &mut |_| {});
+    let look = || look_into(visit, listed, expected, (bytes, stop), &mut |_| {});
+    let mut looked = look();
+    for _ in 1..TRIES {
+        if looked.broke_off && !stop.load(Ordering::Relaxed) {
+            looked = look();
+        }
+    }
+    let Looked { examined, vanished, idle, ends_all, .. } = looked;
     let size = examined.header.and_then(|h| SegmentSize::new(h.segment_size.into()).ok());
     let (mut head, mut tail, mut end) = (None, None, None);
     if let Some(records) = examined.records {
@@ -267,14 +306,13 @@ fn read_one(
         end,
         history: examined.history,
         vanished,
-        no_memory,
+        ends_all,
         idle,
     }
 }
 
-/// Returns how long ago something was last written to a file. A time in the future comes from another clock,
-/// and shows how far that one is off.
-fn last_written(path: &Path) -> Option<Duration> {
-    let at = std::fs::symlink_metadata(path).ok()?.modified().ok()?;
-    Some(SystemTime::now().duration_since(at).unwrap_or_else(|ahead| ahead.duration()))
+/// Returns how long ago something was. A time in the future comes from another clock, and shows how far that one
+/// is off.
+fn since(at: SystemTime) -> Duration {
+    SystemTime::now().duration_since(at).unwrap_or_else(|ahead| ahead.duration())
 }

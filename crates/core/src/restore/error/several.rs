@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 
 use super::RestoreError;
 use crate::error::ErrorKind;
+use crate::store::location;
 use crate::wal::name::FileName;
 use crate::words;
 
 /// What was wrong with one of several archives, while another was asked too.
 #[derive(Debug)]
 pub struct Trouble {
-    /// The archive.
+    /// The archive, by its location.
     pub archive: PathBuf,
     /// What was wrong.
     pub error: RestoreError,
@@ -36,7 +37,9 @@ impl Trouble {
     fn is_damage(&self) -> bool {
         match &self.error {
             RestoreError::Damaged { .. } | RestoreError::UnknownWal { .. } => true,
-            RestoreError::Archive(error) => error.kind() == ErrorKind::NotAFile,
+            RestoreError::Archive(error) => {
+                matches!(error.kind(), ErrorKind::NotAFile | ErrorKind::ColdObject)
+            }
             _ => false,
         }
     }
@@ -93,7 +96,8 @@ pub(super) fn left_out(troubles: &[Trouble], rest: &Rest) -> Option<String> {
         true => matches!(rest, Rest::Ends(_)),
         false => others.iter().all(is_short),
     };
-    (is_end && !away.is_empty()).then(|| quoted(away.iter().map(|trouble| &trouble.archive)))
+    let shown = away.iter().map(|trouble| location::shown(&trouble.archive));
+    (is_end && !away.is_empty()).then(|| quoted(shown))
 }
 
 /// Says with what each archive was begun.

@@ -60,6 +60,19 @@ pub enum Encryption {
     Managed,
 }
 
+/// How two archives in object storage lie to each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Relation {
+    /// Neither has a key of the other.
+    Apart,
+    /// Both are one.
+    Same,
+    /// The keys of the first begin with what those of the other begin with, and more.
+    Inside,
+    /// The other way round.
+    Outside,
+}
+
 /// Which proxy is used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Proxy {
@@ -81,11 +94,53 @@ impl ObjectUrl {
         }
     }
 
-    /// Returns whether one place lies in another: every name in it would be a stranger there.
+    /// Returns whose buckets they are, as far as URLs tell: two of them with the same bucket and prefix are one
+    /// place, whatever else they say.
+    fn owner_of_buckets(&self) -> String {
+        let host = self.endpoint.as_ref().map_or(String::new(), |at| at.host.to_ascii_lowercase());
+        let region = self.region.as_deref().unwrap_or_default();
+        match &self.endpoint {
+            Some(at) if host == "localhost" => format!("127.0.0.1:{}", at.port),
+            Some(at)
+                if ![".amazonaws.com", ".amazonaws.com.cn"]
+                    .iter()
+                    .any(|aws| host.ends_with(aws)) =>
+            {
+                format!("{host}:{}", at.port)
+            }
+            // Whatever the region, a bucket has its name alone, but for these, which are apart.
+            _ if host.ends_with(".cn") || region.starts_with("cn-") => "aws-cn".to_owned(),
+            _ if host.contains("us-gov-") || region.starts_with("us-gov-") => {
+                "aws-us-gov".to_owned()
+            }
+            _ => "aws".to_owned(),
+        }
+    }
+
+    /// Returns what all URLs of one place have in common, and those of no other.
+    #[must_use]
+    pub fn place(&self) -> String {
+        format!("{} {self}", self.owner_of_buckets())
+    }
+
+    /// Returns how two archives lie to each other.
+    #[must_use]
+    pub fn relation(&self, other: &Self) -> Relation {
+        if self.bucket != other.bucket || self.owner_of_buckets() != other.owner_of_buckets() {
+            return Relation::Apart;
+        }
+        match (self.directory(), other.directory()) {
+            (a, b) if a == b => Relation::Same,
+            (a, b) if a.starts_with(&b) => Relation::Inside,
+            (a, b) if b.starts_with(&a) => Relation::Outside,
+            _ => Relation::Apart,
+        }
+    }
+
+    /// Returns whether one place is another, or lies in it: every name in it would be a stranger there.
     #[must_use]
     pub fn lies_in(&self, other: &Self) -> bool {
-        let same = (&self.endpoint, &self.bucket) == (&other.endpoint, &other.bucket);
-        same && self.directory().starts_with(&other.directory())
+        matches!(self.relation(other), Relation::Same | Relation::Inside)
     }
 
     /// Returns the region that requests are signed for. `environment` gives the variables of the process.

@@ -99,3 +99,43 @@ fn a_secret_in_a_url_is_refused_and_not_repeated() {
     }
     assert!(!why("s3://bucket?region=r&what=hunter2").contains("hunter2"));
 }
+
+/// A copy of an archive onto itself, or into itself: the same bucket is reached by several URLs.
+#[test]
+fn archives_that_are_one_or_lie_in_each_other_are_told_by_their_urls() {
+    use super::Relation::{Apart, Inside, Outside, Same};
+    for (first, second, expected) in [
+        ("s3://bucket/a", "s3://bucket/a/", Same),
+        ("s3://bucket/a", "s3://bucket/ab", Apart),
+        ("s3://bucket/a/b", "s3://bucket/a", Inside),
+        ("s3://bucket", "s3://bucket/a", Outside),
+        ("s3://bucket/a", "s3://other/a", Apart),
+        // A name of a bucket is given once by AWS, in whatever region it is asked for.
+        ("s3://bucket/a?region=eu-west-1", "s3://bucket/a?sse=AES256", Same),
+        ("s3://bucket/a", "s3://bucket/a?endpoint=https://s3.eu-west-1.amazonaws.com", Same),
+        ("s3://bucket/a", "s3://bucket/a?region=cn-north-1", Apart),
+        ("s3://bucket/a", "s3://bucket/a?region=us-gov-east-1", Apart),
+        ("s3://bucket/a", "s3://bucket/a?endpoint=https://s3.example.com", Apart),
+        (
+            "s3://bucket/a?endpoint=https://S3.example.com&region=x",
+            "s3://bucket/a?endpoint=https://s3.example.com:443&style=path",
+            Same,
+        ),
+        (
+            "s3://bucket/a?endpoint=http://localhost:9000",
+            "s3://bucket/a?endpoint=http://127.0.0.1:9000",
+            Same,
+        ),
+        (
+            "s3://bucket/a?endpoint=http://127.0.0.1:9001",
+            "s3://bucket/a?endpoint=http://127.0.0.1:9000",
+            Apart,
+        ),
+    ] {
+        let [a, b] = [first, second].map(|url| url.parse::<ObjectUrl>().unwrap());
+        assert_eq!(a.relation(&b), expected, "{first} {second}");
+        assert_eq!(a.place() == b.place(), expected == Same, "{first} {second}");
+        assert_eq!(a.lies_in(&b), matches!(expected, Same | Inside), "{first} {second}");
+        assert_eq!(b.lies_in(&a), matches!(expected, Same | Outside), "{first} {second}");
+    }
+}

@@ -4,6 +4,7 @@
 //! file system allows is found out below the seam, with the first file, and a [`Directory`] remembers
 //! it. What was remembered never stops a file: where the way that worked is refused, the other one is tried.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -16,8 +17,8 @@ use crate::error::{Action, Error, refuses_flush};
 use crate::server::known::KnownDestinations;
 use crate::server::together;
 use crate::store::limit::{Limit, Limits};
-use crate::store::{Draft, FinalName, Found, Place, PlaceId, Progress, Store, Visit};
-use crate::sys::{Dir, Space};
+use crate::store::{Draft, Facts, FinalName, Found, Place, PlaceId, Progress, Store, Visit};
+use crate::sys::{self, Dir, Space};
 
 mod draft;
 mod reading;
@@ -229,6 +230,25 @@ impl Visit for DirectoryVisit<'_> {
         self.dir()
             .for_each_name(&mut each)
             .map_err(|e| Error::io(Action::ListDestination, self.dir().path(), e))
+    }
+
+    fn facts(&self, name: &str) -> io::Result<Option<Facts>> {
+        // By the path: it is for messages and figures, and nothing is decided by it.
+        let there = std::fs::symlink_metadata(self.dir().path().join(name));
+        self.progress.tick();
+        match there {
+            Ok(there) => Ok(Some(Facts {
+                len: there.len(),
+                allocated: sys::allocated(&there),
+                modified: there.modified().ok(),
+            })),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    fn directory(&self) -> Option<&Dir> {
+        Some(self.dir())
     }
 
     fn stage(&self, name: FinalName) -> Result<Box<dyn Draft + '_>, Error> {

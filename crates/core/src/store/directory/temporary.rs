@@ -98,6 +98,12 @@ impl Owner {
     }
 }
 
+/// Returns what the names of temporary files begin with that are named after this.
+#[must_use]
+pub fn begin_of(name: &str) -> String {
+    format!("{PREFIX}{name}.")
+}
+
 /// Returns the maker of a temporary file, by its name, and its number; `None` for any other name.
 fn parse(name: &str) -> Option<(Owner, &str)> {
     let rest = name.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?;
@@ -121,7 +127,7 @@ pub fn is_temporary(name: &str) -> bool {
 /// that made it is dead, or has our own process id and the name is not in use. In the second case, the file
 /// was made by an earlier process with the same number (containers reuse them), or this process could not
 /// remove it, or it did and the disk has lost power since.
-fn is_stray(name: &str, us: &Owner) -> bool {
+pub fn is_stray(name: &str, us: &Owner) -> bool {
     parse(name).is_some_and(|(owner, number)| {
         owner.host == us.host
             && if owner.pid == us.pid {
@@ -273,6 +279,7 @@ impl Forsaken {
 pub fn is_own_name(name: &str) -> bool {
     [crate::store::identity::FILE_NAME, crate::store::unchecked::FILE_NAME].contains(&name)
         || is_temporary(name)
+        || crate::store::trials::is_fixed_name(name)
 }
 
 #[cfg(test)]

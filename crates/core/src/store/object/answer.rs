@@ -32,18 +32,32 @@ pub(super) enum Meaning {
 pub(super) enum Asked {
     /// An object, or a listing.
     Read,
+    /// The first byte of an object.
+    FirstByte,
     /// A PUT that must not replace.
     Publish,
+    /// A DELETE, of a probe.
+    Remove,
 }
 
 /// Returns what an answer means, by its number and its code, which is empty if it has none.
 pub(super) fn meaning(asked: Asked, status: u16, code: &str) -> Meaning {
     use Meaning::{Absent, Exists, Renew, Success, Trouble, TryAgain, Unknown};
     match (asked, status, code) {
-        (Asked::Read, 200, "") | (Asked::Publish, 200, "") => Success,
+        (Asked::Read | Asked::FirstByte | Asked::Publish, 200, "") => Success,
+        // Of an empty object there is none, which a GET of all of it has to show.
+        (Asked::FirstByte, 206, "") | (Asked::FirstByte, 416, _) => Success,
         (Asked::Publish, 412, "PreconditionFailed") => Exists,
         (Asked::Publish, 409, "ConditionalRequestConflict" | "OperationAborted") => TryAgain,
-        (Asked::Read, 404, "NoSuchKey") => Absent,
+        // What is not there is removed.
+        (Asked::Remove, 200 | 204, "") | (Asked::Remove, 404, "NoSuchKey") => Success,
+        (Asked::Read | Asked::FirstByte, 404, "NoSuchKey") => Absent,
+        // Nor has the bucket such rules.
+        (
+            Asked::Read,
+            404,
+            "NoSuchLifecycleConfiguration" | "ObjectLockConfigurationNotFoundError",
+        ) => Absent,
         // A server without conditional PUTs says so at best.
         (Asked::Publish, 501, _) | (Asked::Publish, _, "NotImplemented") => {
             Trouble(ErrorKind::ConditionIgnored)
@@ -98,7 +112,11 @@ impl Said {
     /// # Errors
     /// The answer ended before its end.
     pub(super) fn of(asked: Asked, reply: &mut Reply) -> Result<Self, Failure> {
-        let is_object = asked == Asked::Read && reply.status == 200;
+        let is_object = match asked {
+            Asked::Read => reply.status == 200,
+            Asked::FirstByte => matches!(reply.status, 200 | 206),
+            Asked::Publish | Asked::Remove => false,
+        };
         let code = if is_object {
             String::new()
         } else {
@@ -144,7 +162,7 @@ impl Said {
 }
 
 /// Returns what of a server's word may be shown.
-fn shown(text: &str) -> String {
+pub(super) fn shown(text: &str) -> String {
     text.chars().filter(char::is_ascii_graphic).take(100).collect()
 }
 
@@ -167,6 +185,9 @@ pub(super) fn refusal(failure: &Failure) -> Refusal {
             ErrorKind::Unreachable,
             format!("the connection to {host} broke before the answer: {source}"),
         ),
+        Failure::Unmade { reason } => {
+            (ErrorKind::RequestRefused, format!("the request cannot be made: {reason}"))
+        }
         Failure::Garbled { host, what } => {
             (ErrorKind::RequestRefused, format!("the answer of {host} is not S3's: {what}"))
         }
@@ -176,12 +197,13 @@ pub(super) fn refusal(failure: &Failure) -> Refusal {
 
 /// Returns whether a request without an answer may help when it is sent again.
 pub(super) fn may_pass(failure: &Failure) -> bool {
-    !matches!(failure, Failure::Certificate { .. } | Failure::Garbled { .. })
+    use Failure::{Certificate, Garbled, Unmade};
+    !matches!(failure, Certificate { .. } | Garbled { .. } | Unmade { .. })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Asked::{Publish, Read};
+    use super::Asked::{Publish, Read, Remove};
     use super::*;
 
     #[test]
@@ -224,6 +246,11 @@ mod tests {
             (Read, 403, "RequestTimeTooSkewed", trouble(ErrorKind::ClockSkew)),
             (Read, 501, "NotImplemented", trouble(ErrorKind::RequestRefused)),
             (Read, 503, "", Meaning::Unknown),
+            (Read, 404, "NoSuchLifecycleConfiguration", Meaning::Absent),
+            (Remove, 204, "", Meaning::Success),
+            (Remove, 404, "NoSuchKey", Meaning::Success),
+            (Remove, 404, "NoSuchBucket", trouble(ErrorKind::BucketMissing)),
+            (Remove, 403, "AccessDenied", Meaning::Renew(ErrorKind::RequestForbidden)),
         ] {
             assert_eq!(meaning(asked, status, code), expected, "{asked:?} {status} {code}");
         }

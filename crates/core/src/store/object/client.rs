@@ -6,12 +6,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use http::Request;
+use http::header::{CACHE_CONTROL, CONTENT_LENGTH, HeaderValue, USER_AGENT};
 use reqsign_aws_v4::EMPTY_STRING_SHA256;
 
 use super::answer::{self, Asked, Meaning, Said};
 use super::keys::{Credentials, Keys};
 use super::payload::Payload;
-use super::wire::{Begun, Dial, Failure, Head, Lines, Reply, Trust, Via};
+use super::wire::{Begun, Dial, Failure, Lines, Reply, Trust, Via};
 use crate::error::{ErrorKind, Refusal};
 use crate::server::url::Endpoint;
 use crate::server::url::UrlError;
@@ -139,9 +141,9 @@ impl Client {
     /// is too small for that.
     pub(super) fn hold(&self, ask: &Ask<'_>, moved: &dyn Fn()) -> Option<Held> {
         let payload = ask.payload.filter(|payload| payload.len() > 4 * Self::END)?;
-        let head = self.head(ask).ok()?;
+        let request = self.request(ask).ok()?;
         self.counts.requests.fetch_add(1, Ordering::Relaxed);
-        let mut begun = Begun::new(&self.lines, &head, false, moved).ok()?;
+        let mut begun = Begun::new(&self.lines, request, false, moved).ok()?;
         let mut send = |piece: &[u8]| {
             begun.send(piece, moved);
             !begun.has_failed()
@@ -214,14 +216,27 @@ impl Client {
                     Duration::ZERO
                 }
                 Err(failure) if answer::may_pass(&failure) => {
-                    pauses.next(None).ok_or_else(|| answer::refusal(&failure))?
+                    pauses.next(None).ok_or_else(|| self.refusal(&failure))?
                 }
-                Err(failure) => return Err(answer::refusal(&failure)),
+                Err(failure) => return Err(self.refusal(&failure)),
             };
             fresh = true;
             thread::sleep(pause);
             self.counts.retries.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Words the lack of an answer. Where the bucket's name stands before the server's, DNS and the certificate must
+    /// know of that.
+    fn refusal(&self, failure: &Failure) -> Refusal {
+        let mut refusal = answer::refusal(failure);
+        let is_before = self.url.endpoint.is_some() && !self.url.is_path_style();
+        if is_before && matches!(failure, Failure::Unknown { .. } | Failure::Certificate { .. }) {
+            refusal.text.push_str(
+                "; if there is no such name for each bucket of the server, add style=path to the URL",
+            );
+        }
+        refusal
     }
 
     fn attempt(
@@ -230,9 +245,9 @@ impl Client {
         fresh: bool,
         moved: &dyn Fn(),
     ) -> Result<Result<(Said, Reply), Failure>, Refusal> {
-        let head = self.head(ask)?;
+        let request = self.request(ask)?;
         self.counts.requests.fetch_add(1, Ordering::Relaxed);
-        let mut begun = match Begun::new(&self.lines, &head, fresh, moved) {
+        let mut begun = match Begun::new(&self.lines, request, fresh, moved) {
             Ok(begun) => begun,
             Err(failure) => return Ok(Err(failure)),
         };
@@ -253,8 +268,8 @@ impl Client {
         Failure::Cut { host: self.server.with_port(), source, reused: false }
     }
 
-    /// Makes the head of a request, and signs it.
-    fn head(&self, ask: &Ask<'_>) -> Result<Head, Refusal> {
+    /// Makes a request, but for its body, and signs it.
+    fn request(&self, ask: &Ask<'_>) -> Result<Request<()>, Refusal> {
         let bucket =
             if self.url.is_path_style() { format!("/{}", self.url.bucket) } else { String::new() };
         let path = match &ask.key {
@@ -270,7 +285,7 @@ impl Client {
         let target = if query.is_empty() { path } else { format!("{path}?{}", query.join("&")) };
         let scheme = if self.server.tls { "https" } else { "http" };
         let host = self.server.authority();
-        let mut request = http::Request::builder()
+        let mut request = Request::builder()
             .method(ask.method)
             .uri(format!("{scheme}://{host}{target}"))
             .header("host", &host);
@@ -283,21 +298,20 @@ impl Client {
             request_id: None,
         };
         let (mut parts, ()) = request.body(()).map_err(wrong)?.into_parts();
+        // What is signed is what is sent, whatever the signer makes of it.
+        let uri = parts.uri.clone();
         self.keys.sign(&mut parts)?;
-        let text =
-            |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
-        let mut headers: Vec<_> =
-            parts.headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect();
+        parts.uri = uri;
         // Not signed: what lies between may change these.
-        headers.push((
-            "user-agent".to_owned(),
-            concat!("walsafe/", env!("CARGO_PKG_VERSION")).to_owned(),
-        ));
-        if ask.asked == Asked::Read {
-            headers.push(("cache-control".to_owned(), "no-cache".to_owned()));
+        let agent = concat!("walsafe/", env!("CARGO_PKG_VERSION"));
+        parts.headers.insert(USER_AGENT, HeaderValue::from_static(agent));
+        if ask.asked != Asked::Publish {
+            parts.headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
         }
-        let body = ask.payload.map(Payload::len);
-        Ok(Head { method: ask.method, target, headers, body })
+        if let Some(payload) = ask.payload {
+            parts.headers.insert(CONTENT_LENGTH, payload.len().into());
+        }
+        Ok(Request::from_parts(parts, ()))
     }
 
     /// The headers that follow from the URL and the body.

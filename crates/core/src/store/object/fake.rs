@@ -96,6 +96,22 @@ struct State {
     seen: Vec<(String, String, Headers)>,
     replaces: bool,
     page: Option<usize>,
+    flaws: Flaws,
+    /// What it answers to those who ask for a kind of the bucket's rules.
+    rules: BTreeMap<&'static str, String>,
+}
+
+/// What is wrong with a server, or with the keys to it.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Flaws {
+    /// The keys may not remove objects.
+    pub(super) no_removal: bool,
+    pub(super) trusts_md5: bool,
+    pub(super) trusts_sha256: bool,
+    /// It stores what it refuses for its digest.
+    pub(super) stores_refused: bool,
+    /// It stores what has come of a body that breaks off.
+    pub(super) stores_half: bool,
 }
 
 /// The server. It has one bucket, named "bucket".
@@ -112,17 +128,7 @@ impl Fake {
 
     /// Speaks TLS.
     pub(super) fn tls() -> Self {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(
-                vec![CertificateDer::from_pem_slice(CERTIFICATE.as_bytes()).unwrap()],
-                PrivateKeyDer::from_pem_slice(KEY.as_bytes()).unwrap(),
-            )
-            .unwrap();
-        Self::under(Some(Arc::new(config)))
+        Self::under(Some(certified()))
     }
 
     fn under(tls: Option<Arc<ServerConfig>>) -> Self {
@@ -175,6 +181,18 @@ impl Fake {
         self.state.lock().unwrap().replaces = replaces;
     }
 
+    pub(super) fn flaws(&self, flaws: Flaws) {
+        self.state.lock().unwrap().flaws = flaws;
+    }
+
+    pub(super) fn rule(&self, kind: &'static str, text: &str) {
+        self.state.lock().unwrap().rules.insert(kind, text.to_owned());
+    }
+
+    pub(super) fn names(&self) -> Vec<String> {
+        self.state.lock().unwrap().objects.keys().cloned().collect()
+    }
+
     /// Gives so many names a page.
     pub(super) fn page(&self, names: usize) {
         self.state.lock().unwrap().page = Some(names);
@@ -199,6 +217,20 @@ impl Fake {
         seen.iter().filter(|(m, target, _)| m == method && target.contains(part)).count()
     }
 
+    /// The same, of those with a header.
+    pub(super) fn count_with_header(&self, method: &str, part: &str, name: &str) -> usize {
+        let seen = &self.state.lock().unwrap().seen;
+        let fits = |(m, target, headers): &&(String, String, Headers)| {
+            m == method && target.contains(part) && header(headers, name).is_some()
+        };
+        seen.iter().filter(fits).count()
+    }
+
+    /// Gives an object other bytes, and leaves what it carries.
+    pub(super) fn change(&self, key: &str, bytes: &[u8]) {
+        self.state.lock().unwrap().objects.get_mut(key).unwrap().bytes = bytes.to_vec();
+    }
+
     /// Returns a header of the last request of a method.
     pub(super) fn header(&self, method: &str, name: &str) -> Option<String> {
         let state = self.state.lock().unwrap();
@@ -212,6 +244,21 @@ impl Drop for Fake {
         self.ended.store(true, Ordering::Relaxed);
         let _ = TcpStream::connect(("127.0.0.1", self.port));
     }
+}
+
+/// What a server needs that shows the certificate.
+pub(super) fn certified() -> Arc<ServerConfig> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(
+            vec![CertificateDer::from_pem_slice(CERTIFICATE.as_bytes()).unwrap()],
+            PrivateKeyDer::from_pem_slice(KEY.as_bytes()).unwrap(),
+        )
+        .unwrap();
+    Arc::new(config)
 }
 
 fn header<'h>(headers: &'h [(String, String)], name: &str) -> Option<&'h str> {
@@ -239,10 +286,17 @@ fn one(state: &Mutex<State>, reader: &mut BufReader<Box<dyn Stream>>) -> io::Res
         headers.push((name.to_owned(), value.to_owned()));
     }
     let len = header(&headers, "content-length").map_or(0, |len| len.parse().unwrap());
-    let mut body = vec![0; len];
-    reader.read_exact(&mut body)?;
-
+    let mut body = Vec::new();
+    reader.by_ref().take(len as u64).read_to_end(&mut body)?;
     let mut locked = state.lock().unwrap();
+    if body.len() < len {
+        if locked.flaws.stores_half {
+            let key = target.trim_start_matches("/bucket/").to_owned();
+            locked.objects.insert(key, Stored { bytes: body, headers: Vec::new() });
+        }
+        return Ok(None);
+    }
+
     locked.seen.push((method.clone(), target.clone(), headers.clone()));
     let fits = |(m, part, _): &Broken| *m == method && target.contains(part);
     let broken = locked.to_break.iter().position(fits);
@@ -300,19 +354,29 @@ impl State {
         &mut self,
         method: &str,
         target: &str,
-        headers: &[(String, String)],
+        asked: &[(String, String)],
         body: &[u8],
     ) -> Answer {
         // As a proxy gets it.
         let target = target.strip_prefix("http://store.test").unwrap_or(target);
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
         let path = percent_decode(path).unwrap();
-        if header(headers, "authorization").is_none() {
+        if header(asked, "authorization").is_none() {
             return refuse(403, "AccessDenied");
         }
         let Some(key) = path.strip_prefix("/bucket") else { return refuse(404, "NoSuchBucket") };
         match (method, key.strip_prefix('/').filter(|key| !key.is_empty())) {
-            ("GET", None) => self.list(query),
+            ("GET", None) if query.contains("list-type") => self.list(query),
+            ("GET", None) => match self.rules.get(query.trim_end_matches('=')) {
+                Some(rule) => (200, Vec::new(), rule.clone().into_bytes()),
+                None if query.contains("lifecycle") => refuse(404, "NoSuchLifecycleConfiguration"),
+                None => refuse(403, "AccessDenied"),
+            },
+            ("DELETE", Some(_)) if self.flaws.no_removal => refuse(403, "AccessDenied"),
+            ("DELETE", Some(key)) => {
+                self.objects.remove(key);
+                (204, Vec::new(), Vec::new())
+            }
             ("GET", Some(key)) => match self.objects.get(key) {
                 None => refuse(404, "NoSuchKey"),
                 Some(stored) => {
@@ -322,22 +386,37 @@ impl State {
                         "last-modified".to_owned(),
                         "Sun, 06 Nov 1994 08:49:37 GMT".to_owned(),
                     ));
-                    (200, headers, stored.bytes.clone())
+                    match (header(asked, "range"), stored.bytes.first()) {
+                        (None, _) => (200, headers, stored.bytes.clone()),
+                        (Some(range), Some(first)) => {
+                            assert_eq!(range, "bytes=0-0");
+                            let whole = format!("bytes 0-0/{}", stored.bytes.len());
+                            headers.push(("content-range".to_owned(), whole));
+                            (206, headers, vec![*first])
+                        }
+                        (Some(_), None) => refuse(416, "InvalidRange"),
+                    }
                 }
             },
             ("PUT", Some(key)) => {
                 let mut payload = super::payload::Payload::new();
                 payload.add(body).unwrap();
-                if header(headers, "content-md5") != Some(payload.md5().as_str())
-                    || header(headers, "x-amz-content-sha256") != Some(payload.sha256().as_str())
-                {
+                let Flaws { trusts_md5, trusts_sha256, stores_refused, .. } = self.flaws;
+                let md5 = header(asked, "content-md5") == Some(payload.md5().as_str());
+                let sha256 = Some(payload.sha256());
+                let sha256 = header(asked, "x-amz-content-sha256") == sha256.as_deref();
+                if !(md5 || trusts_md5) || !(sha256 || trusts_sha256) {
+                    if stores_refused {
+                        let stored = Stored { bytes: body.to_vec(), headers: Vec::new() };
+                        self.objects.insert(key.to_owned(), stored);
+                    }
                     return refuse(400, "BadDigest");
                 }
-                assert_eq!(header(headers, "if-none-match"), Some("*"), "it would replace");
+                assert_eq!(header(asked, "if-none-match"), Some("*"), "it would replace");
                 if self.objects.contains_key(key) && !self.replaces {
                     return refuse(412, "PreconditionFailed");
                 }
-                let meta = headers.iter().filter(|(name, _)| name.starts_with("x-amz-meta-"));
+                let meta = asked.iter().filter(|(name, _)| name.starts_with("x-amz-meta-"));
                 let stored = Stored { bytes: body.to_vec(), headers: meta.cloned().collect() };
                 self.objects.insert(key.to_owned(), stored);
                 (200, Vec::new(), Vec::new())
@@ -379,7 +458,11 @@ impl State {
             text.push_str(&if name.ends_with('/') && name != prefix {
                 format!("<CommonPrefixes><Prefix>{encoded}</Prefix></CommonPrefixes>")
             } else {
-                format!("<Contents><Key>{encoded}</Key></Contents>")
+                let size = self.objects[&name].bytes.len();
+                let modified = "2026-11-29T10:11:12.000Z";
+                format!(
+                    "<Contents><Key>{encoded}</Key><LastModified>{modified}</LastModified><Size>{size}</Size></Contents>"
+                )
             });
         }
         text.push_str("</ListBucketResult>");

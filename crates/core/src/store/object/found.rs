@@ -57,9 +57,46 @@ impl<'v> Object<'v> {
             text: format!("{} gave an object without its length", reply.host),
             request_id: None,
         })?;
+        let found = Self::of(shared, name, progress, len, &reply);
+        found.body.replace(Some(reply.body));
+        Ok(found)
+    }
+
+    /// Takes the answer to a look at a part: the contents are asked for once somebody reads them.
+    ///
+    /// # Errors
+    /// The answer does not say how long the whole object is.
+    pub(super) fn of_part(
+        shared: &'v Shared,
+        name: FinalName,
+        progress: &'v Progress,
+        mut reply: Reply,
+    ) -> Result<Self, Refusal> {
+        let len =
+            reply.header("content-range").and_then(|range| range.rsplit('/').next()?.parse().ok());
+        let len = len.ok_or_else(|| Refusal {
+            kind: ErrorKind::RequestRefused,
+            text: format!(
+                "{} gave a part of an object without the length of the whole",
+                reply.host
+            ),
+            request_id: None,
+        })?;
+        // Read to its end, it leaves the connection to the next request.
+        let _ = reply.body.read_at_most(1);
+        Ok(Self::of(shared, name, progress, len, &reply))
+    }
+
+    fn of(
+        shared: &'v Shared,
+        name: FinalName,
+        progress: &'v Progress,
+        len: u64,
+        reply: &Reply,
+    ) -> Self {
         let carries = [STORED_ATTRIBUTE, CONTENT_ATTRIBUTE, CHECKED_ATTRIBUTE].map(header);
-        let carries = carries.into_iter();
-        Ok(Self {
+        let carried = |name: &'static str| Some((name, reply.header(name)?.to_owned()));
+        Self {
             path: shared.path_of(&name),
             shared,
             progress,
@@ -67,11 +104,9 @@ impl<'v> Object<'v> {
             len,
             modified: reply.header("last-modified").and_then(text::http_date),
             tag: reply.header("etag").map(str::to_owned),
-            carries: carries
-                .filter_map(|name| Some((name, reply.header(name)?.to_owned())))
-                .collect(),
-            body: RefCell::new(Some(reply.body)),
-        })
+            carries: carries.into_iter().filter_map(carried).collect(),
+            body: RefCell::new(None),
+        }
     }
 
     /// Asks for the contents once more, of the same object.

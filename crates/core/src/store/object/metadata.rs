@@ -1,14 +1,17 @@
 //! How credentials are fetched: from the metadata of a container or an instance, or for a web identity.
 
 use std::io::Read;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::Method;
+use http::header::{CONTENT_LENGTH, HOST, HeaderValue};
 use reqsign_core::{Error, HttpSend, Result};
 
-use super::wire::{Begun, Dial, Head, Lines, Trust, Via};
-use crate::server::url::Endpoint;
-use crate::server::url::Proxy;
+use super::wire::{Begun, Dial, Lines, Trust, Via};
+use crate::server::url::text::is_loopback;
+use crate::server::url::{Endpoint, Proxy};
 
 /// How long metadata may take: a machine without any answers nothing at all.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -24,48 +27,119 @@ pub(super) struct Metadata;
 
 impl HttpSend for Metadata {
     async fn http_send(&self, request: http::Request<Bytes>) -> Result<http::Response<Bytes>> {
-        send(&request)
+        send(request)
     }
 }
 
-fn send(request: &http::Request<Bytes>) -> Result<http::Response<Bytes>> {
+fn send(request: http::Request<Bytes>) -> Result<http::Response<Bytes>> {
     let wrong = |what: &'static str| Error::unexpected(what);
-    let uri = request.uri();
-    let tls = uri.scheme_str() == Some("https");
-    let host = uri.host().ok_or_else(|| wrong("no host"))?;
-    let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-    let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
-    let server = Endpoint { tls, host, port };
+    let (mut parts, body) = request.into_parts();
+    let server = server(&parts.uri).ok_or_else(|| wrong("a server that is not asked"))?;
+    let tls = server.tls;
     let variable = |name: &str| std::env::var(name).ok();
     // Metadata is this machine's own affair, and never asked for by a proxy.
     let proxy = if tls { Proxy::Environment } else { Proxy::Never };
     let via = Via::new(&proxy, tls, variable);
     let patience = if tls { PATIENCE_AFAR } else { PATIENCE };
-    let mut headers = vec![("host".to_owned(), server.authority())];
-    for (name, value) in request.headers() {
-        let name = name.as_str();
-        if name != "host" && name != "content-length" {
-            headers.push((name.to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned()));
-        }
+    let host = HeaderValue::try_from(server.authority()).map_err(|_| wrong("no host"))?;
+    parts.headers.insert(HOST, host);
+    if parts.method != Method::GET {
+        parts.headers.insert(CONTENT_LENGTH, body.len().into());
     }
-    let method = match request.method().as_str() {
-        "GET" => "GET",
-        "PUT" => "PUT",
-        "POST" => "POST",
-        _ => return Err(wrong("unknown method")),
-    };
-    let target = uri.path_and_query().map_or("/", |target| target.as_str()).to_owned();
-    let body = (method != "GET").then_some(request.body().len() as u64);
-    let head = Head { method, target, headers, body };
     let trust = Trust::new(None);
     let lines = Lines::new(Dial { server, via, trust, connect: patience, patience });
     let failed = |_| wrong("no answer");
-    let mut begun = Begun::new(&lines, &head, true, &|| ()).map_err(failed)?;
-    begun.send(request.body(), &|| ());
+    let request = http::Request::from_parts(parts, ());
+    let mut begun = Begun::new(&lines, request, true, &|| ()).map_err(failed)?;
+    begun.send(&body, &|| ());
     let mut reply = begun.answer().map_err(failed)?;
     let mut body = Vec::new();
     let read = reply.body.by_ref().take(LONGEST).read_to_end(&mut body);
     read.map_err(|_| wrong("half an answer"))?;
     let response = http::Response::builder().status(reply.status);
     response.body(body.into()).map_err(|_| wrong("no status"))
+}
+
+/// Returns the server that is to be asked: without TLS only one on this machine or its own link, by its
+/// address, since what it answers, and is shown, are secrets.
+fn server(uri: &http::Uri) -> Option<Endpoint> {
+    let tls = match uri.scheme_str()? {
+        "https" => true,
+        "http" => false,
+        _ => return None,
+    };
+    let host = uri.host()?.trim_start_matches('[').trim_end_matches(']').to_owned();
+    let near = match host.parse() {
+        Ok(IpAddr::V4(address)) => address.is_loopback() || address.is_link_local(),
+        // The second one is Amazon's, of metadata alone.
+        Ok(IpAddr::V6(address)) => {
+            address.is_loopback()
+                || address.is_unicast_link_local()
+                || address.segments().starts_with(&[0xfd00, 0xec2])
+        }
+        Err(_) => is_loopback(&host),
+    };
+    let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
+    (tls || near).then_some(Endpoint { tls, host, port })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    /// A URL for credentials in the environment had the token that goes with it sent to any server, in clear.
+    #[test]
+    fn credentials_are_asked_for_without_tls_on_this_machine_and_its_link_alone() {
+        let port = |uri: &str| server(&uri.parse().unwrap()).map(|server| server.port);
+        for near in [
+            "http://169.254.169.254/latest/meta-data",
+            "http://169.254.170.23/v1/credentials",
+            "http://[fd00:ec2::254]/latest",
+            "http://[fe80::1]/x",
+            "http://[::1]/x",
+            "http://localhost/x",
+            "http://127.0.0.1/x",
+        ] {
+            assert_eq!(port(near), Some(80), "{near}");
+        }
+        assert_eq!(port("http://127.0.0.1:1234/x"), Some(1234));
+        assert_eq!(port("https://sts.amazonaws.com/"), Some(443));
+        for afar in ["http://10.0.0.1/x", "http://example.com/x", "http://[fd00::1]/x", "/x"] {
+            assert_eq!(port(afar), None, "{afar}");
+        }
+    }
+
+    #[test]
+    fn what_is_asked_and_answered_goes_through_unchanged() {
+        use std::io::Write;
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let at = listener.local_addr().unwrap();
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut asked = vec![0; 4096];
+            let mut len = 0;
+            while !asked.get(..len).unwrap().ends_with(b"\r\n\r\n") {
+                len += stream.read(asked.get_mut(len..).unwrap()).unwrap();
+            }
+            let answer =
+                b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\ntoken\r\n0\r\n\r\n";
+            stream.write_all(answer).unwrap();
+            String::from_utf8(asked.get(..len).unwrap().to_vec()).unwrap()
+        });
+        let request = http::Request::put(format!("http://{at}/latest/api/token"))
+            .header("X-aws-ec2-metadata-token-ttl-seconds", "21600");
+        let answer = send(request.body(Bytes::new()).unwrap()).unwrap();
+        assert_eq!((answer.status().as_u16(), &**answer.body()), (200, b"token".as_slice()));
+        let asked = server.join().unwrap();
+        assert!(asked.starts_with("PUT /latest/api/token HTTP/1.1\r\n"), "{asked}");
+        for line in [
+            format!("host: {at}"),
+            "content-length: 0".to_owned(),
+            "x-aws-ec2-metadata-token-ttl-seconds: 21600".to_owned(),
+        ] {
+            assert!(asked.contains(&format!("\r\n{line}\r\n")), "{asked}");
+        }
+    }
 }

@@ -9,7 +9,7 @@
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -19,12 +19,14 @@ use self::client::{Ask, Client};
 use self::draft::ObjectDraft;
 use self::found::Object;
 use self::payload::Payload;
-use self::xml::Page;
+use self::trials::ObjectTrials;
+use self::xml::{Entry, Page};
 use crate::encoding::codec::Codec;
 use crate::error::{Action, Error, ErrorKind, Refusal};
 use crate::server::known::KnownDestinations;
 use crate::store::{
-    Draft, FinalName, Found, Place, PlaceId, Progress, Requests, Store, StoredName, Visit,
+    Draft, Facts, FinalName, Found, Place, PlaceId, Progress, Requests, Store, StoredName, Trials,
+    Visit,
 };
 use crate::sys::Space;
 use crate::wal::name::FileName;
@@ -33,18 +35,24 @@ mod answer;
 #[cfg(test)]
 mod archive_tests;
 mod client;
+#[cfg(test)]
+mod copy_tests;
 mod credentials_file;
 mod draft;
 #[cfg(test)]
 mod fake;
 mod found;
 mod keys;
+mod lifecycle;
 mod metadata;
 mod payload;
+#[cfg(test)]
+mod prove_tests;
 #[cfg(test)]
 mod server_tests;
 #[cfg(test)]
 mod tests;
+mod trials;
 mod wire;
 mod xml;
 
@@ -162,6 +170,32 @@ impl Shared {
         }
     }
 
+    /// Looks an object up by its first byte: with that comes all that is known of it but the rest of its contents.
+    /// An answer to HEAD would not say why there is none.
+    fn glance<'v>(
+        &'v self,
+        name: &FinalName,
+        progress: &'v Progress,
+    ) -> Result<Option<Object<'v>>, Error> {
+        let path = self.path_of(name);
+        let headers = vec![("range", "bytes=0-0".to_owned())];
+        let ask = Ask { asked: Asked::FirstByte, headers, ..self.get(name) };
+        let answer = self.client.send(&ask, &|| progress.tick());
+        let failed = |refusal| self.failed(Action::ReadArchived, &path, refusal);
+        let (meaning, reply) = answer.map_err(failed)?;
+        match (meaning, reply.status) {
+            (Meaning::Absent, _) => Ok(None),
+            (_, 206) => Object::of_part(self, name.clone(), progress, reply).map(Some),
+            (_, 200) => Object::new(self, name.clone(), progress, reply).map(Some),
+            // An empty object has no first byte.
+            _ => {
+                drop(reply);
+                return self.find(name, progress);
+            }
+        }
+        .map_err(failed)
+    }
+
     /// Makes sure that the storage does not replace what is there, by putting the identity's own bytes once more:
     /// where it does, nothing is lost by that. Done before the first object after a start or a failure, and
     /// now and then. Without an identity there is nothing to lose yet, and nothing to try it with.
@@ -206,7 +240,7 @@ impl Place for Here {
 
     fn id(&self) -> Result<PlaceId, Error> {
         let mut hasher = DefaultHasher::new();
-        self.0.client.url().name().hash(&mut hasher);
+        self.0.client.url().place().hash(&mut hasher);
         // No device has this number.
         Ok(PlaceId(u64::MAX, hasher.finish()))
     }
@@ -252,17 +286,35 @@ impl ObjectVisit<'_> {
         }
     }
 
-    /// Calls `each` with every name that begins so.
-    fn names(&self, begin: &str, each: &mut dyn FnMut(&str)) -> Result<(), Error> {
+    /// Calls `each` with every name that begins so and comes behind a text.
+    fn names(
+        &self,
+        begin: &str,
+        behind: &str,
+        each: &mut dyn FnMut(&str, Facts),
+    ) -> Result<(), Error> {
+        self.names_while(begin, behind, &mut |name, facts| {
+            each(name, facts);
+            true
+        })
+    }
+
+    /// The same, until `each` returns `false`.
+    fn names_while(
+        &self,
+        begin: &str,
+        behind: &str,
+        each: &mut dyn FnMut(&str, Facts) -> bool,
+    ) -> Result<(), Error> {
         let failed =
             |refusal| self.shared.failed(Action::ListObjects, &self.shared.location, refusal);
         let directory = self.shared.client.url().directory();
         let prefix = format!("{directory}{begin}");
-        let mut after: Option<String> = None;
+        let mut after = (!behind.is_empty()).then(|| format!("{directory}{behind}"));
         loop {
             let page = self.page(&prefix, after.as_deref()).map_err(failed)?;
             let mut last = after.clone();
-            for key in page.keys {
+            for Entry { key, len, modified } in page.entries {
                 // Some servers give what they gave before once more.
                 if after.as_ref().is_some_and(|after| *after >= key) {
                     continue;
@@ -271,8 +323,9 @@ impl ObjectVisit<'_> {
                 if let Some(name) = key.strip_prefix(&directory)
                     && !name.is_empty()
                     && !name.ends_with("_$folder$")
+                    && !each(name, Facts { len, allocated: len, modified })
                 {
-                    each(name);
+                    return Ok(());
                 }
                 // What stands for all keys under it ends behind the last of these. The directory's own key
                 // stands for itself.
@@ -323,18 +376,55 @@ impl Visit for ObjectVisit<'_> {
         Ok(found.map(|found| Box::new(found) as _))
     }
 
+    fn glance(&self, name: &FinalName) -> Result<Option<Box<dyn Found + '_>>, Error> {
+        let found = self.shared.glance(name, self.progress)?;
+        self.progress.tick();
+        Ok(found.map(|found| Box::new(found) as _))
+    }
+
     fn holds(&self, name: &FinalName) -> bool {
-        !matches!(self.shared.find(name, self.progress), Ok(None))
+        !matches!(self.shared.glance(name, self.progress), Ok(None))
     }
 
     fn list(&self, each: &mut dyn FnMut(&str)) -> Result<(), Error> {
-        self.names("", each)
+        self.names("", "", &mut |name, _| each(name))
+    }
+
+    fn list_facts(&self, each: &mut dyn FnMut(&str, Facts)) -> Result<bool, Error> {
+        self.names("", "", each).map(|()| true)
+    }
+
+    fn facts(&self, name: &str) -> io::Result<Option<Facts>> {
+        // Any key can be asked for so.
+        let found = self.shared.find(&FinalName::Probe(name.to_owned()), self.progress);
+        let found = found.map_err(|e| io::Error::other(format!("{e}: {}", e.detail())))?;
+        Ok(found.map(|found| Facts {
+            len: found.stored_len(),
+            allocated: found.stored_bytes(),
+            modified: found.modified(),
+        }))
+    }
+
+    fn trials(&self) -> Option<Box<dyn Trials + '_>> {
+        Some(Box::new(ObjectTrials::new(self)))
+    }
+
+    fn list_behind(&self, text: &str, each: &mut dyn FnMut(&str)) -> Result<bool, Error> {
+        self.names("", text, &mut |name, _| each(name)).map(|()| text.is_empty())
+    }
+
+    fn list_from(&self, from: &str, each: &mut dyn FnMut(&str) -> bool) -> Result<bool, Error> {
+        // A listing begins behind a name: this one comes before all that begin with the same characters.
+        let mut chars = from.chars();
+        chars.next_back();
+        self.names_while("", chars.as_str(), &mut |name, _| name < from || each(name))?;
+        Ok(true)
     }
 
     /// By one listing, which costs a round trip where four looks would cost four.
     fn encodings(&self, name: &FileName) -> Result<Vec<Codec>, Error> {
         let mut there = Vec::new();
-        self.names(&name.to_string(), &mut |stored| {
+        self.names(&name.to_string(), "", &mut |stored, _| {
             let parsed = StoredName::parse(stored).ok().filter(|stored| stored.name == *name);
             there.extend(parsed.map(|stored| stored.codec));
         })?;
@@ -343,6 +433,10 @@ impl Visit for ObjectVisit<'_> {
 
     fn stage(&self, name: FinalName) -> Result<Box<dyn Draft + '_>, Error> {
         Ok(Box::new(ObjectDraft::new(Arc::clone(&self.shared), self.progress, name)))
+    }
+
+    fn test(&self) -> Result<(), Error> {
+        self.shared.test_condition(self.progress)
     }
 
     /// What the storage has said is there is durable.

@@ -3,6 +3,8 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -45,7 +47,7 @@ impl Payload {
         if self.len + bytes.len() as u64 > Self::IN_MEMORY {
             let file = match self.file.take() {
                 Some(file) => file,
-                None => Dir::open(&std::env::temp_dir())?.create_unnamed()?,
+                None => unnamed()?,
             };
             let at = self.len - self.in_memory();
             sys::write_all_at(&file, bytes, at)?;
@@ -63,6 +65,18 @@ impl Payload {
 
     fn in_memory(&self) -> u64 {
         self.pieces.iter().map(|piece| piece.len() as u64).sum()
+    }
+
+    /// Claims another MD5, that of `other`: for a check, which wants to be refused.
+    pub(super) fn with_md5_of(self, other: &[u8]) -> Self {
+        Self { md5: Md5::new_with_prefix(other), ..self }
+    }
+
+    /// Claims another SHA-256, likewise.
+    pub(super) fn with_sha256_of(mut self, other: &[u8]) -> Self {
+        self.sha256 = digest::Context::new(&SHA256);
+        self.sha256.update(other);
+        self
     }
 
     /// Returns the SHA-256, as requests show it.
@@ -112,6 +126,30 @@ impl Payload {
     }
 }
 
+/// Makes a file without a name, for what is too much for memory: where the environment says, or where large
+/// temporary files belong. What is under `/tmp` often lies in memory itself.
+fn unnamed() -> io::Result<File> {
+    let named = std::env::var_os("TMPDIR").filter(|dir| !dir.is_empty()).map(PathBuf::from);
+    let mut failed = None;
+    for dir in named.into_iter().chain(["/var/tmp".into(), "/tmp".into()]) {
+        match Dir::open(&dir).and_then(|dir| dir.create_unnamed().or_else(|_| unlinked(&dir))) {
+            Ok(file) => return Ok(file),
+            Err(e) => failed = failed.or(Some(e)),
+        }
+    }
+    Err(failed.unwrap_or_else(|| io::Error::from_raw_os_error(libc::ENOENT)))
+}
+
+/// The same where every file has a name at first, as in most containers of some years ago.
+fn unlinked(dir: &Dir) -> io::Result<File> {
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let name = format!("walsafe.{}.{number}.tmp", std::process::id());
+    let file = dir.create_named(&name)?;
+    dir.unlink(&name)?;
+    Ok(file)
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
@@ -136,6 +174,20 @@ mod tests {
         }
         assert_eq!(Payload::new().md5(), "1B2M2Y8AsgTpgAmY7PhCfg==");
         assert!(Payload::new().sha256().starts_with("e3b0c44298fc1c14"));
+    }
+
+    /// A container whose file system knows no unnamed files could not archive a large segment.
+    #[test]
+    fn a_file_that_had_a_name_is_as_good() {
+        let temp = tempfile::tempdir_in(".").unwrap();
+        let dir = Dir::open(temp.path()).unwrap();
+        let [one, two] = [unlinked(&dir).unwrap(), unlinked(&dir).unwrap()];
+        sys::write_all_at(&one, b"one", 0).unwrap();
+        sys::write_all_at(&two, b"two", 0).unwrap();
+        let mut read = [0; 3];
+        one.read_exact_at(&mut read, 0).unwrap();
+        assert_eq!(&read, b"one");
+        assert_eq!(std::fs::read_dir(temp.path()).unwrap().count(), 0);
     }
 
     /// A segment of a gigabyte would take a gigabyte of memory for each worker.

@@ -19,7 +19,7 @@ use crate::store::{
 };
 use crate::wal::name::FileName;
 
-const SECRET: &str = "hunter2hunter2";
+pub(super) const SECRET: &str = "hunter2hunter2";
 
 /// A store, and the file with its keys.
 pub(super) struct World {

@@ -1,5 +1,7 @@
 //! The XML of S3, as far as it is needed: the code of an error, and a page of a listing.
 
+use std::time::SystemTime;
+
 use quick_xml::Reader;
 use quick_xml::events::Event;
 
@@ -19,11 +21,58 @@ pub(super) fn error_code(body: &[u8]) -> String {
     code.chars().filter(|c| c.is_ascii_alphanumeric() || "._".contains(*c)).take(64).collect()
 }
 
+/// Reads a text, and calls `each` with the path and the text of each element at its end: those in it come before
+/// it.
+///
+/// # Errors
+/// It is not a whole text of XML.
+pub(super) fn elements(
+    text: &[u8],
+    each: &mut dyn FnMut(&[String], &str),
+) -> Result<(), &'static str> {
+    const BROKEN: &str = "the answer is not whole";
+    let text = std::str::from_utf8(text).map_err(|_| BROKEN)?;
+    let mut reader = Reader::from_str(text);
+    let (mut path, mut text, mut whole) = (Vec::new(), String::new(), false);
+    loop {
+        match reader.read_event().map_err(|_| BROKEN)? {
+            Event::Start(start) => {
+                path.push(start.local_name().as_ref().to_owned());
+                text.clear();
+            }
+            Event::Empty(start) => {
+                path.push(start.local_name().as_ref().to_owned());
+                each(&path, "");
+                path.pop();
+                whole |= path.is_empty();
+            }
+            Event::Text(piece) => text.push_str(&piece),
+            Event::GeneralRef(name) => text.push(named(&name).ok_or(BROKEN)?),
+            Event::End(_) => {
+                each(&path, text.trim());
+                path.pop();
+                text.clear();
+                whole |= path.is_empty();
+            }
+            Event::Eof => return if whole && path.is_empty() { Ok(()) } else { Err(BROKEN) },
+            _ => {}
+        }
+    }
+}
+
+/// An object in a listing, or what stands for all keys with a slash behind the prefix.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub(super) key: String,
+    pub(super) len: u64,
+    pub(super) modified: Option<SystemTime>,
+}
+
 /// A page of a listing.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Page {
-    /// The keys, and what stands for all keys with a slash behind the prefix, in the server's order.
-    pub(super) keys: Vec<String>,
+    /// What there is, in the server's order.
+    pub(super) entries: Vec<Entry>,
     /// There is more behind the last one.
     pub(super) more: bool,
 }
@@ -39,7 +88,7 @@ impl Page {
         let mut reader = Reader::from_str(text);
         let (mut page, mut path, mut encoded, mut more) =
             (Self::default(), Vec::new(), false, None);
-        let (mut text, mut whole) = (String::new(), false);
+        let (mut text, mut whole, mut entry) = (String::new(), false, Entry::default());
         loop {
             match reader.read_event().map_err(|_| BROKEN)? {
                 Event::Start(start) => {
@@ -54,7 +103,16 @@ impl Page {
                         ["ListBucketResult"] => whole = true,
                         ["ListBucketResult", "Contents", "Key"]
                         | ["ListBucketResult", "CommonPrefixes", "Prefix"] => {
-                            page.keys.push(std::mem::take(&mut text));
+                            entry.key = std::mem::take(&mut text);
+                        }
+                        ["ListBucketResult", "Contents", "Size"] => {
+                            entry.len = text.trim().parse().unwrap_or_default();
+                        }
+                        ["ListBucketResult", "Contents", "LastModified"] => {
+                            entry.modified = humantime::parse_rfc3339(text.trim()).ok();
+                        }
+                        ["ListBucketResult", "Contents" | "CommonPrefixes"] => {
+                            page.entries.push(std::mem::take(&mut entry));
                         }
                         ["ListBucketResult", "IsTruncated"] => more = Some(text == "true"),
                         ["ListBucketResult", "EncodingType"] => encoded = text == "url",
@@ -69,7 +127,7 @@ impl Page {
         }
         page.more = more.filter(|_| whole).ok_or(BROKEN)?;
         if encoded {
-            for key in &mut page.keys {
+            for Entry { key, .. } in &mut page.entries {
                 *key = percent_decode(&key.replace('+', " ")).ok_or(BROKEN)?;
             }
         }
@@ -121,12 +179,17 @@ mod tests {
         let page = br#"<?xml version="1.0"?>
             <ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">
             <Name>b</Name><Prefix>p/</Prefix><KeyCount>2</KeyCount><IsTruncated>true</IsTruncated>
-            <Contents><Key>p/a&amp;b&#x41;</Key><Size>1</Size><Owner><ID>Key</ID></Owner></Contents>
+            <Contents><Key>p/a&amp;b&#x41;</Key><Size>17</Size>
+                <LastModified>2026-11-29T10:11:12.345Z</LastModified><Owner><ID>Key</ID></Owner></Contents>
             <CommonPrefixes><Prefix>p/sub/</Prefix></CommonPrefixes></ListBucketResult>"#;
         let page = Page::parse(page).unwrap();
-        assert_eq!(page, Page { keys: vec!["p/a&bA".into(), "p/sub/".into()], more: true });
+        let modified = humantime::parse_rfc3339("2026-11-29T10:11:12.345Z").ok();
+        let entry = |key: &str, len, modified| Entry { key: key.to_owned(), len, modified };
+        let entries = vec![entry("p/a&bA", 17, modified), entry("p/sub/", 0, None)];
+        assert_eq!(page, Page { entries, more: true });
         let encoded = b"<ListBucketResult><EncodingType>url</EncodingType><IsTruncated>false</IsTruncated><Contents><Key>a%2Fb+c</Key></Contents></ListBucketResult>";
-        assert_eq!(Page::parse(encoded).unwrap(), Page { keys: vec!["a/b c".into()], more: false });
+        let entries = vec![entry("a/b c", 0, None)];
+        assert_eq!(Page::parse(encoded).unwrap(), Page { entries, more: false });
     }
 
     /// A listing that ends early must not be an archive that ends early.

@@ -66,7 +66,8 @@ pub(super) fn files(number: u64, one: &str, many: &str) -> String {
 }
 
 fn summary(job: &Job<'_>, copied: &Copied, time: Duration) -> String {
-    let destination = job.destination.display();
+    let (_, destination) = job.named();
+    let destination = destination.display();
     let last =
         copied.last.as_ref().map_or_else(String::new, |last| format!("; the last one is {last}"));
     let there = format!("{} there already", files(copied.present, "was", "were"));
@@ -98,9 +99,10 @@ fn json(job: &Job<'_>, copied: &Copied, time: Duration) -> serde_json::Value {
         }),
         _ => serde_json::Value::Null,
     };
+    let (source, destination) = job.named();
     serde_json::json!({
-        "source": job.source.display().to_string(),
-        "destination": job.destination.display().to_string(),
+        "source": source.display().to_string(),
+        "destination": destination.display().to_string(),
         "system_identifier": copied.system_identifier.to_string(),
         "copied": copied.files,
         "skipped": copied.present,

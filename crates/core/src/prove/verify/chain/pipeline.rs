@@ -8,8 +8,9 @@ use std::thread;
 use std::time::Duration;
 
 use super::notes::{Ask, Watched, Watcher};
+use crate::error::Error;
 use crate::prove::examine::{Examined, Expectation};
-use crate::prove::verify::reading::{Looked, look_into};
+use crate::prove::verify::reading::{Looked, TRIES, look_into};
 use crate::prove::verify::{Progress, VerifyError};
 use crate::store::{StoredName, Visit};
 use crate::sys;
@@ -27,6 +28,8 @@ pub(super) struct File<'a> {
     pub(super) watched: Watched,
     /// It is gone.
     pub(super) vanished: bool,
+    /// Why the others cannot be read either.
+    ends_all: Option<Error>,
 }
 
 /// Whether there is more to read.
@@ -40,7 +43,7 @@ pub(super) enum Then {
 /// Memory is bounded by the number of threads: no reader is further ahead than a few files for each.
 ///
 /// # Errors
-/// The watcher ended the run.
+/// The watcher ended the run, there is no memory, or object storage can no longer be asked for anything.
 pub(super) fn read<'a>(
     visit: &dyn Visit,
     files: &[&'a StoredName],
@@ -54,7 +57,7 @@ pub(super) fn read<'a>(
     let gate = Gate { done: Mutex::new(0), moved: Condvar::new(), ahead: threads * AHEAD };
     let (next, bytes, stop) = (AtomicUsize::new(0), AtomicU64::new(0), AtomicBool::new(false));
     let (sender, receiver) = mpsc::channel();
-    let mut going = true;
+    let (mut going, mut failed) = (true, None);
     thread::scope(|scope| {
         sys::with_signals_blocked(|| {
             for _ in 0..threads {
@@ -90,6 +93,10 @@ pub(super) fn read<'a>(
             while let Some(file) = early.remove(&done) {
                 done += 1;
                 gate.pass(done);
+                if file.ends_all.is_some() {
+                    failed = file.ends_all;
+                    break 'all;
+                }
                 if matches!(each(file), Then::Enough) {
                     break 'all;
                 }
@@ -100,7 +107,11 @@ pub(super) fn read<'a>(
         stop.store(true, Ordering::Relaxed);
         gate.pass(total);
     });
-    if going { Ok(()) } else { Err(VerifyError::Cancelled) }
+    match failed {
+        Some(error) => Err(error.into()),
+        None if going => Ok(()),
+        None => Err(VerifyError::Cancelled),
+    }
 }
 
 /// Holds readers back that are too far ahead.
@@ -131,8 +142,17 @@ fn read_one<'a>(
     ask: &Ask,
     progress: (&AtomicU64, &AtomicBool),
 ) -> File<'a> {
-    let mut watcher = Watcher::new(ask, listed.name.segment());
-    let Looked { examined, vanished, .. } =
-        look_into(visit, listed, expected, progress, &mut |chunk| watcher.feed(chunk));
-    File { listed, examined, watched: watcher.finish(), vanished }
+    let look = || {
+        let mut watcher = Watcher::new(ask, listed.name.segment());
+        let looked = look_into(visit, listed, expected, progress, &mut |chunk| watcher.feed(chunk));
+        (looked, watcher)
+    };
+    let (mut looked, mut watcher) = look();
+    for _ in 1..TRIES {
+        if looked.broke_off && !progress.1.load(Ordering::Relaxed) {
+            (looked, watcher) = look();
+        }
+    }
+    let Looked { examined, vanished, ends_all, .. } = looked;
+    File { listed, examined, watched: watcher.finish(), vanished, ends_all }
 }

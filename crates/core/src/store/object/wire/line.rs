@@ -140,25 +140,13 @@ impl Line {
         self.filled += got;
         Ok(got)
     }
-
-    /// Reads what comes next, past the buffer where that is empty.
-    pub(super) fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        if self.used == self.filled {
-            return read(&mut self.stream, into);
-        }
-        let ready = self.received();
-        let len = ready.len().min(into.len());
-        part_mut(into, ..len).copy_from_slice(part(ready, ..len));
-        self.use_up(len);
-        Ok(len)
-    }
 }
 
 fn read(stream: &mut Stream, into: &mut [u8]) -> io::Result<usize> {
     loop {
         let got = match stream {
             Stream::Plain(tcp) => tcp.read(into),
-            Stream::Tls(tls) => tls.read(into),
+            Stream::Tls(tls) => read_tls(tls, into),
         };
         match got {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -166,6 +154,22 @@ fn read(stream: &mut Stream, into: &mut [u8]) -> io::Result<usize> {
             Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(0),
             got => return got.map_err(timed),
         }
+    }
+}
+
+/// Reads without sending what TLS has kept back: the server may have answered and closed before it had all, and
+/// its answer is still to be read.
+fn read_tls(
+    tls: &mut StreamOwned<ClientConnection, TcpStream>,
+    into: &mut [u8],
+) -> io::Result<usize> {
+    loop {
+        match tls.conn.reader().read(into) {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+            got => return got,
+        }
+        tls.conn.read_tls(&mut tls.sock)?;
+        tls.conn.process_new_packets().map_err(io::Error::other)?;
     }
 }
 

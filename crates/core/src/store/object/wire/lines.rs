@@ -7,10 +7,14 @@ use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::head::read_head;
+use http::header::PROXY_AUTHORIZATION;
+use http::{Method, Request, Uri};
+use ureq_proto::client::{Call, SendRequestResult};
+
+use super::head::{read_head, write_head};
 use super::line::{Line, timed};
 use super::via::{Through, Via};
-use super::{Failure, Trust};
+use super::{Failure, Trust, unmade};
 use crate::server::url::Endpoint;
 
 /// How long a connection is kept for another request. Servers and what lies between close those that nobody
@@ -67,7 +71,7 @@ impl Lines {
     }
 
     /// The one that was used last: the others may then become too old.
-    fn kept(&self) -> Option<Line> {
+    pub(super) fn kept(&self) -> Option<Line> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         idle.retain(|(since, _)| since.elapsed() < KEPT);
         while let Some((_, line)) = idle.pop() {
@@ -107,16 +111,21 @@ fn connect(dial: &Dial) -> Result<Line, Failure> {
 /// Has the proxy connect to the server.
 fn tunnel(line: &mut Line, proxy: &Through, server: &Endpoint) -> Result<(), Failure> {
     let to = server.with_port();
-    let mut head = format!("CONNECT {to} HTTP/1.1\r\nhost: {to}\r\n");
+    let uri = Uri::builder().authority(to.as_str()).build().map_err(unmade)?;
+    let mut request = Request::builder().method(Method::CONNECT).uri(uri).header("host", to);
     if let Some(authorization) = &proxy.authorization {
-        head.push_str(&format!("proxy-authorization: {authorization}\r\n"));
+        request = request.header(PROXY_AUTHORIZATION, authorization);
     }
-    head.push_str("\r\n");
+    let call = request.body(()).map_err(unmade)?;
+    let (head, next) = write_head(Call::new(call).map_err(unmade)?, None)?;
+    let SendRequestResult::RecvResponse(mut call) = next else {
+        return Err(unmade("a tunnel with a body"));
+    };
     let host = proxy.at.with_port();
     let cut = |source| Failure::Unreachable { host: host.clone(), source };
-    line.send(head.as_bytes(), &|| ()).map_err(cut)?;
-    let head = read_head(line)?;
-    if head.status == 200 { Ok(()) } else { Err(Failure::Proxy { host, status: head.status }) }
+    line.send(&head, &|| ()).map_err(cut)?;
+    let status = read_head(line, &mut call, false)?.status();
+    if status.is_success() { Ok(()) } else { Err(Failure::Proxy { host, status: status.as_u16() }) }
 }
 
 /// Connects to the first address that answers.

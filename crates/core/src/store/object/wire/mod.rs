@@ -1,20 +1,27 @@
 //! HTTP/1.1 over one connection at a time, on the calling thread.
 //!
-//! A client of a library's own would do for most of this, but for what publishing in order needs: a request
-//! that has sent all of its body but the end is a value here, which waits for its turn in whatever thread has
-//! it and is dropped when its turn does not come; a time limit is on progress and not on the whole; what was
-//! answered before the body's end is read; and nothing is repeated or followed that the caller does not see.
+//! The protocol is that of ureq-proto: heads, bodies and their ends, and whether a connection may be used again.
+//! The connections, with TLS, proxies and time limits, are our own, and so is what is repeated: nothing here.
+//!
+//! ureq itself, which is the same engine with connections, was tried (3.5.2) and does not do:
+//! - It takes a body from a reader, in the call that waits for the answer. A body that waits for its turn would
+//!   take a thread, up to four for each worker; here it is a value ([`Begun`]) that any thread ends or drops.
+//! - It loses what was answered before the end of the body. Of 20 PUTs of 16 MB to a server that answers 403 by
+//!   the head and closes, all 20 failed with "broken pipe" or "connection reset": an outcome that is not known,
+//!   so that all of it would be sent again. Here all 20 are the 403.
 
 mod body;
 mod exchange;
 mod head;
 mod line;
 mod lines;
+#[cfg(test)]
+mod tests;
 mod tls;
 mod via;
 
 pub(super) use body::Body;
-pub(super) use exchange::{Begun, Head, Reply};
+pub(super) use exchange::{Begun, Reply};
 pub(super) use lines::{Dial, Lines};
 pub(super) use tls::Trust;
 pub(super) use via::Via;
@@ -61,6 +68,11 @@ pub(super) enum Failure {
         /// The connection had been used for another request, and may have been closed since then.
         reused: bool,
     },
+    /// The request cannot be put into HTTP.
+    Unmade {
+        /// Why.
+        reason: String,
+    },
     /// What came is not HTTP.
     Garbled {
         /// The name and the port.
@@ -68,4 +80,8 @@ pub(super) enum Failure {
         /// What is wrong with it.
         what: &'static str,
     },
+}
+
+fn unmade(reason: impl ToString) -> Failure {
+    Failure::Unmade { reason: reason.to_string() }
 }

@@ -1,0 +1,246 @@
+//! A directory served as a bucket of S3: a file is an object, its attributes are the object's metadata. So a test
+//! changes an archive in object storage as it changes one in a directory. Requests can be broken.
+
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::UNIX_EPOCH;
+
+use walsafe_core::encoding::digest::{CHECKED_ATTRIBUTE, CONTENT_ATTRIBUTE, STORED_ATTRIBUTE};
+use walsafe_core::sys;
+
+/// The secret key of every test. No output may hold it.
+pub const SECRET: &str = "hunter2hunter2";
+
+/// How many names a listing gives at a time.
+const PAGE: usize = 2;
+
+/// What is done with a request that fits.
+#[derive(Debug, Clone)]
+pub enum Break {
+    /// It is answered so, with an error of this code.
+    Answer(u16, &'static str),
+    /// The same, and the server's clock says that it is 1994.
+    Skewed,
+    /// The object's contents end after so many bytes, and the connection with them.
+    Cut(usize),
+    /// A bit of the byte at this place is another.
+    Flip(usize),
+}
+
+/// A broken kind of request: what its target contains, how, and how often.
+type Broken = (String, Break, usize);
+
+#[derive(Debug, Default)]
+struct State {
+    broken: Vec<Broken>,
+    /// The targets of the requests there were.
+    seen: Vec<String>,
+}
+
+#[derive(Debug)]
+pub struct Bucket {
+    state: Arc<Mutex<State>>,
+    ended: Arc<AtomicBool>,
+    port: u16,
+}
+
+impl Bucket {
+    /// Serves a directory, which may be away, as `s3://wal/main`.
+    pub fn serve(directory: PathBuf) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (state, ended) = (Arc::<Mutex<State>>::default(), Arc::new(AtomicBool::new(false)));
+        let (shared, over) = (Arc::clone(&state), Arc::clone(&ended));
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                if over.load(Ordering::Relaxed) {
+                    return;
+                }
+                let (state, directory) = (Arc::clone(&shared), directory.clone());
+                thread::spawn(move || {
+                    let mut stream = BufReader::new(stream);
+                    while let Ok(true) = one(&state, &directory, &mut stream) {}
+                });
+            }
+        });
+        Self { state, ended, port }
+    }
+
+    pub fn url(&self) -> String {
+        format!("s3://wal/main?endpoint=http://127.0.0.1:{}", self.port)
+    }
+
+    /// Breaks the next requests whose targets contain this, or end so before a `$`, so many.
+    pub fn break_next(&self, part: &str, how: Break, times: usize) {
+        self.state.lock().unwrap().broken.push((part.to_owned(), how, times));
+    }
+
+    /// Breaks every request whose target contains this. What was to be broken before is not any more.
+    pub fn break_all(&self, part: &str, how: Break) {
+        self.mend();
+        self.break_next(part, how, usize::MAX);
+    }
+
+    pub fn mend(&self) {
+        self.state.lock().unwrap().broken.clear();
+    }
+
+    /// Returns the targets of the requests since it was last asked, without the bucket.
+    pub fn seen(&self) -> Vec<String> {
+        let seen = std::mem::take(&mut self.state.lock().unwrap().seen);
+        seen.iter().map(|target| target.trim_start_matches("/wal").to_owned()).collect()
+    }
+}
+
+impl Drop for Bucket {
+    fn drop(&mut self) {
+        self.ended.store(true, Ordering::Relaxed);
+        let _ = TcpStream::connect(("127.0.0.1", self.port));
+    }
+}
+
+/// Status, headers and body.
+type Answer = (u16, Vec<(String, String)>, Vec<u8>);
+
+/// Serves a request. `false` ends the connection.
+fn one(
+    state: &Mutex<State>,
+    directory: &PathBuf,
+    stream: &mut BufReader<TcpStream>,
+) -> io::Result<bool> {
+    let mut line = String::new();
+    if stream.read_line(&mut line)? == 0 {
+        return Ok(false);
+    }
+    let mut words = line.split(' ');
+    let (method, target) = (words.next().unwrap(), words.next().unwrap());
+    loop {
+        let mut header = String::new();
+        if stream.read_line(&mut header)? <= 2 {
+            break;
+        }
+    }
+    let broken = {
+        let mut state = state.lock().unwrap();
+        state.seen.push(target.to_owned());
+        let is_meant = |part: &str| match part.strip_suffix('$') {
+            Some(end) => target.ends_with(end),
+            None => target.contains(part),
+        };
+        let mut fits =
+            state.broken.iter_mut().filter(|(part, _, left)| *left > 0 && is_meant(part));
+        fits.next().map(|(_, how, left)| {
+            *left -= 1;
+            how.clone()
+        })
+    };
+    let (status, headers, mut body) = match &broken {
+        Some(Break::Answer(status, code)) => refuse(*status, code),
+        Some(Break::Skewed) => {
+            let (status, mut headers, body) = refuse(403, "RequestTimeTooSkewed");
+            headers.push(("date".to_owned(), "Sun, 06 Nov 1994 08:49:37 GMT".to_owned()));
+            (status, headers, body)
+        }
+        _ if method != "GET" => refuse(405, "MethodNotAllowed"),
+        _ => answer(directory, target),
+    };
+    let mut head = format!("HTTP/1.1 {status} X\r\ncontent-length: {}\r\n", body.len());
+    for (name, value) in headers {
+        head.push_str(&format!("{name}: {value}\r\n"));
+    }
+    let stream = stream.get_mut();
+    stream.write_all(format!("{head}\r\n").as_bytes())?;
+    match broken {
+        Some(Break::Flip(at)) => body[at] ^= 1,
+        Some(Break::Cut(len)) => {
+            stream.write_all(&body[..len])?;
+            return Ok(false);
+        }
+        _ => {}
+    }
+    stream.write_all(&body)?;
+    Ok(true)
+}
+
+fn refuse(status: u16, code: &str) -> Answer {
+    let body =
+        format!("<?xml version=\"1.0\"?><Error><Code>{code}</Code><Key>{SECRET}</Key></Error>");
+    (status, Vec::new(), body.into_bytes())
+}
+
+fn answer(directory: &PathBuf, target: &str) -> Answer {
+    if !directory.exists() {
+        return refuse(404, "NoSuchBucket");
+    }
+    match target.split_once('?') {
+        Some((_, query)) => list(directory, query),
+        None => match target.strip_prefix("/wal/main/") {
+            Some(name) => object(directory, name),
+            None => refuse(404, "NoSuchKey"),
+        },
+    }
+}
+
+fn object(directory: &PathBuf, name: &str) -> Answer {
+    let Ok(file) = File::open(directory.join(name)) else { return refuse(404, "NoSuchKey") };
+    let mut headers = Vec::new();
+    for (attribute, header) in [
+        (STORED_ATTRIBUTE, "stored"),
+        (CONTENT_ATTRIBUTE, "content"),
+        (CHECKED_ATTRIBUTE, "checked"),
+    ] {
+        let value = sys::attribute(&file, attribute).unwrap();
+        headers.extend(value.map(|value| (format!("x-amz-meta-walsafe-{header}"), value)));
+    }
+    let modified = file.metadata().unwrap().modified().unwrap();
+    let seconds = modified.duration_since(UNIX_EPOCH).unwrap().as_secs();
+    headers.push(("last-modified".to_owned(), date(seconds)));
+    (200, headers, fs::read(directory.join(name)).unwrap())
+}
+
+/// Words a time as a header does. Nobody looks at the day of the week.
+fn date(seconds: u64) -> String {
+    const MONTHS: [&str; 12] =
+        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let is_leap = |year: u64| year.is_multiple_of(4);
+    let (mut days, time, mut year) = (seconds / 86400, seconds % 86400, 1970);
+    while days >= 365 + u64::from(is_leap(year)) {
+        days -= 365 + u64::from(is_leap(year));
+        year += 1;
+    }
+    let mut month = 0;
+    for len in [31, 28 + u64::from(is_leap(year)), 31, 30, 31, 30, 31, 31, 30, 31, 30, 31] {
+        if days < len {
+            break;
+        }
+        days -= len;
+        month += 1;
+    }
+    let (hour, minute, second) = (time / 3600, time / 60 % 60, time % 60);
+    let (day, month) = (days + 1, MONTHS[month]);
+    format!("Sun, {day:02} {month} {year} {hour:02}:{minute:02}:{second:02} GMT")
+}
+
+fn list(directory: &PathBuf, query: &str) -> Answer {
+    let option = |name: &str| {
+        let find = |pair: &str| pair.strip_prefix(&format!("{name}=")).map(str::to_owned);
+        query.split('&').find_map(find).map(|value| value.replace("%2F", "/"))
+    };
+    let prefix = option("prefix").unwrap();
+    let after = option("start-after").unwrap_or_default();
+    let mut keys: Vec<_> =
+        super::names(directory).iter().map(|name| format!("main/{name}")).collect();
+    keys.retain(|key| *key > after && key.starts_with(&prefix));
+    let more = keys.len() > PAGE;
+    keys.truncate(PAGE);
+    let keys: String =
+        keys.iter().map(|key| format!("<Contents><Key>{key}</Key></Contents>")).collect();
+    let text =
+        format!("<ListBucketResult><IsTruncated>{more}</IsTruncated>{keys}</ListBucketResult>");
+    (200, Vec::new(), text.into_bytes())
+}
