@@ -182,9 +182,6 @@ fn refuse(status: u16, code: &str) -> Answer {
     (status, Vec::new(), body.into_bytes())
 }
 
-<<<<<<< HEAD
-fn answer(directory: &Path, target: &str) -> Answer {
-=======
 /// The headers that carry what a file carries as attributes.
 const METADATA: [(&str, &str); 3] = [
     (STORED_ATTRIBUTE, "x-amz-meta-walsafe-stored"),
@@ -213,7 +210,6 @@ fn put(directory: &Path, target: &str, headers: &BTreeMap<String, String>, bytes
 }
 
 fn answer(directory: &Path, target: &str, first_byte: bool) -> Answer {
->>>>>>> s10-transfer
     if !directory.exists() {
         return refuse(404, "NoSuchBucket");
     }
@@ -226,11 +222,7 @@ fn answer(directory: &Path, target: &str, first_byte: bool) -> Answer {
     }
 }
 
-<<<<<<< HEAD
-fn object(directory: &Path, name: &str) -> Answer {
-=======
 fn object(directory: &Path, name: &str, first_byte: bool) -> Answer {
->>>>>>> s10-transfer
     let Ok(file) = File::open(directory.join(name)) else { return refuse(404, "NoSuchKey") };
     let mut headers = Vec::new();
     for (attribute, header) in METADATA {
