@@ -259,3 +259,80 @@ fn a_copy_that_follows_into_a_bucket_brings_what_comes_and_writes_its_figures() 
     assert_same(&place.path("local"), &place.path("archive"));
     assert!(has("destination=\"s3://wal/main"), "{}", fs::read_to_string(&metrics).unwrap());
 }
+
+/// What a process and those that it has started have at most, while they run.
+#[derive(Debug, Default)]
+struct Most {
+    /// Megabytes of memory.
+    memory: usize,
+    threads: usize,
+    descriptors: usize,
+}
+
+impl Most {
+    /// Looks at them until the process has ended.
+    fn of(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::null()).spawn().unwrap();
+        let mut most = Self::default();
+        while child.try_wait().unwrap().is_none() {
+            let mut now = Self::default();
+            now.add(child.id());
+            most.memory = most.memory.max(now.memory);
+            most.threads = most.threads.max(now.threads);
+            most.descriptors = most.descriptors.max(now.descriptors);
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert_eq!(child.wait().unwrap().code(), Some(0));
+        most
+    }
+
+    fn add(&mut self, process: u32) {
+        let of = |file: &str| format!("/proc/{process}/{file}");
+        let status = fs::read_to_string(of("status")).unwrap_or_default();
+        let number = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+        };
+        self.memory += number("VmHWM:") / 1024;
+        self.threads += number("Threads:");
+        self.descriptors += fs::read_dir(of("fd")).map_or(0, Iterator::count);
+        let children = fs::read_to_string(of(&format!("task/{process}/children")));
+        for child in children.unwrap_or_default().split_whitespace() {
+            self.add(child.parse().unwrap());
+        }
+    }
+}
+
+/// Each object that was sent or fetched took its length of memory, until the end of the run.
+#[test]
+fn many_objects_take_no_more_memory_threads_or_descriptors_than_a_few() {
+    let place = Place::in_bucket();
+    fs::create_dir(place.path("local")).unwrap();
+    fs::create_dir(place.path("back")).unwrap();
+    let put = |number: u32, wal: &[u8]| {
+        let path = place.path("local").join(segment_name(1, number));
+        fs::write(&path, wal).unwrap();
+        common::set_digests(&path, wal, wal);
+        set_checked(&path, "header");
+    };
+    let wal = Wal::new(OURS, 1).segments(50);
+    let run = |source: &Path, destination: &Path| {
+        let mut command = copy(source, destination);
+        command.arg("--jobs=2");
+        Most::of(command)
+    };
+    let mut seen = Vec::new();
+    for range in [0..6, 6..50] {
+        range.for_each(|number| put(number + 1, &wal[number as usize]));
+        seen.push(run(&place.path("local"), &place.archive()));
+        seen.push(run(&place.archive(), &place.path("back")));
+    }
+    assert_eq!(files(&place.path("archive")).len(), 50);
+    assert_same(&place.path("local"), &place.path("back"));
+    println!("{seen:#?}");
+    for (few, many) in [(&seen[0], &seen[2]), (&seen[1], &seen[3])] {
+        assert!(many.memory < few.memory + 20, "{few:?} {many:?}");
+        assert!(many.threads <= few.threads.max(8), "{few:?} {many:?}");
+        assert!(many.descriptors <= few.descriptors + 8, "{few:?} {many:?}");
+    }
+}
