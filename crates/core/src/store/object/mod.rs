@@ -108,6 +108,10 @@ impl Store for ObjectStore {
     fn holds_in_memory(&self) -> bool {
         true
     }
+
+    fn rest(&self) {
+        self.shared.client.rest();
+    }
 }
 
 /// How long it counts that the storage honours the condition: some stop when a bucket's versioning is switched
