@@ -124,7 +124,11 @@ fn what_may_pass_is_tried_again(world: &World) {
         ("busy at once", early, [Some(503), good]),
         ("a gateway's error", Fault::Answer(Answer::new(502)), [Some(502), good]),
         ("an error in a success", error(200, "InternalError"), [good, good]),
-        ("a conflict with another PUT", error(409, "ConditionalRequestConflict"), [Some(409), good]),
+        (
+            "a conflict with another PUT",
+            error(409, "ConditionalRequestConflict"),
+            [Some(409), good],
+        ),
         ("too slow for the storage", error(400, "RequestTimeout"), [Some(400), good]),
         ("cut at the start", Fault::CutRequest { after: 0 }, [None, good]),
         ("cut half-way", Fault::CutRequest { after: 500_000 }, [None, good]),
@@ -204,30 +208,42 @@ fn hangs_are_reported_and_settled_later(world: &World) {
 /// What is there is compared, and trouble on the way back is neither a conflict nor a success.
 fn a_broken_read_is_no_conflict(world: &World) {
     let World { cluster, proxy, objects } = world;
-    for (what, fault, (state, says)) in [
-        ("cut short", Fault::CutAnswer { after: 400_000 }, ("58030", "")),
-        ("a flipped bit", Fault::FlipBit { byte: 700_000 }, ("58030", "")),
-        ("forbidden", Fault::Answer(Answer::error(403, "AccessDenied")), ("42501", "403")),
-        ("cold", Fault::Answer(Answer::error(403, "InvalidObjectState")), ("55000", "cold")),
-    ] {
-        let mark = cluster.mark();
+    // Its PUT is done and its answer lost, so it is compared.
+    let begin = |fault, times: usize| {
         let name = cluster.current_segment();
-        // Its PUT is done and its answer lost, so it is compared.
         let put = proxy.break_next("PUT", &format!("/{name}"), Fault::CommitThenCut);
-        let get = proxy.break_each("GET", &format!("/wal/{name}"), fault);
-        let failed = cluster.stat_archiver().failed_count;
-        assert_eq!(cluster.switch_wal(), name, "{what}");
+        let part = format!("/wal/{name}");
+        let get = match times {
+            1 => proxy.break_next("GET", &part, fault),
+            _ => proxy.break_each("GET", &part, fault),
+        };
+        assert_eq!(cluster.switch_wal(), name);
         put.done();
         get.done();
+        name
+    };
+    for (what, fault, (state, says)) in [
+        ("cut short", Fault::CutAnswer { after: 400_000 }, ("58030", "")),
+        ("forbidden", Fault::Answer(Answer::error(403, "AccessDenied")), ("42501", "403")),
+        ("cold", Fault::Answer(Answer::error(403, "InvalidObjectState")), ("55000", "State")),
+    ] {
+        let mark = cluster.mark();
+        let failed = cluster.stat_archiver().failed_count;
+        let name = begin(fault, usize::MAX);
         cluster.wait_failures(failed + 1);
         let report = world.reports(mark).into_iter().next().expect("a report");
-        eprintln!("{what}: {report:#?}");
         report.assert_explains(&name);
         assert_eq!(report.sqlstate, state, "{what}: {report:?}");
         assert!(report.detail.contains(says), "{what}: {report:?}");
         world.mend(&name);
         objects.assert_holds(cluster, &name);
     }
+    // It was taken for another server's file, with the advice to move the archived one away.
+    let mark = cluster.mark();
+    let name = begin(Fault::FlipBit { byte: 700_000 }, 1);
+    cluster.wait_archived(&name);
+    assert_eq!(world.reports(mark), [], "a bit that flipped on the way");
+    objects.assert_holds(cluster, &name);
 }
 
 fn faults(world: &World) {

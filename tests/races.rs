@@ -73,10 +73,7 @@ pub fn align(clusters: &[&Cluster; 2]) {
 
 /// Waits until a server has archived all that waits or is told that a file is taken; then does what
 /// an administrator would: marks the lost files as done. Returns their names.
-pub fn settle(
-    cluster: &Cluster,
-    contents: impl Fn(&str) -> Option<Vec<u8>>,
-) -> BTreeSet<String> {
+pub fn settle(cluster: &Cluster, contents: impl Fn(&str) -> Option<Vec<u8>>) -> BTreeSet<String> {
     let mut lost = BTreeSet::new();
     let status = cluster.pg_wal().join("archive_status");
     wait_until(TIMEOUT, "a server to have done with the batch", || {

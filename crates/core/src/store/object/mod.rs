@@ -108,6 +108,10 @@ impl Store for ObjectStore {
     fn holds_in_memory(&self) -> bool {
         true
     }
+
+    fn rest(&self) {
+        self.shared.client.rest();
+    }
 }
 
 /// How often a page of a listing is read that breaks off on its way.
