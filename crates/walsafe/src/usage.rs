@@ -14,7 +14,18 @@ pub(crate) fn complaint(error: &clap::Error, help: &str) -> Complaint {
     if let Some(meant) = meant.rev().reduce(|all, one| format!("{all} or {one}")) {
         hint = format!("Did you mean {meant}? {hint}");
     }
-    Complaint::new(message(error)).hint(hint)
+    Complaint::new(without_urls(&message(error))).hint(without_urls(&hint))
+}
+
+/// Leaves out all of a URL but how it begins: it may hold a secret.
+fn without_urls(text: &str) -> String {
+    let mut parts = text.split("://");
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |text, part| {
+        let end = part.find(|c: char| c == '\'' || c.is_whitespace()).unwrap_or(part.len());
+        let rest = part.get(end..).unwrap_or_default();
+        format!("{text}://...{rest}")
+    })
 }
 
 /// The first line of what the library says, with what it says about that on further ones.
