@@ -316,11 +316,12 @@ pub(crate) struct List {
     pub(crate) archive: PathBuf,
 }
 
-/// Checks that a directory can be archived to, and recovered from.
+/// Checks that a directory or a bucket can be archived to, and recovered from.
 #[derive(Debug, Args)]
 #[command(
-    long_about = "Checks that a directory can be archived to, and recovered from, for Nagios and similar programs.\n\n\
-Writes small probe files with temporary names, and removes them. With --read-only it writes nothing: run that on a standby before it \
+    long_about = "Checks that a directory or a bucket can be archived to, and recovered from, for Nagios and similar programs.\n\n\
+Writes small probe files with temporary names, and removes them; in object storage, a few stay if the keys may not remove objects. \
+With --read-only it writes nothing: run that on a standby before it \
 is promoted. Of a standby, or a server that does not run, it says which complete segments the archive lacks: \"walsafe push\" brings \
 them.",
     after_help = "\

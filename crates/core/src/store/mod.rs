@@ -60,6 +60,9 @@ pub trait Store: Send + Sync {
     fn holds_in_memory(&self) -> bool {
         false
     }
+
+    /// Gives back what was kept open for another request. Called when nothing was done here for a while.
+    fn rest(&self) {}
 }
 
 /// How many requests there were since a store was made.

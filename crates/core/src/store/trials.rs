@@ -1,6 +1,6 @@
 //! What a check tries with object storage, because only a trial shows it.
 //!
-//! A trial stores objects of its own, of a few kilobytes at most 20. Where the keys may remove objects, it
+//! A trial stores small objects of its own. Where the keys may remove objects, and no versions of them are kept, it
 //! removes them. Elsewhere they have names of a small fixed set, which the next check uses again: an object
 //! that is there already answers too. No name of either kind counts as a file of an archive or as a finding.
 
@@ -77,7 +77,7 @@ pub trait Trials {
 pub struct Put {
     /// How long it took; `None` if the probe was there already.
     pub took: Option<Duration>,
-    /// The keys may remove objects.
+    /// The keys may remove objects, and nothing of them is kept then.
     pub removes: bool,
 }
 

@@ -89,7 +89,7 @@ fn raced(Put { removes, .. }: Put, Race { puts, stored, agrees }: Race) -> Check
     let left = if removes {
         ""
     } else {
-        "; the keys may not remove objects, so that a few probes stay, which count as nothing"
+        "; a few probes stay and count as nothing, because the keys may not remove objects or the bucket keeps versions"
     };
     made(name, Status::Ok, format!("an object cannot replace another, {raced}{left}"))
 }

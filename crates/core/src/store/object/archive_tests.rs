@@ -193,8 +193,9 @@ fn an_archived_file_that_cannot_be_read_now_is_no_conflict() {
         let job = server.segment(u32::from(compression.as_bytes()[0]), 7);
         server.archive(&world, &job).unwrap();
         let name = server.plan.stored_name(&job.name).to_string();
-        let part: &'static str = Box::leak(name.into_boxed_str());
-        let half = fake.object(&format!("p/{part}")).unwrap().len() / 2;
+        let half = fake.object(&format!("p/{name}")).unwrap().len() / 2;
+        // Not the listing, in which the slash is encoded.
+        let part: &'static str = Box::leak(format!("/p/{name}").into_boxed_str());
         fake.break_next(("GET", part, Break::Short(half)));
         let error = server.archive(&world, &job).unwrap_err();
         fake.all_broken();

@@ -124,6 +124,11 @@ impl Client {
         &self.url
     }
 
+    /// Closes the connections that nobody has used for a while.
+    pub(super) fn rest(&self) {
+        self.lines.rest();
+    }
+
     /// Sends a request, again where that may help, until what it has come to is known. `moved` is called with
     /// each step.
     ///

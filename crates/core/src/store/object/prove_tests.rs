@@ -16,6 +16,10 @@ use crate::store::{Digests, FinalName, Progress, Seal, Store, StoredName};
 /// The text of a history file.
 const HISTORY: &str = "1\t0/3000060\tno reason\n";
 
+/// What a bucket says that keeps versions.
+const VERSIONS: &str =
+    "<VersioningConfiguration xmlns=\"x\"><Status>Enabled</Status></VersioningConfiguration>";
+
 /// Publishes a file with its digests.
 fn put(world: &World, name: FinalName, bytes: &[u8]) {
     let progress = Progress::default();
@@ -127,9 +131,12 @@ fn storage_that_goes_away_ends_a_verification() {
         Err(VerifyError::Archive(error)) => assert_eq!(error.kind(), ErrorKind::Unreachable),
         other => panic!("{other:?}"),
     }
-    drop(fake);
+    for _ in 0..2 {
+        fake.break_next(("GET", "list-type", Break::Cut { done: false }));
+    }
     let gaps = verify::gaps(&world.store, &mut |_| true);
     assert!(matches!(gaps, Err(VerifyError::Archive(_))), "{gaps:?}");
+    fake.all_broken();
 }
 
 fn checks(world: &World, read_only: bool) -> Vec<Check> {
@@ -198,6 +205,13 @@ fn without_the_right_to_remove_a_few_probes_stay_and_count_as_nothing() {
     assert_eq!(verify(&world).unwrap(), []);
     let overview = Overview::read(&world.store, &Progress::default()).unwrap();
     assert_eq!(overview.others, 0);
+    // Where versions are kept, what is removed stays too.
+    let fake = Fake::new();
+    let world = archive(&fake, 2);
+    fake.rule("versioning", VERSIONS);
+    let found = checks(&world, false);
+    assert!(found.iter().all(|check| check.status == Status::Ok), "{found:?}");
+    assert_eq!((fake.names(), fake.count("DELETE", "")), (left, 0));
 }
 
 #[test]
@@ -221,7 +235,7 @@ fn what_storage_does_wrong_is_told_with_the_way_out() {
         ),
         (Flaws { stores_half: true, ..none }, "broken uploads", Status::Error, "Use other storage"),
     ];
-    for (flaws, name, status, says) in cases {
+    let tell = |(flaws, name, status, says): Wrong| {
         let fake = Fake::new();
         let world = archive(&fake, 1);
         fake.flaws(flaws);
@@ -229,7 +243,13 @@ fn what_storage_does_wrong_is_told_with_the_way_out() {
         let (is, detail) = row(&found, name);
         assert!(is == status && detail.contains(says), "{name}: {detail}");
         assert_eq!(fake.names(), ["p/walsafe_archive.id"]);
-    }
+    };
+    // Each waits for most of its time.
+    std::thread::scope(|scope| {
+        for case in cases {
+            scope.spawn(move || tell(case));
+        }
+    });
     // It replaces: the rest is told all the same.
     let fake = Fake::new();
     let world = archive(&fake, 1);
@@ -254,7 +274,7 @@ fn what_storage_does_wrong_is_told_with_the_way_out() {
     drop(fake);
     let found = checks(&world, false);
     assert_eq!(found.len(), 1);
-    assert!(row(&found, "bucket").1.contains("cannot be reached"), "{found:?}");
+    assert!(row(&found, "bucket").1.contains("Check the network"), "{found:?}");
 }
 
 #[test]
@@ -266,9 +286,7 @@ fn the_rules_of_the_bucket_are_told_as_far_as_they_may_be_read() {
         status == Status::Ok && detail.contains("versions are kept: may not be read"),
         "{detail}"
     );
-    let on =
-        "<VersioningConfiguration xmlns=\"x\"><Status>Enabled</Status></VersioningConfiguration>";
-    fake.rule("versioning", on);
+    fake.rule("versioning", VERSIONS);
     fake.rule(
         "lifecycle",
         "<LifecycleConfiguration><Rule><ID>wal</ID><Filter><Prefix>p/0000000100</Prefix></Filter><Status>Enabled</Status><Expiration><Days>30</Days></Expiration></Rule></LifecycleConfiguration>",

@@ -61,20 +61,24 @@ pub(super) fn contents() -> Vec<u8> {
 }
 
 fn sealed(visit: &dyn Visit, bytes: &[u8], verify: bool) -> Box<dyn Sealed> {
+    seal(visit, bytes, verify).unwrap()
+}
+
+fn seal(visit: &dyn Visit, bytes: &[u8], verify: bool) -> Result<Box<dyn Sealed>, Error> {
     let digest = Digest::of(bytes);
     let digests = Some(Digests { stored: digest, content: digest });
     let checked = Some(CheckWal::Header);
     let seal = Seal { digests, checked, mode: 0o600, flush: true, verify };
     let mut draft = visit.stage(name(1)).unwrap();
     draft.put(bytes).unwrap();
-    draft.seal(&seal).unwrap()
+    draft.seal(&seal)
 }
 
 /// Publishes the contents.
 pub(super) fn publish(world: &World) -> Result<Publication, Error> {
     let progress = Progress::default();
     let visit = world.store.visit(&progress).unwrap();
-    sealed(&*visit, &contents(), false).publish(&progress)
+    seal(&*visit, &contents(), false)?.publish(&progress)
 }
 
 pub(super) fn look(world: &World) -> Result<Option<Vec<u8>>, Error> {
@@ -178,7 +182,10 @@ fn trouble_is_reported_as_what_it_is_and_never_as_success() {
     ] {
         let fake = Fake::new();
         let world = impatient(&fake);
-        fake.break_next(("PUT", KEY, how.clone()));
+        // A connection that was used before may have been closed since then, which says nothing.
+        for _ in 0..if matches!(how, Break::Cut { .. }) { 2 } else { 1 } {
+            fake.break_next(("PUT", KEY, how.clone()));
+        }
         let error = publish(&world).unwrap_err();
         fake.all_broken();
         assert_eq!(error.kind(), kind, "{how:?}: {error} {}", error.detail());
@@ -326,7 +333,9 @@ fn half_a_listing_is_an_error() {
     let fake = Fake::new();
     let world = impatient(&fake);
     fake.store(KEY, b"");
-    fake.break_next(("GET", "list-type=2", Break::Short(120)));
+    for _ in 0..3 {
+        fake.break_next(("GET", "list-type=2", Break::Short(120)));
+    }
     let progress = Progress::default();
     let visit = world.store.visit(&progress).unwrap();
     let error = visit.list(&mut |_| ()).unwrap_err();
@@ -346,7 +355,10 @@ fn an_error_in_place_of_a_listing_is_told_as_what_it_is() {
     ] {
         let fake = Fake::new();
         let world = impatient(&fake);
-        fake.break_next(("GET", "list-type=2", Break::Refuse(200, code)));
+        // What may pass is asked for three times.
+        for _ in 0..if kind == ErrorKind::StorageBusy { 3 } else { 1 } {
+            fake.break_next(("GET", "list-type=2", Break::Refuse(200, code)));
+        }
         let progress = Progress::default();
         let visit = world.store.visit(&progress).unwrap();
         let error = visit.list(&mut |_| ()).unwrap_err();

@@ -37,7 +37,7 @@ const STACK: usize = 1 << 20;
 pub(super) struct ObjectTrials<'v> {
     visit: &'v ObjectVisit<'v>,
     owner: Owner,
-    /// The keys may remove objects, as far as is known.
+    /// Objects can be removed, as far as is known.
     removes: Cell<bool>,
 }
 
@@ -251,9 +251,12 @@ impl Trials for ObjectTrials<'_> {
     }
 
     fn put(&self) -> Result<Put, Error> {
+        // Where versions are kept, what is removed stays all the same, and more of it with each check.
+        let keeps_versions = self.is_on("versioning", "Status").unwrap_or(false);
         // Where objects may be removed, one that is not there may be too.
         let temporary = self.owner.temporary_name(PROBE);
-        self.removes.set(self.remove(&FinalName::Probe(temporary.to_string())).is_ok());
+        let name = FinalName::Probe(temporary.to_string());
+        self.removes.set(!keeps_versions && self.remove(&name).is_ok());
         if self.removes.get() {
             self.remove_stray()?;
         }
