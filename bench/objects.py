@@ -150,13 +150,13 @@ def server_program():
     if tool.returncode != 0:
         return None, f"tools/get-object-server {KIND} failed"
     name = "walsafe-object-server"
-    command = ["cargo", "build", "--quiet", "--release", "-p", "walsafe-tests", "--bin", name]
+    command = ["cargo", "build", "--quiet", "-p", "walsafe-tests", "--bin", name]
     built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if built.returncode != 0:
         return None, built.stderr.strip()[-300:]
     target = json.loads(subprocess.check_output(
         ["cargo", "metadata", "--no-deps", "--format-version", "1"], cwd=ROOT))["target_directory"]
-    return Path(target) / "release" / name, None
+    return Path(target) / "debug" / name, None
 
 
 @contextmanager

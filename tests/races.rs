@@ -57,7 +57,7 @@ fn watch(archive: &Path, stop: &AtomicBool) -> BTreeMap<String, Seen> {
 }
 
 /// Brings both servers to the same segment.
-fn align(clusters: &[&Cluster; 2]) {
+pub fn align(clusters: &[&Cluster; 2]) {
     let at = clusters.map(|cluster| {
         let name = cluster.sql("SELECT pg_walfile_name(pg_current_wal_insert_lsn())");
         u64::from_str_radix(&name[8..], 16).expect("a segment's name")
@@ -73,13 +73,13 @@ fn align(clusters: &[&Cluster; 2]) {
 
 /// Waits until a server has archived all that waits or is told that a file is taken; then does what
 /// an administrator would: marks the lost files as done. Returns their names.
-fn settle(cluster: &Cluster, archive: &Path) -> BTreeSet<String> {
+pub fn settle(cluster: &Cluster, contents: impl Fn(&str) -> Option<Vec<u8>>) -> BTreeSet<String> {
     let mut lost = BTreeSet::new();
     let status = cluster.pg_wal().join("archive_status");
     wait_until(TIMEOUT, "a server to have done with the batch", || {
         let ready = cluster.ready_files();
         let taken = |name: &&String| {
-            let theirs = archive::contents(archive, name);
+            let theirs = contents(name);
             theirs.is_some_and(|bytes| bytes != cluster.read_wal(name))
         };
         // The report has to be there first, so wait for the report of the file at which it stops.
@@ -103,7 +103,7 @@ fn settle(cluster: &Cluster, archive: &Path) -> BTreeSet<String> {
 }
 
 /// Returns whether SIGHUP waits for a process that is stopped.
-fn is_told(pid: i32) -> bool {
+pub fn is_told(pid: i32) -> bool {
     let status =
         fs::read_to_string(format!("/proc/{pid}/status")).expect("a process that is stopped");
     let pending = status.lines().filter_map(|line| {
@@ -158,7 +158,7 @@ fn first_stays(setup: impl Fn(ClusterBuilder) -> ClusterBuilder) {
                 process::signal(archiver, Signal::CONT);
             }
             for (cluster, lost) in clusters.iter().zip(&mut lost) {
-                lost.extend(settle(cluster, &archive));
+                lost.extend(settle(cluster, |name| archive::contents(&archive, name)));
             }
             drop(stopping);
             watcher.join().expect("the watcher")

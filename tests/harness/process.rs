@@ -71,6 +71,20 @@ pub fn open_files(pid: i32) -> Vec<String> {
         .collect()
 }
 
+/// How many TCP connections the process holds, also those that the other side has closed.
+#[must_use]
+pub fn connections(pid: i32) -> usize {
+    let table = fs::read_to_string("/proc/net/tcp").unwrap_or_default();
+    // The tenth column is the inode.
+    let inodes: Vec<&str> =
+        table.lines().filter_map(|line| line.split_whitespace().nth(9)).collect();
+    let is_one = |file: &String| {
+        let inode = file.strip_prefix("socket:[").and_then(|rest| rest.strip_suffix(']'));
+        inode.is_some_and(|inode| inodes.contains(&inode))
+    };
+    open_files(pid).iter().filter(|file| is_one(file)).count()
+}
+
 /// The number of threads.
 #[must_use]
 pub fn threads(pid: i32) -> usize {

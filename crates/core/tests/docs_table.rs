@@ -205,7 +205,7 @@ fn the_tests_that_the_design_names_exist() {
         .map(|path| fs::read_to_string(path).unwrap())
         .collect();
     for name in named {
-        assert!(sources.contains(&format!("fn {name}()")), "{name}");
+        assert!(sources.contains(&format!("fn {name}(")), "{name}");
     }
 }
 

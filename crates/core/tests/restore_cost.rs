@@ -40,7 +40,7 @@ fn ask(
 ) -> (Result<Outcome, RestoreError>, Vec<Op>) {
     let plan = Plan::new(Vec::new());
     let (name, target) = (FileName::new(file).unwrap(), data.join("pg_wal/RECOVERYXLOG"));
-    let (archives, place) = (origins(&[world.archive.clone()]), (data, &*target));
+    let (archives, place) = (origins(std::slice::from_ref(&world.archive)), (data, &*target));
     let (steps, round) = (Progress::default(), Round::default());
     let request = request(&archives, &name, place, &steps, &round);
     let result = restore::restore(&Request { prove_absence: prove, ..request });

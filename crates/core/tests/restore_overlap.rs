@@ -41,7 +41,8 @@ impl Place {
     }
 
     fn restore(&self, steps: &Progress) -> Result<Outcome, RestoreError> {
-        let (archives, round) = (origins(&[self.world.archive.clone()]), Round::default());
+        let (archives, round) =
+            (origins(std::slice::from_ref(&self.world.archive)), Round::default());
         let target = self.data.join("pg_wal/RECOVERYXLOG");
         restore::restore(&request(&archives, &self.job.name, (&self.data, &target), steps, &round))
     }

@@ -14,7 +14,19 @@ pub(crate) fn complaint(error: &clap::Error, help: &str) -> Complaint {
     if let Some(meant) = meant.rev().reduce(|all, one| format!("{all} or {one}")) {
         hint = format!("Did you mean {meant}? {hint}");
     }
-    Complaint::new(message(error)).hint(hint)
+    Complaint::new(without_urls(&message(error))).hint(without_urls(&hint))
+}
+
+/// Leaves out all of a URL but how it begins: it may hold a secret.
+fn without_urls(text: &str) -> String {
+    let (mut shown, mut rest) = (String::new(), text);
+    while let Some((before, url)) = rest.split_once("://") {
+        shown.push_str(&format!("{before}://..."));
+        let end = url.find(|c: char| c == '\'' || c.is_whitespace());
+        rest = end.and_then(|end| url.get(end..)).unwrap_or_default();
+    }
+    shown.push_str(rest);
+    shown
 }
 
 /// The first line of what the library says, with what it says about that on further ones.

@@ -197,6 +197,12 @@ fn what_passes_is_tried_again() {
         place.restore(TWO).delivers();
         assert!(fs::read(place.target()).unwrap() == segments()[1]);
     }
+    for part in ["walsafe_archive.id", "list-type"] {
+        bucket(&place).break_next(part, Break::Cut(20), 2);
+        place.restore(FOUR).says(1, "the last file of timeline 1 there is");
+        bucket(&place).break_next(part, Break::Cut(20), 3);
+        place.restore(FOUR).says(126, "onnection reset");
+    }
 }
 
 #[test]
@@ -205,7 +211,7 @@ fn an_object_that_breaks_off_or_has_another_bit_is_never_delivered() {
     let url = bucket(&place).url();
     for len in [0, 1, 70_000, common::MB - 1] {
         bucket(&place).break_all(&format!("{TWO}$"), Break::Cut(len));
-        is_trouble(&place, &url, TWO, &["unreadable"]);
+        is_trouble(&place, &url, TWO, &["broke off on its way 3 times", "Check the network"]);
     }
     for at in [9, 70_000, common::MB - 1] {
         bucket(&place).break_all(&format!("{TWO}$"), Break::Flip(at));
@@ -370,6 +376,17 @@ fn a_url_that_cannot_be_right_is_told_without_what_may_be_secret() {
             assert_eq!(run.err.contains("--from number 1"), several, "{run:?}");
         }
     }
+    // The other commands say the same.
+    let url = format!("s3://AKID:{SECRET}@wal/main?{endpoint}");
+    for (command, status) in [("list", 2), ("verify", 2), ("manifest", 2)] {
+        let run = Run::of(walsafe().args([command, &url]));
+        run.says(status, "holds credentials, which");
+        run.says(status, "Correct the URL.");
+    }
+    let run = Run::of(walsafe().args(["copy", "/tmp", &url]));
+    run.says(2, "Correct the URL.");
+    let run = Run::of(walsafe().args(["list", "/tmp", &url]));
+    run.says(2, "unexpected argument 's3://...' found");
     // It means the same.
     Run::of(&mut command(&place, &format!("s3://wal/main/?{endpoint}"), TWO)).delivers();
 }

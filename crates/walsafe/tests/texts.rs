@@ -113,7 +113,7 @@ fn a_manual_page_has_the_sections_that_such_pages_have() {
         let page = page(command);
         let sections: Vec<_> = page.lines().filter_map(|line| line.strip_prefix(".SH ")).collect();
         let expected: &[&str] = match command.map(String::as_str) {
-            None => &["COMMANDS", "\"EXIT STATUS\"", "EXAMPLES"],
+            None => &["COMMANDS", "\"EXIT STATUS\"", "ENVIRONMENT", "EXAMPLES"],
             Some("verify") => {
                 &["\"EXIT STATUS\"", "FINDINGS", "\"RECOVERY TARGETS\"", "EXAMPLES", "\"SEE ALSO\""]
             }
@@ -141,7 +141,7 @@ fn a_manual_page_has_the_sections_that_such_pages_have() {
         line.replace("\\-", "-").replace("\\fB", "").replace("\\fI", "").replace("\\fR", "")
     };
     let restore = synopsis("restore");
-    assert!(restore.contains("walsafe restore --from\\ DIR ["), "{restore}");
+    assert!(restore.contains("walsafe restore --from\\ ARCHIVE ["), "{restore}");
     assert!(restore.contains("[--on-error\\ auto|stop|retry]"), "{restore}");
     assert!(restore.ends_with("[--json] FILE TARGET"), "{restore}");
     assert!(synopsis("init").contains("[--file-mode\\ 0600|0640|0400|0440]"));

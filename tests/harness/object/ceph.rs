@@ -61,8 +61,9 @@ osd data = {home}/osd
 keyring = {home}/keyring
 mon osd min in ratio = 0
 mon osd full ratio = .96
-mon data avail warn = 2
-mon data avail crit = 1
+mon data avail warn = 1
+# One hundredth of a large disk is room enough for a test.
+mon data avail crit = 0
 [client.rgw]
 # Without authentication it would hang otherwise.
 ms mon client mode = crc

@@ -78,7 +78,7 @@ impl Seen {
     }
 
     fn is(&self, method: &str, part: &str) -> bool {
-        self.method == method && self.target.contains(part)
+        (method.is_empty() || self.method == method) && self.target.contains(part)
     }
 }
 
@@ -154,7 +154,8 @@ impl Proxy {
         self.address
     }
 
-    /// Breaks the next request with this method whose path or query contains `part`.
+    /// Breaks the next request with this method, or with any if that is empty, whose path or query contains
+    /// `part`.
     #[must_use = "it says when the request came"]
     pub fn break_next(&self, method: &str, part: &str, fault: Fault) -> Broken {
         self.rule(method, part, fault, 1)

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use crate::error::{Activity, Error, ErrorKind};
 use crate::server::settings::{Destination, Destinations};
+use crate::store::access::shell_word;
 
 /// Why a file was not archived. There is at least one cause.
 #[derive(Debug)]
@@ -128,21 +129,28 @@ impl Failure {
         if !self.causes().all(|cause| cause.error.kind().is_of_destination()) {
             return None;
         }
-        let failed: Vec<&Path> =
-            self.causes().filter_map(|cause| Some(cause.destination.as_ref()?.path())).collect();
+        let failed: Vec<&Destination> =
+            self.causes().filter_map(|cause| cause.destination.as_ref()).collect();
         if failed.is_empty() {
             return None;
         }
-        let sound = destinations.iter().find(|there| !failed.contains(&there.path()))?;
-        let left = destinations.without(&failed)?.replace('\'', "''");
-        let quoted: Vec<_> = failed.iter().map(|path| format!("\"{}\"", path.display())).collect();
+        let paths: Vec<&Path> = failed.iter().map(|there| there.path()).collect();
+        let sound = destinations.iter().find(|there| !paths.contains(&there.path()))?;
+        let left = destinations.without(&paths)?.replace('\'', "''");
+        let quoted: Vec<_> = paths.iter().map(|path| format!("\"{}\"", path.display())).collect();
         let (names, it) = match &*quoted {
             [one] => (one.clone(), "it"),
             _ => (quoted.join(" and "), "them"),
         };
         let copies: Vec<_> = failed
             .iter()
-            .map(|path| format!("\"walsafe copy {} {}\"", sound.path().display(), path.display()))
+            .map(|there| {
+                format!(
+                    "\"walsafe copy {} {}\"",
+                    shell_word(sound.given()),
+                    shell_word(there.given())
+                )
+            })
             .collect();
         Some(format!(
             "To go on without {names}: ALTER SYSTEM SET walsafe_archive.destination = '{left}'; SELECT pg_reload_conf(); From then on there is one copy fewer of each file. Once {it} can be used again, set the whole list again, and run {} to catch up.",
@@ -212,11 +220,22 @@ mod tests {
         for says in [
             "To go on without \"/b, c\": ALTER SYSTEM SET walsafe_archive.destination = '/it''s, /d'; SELECT pg_reload_conf();",
             "one copy fewer",
-            "run \"walsafe copy /it's /b, c\" to catch up",
+            "run \"walsafe copy '/it'\\''s' '/b, c'\" to catch up",
         ] {
             assert!(hint.contains(says), "{hint}");
         }
         assert!(!failure.hint(None).contains("ALTER SYSTEM"));
+    }
+
+    /// The shell takes the `&` between the options of a URL for its own.
+    #[test]
+    fn a_url_is_written_for_the_shell_with_all_its_options() {
+        let url = "s3://wal/main?endpoint=https://store.example&region=r";
+        let list = destinations(&format!("/a, {url}"));
+        let failure = failure(&list, [Some(missing("/a")), None]);
+        let hint = failure.hint(Some(&list));
+        assert!(hint.contains(&format!("destination = '{url}';")), "{hint}");
+        assert!(hint.contains(&format!("\"walsafe copy '{url}' /a\"")), "{hint}");
     }
 
     #[test]

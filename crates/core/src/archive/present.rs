@@ -65,7 +65,13 @@ impl Sight<'_> {
             archive: self.visit,
             known: &self.plan.known,
         };
-        match compare(self.source, &*found, context, self.progress)? {
+        let look = || compare(self.source, &*found, context, self.progress);
+        let comparison = match look()? {
+            // A bit may have flipped on the way, and a conflict stops all archiving: what differs is read twice.
+            Comparison::Different(_) => look()?,
+            same @ Comparison::Same { .. } => same,
+        };
+        match comparison {
             Comparison::Same { content } => {
                 Ok(Some(Present { name, content, stored_bytes: found.stored_bytes() }))
             }

@@ -74,6 +74,8 @@ const MOUNT_AND_RECOVER: &str =
     "Is the archive's file system mounted? Recovery can be started again once it is.";
 const PASS_F_AND_P: &str = "Check restore_command: it must pass %f and \"%p\".";
 const REPLACE_IDENTITY: &str = "Look at the identity file. If the archive is this cluster's, move the file away and run \"walsafe init --pgdata DATA_DIRECTORY ARCHIVE_DIRECTORY\".";
+/// The HINT for an object that is not what was sent: it has its name already.
+pub(super) const MOVE_OBJECT: &str = "Check the storage. The object has its name already, and no other takes its place: the file is refused as different as long as it stands there. Move this one object to another key. The server still has the file in \"pg_wal\", and sends it again.";
 const MARK_AGAIN: &str = "Is the archive's file system mounted? In a bucket, look for a lifecycle rule that deletes or moves objects by their age, and exclude the identity file from it. If the archive was replaced or moved on purpose, or such a rule has taken the file, run \"walsafe init --pgdata DATA_DIRECTORY ARCHIVE\".";
 const AHEAD: &str = "The data directory was put back to an earlier state, or it is a copy of a server that went on. Do not move single files out of the archive: that mixes two histories. Set \"walsafe_archive.destination\" to another directory, and take a new base backup; or move the whole archive aside and begin a new one with \"walsafe init\" and a new base backup.";
 const CORRECT_SETTING: &str = "Correct the setting, and reload the configuration.";

@@ -14,7 +14,7 @@ mod refusal;
 
 use std::borrow::Cow;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use thiserror::Error as ThisError;
 
@@ -307,6 +307,11 @@ impl Error {
                 format!("{} {resumes}", access.advice).into()
             }
             Self::Io { access: Some(access), .. } => access.advice.clone().into(),
+            Self::ReadBackDiffers { path, .. }
+                if is_object(path) && activity == Activity::Archiving =>
+            {
+                advice::MOVE_OBJECT.into()
+            }
             // Given on the command line.
             Self::BadLocation { .. } if activity == Activity::Checking => "Correct the URL.".into(),
             _ => self.kind().hint(activity).into(),
@@ -322,9 +327,25 @@ impl Error {
     }
 }
 
+/// Returns whether a path in a message is the URL of an object.
+fn is_object(path: &Path) -> bool {
+    path.components().next().is_some_and(|scheme| scheme.as_os_str() == "s3:")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// An object has its name before it can be read back: no other copy takes its place.
+    #[test]
+    fn what_helps_with_a_file_is_not_said_of_an_object() {
+        let differs =
+            |path: &str| Error::ReadBackDiffers { path: path.into(), reason: String::new() };
+        let hint = differs("s3://wal/main/000000010000000000000001").hint(Activity::Archiving);
+        assert!(hint.contains("Move this one object"), "{hint}");
+        let hint = differs("/mnt/a/000000010000000000000001").hint(Activity::Archiving);
+        assert!(hint.contains("copied anew"), "{hint}");
+    }
 
     #[test]
     fn a_full_disk_says_how_much_is_free() {

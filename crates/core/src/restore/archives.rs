@@ -187,7 +187,7 @@ impl<'r> Archive<'r> {
         origin: &'r Origin,
     ) -> Result<Self, RestoreError> {
         let visit = origin.store.visit(request.steps)?;
-        let identity = Identity::at(&*visit)?;
+        let identity = read_again(origin.is_remote(), || Identity::at(&*visit))?;
         let path = visit.location();
         // If the control file cannot be read, only the identity file counts.
         let control = ControlFile::read(request.data_directory).ok();
@@ -244,6 +244,20 @@ impl<'r> Archive<'r> {
         let first = self.identity.as_ref()?.begins_with.as_ref()?;
         first.segment().filter(|segment| is_so(*segment))?;
         Some(Begun { archive: self.path().to_owned(), first: first.clone() })
+    }
+}
+
+/// How often a small file is read that breaks off on its way.
+const READS: u32 = 3;
+
+/// Reads a small file, again if it breaks off on its way: a recovery would stop at that.
+fn read_again<T>(is_remote: bool, read: impl Fn() -> Result<T, Error>) -> Result<T, Error> {
+    let mut reads = 1;
+    loop {
+        match read() {
+            Err(Error::Io { .. }) if is_remote && reads < READS => reads += 1,
+            result => return result,
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use super::survey::Survey;
 use super::{Request, RestoreError};
 use crate::encoding::codec::Codec;
 use crate::encoding::digest::Digest;
-use crate::error::{Action, Error};
+use crate::error::{Action, Error, ErrorKind, Refusal};
 use crate::prove::examine::{self, Examined, Unknown};
 use crate::prove::finding::{FindingKind, Problem};
 use crate::store::directory::temporary::Owner;
@@ -125,11 +125,15 @@ fn copy(
         let copied = delivery
             .copy(|each| examine::examine_overlapped(archived, name, &archive.expected, each))?;
         let problem = copied.examined.problem.as_ref();
-        let broke = problem.is_some_and(|problem| problem.kind == FindingKind::Unreadable);
-        if !broke || !archive.is_remote() || reads == READS {
-            return Ok(copied);
-        }
+        let broke = problem.filter(|problem| problem.kind == FindingKind::Unreadable);
+        let Some(broke) = broke.filter(|_| archive.is_remote()) else { return Ok(copied) };
         // A connection breaks now and then, and a recovery would stop at that.
+        if reads == READS {
+            let text = format!("it broke off on its way {READS} times: {}", broke.reason);
+            let refusal = Refusal { kind: ErrorKind::Unreachable, text, request_id: None }.into();
+            let (action, path) = (Action::ReadArchived, archived.path().to_owned());
+            return Err(Error::Remote { action, path, refusal }.into());
+        }
         request.steps.tick();
         thread::sleep(PAUSE * reads);
         reads += 1;

@@ -112,7 +112,7 @@ impl<'a> Asker<'a> {
 
     fn advice_where_mounted(&self, refused: &Refused) -> String {
         let own = sys::user();
-        let path = shell_word(&refused.path);
+        let path = shell_word(&refused.path.display().to_string());
         if refused.source == Some(libc::EPERM) {
             return format!(
                 "Look for attributes (\"lsattr -d {path}\"), and at what the mount and SELinux or AppArmor allow: it is not owner and mode that forbid this."
@@ -177,7 +177,7 @@ impl<'a> Asker<'a> {
             What::LastDirectory if reads => ("rx", 0o500),
             What::LastDirectory => ("rwx", 0o700),
         };
-        let path = shell_word(&refused.path);
+        let path = shell_word(&refused.path.display().to_string());
         let is_ancestor = refused.what == What::Ancestor;
         let name = name_of_user(user);
         if owner == user {
@@ -292,11 +292,14 @@ fn follow(mut path: PathBuf) -> Option<(PathBuf, Metadata, bool)> {
     }
 }
 
-/// Quotes a path for the shell, where that is needed.
-fn shell_word(path: &Path) -> String {
-    let path = path.display().to_string();
-    let plain = |c: char| c.is_alphanumeric() || "/._-+@%".contains(c);
-    if path.chars().all(plain) { path } else { format!("'{}'", path.replace('\'', "'\\''")) }
+/// Quotes a path or a URL for the shell, where that is needed.
+#[must_use]
+pub fn shell_word(location: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "/._-+@%:".contains(c);
+    match location.chars().all(plain) {
+        true => location.to_owned(),
+        false => format!("'{}'", location.replace('\'', "'\\''")),
+    }
 }
 
 #[cfg(test)]

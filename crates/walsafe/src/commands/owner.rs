@@ -4,7 +4,7 @@ use std::fs::symlink_metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use walsafe_core::error::Error;
+use walsafe_core::error::{Activity, Error};
 use walsafe_core::sys;
 
 use crate::complaint::Complaint;
@@ -35,6 +35,9 @@ pub(super) fn complaint(error: &Error) -> Complaint {
     if let Some(complaint) = super::denied(error) {
         return complaint;
     }
-    let hint = error.kind().advice().writing();
-    Complaint::new(error.to_string()).detail(error.detail()).hint(hint)
+    let complaint = Complaint::new(error.to_string()).detail(error.detail());
+    match error {
+        Error::BadLocation { .. } => complaint.hint(error.hint(Activity::Checking)),
+        _ => complaint.hint(error.kind().advice().writing()),
+    }
 }

@@ -1,10 +1,11 @@
 //! A directory served as a bucket of S3: a file is an object, its attributes are the object's metadata. So a test
 //! changes an archive in object storage as it changes one in a directory. Requests can be broken.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -110,7 +111,7 @@ type Answer = (u16, Vec<(String, String)>, Vec<u8>);
 /// Serves a request. `false` ends the connection.
 fn one(
     state: &Mutex<State>,
-    directory: &PathBuf,
+    directory: &Path,
     stream: &mut BufReader<TcpStream>,
 ) -> io::Result<bool> {
     let mut line = String::new();
@@ -119,12 +120,19 @@ fn one(
     }
     let mut words = line.split(' ');
     let (method, target) = (words.next().unwrap(), words.next().unwrap());
+    let mut headers = BTreeMap::new();
     loop {
         let mut header = String::new();
         if stream.read_line(&mut header)? <= 2 {
             break;
         }
+        if let Some((name, value)) = header.trim_end().split_once(": ") {
+            headers.insert(name.to_owned(), value.to_owned());
+        }
     }
+    let len = headers.get("content-length").map_or(0, |len| len.parse().unwrap());
+    let mut sent = vec![0; len];
+    stream.read_exact(&mut sent)?;
     let broken = {
         let mut state = state.lock().unwrap();
         state.seen.push(target.to_owned());
@@ -146,8 +154,9 @@ fn one(
             headers.push(("date".to_owned(), "Sun, 06 Nov 1994 08:49:37 GMT".to_owned()));
             (status, headers, body)
         }
+        _ if method == "PUT" => put(directory, target, &headers, &sent),
         _ if method != "GET" => refuse(405, "MethodNotAllowed"),
-        _ => answer(directory, target),
+        _ => answer(directory, target, headers.contains_key("range")),
     };
     let mut head = format!("HTTP/1.1 {status} X\r\ncontent-length: {}\r\n", body.len());
     for (name, value) in headers {
@@ -173,34 +182,66 @@ fn refuse(status: u16, code: &str) -> Answer {
     (status, Vec::new(), body.into_bytes())
 }
 
-fn answer(directory: &PathBuf, target: &str) -> Answer {
+/// The headers that carry what a file carries as attributes.
+const METADATA: [(&str, &str); 3] = [
+    (STORED_ATTRIBUTE, "x-amz-meta-walsafe-stored"),
+    (CONTENT_ATTRIBUTE, "x-amz-meta-walsafe-content"),
+    (CHECKED_ATTRIBUTE, "x-amz-meta-walsafe-checked"),
+];
+
+/// Stores an object, unless one is there.
+fn put(directory: &Path, target: &str, headers: &BTreeMap<String, String>, bytes: &[u8]) -> Answer {
+    let Some(name) = target.strip_prefix("/wal/main/") else { return refuse(404, "NoSuchKey") };
+    assert_eq!(headers.get("if-none-match").map(String::as_str), Some("*"), "it would replace");
+    let temporary = tempfile::NamedTempFile::new_in(directory.parent().unwrap()).unwrap();
+    fs::write(temporary.path(), bytes).unwrap();
+    for (attribute, header) in METADATA {
+        if let Some(value) = headers.get(header) {
+            super::set_attribute(temporary.as_file(), attribute, value);
+        }
+    }
+    match temporary.persist_noclobber(directory.join(name)) {
+        Ok(_) => (200, Vec::new(), Vec::new()),
+        Err(e) if e.error.kind() == io::ErrorKind::AlreadyExists => {
+            refuse(412, "PreconditionFailed")
+        }
+        Err(e) => panic!("{e}"),
+    }
+}
+
+fn answer(directory: &Path, target: &str, first_byte: bool) -> Answer {
     if !directory.exists() {
         return refuse(404, "NoSuchBucket");
     }
     match target.split_once('?') {
         Some((_, query)) => list(directory, query),
         None => match target.strip_prefix("/wal/main/") {
-            Some(name) => object(directory, name),
+            Some(name) => object(directory, name, first_byte),
             None => refuse(404, "NoSuchKey"),
         },
     }
 }
 
-fn object(directory: &PathBuf, name: &str) -> Answer {
+fn object(directory: &Path, name: &str, first_byte: bool) -> Answer {
     let Ok(file) = File::open(directory.join(name)) else { return refuse(404, "NoSuchKey") };
     let mut headers = Vec::new();
-    for (attribute, header) in [
-        (STORED_ATTRIBUTE, "stored"),
-        (CONTENT_ATTRIBUTE, "content"),
-        (CHECKED_ATTRIBUTE, "checked"),
-    ] {
+    for (attribute, header) in METADATA {
         let value = sys::attribute(&file, attribute).unwrap();
-        headers.extend(value.map(|value| (format!("x-amz-meta-walsafe-{header}"), value)));
+        headers.extend(value.map(|value| (header.to_owned(), value)));
     }
     let modified = file.metadata().unwrap().modified().unwrap();
     let seconds = modified.duration_since(UNIX_EPOCH).unwrap().as_secs();
     headers.push(("last-modified".to_owned(), date(seconds)));
-    (200, headers, fs::read(directory.join(name)).unwrap())
+    let mut bytes = fs::read(directory.join(name)).unwrap();
+    if !first_byte {
+        return (200, headers, bytes);
+    }
+    if bytes.is_empty() {
+        return refuse(416, "InvalidRange");
+    }
+    headers.push(("content-range".to_owned(), format!("bytes 0-0/{}", bytes.len())));
+    bytes.truncate(1);
+    (206, headers, bytes)
 }
 
 /// Words a time as a header does. Nobody looks at the day of the week.
@@ -226,7 +267,7 @@ fn date(seconds: u64) -> String {
     format!("Sun, {day:02} {month} {year} {hour:02}:{minute:02}:{second:02} GMT")
 }
 
-fn list(directory: &PathBuf, query: &str) -> Answer {
+fn list(directory: &Path, query: &str) -> Answer {
     let option = |name: &str| {
         let find = |pair: &str| pair.strip_prefix(&format!("{name}=")).map(str::to_owned);
         query.split('&').find_map(find).map(|value| value.replace("%2F", "/"))

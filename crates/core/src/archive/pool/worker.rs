@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::group::Member;
 use super::state::{Batch, Limit, Look, Seen, State, Turn, Work};
@@ -19,6 +19,9 @@ use crate::store::{Progress, Requests, Store};
 use crate::sys;
 use crate::sys::buffer::Buffer;
 use crate::wal::name::{FileKind, FileName};
+
+/// How long a thread has had nothing to do when it gives back what the store keeps open.
+const REST: Duration = Duration::from_secs(5);
 
 /// What the threads and their caller share.
 pub(super) struct Shared {
@@ -150,6 +153,7 @@ impl Shared {
     }
 
     fn next_work(&self) -> Option<Work<Prepared>> {
+        let mut rested = false;
         let mut state = self.lock();
         loop {
             let limit = self.limit(&state);
@@ -161,12 +165,26 @@ impl Shared {
                 return None;
             }
             state.idle += 1;
-            state = match state.longest_sleep(&limit) {
+            let held = state.ready().filter_map(Prepared::let_go).min();
+            state = match state.longest_sleep(&limit).into_iter().chain(held).min() {
                 Some(time) => {
                     let slept = self.work.wait_timeout(state, time);
                     slept.unwrap_or_else(PoisonError::into_inner).0
                 }
-                None => self.work.wait(state).unwrap_or_else(PoisonError::into_inner),
+                None if rested => self.work.wait(state).unwrap_or_else(PoisonError::into_inner),
+                None => {
+                    let slept = self.work.wait_timeout(state, REST);
+                    let (state, slept) = slept.unwrap_or_else(PoisonError::into_inner);
+                    rested = slept.timed_out();
+                    if rested {
+                        // Not under the lock: it may take a moment.
+                        drop(state);
+                        self.store.rest();
+                        self.lock()
+                    } else {
+                        state
+                    }
+                }
             };
             state.idle -= 1;
         }

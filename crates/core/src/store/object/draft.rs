@@ -6,6 +6,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::Shared;
 use super::answer::Meaning;
@@ -69,6 +70,8 @@ impl Draft for ObjectDraft<'_> {
         if seal.verify {
             sealed.compare(sealed.digest()?, "what is to be sent")?;
         }
+        // Before any of it is sent: some that replace objects keep what they got of a body that is taken back.
+        sealed.test_condition(progress)?;
         sealed.held = sealed.shared.client.hold(&sealed.ask(), &|| progress.tick());
         progress.tick();
         Ok(Box::new(sealed))
@@ -84,6 +87,13 @@ impl ObjectSealed {
         let mut ask = self.shared.put(&self.name, &self.payload);
         ask.headers.extend(self.carries.iter().cloned());
         ask
+    }
+
+    fn test_condition(&self, progress: &Progress) -> Result<(), Error> {
+        match self.name {
+            FinalName::File(_) => self.shared.test_condition(progress),
+            _ => Ok(()),
+        }
     }
 
     fn digest(&self) -> Result<Digest, Error> {
@@ -136,11 +146,18 @@ impl Sealed for ObjectSealed {
         true
     }
 
+    /// Dropped, a held request closes its connection.
+    fn let_go(&mut self) -> Option<Duration> {
+        let left = self.shared.client.may_hold(self.held.as_ref()?);
+        if left.is_none() {
+            self.held = None;
+        }
+        left
+    }
+
     /// A request without an answer is sent again: if the first one was done, the name is taken, by what we sent.
     fn publish(mut self: Box<Self>, progress: &Progress) -> Result<Publication, Error> {
-        if matches!(self.name, FinalName::File(_)) {
-            self.shared.test_condition(progress)?;
-        }
+        self.test_condition(progress)?;
         let held = self.held.take();
         let answer = self.shared.client.release(held, &self.ask(), &|| progress.tick());
         let (meaning, _) =

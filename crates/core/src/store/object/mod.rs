@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use self::answer::{Asked, Meaning};
+use self::answer::{Asked, Meaning, Said};
 use self::client::{Ask, Client};
 use self::draft::ObjectDraft;
 use self::found::Object;
@@ -108,7 +108,14 @@ impl Store for ObjectStore {
     fn holds_in_memory(&self) -> bool {
         true
     }
+
+    fn rest(&self) {
+        self.shared.client.rest();
+    }
 }
+
+/// How often a page of a listing is read that breaks off on its way.
+const READS: u32 = 3;
 
 /// How long it counts that the storage honours the condition: some stop when a bucket's versioning is switched
 /// on.
@@ -265,24 +272,38 @@ impl ObjectVisit<'_> {
         query.extend(after.map(|after| ("start-after", after.to_owned())));
         let (asked, headers) = (Asked::Read, Vec::new());
         let ask = Ask { asked, method: "GET", key: None, query, headers, payload: None };
-        let (meaning, mut reply) = client.send(&ask, &|| self.progress.tick())?;
-        let wrong = |what: &str| Refusal {
-            kind: ErrorKind::RequestRefused,
-            text: format!("{} gave {what}", reply.host),
-            request_id: None,
-        };
-        if meaning != Meaning::Success {
-            return Err(wrong("no listing"));
-        }
         // A thousand names, each of them encoded.
         const LONGEST: usize = 16 << 20;
-        match reply.body.read_at_most(LONGEST) {
-            Ok(text) => Page::parse(&text).map_err(wrong),
-            Err(source) => Err(Refusal {
-                kind: ErrorKind::Unreachable,
-                text: format!("the listing of {} broke off: {source}", reply.host),
+        let mut reads = 1;
+        loop {
+            let (meaning, mut reply) = client.send(&ask, &|| self.progress.tick())?;
+            let wrong = |what: &str| Refusal {
+                kind: ErrorKind::RequestRefused,
+                text: format!("{} gave {what}", reply.host),
                 request_id: None,
-            }),
+            };
+            if meaning != Meaning::Success {
+                return Err(wrong("no listing"));
+            }
+            match reply.body.read_at_most(LONGEST) {
+                Ok(text) => match Said::instead_of_a_listing(&reply.host, &text) {
+                    None => return Page::parse(&text).map_err(wrong),
+                    // It was too much to do at that moment.
+                    Some(Refusal { kind: ErrorKind::StorageBusy, .. }) if reads < READS => {
+                        reads += 1;
+                    }
+                    Some(refusal) => return Err(refusal),
+                },
+                // A connection breaks now and then.
+                Err(_) if reads < READS => reads += 1,
+                Err(source) => {
+                    return Err(Refusal {
+                        kind: ErrorKind::Unreachable,
+                        text: format!("the listing of {} broke off: {source}", reply.host),
+                        request_id: None,
+                    });
+                }
+            }
         }
     }
 

@@ -82,6 +82,12 @@ impl Lines {
         None
     }
 
+    /// Closes those that have become too old.
+    pub(in crate::store::object) fn rest(&self) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.retain(|(since, _)| since.elapsed() < KEPT);
+    }
+
     /// Keeps a connection whose answer was read to its end.
     pub(super) fn keep(&self, mut line: Line) {
         line.reused = true;

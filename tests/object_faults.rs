@@ -1,0 +1,264 @@
+//! What happens between the archiver and object storage, request by request: which answers count, what is tried
+//! again, what is reported, and what stands in the bucket afterwards.
+
+use std::time::{Duration, Instant};
+
+use harness::object::{Answer, Fault, Kind, ObjectServer, Proxy, Seen};
+use harness::process::children;
+use harness::{Cluster, ClusterBuilder, Mark, Report, require};
+
+use crate::hung_storage::SLACK;
+use crate::support::bucket::Objects;
+use crate::support::extension;
+
+/// A cluster that archives through a proxy which breaks requests.
+struct World {
+    cluster: Cluster,
+    proxy: Proxy,
+    objects: Objects,
+}
+
+impl World {
+    /// On return, the identity and a first segment are in the archive.
+    fn new(kind: Kind, setup: impl FnOnce(ClusterBuilder) -> ClusterBuilder) -> Self {
+        let bucket = ObjectServer::shared(kind).bucket();
+        let proxy = Proxy::in_front_of(bucket.address);
+        let objects = Objects::new(bucket).behind(&proxy);
+        let builder = Cluster::builder().set("wal_keep_size", "1GB");
+        let cluster = extension::start(setup(objects.archiving(builder)));
+        let world = Self { cluster, proxy, objects };
+        world.cluster.wait_archived(&world.cluster.switch_wal());
+        world
+    }
+
+    /// What the requests for an object with this method were answered, as the client saw it.
+    fn answered(&self, method: &str, name: &str) -> Vec<Option<u16>> {
+        let requests = self.proxy.requests(method, &format!("/wal/{name}"));
+        requests.iter().map(|request| request.answered).collect()
+    }
+
+    fn reports(&self, mark: Mark) -> Vec<Report> {
+        self.cluster.log().archiver_reports(mark)
+    }
+
+    /// Archives a segment whose next PUT meets the fault. It is archived all the same, without a word, after
+    /// PUTs that were answered so. Returns the broken one.
+    #[track_caller]
+    fn archived_in_spite_of(&self, what: &str, fault: Fault, answers: &[Option<u16>]) -> Seen {
+        let (cluster, mark) = (&self.cluster, self.cluster.mark());
+        let failed = cluster.stat_archiver().failed_count;
+        let name = cluster.current_segment();
+        let broken = self.proxy.break_next("PUT", &format!("/{name}"), fault);
+        assert_eq!(cluster.switch_wal(), name, "{what}");
+        let seen = broken.done();
+        cluster.wait_archived(&name);
+        assert_eq!(self.reports(mark), [], "{what}");
+        assert_eq!(cluster.stat_archiver().failed_count, failed, "{what}");
+        assert_eq!(self.answered("PUT", &name), answers, "{what}");
+        self.objects.assert_holds(cluster, &name);
+        seen
+    }
+
+    /// Hands over a segment all of whose requests of this kind meet the fault. It is reported with these words,
+    /// and nothing is there; without the fault it is archived.
+    #[track_caller]
+    fn reported(&self, what: &str, method: &str, fault: Fault, (state, says): (&str, &str)) {
+        let (cluster, mark) = (&self.cluster, self.cluster.mark());
+        let name = cluster.current_segment();
+        let failed = cluster.stat_archiver().failed_count;
+        let broken = self.proxy.break_each(method, &name, fault);
+        assert_eq!(cluster.switch_wal(), name, "{what}");
+        broken.done();
+        cluster.wait_failures(failed + 1);
+        let report = cluster.wait_for_report(mark, state);
+        report.assert_explains(&name);
+        assert!(report.detail.contains(says), "{what}: {report:?}");
+        assert!(!cluster.is_archived(&name), "{what}");
+        assert_eq!(self.objects.get(&name), None, "{what}");
+        self.mend(&name);
+        self.objects.assert_holds(cluster, &name);
+    }
+
+    /// No more faults: the file is archived.
+    #[track_caller]
+    fn mend(&self, name: &str) {
+        self.proxy.mend();
+        self.cluster.wait_until(&format!("{name} to be archived"), || {
+            self.cluster.wake_archiver();
+            self.cluster.is_archived(name).then_some(())
+        });
+    }
+
+    /// What our view says, by column.
+    #[track_caller]
+    fn view(&self, column: &str) -> String {
+        self.cluster.sql(&format!("SELECT {column} FROM walsafe_archive_status"))
+    }
+
+    /// What the archive holds is what the server has, all of it, and nothing else.
+    #[track_caller]
+    fn assert_whole(&self) {
+        self.cluster.wait_all_archived();
+        let names = self.objects.names();
+        for name in names.iter().filter(|name| *name != "walsafe_archive.id") {
+            self.objects.assert_holds(&self.cluster, name);
+        }
+        assert!(names.contains(&"walsafe_archive.id".to_owned()), "{names:?}");
+        self.objects.assert_clean();
+    }
+}
+
+/// Answers and the lack of one after which it is not known whether the object is there, and those that say that
+/// it is not: each is settled within the call.
+fn what_may_pass_is_tried_again(world: &World) {
+    let error = |status, code| Fault::Answer(Answer::error(status, code));
+    let committed = |status, code| Fault::CommitThenAnswer(Answer::error(status, code));
+    let (good, exists) = (Some(200), Some(412));
+    let early = Fault::AnswerEarly(Answer::error(503, "SlowDown").with("Connection", "close"));
+    for (what, fault, answers) in [
+        ("done, and called busy", committed(503, "ServiceUnavailable"), [Some(503), exists]),
+        ("done, and called broken", committed(500, "InternalError"), [Some(500), exists]),
+        ("done, with an error in a success", committed(200, "InternalError"), [good, exists]),
+        ("done, without an answer", Fault::CommitThenCut, [None, exists]),
+        ("busy", error(503, "SlowDown"), [Some(503), good]),
+        ("busy at once", early, [Some(503), good]),
+        ("a gateway's error", Fault::Answer(Answer::new(502)), [Some(502), good]),
+        ("an error in a success", error(200, "InternalError"), [good, good]),
+        (
+            "a conflict with another PUT",
+            error(409, "ConditionalRequestConflict"),
+            [Some(409), good],
+        ),
+        ("too slow for the storage", error(400, "RequestTimeout"), [Some(400), good]),
+        ("cut at the start", Fault::CutRequest { after: 0 }, [None, good]),
+        ("cut half-way", Fault::CutRequest { after: 500_000 }, [None, good]),
+        ("cut before the last byte", Fault::CutRequest { after: u64::MAX }, [None, good]),
+    ] {
+        world.archived_in_spite_of(what, fault, &answers);
+    }
+}
+
+/// The server can ask to be left alone, and is. What is slow and moves is no failure.
+fn slowness_is_borne(world: &World) {
+    let before = world.view("throttled");
+    let busy = Answer::error(429, "TooManyRequests").with("Retry-After", "2");
+    let seen = world.archived_in_spite_of("429", Fault::Answer(busy), &[Some(429), Some(200)]);
+    let puts = world.proxy.requests("PUT", &seen.target);
+    assert!(puts[1].began - seen.ended.unwrap() >= Duration::from_secs(2), "{puts:?}");
+    let throttled = world.view("throttled");
+    assert_ne!(throttled, before);
+
+    let late = Fault::Late(Duration::from_secs(1));
+    world.archived_in_spite_of("a late answer", late, &[Some(200)]);
+    let drip = Fault::DripRequest { bytes_a_second: 500_000 };
+    world.archived_in_spite_of("a slow network", drip, &[Some(200)]);
+}
+
+/// Every other answer is trouble, reported as what it is: no success, no absence, and not followed.
+fn what_does_not_pass_is_reported(world: &World) {
+    let error = |status, code| Fault::Answer(Answer::error(status, code));
+    let elsewhere = Proxy::in_front_of(world.objects.bucket.address);
+    let redirect = Answer::redirect(307, &format!("http://{}/wal/x", elsewhere.address()));
+    world.reported("a redirect", "PUT", Fault::Answer(redirect), ("55000", "307"));
+    assert!(elsewhere.seen().is_empty(), "the redirect was followed");
+    for (what, method, fault, says) in [
+        ("forbidden", "PUT", error(403, "AccessDenied"), ("42501", "AccessDenied")),
+        ("a wrong key", "PUT", error(403, "SignatureDoesNotMatch"), ("28000", "Signature")),
+        ("no bucket", "PUT", error(404, "NoSuchBucket"), ("58P01", "NoSuchBucket")),
+        ("no conditions", "PUT", error(501, "NotImplemented"), ("0A000", "501")),
+        ("a proxy's 412", "PUT", Fault::Answer(Answer::new(412)), ("58030", "412")),
+        ("a success that is none", "PUT", Fault::Answer(Answer::new(204)), ("58030", "204")),
+        ("a listing that is forbidden", "GET", error(403, "AccessDenied"), ("42501", "403")),
+        ("a listing that is none", "GET", Fault::Answer(Answer::new(200)), ("58030", "listing")),
+    ] {
+        world.reported(what, method, fault, says);
+    }
+}
+
+/// A request that stands still for `stall_timeout`, before or after the object came to be: reported, and settled
+/// by the next call.
+fn hangs_are_reported_and_settled_later(world: &World) {
+    let World { cluster, proxy, .. } = world;
+    cluster.reconfigure("walsafe_archive.stall_timeout", "4s");
+    cluster.wait_archived(&cluster.switch_wal());
+    for (fault, is_there) in
+        [(Fault::Hang { after: 100_000 }, false), (Fault::CommitThenHang, true)]
+    {
+        let mark = cluster.mark();
+        let name = cluster.current_segment();
+        let failed = cluster.stat_archiver().failed_count;
+        let broken = proxy.break_each("PUT", &format!("/{name}"), fault);
+        let began = Instant::now();
+        assert_eq!(cluster.switch_wal(), name);
+        broken.begun();
+        cluster.wait_failures(failed + 1);
+        assert!(began.elapsed() < Duration::from_secs(4) + SLACK, "{:?}", began.elapsed());
+        let reports = world.reports(mark);
+        let report = reports.first().expect("a report");
+        report.assert_explains(&name);
+        assert!(matches!(&*report.sqlstate, "08006" | "58030"), "{report:?}");
+        assert_eq!(world.objects.get(&name).is_some(), is_there);
+        world.mend(&name);
+        world.objects.assert_holds(cluster, &name);
+    }
+    cluster.reconfigure("walsafe_archive.stall_timeout", "60s");
+    cluster.wait_archived(&cluster.switch_wal());
+}
+
+/// What is there is compared, and trouble on the way back is neither a conflict nor a success.
+fn a_broken_read_is_no_conflict(world: &World) {
+    let World { cluster, proxy, objects } = world;
+    // Its PUT is done and its answer lost, so it is compared.
+    let begin = |fault, times: usize| {
+        let name = cluster.current_segment();
+        let put = proxy.break_next("PUT", &format!("/{name}"), Fault::CommitThenCut);
+        let part = format!("/wal/{name}");
+        let get = match times {
+            1 => proxy.break_next("GET", &part, fault),
+            _ => proxy.break_each("GET", &part, fault),
+        };
+        assert_eq!(cluster.switch_wal(), name);
+        put.done();
+        get.done();
+        name
+    };
+    for (what, fault, (state, says)) in [
+        ("cut short", Fault::CutAnswer { after: 400_000 }, ("58030", "")),
+        ("forbidden", Fault::Answer(Answer::error(403, "AccessDenied")), ("42501", "403")),
+        ("cold", Fault::Answer(Answer::error(403, "InvalidObjectState")), ("55000", "State")),
+    ] {
+        let mark = cluster.mark();
+        let failed = cluster.stat_archiver().failed_count;
+        let name = begin(fault, usize::MAX);
+        cluster.wait_failures(failed + 1);
+        let report = world.reports(mark).into_iter().next().expect("a report");
+        report.assert_explains(&name);
+        assert_eq!(report.sqlstate, state, "{what}: {report:?}");
+        assert!(report.detail.contains(says), "{what}: {report:?}");
+        world.mend(&name);
+        objects.assert_holds(cluster, &name);
+    }
+    // It was taken for another server's file, with the advice to move the archived one away.
+    let mark = cluster.mark();
+    let name = begin(Fault::FlipBit { byte: 700_000 }, 1);
+    cluster.wait_archived(&name);
+    assert_eq!(world.reports(mark), [], "a bit that flipped on the way");
+    objects.assert_holds(cluster, &name);
+}
+
+fn faults(world: &World) {
+    what_may_pass_is_tried_again(world);
+    slowness_is_borne(world);
+    what_does_not_pass_is_reported(world);
+    hangs_are_reported_and_settled_later(world);
+    a_broken_read_is_no_conflict(world);
+    world.assert_whole();
+    // Everything above was one archiver's, and no process of its own.
+    assert!(children(world.cluster.wait_archiver()).is_empty());
+}
+
+#[test]
+fn each_broken_put_is_settled_or_reported_and_the_bucket_holds_the_whole_or_nothing() {
+    require!(ObjectServer::is_there(Kind::SeaweedFs));
+    faults(&World::new(Kind::SeaweedFs, |builder| builder));
+}
