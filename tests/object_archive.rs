@@ -103,7 +103,7 @@ fn a_place_is_one_clusters(objects: &Objects) {
     }
     let report = |cluster: &Cluster| {
         let reports = cluster.log().archiver_reports(Mark::default()).into_iter();
-        reports.filter(|report| !report.message.contains("destination")).last()
+        reports.filter(|report| !report.message.contains("destination")).next_back()
     };
     // The loser is told of it, or, where both had begun, that a file is taken.
     let refused = |cluster: &Cluster| {

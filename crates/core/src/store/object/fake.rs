@@ -8,7 +8,7 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -94,6 +94,9 @@ struct State {
     to_break: VecDeque<Broken>,
     /// Method, target and headers of each request.
     seen: Vec<(String, String, Headers)>,
+    /// How many requests ended before their bodies did.
+    unfinished: usize,
+    hangs_are_over: bool,
     replaces: bool,
     page: Option<usize>,
     flaws: Flaws,
@@ -211,6 +214,16 @@ impl Fake {
         self.state.lock().unwrap().objects.remove(key);
     }
 
+    /// How many requests ended before their bodies did.
+    pub(super) fn unfinished(&self) -> usize {
+        self.state.lock().unwrap().unfinished
+    }
+
+    /// Ends all requests that hang.
+    pub(super) fn end_hangs(&self) {
+        self.state.lock().unwrap().hangs_are_over = true;
+    }
+
     /// How many requests of a method there were whose targets contain this.
     pub(super) fn count(&self, method: &str, part: &str) -> usize {
         let seen = &self.state.lock().unwrap().seen;
@@ -288,8 +301,10 @@ fn one(state: &Mutex<State>, reader: &mut BufReader<Box<dyn Stream>>) -> io::Res
     let len = header(&headers, "content-length").map_or(0, |len| len.parse().unwrap());
     let mut body = Vec::new();
     reader.by_ref().take(len as u64).read_to_end(&mut body)?;
+
     let mut locked = state.lock().unwrap();
     if body.len() < len {
+        locked.unfinished += 1;
         if locked.flaws.stores_half {
             let key = target.trim_start_matches("/bucket/").to_owned();
             locked.objects.insert(key, Stored { bytes: body, headers: Vec::new() });
@@ -305,8 +320,11 @@ fn one(state: &Mutex<State>, reader: &mut BufReader<Box<dyn Stream>>) -> io::Res
         Some(Break::Refuse(status, code)) => refuse(*status, code),
         Some(Break::Cut { done: false }) => return Ok(None),
         Some(Break::Hang(time)) => {
+            let (begun, time) = (Instant::now(), *time);
             drop(locked);
-            thread::sleep(*time);
+            while begun.elapsed() < time && !state.lock().unwrap().hangs_are_over {
+                thread::sleep(Duration::from_millis(20));
+            }
             return Ok(None);
         }
         _ => locked.done(&method, &target, &headers, &body),
