@@ -102,8 +102,8 @@ fn a_place_is_one_clusters(objects: &Objects) {
         cluster.reconfigure("walsafe_archive.destination", objects.url());
     }
     let report = |cluster: &Cluster| {
-        let reports = cluster.log().archiver_reports(Mark::default()).into_iter();
-        reports.filter(|report| !report.message.contains("destination")).next_back()
+        let mut reports = cluster.log().archiver_reports(Mark::default()).into_iter();
+        reports.rfind(|report| !report.message.contains("destination"))
     };
     // The loser is told of it, or, where both had begun, that a file is taken.
     let refused = |cluster: &Cluster| {
