@@ -291,7 +291,7 @@ fn a_bucket_without_an_identity_is_not_taken_for_a_mount_point() {
         .iter()
         .for_each(|name| fs::remove_file(place.path("archive").join(name)).unwrap());
     let run = Run::of(command(&place, &url, TWO).arg("--allow-unmarked"));
-    run.says(126, "the bucket holds neither WAL nor an identity file");
+    run.says(126, "the archive holds neither WAL nor an identity file");
     run.says(126, "Are the bucket, the path and \"endpoint\" in the URL those of the archive?");
 }
 
