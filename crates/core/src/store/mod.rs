@@ -173,16 +173,6 @@ pub trait Visit: Sync {
         Ok(false)
     }
 
-    /// Calls `each` with every name that comes behind this text in the order of bytes, and perhaps with others.
-    /// Returns whether it was called with every name there is: by default, no name is left out.
-    ///
-    /// # Errors
-    /// The names could not be read to their end.
-    fn list_behind(&self, text: &str, each: &mut dyn FnMut(&str)) -> Result<bool, Error> {
-        let _ = text;
-        self.list(each).map(|()| true)
-    }
-
     /// Begins a file that is to get this final name. It is out of sight until it is published; dropped
     /// before, it is discarded.
     ///

@@ -7,7 +7,7 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use rustls::pki_types::pem::PemObject;
@@ -122,6 +122,7 @@ pub(super) struct Fake {
     state: Arc<Mutex<State>>,
     port: u16,
     ended: Arc<AtomicBool>,
+    listening: Option<JoinHandle<()>>,
 }
 
 impl Fake {
@@ -139,7 +140,7 @@ impl Fake {
         let port = listener.local_addr().unwrap().port();
         let (state, ended) = (Arc::<Mutex<State>>::default(), Arc::new(AtomicBool::new(false)));
         let (shared, over) = (Arc::clone(&state), Arc::clone(&ended));
-        thread::spawn(move || {
+        let listening = thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 if over.load(Ordering::Relaxed) {
                     return;
@@ -157,7 +158,7 @@ impl Fake {
                 });
             }
         });
-        Self { state, port, ended }
+        Self { state, port, ended, listening: Some(listening) }
     }
 
     pub(super) fn url(&self, prefix: &str) -> String {
@@ -256,6 +257,8 @@ impl Drop for Fake {
     fn drop(&mut self) {
         self.ended.store(true, Ordering::Relaxed);
         let _ = TcpStream::connect(("127.0.0.1", self.port));
+        // On return nobody answers there any more.
+        let _ = self.listening.take().map(JoinHandle::join);
     }
 }
 

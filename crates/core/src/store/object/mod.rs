@@ -430,10 +430,6 @@ impl Visit for ObjectVisit<'_> {
         Some(Box::new(ObjectTrials::new(self)))
     }
 
-    fn list_behind(&self, text: &str, each: &mut dyn FnMut(&str)) -> Result<bool, Error> {
-        self.names("", text, &mut |name, _| each(name)).map(|()| text.is_empty())
-    }
-
     fn list_from(&self, from: &str, each: &mut dyn FnMut(&str) -> bool) -> Result<bool, Error> {
         // A listing begins behind a name: this one comes before all that begin with the same characters.
         let mut chars = from.chars();
