@@ -174,7 +174,7 @@ fn the_manual_has_every_row_of_the_check() {
             source.split(before).skip(1).filter_map(|rest| rest.trim_start().strip_prefix('"'));
         rest.filter_map(|rest| Some(rest.split_once('"')?.0.to_owned())).collect()
     };
-    let ways = ["let name =", "const NAME: &str =", "checked("];
+    let ways = ["let name =", "const NAME: &str =", "checked(", "or_failed("];
     let expected: BTreeSet<String> = CHECKS
         .iter()
         .flat_map(|source| ways.iter().flat_map(|before| named(source, before)))

@@ -520,7 +520,7 @@ fn what_is_accepted_with_one_archive_is_accepted_with_two() {
     }
     run(3).delivers();
     let away = run(4);
-    away.says(126, "The directory holds neither WAL nor an identity file: ");
+    away.says(126, "The archive holds neither WAL nor an identity file: ");
     away.says(126, &format!("leave \"{}\" out of --from.", two.first().display()));
 
     // WAL of an unknown kind, let in by the second only.

@@ -265,8 +265,9 @@ impl Call<'_> {
         }
         match self.left(still_for) {
             Some(left) => {
+                let held = pool.let_go();
                 self.set(at, Part::Asked);
-                Err(left)
+                Err(held.map_or(left, |held| left.min(held)))
             }
             None => {
                 pool.hold(still_for);

@@ -3,6 +3,8 @@
 //! The types keep the order of the steps. A [`Prepared`] file has no name, a [`Named`] one is not durable,
 //! and only a flush of the directory turns names into receipts: all of a batch, or none.
 
+use std::time::Duration;
+
 use super::plan::{Job, Outcome, Plan, Receipt};
 use super::present::Sight;
 use super::seam::{Newcomer, Seam};
@@ -31,6 +33,14 @@ impl Prepared {
     /// Returns the file that it was made from.
     pub(super) fn job(&self) -> Job {
         Job { name: self.name.clone(), source: self.source.path().to_owned() }
+    }
+
+    /// See [`Sealed::let_go`].
+    pub(super) fn let_go(&mut self) -> Option<Duration> {
+        match &mut self.copy {
+            Copy::Sealed(sealed) => sealed.let_go(),
+            Copy::Present(_) => None,
+        }
     }
 }
 

@@ -36,7 +36,7 @@ pub enum RestoreError {
         path: PathBuf,
     },
     /// The archive has neither an identity file nor any WAL, as under an unmounted mount point.
-    #[error("the directory holds neither WAL nor an identity file")]
+    #[error("the archive holds neither WAL nor an identity file")]
     Nothing {
         /// The archive directory.
         path: PathBuf,

@@ -39,7 +39,7 @@ impl Evidence {
         visits: impl Fn() -> V,
     ) -> bool {
         let old = |visit: &dyn Visit, file: &StoredName| {
-            let Some(found) = visit.find(&file.into()).ok()? else { return Some(None) };
+            let Some(found) = visit.glance(&file.into()).ok()? else { return Some(None) };
             Some(Some(SystemTime::now().duration_since(found.modified()?).ok()? > age))
         };
         let all_old = |file: &StoredName| {

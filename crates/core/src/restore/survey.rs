@@ -53,13 +53,13 @@ impl Survey {
         visits: impl IntoIterator<Item = &'v dyn Visit>,
         asked: &FileName,
     ) -> Result<Self, Error> {
-        Self::read(visits, asked, behind(asked))
+        Self::read(visits, asked, first(asked))
     }
 
     fn read<'v>(
         visits: impl IntoIterator<Item = &'v dyn Visit>,
         asked: &FileName,
-        behind: Option<String>,
+        from: Option<String>,
     ) -> Result<Self, Error> {
         let mut survey = Self { is_whole: true, ..Self::default() };
         let asked = match asked.kind() {
@@ -98,9 +98,13 @@ impl Survey {
         };
         let mut is_whole = true;
         for visit in visits {
-            match &behind {
-                Some(name) => is_whole &= visit.list_behind(name, &mut take)?,
-                None => visit.list(&mut take)?,
+            let mut take_on = |name: &str| {
+                take(name);
+                true
+            };
+            match &from {
+                Some(name) if visit.list_from(name, &mut take_on)? => is_whole = false,
+                _ => visit.list(&mut take)?,
             }
         }
         survey.is_whole = is_whole;
@@ -141,15 +145,15 @@ impl Survey {
     }
 }
 
-/// Returns where to begin to read the names, in their order. Before the file there are those of the segments with
+/// Returns the first name to be read, in their order. Before the file there are those of the segments with
 /// the same middle number and the one before: less than a page of a listing, in which the last file of an archive
 /// that ends here is found.
-fn behind(asked: &FileName) -> Option<String> {
+fn first(asked: &FileName) -> Option<String> {
     match asked.kind() {
         FileKind::Segment(SegmentName { timeline, log, .. }) => {
-            Some(format!("{timeline:08X}{:08X}", log.saturating_sub(1)))
+            Some(format!("{timeline:08X}{:08X}0", log.saturating_sub(1)))
         }
-        FileKind::History { timeline } => Some(format!("{timeline:08X}")),
+        FileKind::History { timeline } => Some(format!("{timeline:08X}0")),
         _ => None,
     }
 }
@@ -163,13 +167,11 @@ mod tests {
     #[test]
     fn names_are_read_from_a_little_before_the_asked_one() {
         for (asked, expected) in [
-            ("000000030000000200000007", "0000000300000001"),
-            ("000000030000000000000007", "0000000300000000"),
-            ("0000000A.history", "0000000A"),
+            ("000000030000000200000007", "00000003000000010"),
+            ("000000030000000000000007", "00000003000000000"),
+            ("0000000A.history", "0000000A0"),
         ] {
-            let from = behind(&FileName::new(asked).unwrap()).unwrap();
-            assert_eq!(from, expected);
-            assert!(*from < *asked);
+            assert_eq!(first(&FileName::new(asked).unwrap()).unwrap(), expected);
         }
     }
 }

@@ -79,7 +79,7 @@ fn candidates(archive: &Archive<'_>, request: &Request<'_>) -> Vec<StoredName> {
 fn there(visit: &dyn Visit, names: &[StoredName]) -> Result<Vec<StoredName>, Error> {
     let mut there = Vec::new();
     for stored in names {
-        if visit.find(&stored.into())?.is_some() {
+        if visit.glance(&stored.into())?.is_some() {
             there.push(stored.clone());
         }
     }

@@ -7,6 +7,7 @@
 
 use std::io::{self, Read};
 use std::path::Path;
+use std::time::Duration;
 use std::time::SystemTime;
 
 use crate::encoding::codec::{Codec, Decoder};
@@ -170,16 +171,6 @@ pub trait Visit: Sync {
     fn list_from(&self, from: &str, each: &mut dyn FnMut(&str) -> bool) -> Result<bool, Error> {
         let _ = (from, each);
         Ok(false)
-    }
-
-    /// Calls `each` with every name that comes behind this text in the order of bytes, and perhaps with others.
-    /// Returns whether it was called with every name there is: by default, no name is left out.
-    ///
-    /// # Errors
-    /// The names could not be read to their end.
-    fn list_behind(&self, text: &str, each: &mut dyn FnMut(&str)) -> Result<bool, Error> {
-        let _ = text;
-        self.list(each).map(|()| true)
     }
 
     /// Begins a file that is to get this final name. It is out of sight until it is published; dropped
@@ -353,6 +344,13 @@ pub trait Sealed: Send {
     /// Returns whether the file carries what [`Seal`] says that it is to carry. Not every file system has
     /// attributes.
     fn carries_attributes(&self) -> bool;
+
+    /// Lets go of what the storage does not keep for long, where the file has waited for its turn for long enough:
+    /// it is brought anew when it is published. Returns how long it may wait on before this is to be called again;
+    /// `None` if there is nothing to let go any more. Waits for nothing.
+    fn let_go(&mut self) -> Option<Duration> {
+        None
+    }
 
     /// Gives the file its final name, unless that is taken: the storage decides in one step, not an
     /// earlier look (guarantee G3). A [`Visit::settle`] of the same place makes the name durable. Steps are

@@ -92,8 +92,12 @@ impl Running<'_> {
         let mut batch = Vec::new();
         for file in files {
             let file = file?;
-            let is_there = || doubted.is_none_or(|there| there.has(&file.name));
-            if (self.known.has(&file) && is_there()) || self.known.is_left(source, &file) {
+            let is_known = self.known.has(&file)
+                && match doubted {
+                    Some(there) => !there.names(&file.name)?.is_empty(),
+                    None => true,
+                };
+            if is_known || self.known.is_left(source, &file) {
                 self.step.files += 1;
                 continue;
             }

@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use super::there::There;
 use super::{Known, Way};
 use crate::error::Error;
+use crate::store::Visit;
 use crate::store::listing::Walk;
 
 /// What the source has and the destination lacks. What is left out does not count, nor what another program is
@@ -26,22 +27,37 @@ pub struct Lag {
 /// The source cannot be reached or listed.
 pub fn lag(way: &Way<'_>, known: &Known) -> Result<Option<Lag>, Error> {
     let source = way.source.visit(way.progress)?;
-    let destination = way.destination.visit(way.progress).ok();
-    if destination.is_none() && !known.is_complete() {
+    if let Ok(destination) = way.destination.visit(way.progress)
+        && let Some(lag) = count(&*source, Some(&There::new(&*destination)), known)?
+    {
+        return Ok(Some(lag));
+    }
+    if !known.is_complete() {
         return Ok(None);
     }
-    let there = destination.as_deref().map(There::new);
+    count(&*source, None, known)
+}
+
+/// Counts what the destination lacks, by its names, if it is asked, and by what is known of it. `None` if it does not
+/// answer.
+fn count(
+    source: &dyn Visit,
+    there: Option<&There<'_>>,
+    known: &Known,
+) -> Result<Option<Lag>, Error> {
     let mut lag = Lag::default();
     // In the order in which names come at the destination.
-    for file in Walk::as_archived(&*source) {
+    for file in Walk::as_archived(source) {
         let file = file?;
         // Where the destination is doubted, only its names count, if it can be asked.
-        let is_known = (destination.is_none() || !known.is_doubtful()) && known.has(&file);
-        if is_known
-            || known.is_left_out(&file)
-            || there.as_ref().is_some_and(|there| there.has(&file.name))
-        {
+        let is_known = (there.is_none() || !known.is_doubtful()) && known.has(&file);
+        if is_known || known.is_left_out(&file) {
             continue;
+        }
+        match there.map(|there| there.names(&file.name)).transpose() {
+            Ok(Some(names)) if !names.is_empty() => continue,
+            Ok(_) => {}
+            Err(_) => return Ok(None),
         }
         let Ok(Some(found)) = source.glance(&(&file).into()) else { continue };
         lag.files += 1;

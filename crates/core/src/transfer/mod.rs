@@ -89,7 +89,7 @@ pub enum CopyError {
     #[error(transparent)]
     Failed(#[from] Error),
     /// The source holds nothing, as under an unmounted mount point.
-    #[error("the directory holds neither WAL nor an identity file")]
+    #[error("the archive holds neither WAL nor an identity file")]
     Nothing,
     /// The destination has no identity file, and is not to be begun.
     #[error("the destination has no identity file \"{FILE_NAME}\"")]

@@ -70,11 +70,6 @@ impl<'v> There<'v> {
         self.look(file, Some(since))
     }
 
-    /// Returns whether the destination has a file under one of its names. In doubt, it has.
-    pub(super) fn has(&self, file: &FileName) -> bool {
-        self.names(file).map_or(true, |names| !names.is_empty())
-    }
-
     fn look(&self, file: &FileName, since: Option<Instant>) -> Result<Vec<StoredName>, Error> {
         let mut all = names(file);
         if !self.unordered.load(Ordering::Relaxed) {

@@ -23,6 +23,7 @@ use std::time::Duration;
 pub use self::group::Group;
 use self::group::Member;
 use self::worker::Shared;
+use super::publish::Prepared;
 use super::without;
 use super::{Job, Plan, Receipt};
 use crate::error::{Action, Error};
@@ -187,6 +188,13 @@ impl Pool {
         self.shared.lock().retire();
         self.shared.member.leave();
         self.shared.wake_workers();
+    }
+
+    /// Lets go of what files that wait for their turn may hold no longer. Returns when there will be more of it, if
+    /// ever. Idle threads do so by themselves; whoever waits for a file does it where no thread is idle.
+    #[must_use]
+    pub fn let_go(&self) -> Option<Duration> {
+        self.shared.lock().ready().filter_map(Prepared::let_go).min()
     }
 
     /// Returns how long the longest of the files under way has not moved; `None` when no file is

@@ -207,6 +207,14 @@ impl<P> State<P> {
         self.look_later();
     }
 
+    /// Returns the files that are ready, and wait for their turn.
+    pub(super) fn ready(&mut self) -> impl Iterator<Item = &mut P> {
+        self.order.values_mut().filter_map(|file| match &mut file.stage {
+            Stage::Ready { file, .. } => Some(file),
+            _ => None,
+        })
+    }
+
     pub(super) fn last_ahead(&self) -> Option<SegmentName> {
         self.memory.last()
     }

@@ -165,7 +165,8 @@ impl Shared {
                 return None;
             }
             state.idle += 1;
-            state = match state.longest_sleep(&limit) {
+            let held = state.ready().filter_map(Prepared::let_go).min();
+            state = match state.longest_sleep(&limit).into_iter().chain(held).min() {
                 Some(time) => {
                     let slept = self.work.wait_timeout(state, time);
                     slept.unwrap_or_else(PoisonError::into_inner).0

@@ -142,6 +142,17 @@ impl Said {
         })
     }
 
+    /// Reads the code of an error that stands where a listing was to stand: the number was sent before.
+    pub(super) fn instead_of_a_listing(host: &str, body: &[u8]) -> Option<Refusal> {
+        let code = xml::error_code(body);
+        let kind = match meaning(Asked::Read, 200, &code) {
+            Meaning::Trouble(kind) | Meaning::Renew(kind) => kind,
+            Meaning::TryAgain | Meaning::Unknown => ErrorKind::StorageBusy,
+            Meaning::Success | Meaning::Exists | Meaning::Absent => return None,
+        };
+        Some(Refusal { kind, text: format!("{host} answered 200 {code}"), request_id: None })
+    }
+
     /// Words the answer as the reason of an error.
     pub(super) fn refusal(&self, kind: ErrorKind) -> Refusal {
         let code = if self.code.is_empty() { "without a code" } else { &self.code };

@@ -1,12 +1,14 @@
 //! The algorithm, from a waiting file to an archived one, with a bucket for an archive.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::fs;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use super::fake::{Break, Fake};
 use super::tests::{World, world};
+use crate::archive::pools::{Pools, Step};
 use crate::archive::{Job, Outcome, Plan, Receipt, Seam, archive_file};
 use crate::encoding::codec::{Codec, Compression};
 use crate::error::{Error, ErrorKind};
@@ -108,6 +110,53 @@ fn a_file_is_archived_once_and_other_contents_are_a_conflict() {
     assert_eq!(error.kind(), ErrorKind::OtherCluster);
 }
 
+/// A body whose turn does not come was held until it came, however long that was: a connection that stands still,
+/// and a request that the server keeps waiting for.
+#[test]
+fn a_body_whose_turn_does_not_come_is_let_go_in_time() {
+    let fake = Fake::new();
+    let World { keys, .. } = world(&fake.url("/p"), Duration::ZERO);
+    let mut server = Server::new(1);
+    let plan = &mut server.plan;
+    plan.destination = Destination::new(&fake.url("/p"), server.root.path()).unwrap();
+    // Nothing may move for 30 s, and a body is held for 10.
+    plan.access.stall_timeout = None;
+    plan.access.credentials_file = Some(keys.path().join("keys"));
+    let jobs = [server.segment(1, 7), server.segment(2, 8)];
+    let status = server.root.path().join("data/pg_wal/archive_status");
+    fs::create_dir(&status).unwrap();
+    for job in &jobs {
+        fs::write(status.join(format!("{}.ready", job.name)), "").unwrap();
+    }
+    fake.break_next(("PUT", "000000010000000000000001", Break::Hang(Duration::from_secs(60))));
+    let mut pools = Pools::default();
+    pools.update([(server.plan.clone(), 2)]).unwrap();
+    let mut call = pools.call(jobs[0].clone(), None);
+    let begun = Instant::now();
+    let mut step = |what: &str| {
+        assert!(begun.elapsed() < Duration::from_secs(60), "{what}");
+        thread::sleep(Duration::from_millis(20));
+        call.step()
+    };
+    let mut longest = Duration::MAX;
+    while fake.unfinished() == 0 {
+        let Step::Wait(time) = step("it is held") else { panic!("it is answered") };
+        longest = longest.min(time);
+    }
+    assert!(
+        longest < Duration::from_secs(11),
+        "whoever waits is to look again in time: {longest:?}"
+    );
+    assert!(begun.elapsed() > Duration::from_secs(9), "{:?}", begun.elapsed());
+    assert_eq!(fake.count("PUT", "000000010000000000000001"), 1, "its turn has not come yet");
+    fake.end_hangs();
+    // When it does come, all of it is sent anew.
+    while fake.object(&key(&jobs[1], "")).is_none() {
+        step("it was never sent again");
+    }
+    assert_eq!(fake.object(&key(&jobs[1], "")).unwrap(), fs::read(&jobs[1].source).unwrap());
+}
+
 /// A name that another server has taken under another extension, or while the copy was under way.
 #[test]
 fn what_is_there_in_another_encoding_counts() {
@@ -144,8 +193,9 @@ fn an_archived_file_that_cannot_be_read_now_is_no_conflict() {
         let job = server.segment(u32::from(compression.as_bytes()[0]), 7);
         server.archive(&world, &job).unwrap();
         let name = server.plan.stored_name(&job.name).to_string();
-        let part: &'static str = Box::leak(name.into_boxed_str());
-        let half = fake.object(&format!("p/{part}")).unwrap().len() / 2;
+        let half = fake.object(&format!("p/{name}")).unwrap().len() / 2;
+        // Not the listing, in which the slash is encoded.
+        let part: &'static str = Box::leak(format!("/p/{name}").into_boxed_str());
         fake.break_next(("GET", part, Break::Short(half)));
         let error = server.archive(&world, &job).unwrap_err();
         fake.all_broken();

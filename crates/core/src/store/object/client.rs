@@ -28,6 +28,9 @@ pub struct Patience {
     pub progress: Duration,
     /// How long a request is tried again.
     pub tries: Duration,
+    /// How long a body is held, all but its end sent: not for so long that a server takes the silence for the end
+    /// of its client.
+    pub held: Duration,
 }
 
 impl Patience {
@@ -36,8 +39,9 @@ impl Patience {
     #[must_use]
     pub fn within(stall_timeout: Option<Duration>) -> Self {
         const LONGEST: Duration = Duration::from_secs(30);
+        const LONGEST_HELD: Duration = Duration::from_secs(10);
         let half = stall_timeout.map_or(LONGEST, |time| time / 2);
-        Self { progress: half.min(LONGEST), tries: half }
+        Self { progress: half.min(LONGEST), tries: half, held: (half / 2).min(LONGEST_HELD) }
     }
 }
 
@@ -85,7 +89,7 @@ pub(super) struct Client {
     server: Endpoint,
     keys: Keys,
     lines: Arc<Lines>,
-    tries: Duration,
+    patience: Patience,
     pub(super) counts: Counts,
 }
 
@@ -93,9 +97,6 @@ impl Client {
     /// How much of a body is held back: it goes out in the first packets, however long the connection was
     /// silent.
     pub(super) const END: u64 = 4096;
-
-    /// How long a body is held: long before a server takes the silence for the end of the client.
-    const LONGEST_HELD: Duration = Duration::from_secs(10);
 
     /// How long it may take to connect.
     const CONNECT: Duration = Duration::from_secs(10);
@@ -116,8 +117,7 @@ impl Client {
             patience: patience.progress,
         });
         let keys = Keys::new(credentials, url.name(), &region);
-        let tries = patience.tries;
-        Ok(Self { url, server, keys, lines, tries, counts: Counts::default() })
+        Ok(Self { url, server, keys, lines, patience, counts: Counts::default() })
     }
 
     pub(super) fn url(&self) -> &ObjectUrl {
@@ -158,6 +158,12 @@ impl Client {
         Some(Held { begun, since: Instant::now() })
     }
 
+    /// Returns for how long a PUT may still be held; `None` if it may not.
+    pub(super) fn may_hold(&self, held: &Held) -> Option<Duration> {
+        let left = self.patience.held.saturating_sub(held.since.elapsed());
+        (!left.is_zero()).then_some(left)
+    }
+
     /// Ends a PUT that was held, or sends it anew if it was held for too long; otherwise as [`Client::send`].
     ///
     /// # Errors
@@ -168,7 +174,7 @@ impl Client {
         ask: &Ask<'_>,
         moved: &dyn Fn(),
     ) -> Result<(Meaning, Reply), Refusal> {
-        let held = held.filter(|held| held.since.elapsed() < Self::LONGEST_HELD);
+        let held = held.filter(|held| self.may_hold(held).is_some());
         let first = held.zip(ask.payload).map(|(Held { mut begun, .. }, payload)| {
             let mut send = |piece: &[u8]| {
                 begun.send(piece, moved);
@@ -189,7 +195,7 @@ impl Client {
         mut first: Option<Result<(Said, Reply), Failure>>,
         moved: &dyn Fn(),
     ) -> Result<(Meaning, Reply), Refusal> {
-        let mut pauses = Pauses::new(self.tries);
+        let mut pauses = Pauses::new(self.patience.tries);
         let (mut renewed, mut fresh) = (false, false);
         loop {
             let outcome = match first.take() {

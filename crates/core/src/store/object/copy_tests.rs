@@ -17,7 +17,7 @@ use crate::store::directory::Directory;
 use crate::store::identity::{self, Identity};
 use crate::store::{Digests, Progress, Seal, Store, StoredName};
 use crate::sys::buffer::{Buffer, CHUNK};
-use crate::transfer::{Copied, CopyError, Known, Stop, Way, copy};
+use crate::transfer::{Copied, CopyError, Known, Stop, Way, copy, lag};
 use crate::wal::SegmentSize;
 use crate::wal::name::FileName;
 use crate::wal::segment::Cluster;
@@ -349,4 +349,35 @@ fn storage_that_replaces_is_not_marked_without_a_word() {
     fake.replace(false);
     let visit = world.store.visit(&progress).unwrap();
     assert!(!admission::init(&*visit, &cluster, 0o600).unwrap(), "it is marked already");
+}
+
+/// Storage that did not answer was taken to have everything: the figures said that nothing was behind.
+#[test]
+fn what_a_bucket_that_does_not_answer_lacks_is_told_by_what_is_known() {
+    let origin = Origin::new();
+    let fake = Fake::new();
+    let world = world(&fake.url("/p"), Duration::ZERO);
+    let progress = Progress::default();
+    let (mode, threads, may_begin) = (FileMode::PRIVATE, 3, true);
+    let (source, destination) = (&origin.store, &world.store);
+    let way = Way { source, destination, mode, threads, may_begin, progress: &progress };
+    let down = || fake.break_next(("GET", "list-type=2", Break::Refuse(503, "SlowDown")));
+    down();
+    assert_eq!(lag(&way, &Known::default()).unwrap(), None, "nothing is known yet");
+    let mut known = Known::default();
+    copy(&way, &mut known, &mut |_| true).unwrap();
+    put(&origin.store, "00000007.history", &history(7));
+    down();
+    let behind = lag(&way, &known).unwrap().unwrap();
+    assert_eq!((behind.files, behind.bytes), (1, history(7).len() as u64));
+    known.doubt();
+    assert_eq!(lag(&way, &known).unwrap().unwrap().files, 1, "it answers");
+    // Nor did a run that could not look for what it doubted take it for done.
+    down();
+    let copied = copy(&way, &mut known, &mut |_| true).unwrap();
+    assert!(matches!(copied.stopped, Some(Stop::Failed(_))), "{copied:?}");
+    fake.remove("p/00000003.history");
+    let copied = copy(&way, &mut known, &mut |_| true).unwrap();
+    assert_eq!((copied.files, copied.present), (2, 0), "{copied:?}");
+    fake.all_broken();
 }

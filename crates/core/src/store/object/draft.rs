@@ -6,6 +6,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::Shared;
 use super::answer::Meaning;
@@ -143,6 +144,15 @@ impl Sealed for ObjectSealed {
 
     fn carries_attributes(&self) -> bool {
         true
+    }
+
+    /// Dropped, a held request closes its connection.
+    fn let_go(&mut self) -> Option<Duration> {
+        let left = self.shared.client.may_hold(self.held.as_ref()?);
+        if left.is_none() {
+            self.held = None;
+        }
+        left
     }
 
     /// A request without an answer is sent again: if the first one was done, the name is taken, by what we sent.

@@ -7,8 +7,8 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::thread;
-use std::time::Duration;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -94,6 +94,9 @@ struct State {
     to_break: VecDeque<Broken>,
     /// Method, target and headers of each request.
     seen: Vec<(String, String, Headers)>,
+    /// How many requests ended before their bodies did.
+    unfinished: usize,
+    hangs_are_over: bool,
     replaces: bool,
     page: Option<usize>,
     flaws: Flaws,
@@ -119,6 +122,7 @@ pub(super) struct Fake {
     state: Arc<Mutex<State>>,
     port: u16,
     ended: Arc<AtomicBool>,
+    listening: Option<JoinHandle<()>>,
 }
 
 impl Fake {
@@ -136,7 +140,7 @@ impl Fake {
         let port = listener.local_addr().unwrap().port();
         let (state, ended) = (Arc::<Mutex<State>>::default(), Arc::new(AtomicBool::new(false)));
         let (shared, over) = (Arc::clone(&state), Arc::clone(&ended));
-        thread::spawn(move || {
+        let listening = thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 if over.load(Ordering::Relaxed) {
                     return;
@@ -154,7 +158,7 @@ impl Fake {
                 });
             }
         });
-        Self { state, port, ended }
+        Self { state, port, ended, listening: Some(listening) }
     }
 
     pub(super) fn url(&self, prefix: &str) -> String {
@@ -211,6 +215,16 @@ impl Fake {
         self.state.lock().unwrap().objects.remove(key);
     }
 
+    /// How many requests ended before their bodies did.
+    pub(super) fn unfinished(&self) -> usize {
+        self.state.lock().unwrap().unfinished
+    }
+
+    /// Ends all requests that hang.
+    pub(super) fn end_hangs(&self) {
+        self.state.lock().unwrap().hangs_are_over = true;
+    }
+
     /// How many requests of a method there were whose targets contain this.
     pub(super) fn count(&self, method: &str, part: &str) -> usize {
         let seen = &self.state.lock().unwrap().seen;
@@ -243,6 +257,8 @@ impl Drop for Fake {
     fn drop(&mut self) {
         self.ended.store(true, Ordering::Relaxed);
         let _ = TcpStream::connect(("127.0.0.1", self.port));
+        // On return nobody answers there any more.
+        let _ = self.listening.take().map(JoinHandle::join);
     }
 }
 
@@ -288,8 +304,10 @@ fn one(state: &Mutex<State>, reader: &mut BufReader<Box<dyn Stream>>) -> io::Res
     let len = header(&headers, "content-length").map_or(0, |len| len.parse().unwrap());
     let mut body = Vec::new();
     reader.by_ref().take(len as u64).read_to_end(&mut body)?;
+
     let mut locked = state.lock().unwrap();
     if body.len() < len {
+        locked.unfinished += 1;
         if locked.flaws.stores_half {
             let key = target.trim_start_matches("/bucket/").to_owned();
             locked.objects.insert(key, Stored { bytes: body, headers: Vec::new() });
@@ -305,8 +323,11 @@ fn one(state: &Mutex<State>, reader: &mut BufReader<Box<dyn Stream>>) -> io::Res
         Some(Break::Refuse(status, code)) => refuse(*status, code),
         Some(Break::Cut { done: false }) => return Ok(None),
         Some(Break::Hang(time)) => {
+            let (begun, time) = (Instant::now(), *time);
             drop(locked);
-            thread::sleep(*time);
+            while begun.elapsed() < time && !state.lock().unwrap().hangs_are_over {
+                thread::sleep(Duration::from_millis(20));
+            }
             return Ok(None);
         }
         _ => locked.done(&method, &target, &headers, &body),

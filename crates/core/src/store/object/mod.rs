@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use self::answer::{Asked, Meaning};
+use self::answer::{Asked, Meaning, Said};
 use self::client::{Ask, Client};
 use self::draft::ObjectDraft;
 use self::found::Object;
@@ -286,7 +286,14 @@ impl ObjectVisit<'_> {
                 return Err(wrong("no listing"));
             }
             match reply.body.read_at_most(LONGEST) {
-                Ok(text) => return Page::parse(&text).map_err(wrong),
+                Ok(text) => match Said::instead_of_a_listing(&reply.host, &text) {
+                    None => return Page::parse(&text).map_err(wrong),
+                    // It was too much to do at that moment.
+                    Some(Refusal { kind: ErrorKind::StorageBusy, .. }) if reads < READS => {
+                        reads += 1;
+                    }
+                    Some(refusal) => return Err(refusal),
+                },
                 // A connection breaks now and then.
                 Err(_) if reads < READS => reads += 1,
                 Err(source) => {
@@ -421,10 +428,6 @@ impl Visit for ObjectVisit<'_> {
 
     fn trials(&self) -> Option<Box<dyn Trials + '_>> {
         Some(Box::new(ObjectTrials::new(self)))
-    }
-
-    fn list_behind(&self, text: &str, each: &mut dyn FnMut(&str)) -> Result<bool, Error> {
-        self.names("", text, &mut |name, _| each(name)).map(|()| text.is_empty())
     }
 
     fn list_from(&self, from: &str, each: &mut dyn FnMut(&str) -> bool) -> Result<bool, Error> {

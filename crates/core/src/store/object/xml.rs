@@ -168,6 +168,8 @@ mod tests {
             error_code(b"<Error xmlns='x'><Message>m</Message><Code>Slow Down</Code></Error>"),
             "SlowDown"
         );
+        let many = b"<Error><Message>&#34;m&#x22;</Message>\n<Code>\n SlowDown\n</Code></Error>";
+        assert_eq!(error_code(many), "SlowDown");
         assert_eq!(error_code(b"<Code>NoSuchKey</Code>"), "");
         assert_eq!(error_code(b"<html>404</html>"), "");
         assert_eq!(error_code(b""), "");
@@ -179,13 +181,13 @@ mod tests {
         let page = br#"<?xml version="1.0"?>
             <ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">
             <Name>b</Name><Prefix>p/</Prefix><KeyCount>2</KeyCount><IsTruncated>true</IsTruncated>
-            <Contents><Key>p/a&amp;b&#x41;</Key><Size>17</Size>
+            <Contents><Key>p/a&amp;b&#x41;&#34;&#x22;</Key><ETag>&#34;1&#34;</ETag><Size>17</Size>
                 <LastModified>2026-11-29T10:11:12.345Z</LastModified><Owner><ID>Key</ID></Owner></Contents>
             <CommonPrefixes><Prefix>p/sub/</Prefix></CommonPrefixes></ListBucketResult>"#;
         let page = Page::parse(page).unwrap();
         let modified = humantime::parse_rfc3339("2026-11-29T10:11:12.345Z").ok();
         let entry = |key: &str, len, modified| Entry { key: key.to_owned(), len, modified };
-        let entries = vec![entry("p/a&bA", 17, modified), entry("p/sub/", 0, None)];
+        let entries = vec![entry("p/a&bA\"\"", 17, modified), entry("p/sub/", 0, None)];
         assert_eq!(page, Page { entries, more: true });
         let encoded = b"<ListBucketResult><EncodingType>url</EncodingType><IsTruncated>false</IsTruncated><Contents><Key>a%2Fb+c</Key></Contents></ListBucketResult>";
         let entries = vec![entry("a/b c", 0, None)];

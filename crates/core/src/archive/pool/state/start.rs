@@ -113,7 +113,10 @@ impl<P> State<P> {
         let may = |(turn, file): &(&Turn, &File<P>)| {
             file.is_ready() && (file.listed || wanted.as_ref() == Some(*turn)) && limit.allows(turn)
         };
-        let run = self.order.iter().take_while(may).map(|(turn, _)| turn);
+        // Where files are held in memory, there is no flush that makes names durable together. What waits for its
+        // turn is let go in time there, which a thread that publishes another file does not do.
+        let most = if self.ahead == 1 { 1 } else { usize::MAX };
+        let run = self.order.iter().take_while(may).map(|(turn, _)| turn).take(most);
         let run: Vec<_> = if self.goes_ahead() { run.cloned().collect() } else { Vec::new() };
         let turns = match wanted {
             // What stands before it must not hold it back.

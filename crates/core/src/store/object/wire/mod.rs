@@ -5,7 +5,7 @@
 //!
 //! ureq itself, which is the same engine with connections, was tried (3.5.2) and does not do:
 //! - It takes a body from a reader, in the call that waits for the answer. A body that waits for its turn would
-//!   take a thread, up to four for each worker; here it is a value ([`Begun`]) that any thread ends or drops.
+//!   take a thread of its own beside each worker; here it is a value ([`Begun`]) that any thread ends or drops.
 //! - It loses what was answered before the end of the body. Of 20 PUTs of 16 MB to a server that answers 403 by
 //!   the head and closes, all 20 failed with "broken pipe" or "connection reset": an outcome that is not known,
 //!   so that all of it would be sent again. Here all 20 are the 403.
