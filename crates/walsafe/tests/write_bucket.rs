@@ -52,7 +52,7 @@ fn place() -> Place {
 
 fn copy(source: &Path, destination: &Path) -> Command {
     let mut command = walsafe();
-    command.args(["copy", "--stall-timeout=2"]).args([source, destination]);
+    command.arg("copy").args([source, destination]);
     command
 }
 
