@@ -17,7 +17,7 @@ use crate::store::{
     Digests, Found, Publication, Seal, Sealed, StoredName, Visit, listing, unchecked,
 };
 use crate::sys::buffer::Buffer;
-use crate::wal::name::{FileKind, FileName};
+use crate::wal::name::FileKind;
 use crate::wal::timeline::Timelines;
 use crate::wal::{SegmentReport, SegmentSize};
 
@@ -396,12 +396,4 @@ fn digest(found: &dyn Found, attribute: &str) -> io::Result<Option<Digest>> {
 
 fn digests(examined: &Examined) -> Option<Digests> {
     Some(Digests { stored: examined.stored?, content: examined.content? })
-}
-
-/// Every name under which the destination may hold a file.
-pub(super) fn names(file: &FileName) -> Vec<StoredName> {
-    let mut all = StoredName::all(file);
-    // What is being received is another file than a partial segment of that name.
-    all.retain(|name| name.name == *file);
-    all
 }

@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::carry::names;
 use crate::error::Error;
 use crate::store::listing;
 use crate::store::{StoredName, Visit};
@@ -104,4 +103,12 @@ impl<'v> There<'v> {
         })?;
         Ok(ordered.then(|| Piece { from: from.to_owned(), to, names, listed }))
     }
+}
+
+/// Every name under which the destination may hold a file.
+fn names(file: &FileName) -> Vec<StoredName> {
+    let mut all = StoredName::all(file);
+    // What is being received is another file than a partial segment of that name.
+    all.retain(|name| name.name == *file);
+    all
 }
