@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::ffi::CStr;
+use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -160,6 +161,22 @@ struct Archiver {
     last: LastNote,
     watch: Watch,
     told: Told,
+    /// Since when the server has been stopping and nothing was archived.
+    stopping: Option<Instant>,
+}
+
+/// Returns whether the server is stopping. An archiver is not told before it is to end.
+fn is_stopping() -> bool {
+    let status = fs::read_to_string(settings::data_directory().join("postmaster.pid"));
+    status.is_ok_and(|text| text.lines().nth(7).is_some_and(|line| line.trim() == "stopping"))
+}
+
+/// Notes that the server is stopping, and returns for how long it has been, with nothing archived.
+fn stopping_for(since: &mut Option<Instant>) -> Duration {
+    if since.is_none() && is_stopping() {
+        *since = Some(Instant::now());
+    }
+    since.map_or(Duration::ZERO, |since| since.elapsed())
 }
 
 impl Archiver {
@@ -172,6 +189,7 @@ impl Archiver {
             last: LastNote::default(),
             watch: Watch::default(),
             told: Told::default(),
+            stopping: None,
         }
     }
 
@@ -218,7 +236,11 @@ impl Archiver {
         self.follow(settings)?;
         let mut waiter = Waiter::new(name.as_str());
         let job = Job { name: name.clone(), source };
-        let mut call = self.pools.call(job, settings.stall_timeout);
+        // The server tries several times before it ends: together, failures hold it up no longer than one does.
+        let stall_timeout = settings
+            .stall_timeout
+            .map(|time| time.saturating_sub(stopping_for(&mut self.stopping)));
+        let mut call = self.pools.call(job, stall_timeout);
         let mut times = Times { began, answered: Vec::new() };
         loop {
             let mut left = match call.step() {
@@ -226,6 +248,7 @@ impl Archiver {
                 Step::Wait(left) => left,
             };
             times.note(settings, &call);
+            stopping_for(&mut self.stopping);
             if Waiter::is_reload_pending() {
                 if call.open().any(|(_, still_for)| still_for >= PATIENCE) {
                     let open = call.open().map(|(there, still)| (there.clone(), still)).collect();
@@ -275,6 +298,7 @@ impl Archiver {
             return Ok(Ended::GivenUp(open));
         }
         if answers.are_all_good() {
+            self.stopping = None;
             let receipt = answers.iter().find_map(|(_, answer)| match answer {
                 Answer::Archived(receipt) | Answer::Remembered(receipt) => Some(receipt),
                 Answer::Failed(_) | Answer::Withheld => None,

@@ -25,6 +25,7 @@ mod mounts;
 mod moving_over;
 mod object_archive;
 mod object_check;
+mod object_copy;
 mod object_faults;
 mod object_harm;
 mod object_page;

@@ -1,15 +1,17 @@
 //! What happens between the archiver and object storage, request by request: which answers count, what is tried
 //! again, what is reported, and what stands in the bucket afterwards.
 
+use std::fs;
 use std::time::{Duration, Instant};
 
 use harness::object::{Answer, Fault, Kind, ObjectServer, Proxy, Seen};
 use harness::process::children;
-use harness::{Cluster, ClusterBuilder, Mark, Report, require};
+use harness::{Cluster, ClusterBuilder, Mark, Report, Scratch, require, scratch};
 
 use crate::hung_storage::SLACK;
 use crate::support::bucket::Objects;
 use crate::support::extension;
+use crate::support::recovery::{path, walsafe_in};
 
 /// A cluster that archives through a proxy which breaks requests.
 struct World {
@@ -23,7 +25,7 @@ impl World {
     fn new(kind: Kind, setup: impl FnOnce(ClusterBuilder) -> ClusterBuilder) -> Self {
         let bucket = ObjectServer::shared(kind).bucket();
         let proxy = Proxy::in_front_of(bucket.address);
-        let objects = Objects::new(bucket).behind(&proxy);
+        let objects = Objects::new(bucket).behind(proxy.address());
         let builder = Cluster::builder().set("wal_keep_size", "1GB");
         let cluster = extension::start(setup(objects.archiving(builder)));
         let world = Self { cluster, proxy, objects };
@@ -197,7 +199,10 @@ fn hangs_are_reported_and_settled_later(world: &World) {
         let report = reports.first().expect("a report");
         report.assert_explains(&name);
         assert!(matches!(&*report.sqlstate, "08006" | "58030"), "{report:?}");
-        assert_eq!(world.objects.get(&name).is_some(), is_there);
+        match is_there {
+            true => cluster.wait_until("the object", || world.objects.get(&name).map(drop)),
+            false => assert_eq!(world.objects.get(&name), None),
+        }
         world.mend(&name);
         world.objects.assert_holds(cluster, &name);
     }
@@ -246,12 +251,80 @@ fn a_broken_read_is_no_conflict(world: &World) {
     objects.assert_holds(cluster, &name);
 }
 
+/// What storage gave back is compared before success. A copy that differs is reported, and stays for a person to
+/// judge; here it was the way back that was at fault.
+fn a_copy_is_read_back(world: &World) {
+    let World { cluster, proxy, .. } = world;
+    cluster.reconfigure("walsafe_archive.verify", "on");
+    cluster.wait_archived(&cluster.switch_wal());
+    let (mark, name) = (cluster.mark(), cluster.current_segment());
+    let flip = Fault::FlipBit { byte: 700_000 };
+    let broken = proxy.break_next("GET", &format!("/wal/{name}"), flip);
+    assert_eq!(cluster.switch_wal(), name);
+    broken.done();
+    let report = cluster.wait_for_report(mark, "XX001");
+    report.assert_explains(&name);
+    assert!(report.detail.contains("BLAKE3"), "{report:?}");
+    world.mend(&name);
+    world.objects.assert_holds(cluster, &name);
+    cluster.reconfigure("walsafe_archive.verify", "off");
+    cluster.wait_archived(&cluster.switch_wal());
+}
+
+/// `walsafe restore` delivers the file whole, or nothing and with a status that stops recovery.
+fn a_restore_delivers_the_whole_or_nothing(world: &World) {
+    let World { cluster, proxy, objects } = world;
+    let target = Scratch::new("target");
+    let (wanted, credentials) = (target.join("file"), objects.credentials());
+    let name = cluster.switch_wal();
+    cluster.wait_archived(&name);
+    let restore = || {
+        let arguments = [
+            "restore",
+            "--stall-timeout",
+            "4",
+            "--from",
+            objects.url(),
+            "--credentials-file",
+            path(&credentials),
+            &name,
+            path(&wanted),
+        ];
+        let run = walsafe_in(cluster.data(), &arguments);
+        let delivered = wanted.exists().then(|| scratch::read(&wanted));
+        drop(fs::remove_file(&wanted));
+        (run, delivered)
+    };
+    let error = |status, code| Fault::Answer(Answer::error(status, code));
+    for (what, fault, status) in [
+        ("busy", error(503, "SlowDown"), 126),
+        ("forbidden", error(403, "AccessDenied"), 126),
+        ("elsewhere", Fault::Answer(Answer::redirect(307, "http://127.0.0.9/")), 126),
+        ("cut short", Fault::CutAnswer { after: 400_000 }, 126),
+        ("a flipped bit", Fault::FlipBit { byte: 700_000 }, 126),
+        ("hangs", Fault::Hang { after: 0 }, 126),
+        ("slow", Fault::DripAnswer { bytes_a_second: 500_000 }, 0),
+    ] {
+        let broken = proxy.break_each("GET", &format!("/wal/{name}"), fault);
+        let (run, delivered) = restore();
+        broken.begun();
+        proxy.mend();
+        assert_eq!(run.code, Some(status), "{what}: {run:?}");
+        match status {
+            0 => assert!(delivered == Some(cluster.read_wal(&name)), "{what}"),
+            _ => assert_eq!(delivered, None, "{what}"),
+        }
+    }
+}
+
 fn faults(world: &World) {
     what_may_pass_is_tried_again(world);
     slowness_is_borne(world);
     what_does_not_pass_is_reported(world);
     hangs_are_reported_and_settled_later(world);
     a_broken_read_is_no_conflict(world);
+    a_copy_is_read_back(world);
+    a_restore_delivers_the_whole_or_nothing(world);
     world.assert_whole();
     // Everything above was one archiver's, and no process of its own.
     assert!(children(world.cluster.wait_archiver()).is_empty());

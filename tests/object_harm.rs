@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use harness::command::run_within;
-use harness::object::{Answer, Fault, Kind, ObjectServer, Proxy};
+use harness::object::{Answer, Fault, Kind, ObjectServer, Proxy, Silence};
 use harness::process::{children, connections, private_memory_kb, threads, title};
 use harness::{Cluster, Stop, TIMEOUT, Trace, require, scratch, tool, wait_until};
 
@@ -27,7 +27,7 @@ impl World {
     fn new() -> Self {
         let bucket = ObjectServer::shared(Kind::SeaweedFs).bucket();
         let proxy = Proxy::in_front_of(bucket.address);
-        let objects = Objects::new(bucket).behind(&proxy);
+        let objects = Objects::new(bucket).behind(proxy.address());
         let builder = objects.archiving(Cluster::builder());
         let cluster =
             extension::start(builder.set("walsafe_archive.workers", &WORKERS.to_string()));
@@ -206,6 +206,26 @@ mod full {
         let last = cluster.fill_whole_segments(count).pop().expect("a segment");
         cluster.wait_archived(&last);
         private_memory_kb(cluster.wait_archiver())
+    }
+
+    /// Packets that vanish, as behind a firewall.
+    #[test]
+    fn a_server_that_never_answers_is_reported_and_holds_up_no_shutdown() {
+        require!(ObjectServer::is_there(Kind::SeaweedFs));
+        let silence = Silence::new();
+        let bucket = ObjectServer::shared(Kind::SeaweedFs).bucket();
+        let objects = Objects::new(bucket).behind(silence.address());
+        let stall_timeout = Duration::from_secs(4);
+        let cluster = objects.archiving(Cluster::builder()).set(STALL_TIMEOUT, "4s").start();
+        let mark = cluster.mark();
+        let name = cluster.switch_wal();
+        let report = cluster.wait_for_report(mark, "08006");
+        report.assert_explains(&name);
+        assert!(report.detail.contains("cannot be reached"), "{report:?}");
+        cluster.wake_archiver();
+        let began = Instant::now();
+        cluster.stop(Stop::Fast);
+        assert!(began.elapsed() < stall_timeout + SLACK, "{:?}", began.elapsed());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use harness::object::{Bucket, Proxy};
+use harness::object::Bucket;
 use harness::{Cluster, ClusterBuilder, Scratch, scratch};
 
 use super::recovery::{Run, walsafe};
@@ -32,8 +32,8 @@ impl Objects {
     }
 
     /// The same, which clients reach through something in front of the server.
-    pub fn behind(self, proxy: &Proxy) -> Self {
-        let url = self.bucket.through(proxy.address()).url(&self.prefix);
+    pub fn behind(self, front: SocketAddr) -> Self {
+        let url = self.bucket.through(front).url(&self.prefix);
         Self { url, ..self }
     }
 

@@ -280,6 +280,21 @@ fn what_lies_before_the_file_is_not_listed() {
     place.restore(missing).says(1, "the last file of timeline 1");
 }
 
+/// A bucket is not mounted, and rules delete what is old.
+#[test]
+fn a_bucket_without_an_identity_is_not_taken_for_a_mount_point() {
+    let place = place();
+    fs::remove_file(place.path("archive/walsafe_archive.id")).unwrap();
+    let url = bucket(&place).url();
+    is_trouble(&place, &url, TWO, &["has no identity file", "If a lifecycle rule has taken"]);
+    common::names(&place.path("archive"))
+        .iter()
+        .for_each(|name| fs::remove_file(place.path("archive").join(name)).unwrap());
+    let run = Run::of(command(&place, &url, TWO).arg("--allow-unmarked"));
+    run.says(126, "the archive holds neither WAL nor an identity file");
+    run.says(126, "Are the bucket, the path and \"endpoint\" in the URL those of the archive?");
+}
+
 #[test]
 fn archives_of_both_kinds_are_asked_as_one() {
     let place = place();

@@ -11,7 +11,7 @@ use crate::error::{
 };
 use crate::prove::finding::{FindingKind, Problem};
 use crate::store::access::Asker;
-use crate::store::identity;
+use crate::store::{identity, location};
 use crate::sys::Space;
 use crate::wal::Lsn;
 use crate::wal::name::FileName;
@@ -131,6 +131,9 @@ pub enum RestoreError {
     },
 }
 
+/// What to do about a bucket without an identity.
+const UNMARKED_BUCKET: &str = "Are the bucket, the path and \"endpoint\" in the URL those of the archive? If a lifecycle rule has taken the identity object, exclude it from the rule, and run \"walsafe init\". For an archive that another tool made, run \"walsafe init\" once, or use --allow-unmarked.";
+
 impl RestoreError {
     /// Returns the class of the error.
     #[must_use]
@@ -223,6 +226,10 @@ impl RestoreError {
         let hint = self.kind().hint(Activity::Restoring);
         match self {
             Self::Archive(error) => error.hint(Activity::Restoring),
+            Self::Unmarked { path } if location::is_url(path) => UNMARKED_BUCKET.into(),
+            Self::Nothing { path } if location::is_url(path) => {
+                "Are the bucket, the path and \"endpoint\" in the URL those of the archive?".into()
+            }
             Self::Unsettled { troubles, rest, .. } => {
                 let hint = worst(troubles).map_or(hint.into(), |trouble| trouble.error.hint());
                 match left_out(troubles, rest) {

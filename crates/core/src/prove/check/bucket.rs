@@ -53,16 +53,7 @@ fn tried(trials: &dyn Trials) -> Vec<Check> {
         }
         Err(error) => failed(name, error),
     };
-    let or_failed = |name, result: Result<(Status, String), Error>| match result {
-        Ok((status, detail)) => made(name, status, detail),
-        Err(error) => failed(name, &error),
-    };
-    let mut checks = vec![
-        race,
-        or_failed("checksums", trials.checksums().map(checksums)),
-        or_failed("broken uploads", trials.shows_half().map(half)),
-        or_failed("held uploads", trials.takes_held().map(held)),
-    ];
+    let mut checks = vec![race, checksums(trials), broken(trials), held(trials)];
     checks.extend(put.ok().map(|put| latency(put.took)));
     checks
 }
@@ -94,7 +85,30 @@ fn raced(Put { removes, .. }: Put, Race { puts, stored, agrees }: Race) -> Check
     made(name, Status::Ok, format!("an object cannot replace another, {raced}{left}"))
 }
 
-fn checksums(Checksums { md5, sha256 }: Checksums) -> (Status, String) {
+/// Makes a row of what a trial has shown.
+fn judged(name: &'static str, result: Result<(Status, String), Error>) -> Check {
+    match result {
+        Ok((status, detail)) => made(name, status, detail),
+        Err(error) => failed(name, &error),
+    }
+}
+
+fn checksums(trials: &dyn Trials) -> Check {
+    let name = "checksums";
+    judged(name, trials.checksums().map(wrong_digests))
+}
+
+fn broken(trials: &dyn Trials) -> Check {
+    let name = "broken uploads";
+    judged(name, trials.shows_half().map(half))
+}
+
+fn held(trials: &dyn Trials) -> Check {
+    let name = "held uploads";
+    judged(name, trials.takes_held().map(later_end))
+}
+
+fn wrong_digests(Checksums { md5, sha256 }: Checksums) -> (Status, String) {
     let kept: Vec<&str> = [("Content-MD5", md5), ("SHA-256", sha256)]
         .into_iter()
         .filter(|(_, wrong)| *wrong == Wrong::RefusedAndStored)
@@ -130,7 +144,7 @@ fn half(shows: bool) -> (Status, String) {
     }
 }
 
-fn held(takes: bool) -> (Status, String) {
+fn later_end(takes: bool) -> (Status, String) {
     if takes {
         (Status::Ok, "a body may wait for its turn before its end".to_owned())
     } else {
