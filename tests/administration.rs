@@ -403,7 +403,7 @@ fn what_stops_a_recovery_is_in_the_documentation() {
         .expect("copied");
     scratch::give_away(&place.join("global"));
     scratch::give_away(&place.join("global/pg_control"));
-    says(empty.path(), &name, &target, "the archive directory belongs to another cluster");
+    says(empty.path(), &name, &target, "the archive belongs to another cluster");
 
     // The server's own words.
     let command = format!("{}/nowhere/walsafe restore --from x %f \"%p\"", place.path().display());

@@ -120,7 +120,7 @@ fn storage_that_hangs_is_said_once_and_waited_for() {
         wait_for_files(&origin.archive, behind.path());
         following
     };
-    let said = "the archive directory does not respond";
+    let said = "the archive does not respond";
 
     let storage = FuseMount::showing(behind.path());
     let following = follow(&storage);
@@ -132,7 +132,7 @@ fn storage_that_hangs_is_said_once_and_waited_for() {
     wait_for_files(&origin.archive, behind.path());
     let run = following.end();
     assert_eq!((run.code, run.err.matches(said).count()), (Some(0), 1), "{run:?}");
-    assert!(run.err.contains("the archive directory responds again"), "{run:?}");
+    assert!(run.err.contains("the archive responds again"), "{run:?}");
 
     // While it hangs, it can be ended; the kernel holds the process that is in the call.
     let storage = FuseMount::showing_twice(behind.path());

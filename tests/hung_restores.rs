@@ -42,7 +42,7 @@ fn every_command_ends_with_the_status_of_trouble() {
             let took = began.elapsed();
             assert_eq!(run.code, Some(status), "{arguments:?}: {run:?}");
             let said = format!("{}{}", run.out, run.err);
-            assert!(said.contains("the archive directory does not respond"), "{said}");
+            assert!(said.contains("the archive does not respond"), "{said}");
             assert!(said.contains(archive), "{said}");
             assert!(took >= Duration::from_secs(1) && took < SLACK, "{arguments:?}: {took:?}");
         };
@@ -144,7 +144,7 @@ fn a_recovery_stops_and_goes_on_once_the_archive_answers() {
     let command = restore_command_with(storage.path(), "--stall-timeout=1");
     let cluster = origin.recovery().set("restore_command", &command).create();
     let hang = storage.stall();
-    refuses(&cluster, "the archive directory does not respond");
+    refuses(&cluster, "the archive does not respond");
     drop(hang);
     cluster.start();
     assert_eq!(rows_after_recovery(&cluster), "1,2");

@@ -72,7 +72,7 @@ fn wait_until_archiving(cluster: &Cluster, name: &str) {
 
 fn stall_reports(cluster: &Cluster, mark: Mark) -> Vec<Report> {
     let mut reports = cluster.log().archiver_reports(mark);
-    reports.retain(|report| report.message.ends_with("the archive directory does not respond"));
+    reports.retain(|report| report.message.ends_with("the archive does not respond"));
     reports
 }
 
@@ -115,7 +115,7 @@ fn stays_responsive_and_goes_on(storage: &Storage, workers: usize, codec: &str) 
     let report = cluster.wait_for_report(mark, "58030");
     assert_eq!(
         report.message,
-        format!("could not archive file \"{first}\": the archive directory does not respond")
+        format!("could not archive file \"{first}\": the archive does not respond")
     );
     assert!(report.detail.contains("has made no progress for 3 seconds"), "{report:?}");
     assert!(report.detail.contains(storage.path().to_str().unwrap()), "{report:?}");

@@ -175,7 +175,7 @@ fn a_directory_that_is_moved_away_removed_and_made_anew() {
         let mark = cluster.mark();
         let name = cluster.switch_wal();
         let report = wait_for_failure(&cluster, mark, "55000", &name);
-        assert!(report.message.ends_with("the archive directory has lost its identity file"));
+        assert!(report.message.ends_with("the archive has lost its identity file"));
         assert!(report.hint.contains("walsafe init --pgdata"), "{report:?}");
         assert_eq!(scratch::names(&archive), [""; 0]);
         // What the HINT says.
@@ -200,7 +200,7 @@ fn a_destination_unmounted_while_in_use_and_mounted_again() {
         let mark = cluster.mark();
         let name = cluster.switch_wal();
         let report = wait_for_failure(&cluster, mark, "55000", &name);
-        assert!(report.message.ends_with("the archive directory has lost its identity file"));
+        assert!(report.message.ends_with("the archive has lost its identity file"));
         assert!(report.hint.contains("Is the archive's file system mounted?"), "{report:?}");
         assert_eq!(scratch::names(mount.path()), [""; 0], "written under the mount point");
 

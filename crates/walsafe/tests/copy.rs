@@ -365,18 +365,18 @@ fn what_cannot_be_the_ends_of_a_copy_is_refused() {
     assert_eq!(names(&other), Vec::<String>::new());
     // Files that nothing shows to be this cluster's.
     fs::write(other.join("photo.jpg"), "x").unwrap();
-    copy(&archive, &other, &[]).says(2, "the archive directory holds other files");
+    copy(&archive, &other, &[]).says(2, "the archive holds other files");
     fs::remove_file(other.join("photo.jpg")).unwrap();
     let theirs = Wal::new(OURS + 1, 1).segments(1).remove(0);
     fs::write(other.join(segment_name(1, 7)), &theirs).unwrap();
-    copy(&archive, &other, &[]).says(2, "the archive directory belongs to another cluster");
+    copy(&archive, &other, &[]).says(2, "the archive belongs to another cluster");
     fs::remove_file(other.join(segment_name(1, 7))).unwrap();
     let id = |system_identifier: u64| {
         walsafe_core::store::identity::Identity::new(system_identifier).to_string()
     };
     fs::write(other.join("walsafe_archive.id"), id(OURS + 1)).unwrap();
     let run = copy(&archive, &other, &[]);
-    run.says(2, "the archive directory belongs to another cluster");
+    run.says(2, "the archive belongs to another cluster");
     assert!(run.err.contains("Name two archives of one and the same cluster."), "{run:?}");
     assert_eq!(names(&other), ["walsafe_archive.id"]);
 }

@@ -351,7 +351,7 @@ fn look_back(
 }
 
 /// What to do about a server that archives beside the one that it was made from.
-const DRILL_HINT: &str = "In a drill, set \"archive_mode\" to \"off\" or give this server an archive directory of its own, and move what it has archived on its own timeline out of this archive. After a failover, keep the WAL of the old timeline until nobody misses anything in it.";
+const DRILL_HINT: &str = "In a drill, set \"archive_mode\" to \"off\" or give this server an archive of its own, and move what it has archived on its own timeline out of this archive. After a failover, keep the WAL of the old timeline until nobody misses anything in it.";
 
 #[cfg(test)]
 mod tests {

@@ -102,7 +102,7 @@ impl Action {
             Self::RemoveProbe => "remove a probe file from the archive",
             Self::LookUpData => "look up the data directory",
             Self::ReadKnown => "read the list of archive directories in the data directory",
-            Self::Remember => "record the archive directory in the data directory",
+            Self::Remember => "record the archive in the data directory",
             Self::ReadStatus => "read \"pg_wal/archive_status\"",
             Self::ReadControl => "read \"global/pg_control\"",
             Self::HoldNames => "hold in memory what the archive holds",

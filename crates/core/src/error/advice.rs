@@ -203,9 +203,9 @@ impl ErrorKind {
                 "Check \"pg_wal\" for files that came from elsewhere. If this file was put there by mistake, move it away together with its \".ready\" file.",
             ),
             Self::OtherCluster => Advice::new("55000")
-                .archiving("Set \"walsafe_archive.destination\" to a directory of this cluster's own. After pg_upgrade or a new initdb the cluster needs a new, empty archive directory and a new base backup.")
+                .archiving("Give this cluster an archive of its own in \"walsafe_archive.destination\". After pg_upgrade or a new initdb the cluster needs a new, empty archive and a new base backup.")
                 .restoring("Name this cluster's own archive in restore_command.")
-                .checking("Name the archive and the data directory of one and the same cluster. After pg_upgrade or a new initdb a cluster needs a new, empty archive directory and a new base backup."),
+                .checking("Name the archive and the data directory of one and the same cluster. After pg_upgrade or a new initdb a cluster needs a new, empty archive and a new base backup."),
             Self::BadIdentity => Advice::new("XX001")
                 .archiving(REPLACE_IDENTITY)
                 .restoring(REPLACE_IDENTITY)
@@ -231,7 +231,7 @@ impl ErrorKind {
             ),
             Self::ConflictAhead => Advice::new("58P02").archiving(AHEAD),
             Self::ConflictHistory => Advice::new("58P02").archiving(
-                "Another server was promoted to the same timeline. Only one of the two may go on using this archive: give this server an archive directory of its own and take a new base backup, or rebuild it from the other.",
+                "Another server was promoted to the same timeline. Only one of the two may go on using this archive: give this server an archive of its own and take a new base backup, or rebuild it from the other.",
             ),
             Self::ConflictUnreadable => Advice::new("58P02").archiving(
                 "The archived file is damaged. Move it out of the archive; the file is then archived anew. Run \"walsafe verify\" on the archive, and check its storage.",

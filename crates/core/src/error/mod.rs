@@ -106,7 +106,7 @@ pub enum Error {
         source: SegmentError,
     },
     /// The identity file, or WAL in a directory that has none, is another cluster's.
-    #[error("the archive directory belongs to another cluster")]
+    #[error("the archive belongs to another cluster")]
     OtherCluster {
         /// The file that says so.
         path: PathBuf,
@@ -124,13 +124,13 @@ pub enum Error {
         reason: String,
     },
     /// A destination that was in use has no identity file.
-    #[error("the archive directory has lost its identity file")]
+    #[error("the archive has lost its identity file")]
     IdentityLost {
         /// The identity file that is missing.
         file: PathBuf,
     },
     /// The directory holds files, and nothing shows that they are this cluster's archive.
-    #[error("the archive directory holds other files")]
+    #[error("the archive holds other files")]
     NotAdoptable {
         /// The archive directory.
         path: PathBuf,
@@ -223,7 +223,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// The copy makes no progress.
-    #[error("the archive directory does not respond")]
+    #[error("the archive does not respond")]
     Stalled {
         /// The archive directory.
         path: PathBuf,
@@ -231,7 +231,7 @@ pub enum Error {
         seconds: u64,
     },
     /// A process that reads or prepares an archive makes no progress.
-    #[error("the archive directory does not respond")]
+    #[error("the archive does not respond")]
     StorageHangs {
         /// The archive directory.
         path: PathBuf,

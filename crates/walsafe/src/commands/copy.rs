@@ -41,7 +41,7 @@ pub(super) fn start(arguments: &Copy) -> u8 {
             let complaint = owner::complaint(error).and("The copy waits until it responds.");
             terminal::remark(&complaint.to_string());
         }
-        None => terminal::remark("the archive directory responds again: copying goes on"),
+        None => terminal::remark("the archive responds again: copying goes on"),
     };
     let work = |signs: &Signs| follow::follow(arguments, signs);
     watchdog::watch_until_asked(&both, common.timeout(), &say, work).unwrap_or_else(given_up)
