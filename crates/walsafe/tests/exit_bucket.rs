@@ -40,7 +40,7 @@ fn bucket(place: &Place) -> &Bucket {
 /// The call that a server makes, without patience with what may pass.
 fn command(place: &Place, from: &str, file: &str) -> Command {
     let mut command = walsafe();
-    command.args(["restore", "--stall-timeout=2", "--from", from, file, "pg_wal/RECOVERYXLOG"]);
+    command.args(["restore", "--stall-timeout=4", "--from", from, file, "pg_wal/RECOVERYXLOG"]);
     command.current_dir(place.path("data"));
     command
 }
