@@ -176,7 +176,7 @@ mod tests {
     use std::io;
 
     use super::*;
-    use crate::error::Action;
+    use crate::error::{Action, ErrorKind, Refusal};
 
     const FILE: &str = "000000010000000000000007";
 
@@ -236,6 +236,22 @@ mod tests {
         let hint = failure.hint(Some(&list));
         assert!(hint.contains(&format!("destination = '{url}';")), "{hint}");
         assert!(hint.contains(&format!("\"walsafe copy '{url}' /a\"")), "{hint}");
+    }
+
+    /// Object storage that does not answer was no destination that could be taken out.
+    #[test]
+    fn a_bucket_that_is_in_trouble_may_be_taken_out() {
+        let list = destinations("/a, s3://wal/main?region=r");
+        let refusal =
+            Refusal { kind: ErrorKind::Unreachable, text: String::new(), request_id: None };
+        let away = Error::Remote {
+            action: Action::Upload,
+            path: "s3://wal/main".into(),
+            refusal: Box::new(refusal),
+        };
+        let hint = failure(&list, [None, Some(away)]).hint(Some(&list));
+        assert!(hint.contains("destination = '/a';"), "{hint}");
+        assert!(hint.contains("\"walsafe copy /a 's3://wal/main?region=r'\""), "{hint}");
     }
 
     #[test]

@@ -91,6 +91,17 @@ impl ErrorKind {
                 | Self::Unsupported
                 | Self::StorageLied
                 | Self::Stalled
+                | Self::Unreachable
+                | Self::CertificateRefused
+                | Self::CredentialsRefused
+                | Self::RequestForbidden
+                | Self::ClockSkew
+                | Self::BucketMissing
+                | Self::WrongServer
+                | Self::StorageBusy
+                | Self::RequestRefused
+                | Self::ConditionIgnored
+                | Self::ColdObject
         )
     }
 }
