@@ -172,7 +172,13 @@ fn is_stopping() -> bool {
 }
 
 /// Notes that the server is stopping, and returns for how long it has been, with nothing archived.
-fn stopping_for(since: &mut Option<Instant>) -> Duration {
+///
+/// A smart shutdown waits for sessions, for hours if need be. What was away for a while must be tried again then: a
+/// server that is still there after twice the time begins anew.
+fn stopping_for(since: &mut Option<Instant>, stall_timeout: Duration) -> Duration {
+    if since.is_some_and(|since| since.elapsed() > 2 * stall_timeout) {
+        *since = None;
+    }
     if since.is_none() && is_stopping() {
         *since = Some(Instant::now());
     }
@@ -239,7 +245,7 @@ impl Archiver {
         // The server tries several times before it ends: together, failures hold it up no longer than one does.
         let stall_timeout = settings
             .stall_timeout
-            .map(|time| time.saturating_sub(stopping_for(&mut self.stopping)));
+            .map(|time| time.saturating_sub(stopping_for(&mut self.stopping, time)));
         let mut call = self.pools.call(job, stall_timeout);
         let mut times = Times { began, answered: Vec::new() };
         loop {
@@ -248,7 +254,9 @@ impl Archiver {
                 Step::Wait(left) => left,
             };
             times.note(settings, &call);
-            stopping_for(&mut self.stopping);
+            if let Some(time) = settings.stall_timeout {
+                stopping_for(&mut self.stopping, time);
+            }
             if Waiter::is_reload_pending() {
                 if call.open().any(|(_, still_for)| still_for >= PATIENCE) {
                     let open = call.open().map(|(there, still)| (there.clone(), still)).collect();

@@ -198,6 +198,7 @@ fn walsafe_archive_check() -> TableIterator<
                 command: &command,
                 path: std::env::var_os("PATH").as_deref(),
                 archives: &given,
+                credentials_file: access.credentials_file.as_deref(),
                 programs: server.as_deref().and_then(Path::parent),
             });
             let checks = destinations.iter().map(|there| {

@@ -4,6 +4,7 @@
 //! daemon, whose callers can.
 
 use std::path::Path;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use harness::fuse::Stalled;
@@ -12,8 +13,9 @@ use harness::process::{is_alive, threads, title};
 use harness::wait::poll;
 use harness::{
     Cluster, ClusterBuilder, Fs, FuseMount, Mark, Mount, Report, Stop, TIMEOUT, Trace, archive,
-    command, privileged, require, tool, wait_until,
+    command, privileged, process, require, tool, wait_until,
 };
+use rustix::process::Signal;
 
 /// How much longer than set the machine may take.
 pub const SLACK: Duration = Duration::from_secs(8);
@@ -275,6 +277,43 @@ fn fast_shutdown_is_held_up_for_stall_timeout_at_most() {
         let ready = cluster.ready_files();
         assert!(names.iter().all(|name| ready.contains(name)), "{ready:?}");
     }
+}
+
+/// A smart shutdown waits for sessions, for hours if need be. Storage that hung for longer than a fast one may take
+/// was given no time at all from then on: nothing was archived any more.
+#[test]
+fn a_smart_shutdown_archives_what_waits_once_storage_answers() {
+    require!(privileged());
+    require!(tool("bindfs"));
+    let storage = Storage::fuse();
+    let cluster = storage.cluster(0, 2).start();
+    cluster.wait_archived(&cluster.switch_wal());
+    let mut session = cluster.client("psql").stdin(Stdio::piped()).spawn().unwrap();
+    cluster.wait_until("a session", || {
+        let sessions =
+            "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'";
+        (cluster.sql(sessions) == "2").then_some(())
+    });
+    let hang = storage.hang();
+    let name = cluster.switch_wal();
+    wait_until_archiving(&cluster, &name);
+    let archiver = cluster.wait_archiver();
+    cluster.request_stop(Stop::Smart);
+    // The time is over, whenever it began.
+    let began = Instant::now();
+    wait_until(TIMEOUT, "the time of a fast shutdown to be over", || {
+        process::signal(archiver, Signal::USR1);
+        (began.elapsed() > Duration::from_secs(5)).then_some(())
+    });
+    drop(hang);
+    wait_until(TIMEOUT, "the file in the archive", || {
+        process::signal(archiver, Signal::USR1);
+        archive::contents(storage.path(), &name)
+    });
+    assert!(cluster.is_running(), "the session was not waited for");
+    drop(session.stdin.take());
+    cluster.wait_exit(TIMEOUT);
+    session.wait().unwrap();
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use super::{Check, Status, made};
+use crate::store::access::shell_word;
 use crate::store::location;
 
 /// A server's `restore_command`, and what is known of where it would run.
@@ -16,6 +17,8 @@ pub struct Restoring<'a> {
     pub path: Option<&'a OsStr>,
     /// The directories and URLs to which the server archives.
     pub archives: &'a [&'a Path],
+    /// The file with keys for object storage, if the server has one.
+    pub credentials_file: Option<&'a Path>,
     /// The directory of the server's own programs, where `make install` puts `walsafe`.
     pub programs: Option<&'a Path>,
 }
@@ -39,7 +42,11 @@ pub fn restore_command(restoring: &Restoring<'_>) -> Check {
         true => format!("--from \"{}\"", archive.display()),
         false => format!("--from {}", archive.display()),
     });
-    let from = from.collect::<Vec<_>>().join(" ");
+    let keys =
+        restoring.credentials_file.filter(|_| archives.iter().any(|at| location::is_url(at)));
+    let keys =
+        keys.map(|file| format!("--credentials-file {}", shell_word(&file.to_string_lossy())));
+    let from = from.chain(keys).collect::<Vec<_>>().join(" ");
     let wanted = |program: &str| format!("restore_command = '{program} restore {from} %f \"%p\"'");
     if command.trim().is_empty() {
         let detail = format!(
@@ -192,6 +199,7 @@ mod tests {
                 command: &command.replace("ARCHIVE", &archive.display().to_string()),
                 path: Some(path.as_os_str()),
                 archives: &[&archive],
+                credentials_file: Some(Path::new("/etc/walsafe/keys")),
                 programs: Some(&bin),
             });
             (check.status, check.detail)
@@ -226,7 +234,13 @@ mod tests {
             let command = format!(r#"walsafe restore {from} %f "%p""#);
             let command = command.replace("ARCHIVE", &format!("\"{}\"", archive.display()));
             let path = Some(bin.as_os_str());
-            restore_command(&Restoring { command: &command, path, archives: &both, programs: None })
+            restore_command(&Restoring {
+                command: &command,
+                path,
+                archives: &both,
+                credentials_file: None,
+                programs: None,
+            })
         };
         assert_eq!(command("--from ARCHIVE --from /b").status, Status::Ok);
         let missing = command("--from ARCHIVE");
@@ -240,7 +254,9 @@ mod tests {
                 let command = format!(r#"walsafe restore {from} %f "%p""#);
                 let path = Some(bin.as_os_str());
                 let (command, archives) = (command.as_str(), &[url][..]);
-                restore_command(&Restoring { command, path, archives, programs: None })
+                let credentials_file = Some(Path::new("/etc/walsafe/keys"));
+                let programs = None;
+                restore_command(&Restoring { command, path, archives, credentials_file, programs })
             };
             for from in [
                 r#"--from "s3://wal/main?endpoint=https://store.test&region=r""#,
@@ -250,7 +266,7 @@ mod tests {
             }
             let missing = command("--from s3://wal/other?region=r");
             assert_eq!(missing.status, Status::Warning);
-            let advice = r#" --from "s3://wal/main?endpoint=https://store.test&region=r" %f"#;
+            let advice = r#" --from "s3://wal/main?endpoint=https://store.test&region=r" --credentials-file /etc/walsafe/keys %f"#;
             assert!(missing.detail.contains(advice), "{}", missing.detail);
         }
         assert_eq!(archive_timeout("0").status, Status::Warning);
