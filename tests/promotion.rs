@@ -90,7 +90,7 @@ fn the_second_server_promoted_to_one_timeline_is_refused_until_it_has_an_archive
     report.assert_explains("00000002.history");
     assert!(report.detail.contains("Another server already used timeline 2."), "{report:?}");
     assert!(report.hint.contains("Another server was promoted to the same timeline"), "{report:?}");
-    assert!(report.hint.contains("an archive directory of its own"), "{report:?}");
+    assert!(report.hint.contains("an archive of its own"), "{report:?}");
     other.wait_failures(1);
     assert!(other.ready_files().contains(&"00000002.history".to_owned()));
     assert_eq!(Picture::of(archive.path()), before, "WAL of a wrong history came ahead of it");

@@ -22,7 +22,12 @@ fn wrong_values(cluster: &Cluster) -> Vec<(&'static str, String, &'static str)> 
         (destination, "/mnt/a, archive".to_owned(), "must be an absolute path: \"archive\""),
         (destination, "/mnt/a, \"/mnt/a\"".to_owned(), "\"/mnt/a\" is named twice"),
         (destination, "/mnt/a/b, /mnt/a".to_owned(), "\"/mnt/a/b\" lies in \"/mnt/a\""),
-        (destination, "s3://bucket/prefix".to_owned(), "not a URL"),
+        (destination, "s3://bucket//prefix".to_owned(), "two slashes in a row"),
+        (destination, "s3://bucket?region=r&sort=1".to_owned(), "option \"sort\" is not known"),
+        (destination, "s3://KEY:hunter2@bucket".to_owned(), "\"s3://...\""),
+        (destination, "/mnt/a, s3://bucket?region=r&secret=hunter2".to_owned(), "credentials_file"),
+        ("walsafe_archive.credentials_file", "keys".to_owned(), "an absolute path"),
+        ("walsafe_archive.credentials_file", format!("{data}/keys"), "in the data directory"),
         (destination, "/mnt/../etc".to_owned(), "\"..\""),
         ("walsafe_archive.file_mode", "0666".to_owned(), "0600, 0640, 0400 and 0440"),
         ("walsafe_archive.file_mode", "0644".to_owned(), "0600, 0640, 0400 and 0440"),
@@ -53,6 +58,7 @@ fn a_session_that_loaded_the_module_refuses_what_cannot_be_right() {
         let refused = refused.expect_err(name);
         assert!(refused.contains("ERROR:  22023:"), "{name} = {value}: {refused}");
         assert!(refused.contains(said), "{name} = {value}: {refused}");
+        assert!(!refused.contains("hunter2"), "{refused}");
         let text = name == "walsafe_archive.destination"
             || name.ends_with("file_mode")
             || name.ends_with("compression");
@@ -69,7 +75,9 @@ fn a_session_that_loaded_the_module_refuses_what_cannot_be_right() {
     for (name, value) in [
         ("destination", "/mnt/not/there/yet"),
         ("destination", "/mnt/a, \"/mnt/b, c\" ,/mnt/\"d\""),
+        ("destination", "s3://bucket/prefix?region=eu-central-1, /mnt/a"),
         ("destination", ""),
+        ("credentials_file", "/etc/not/there/yet"),
         ("file_mode", "0440"),
         ("compression", "zstd:3"),
         ("fsync_policy", "file"),
@@ -124,7 +132,7 @@ fn a_wrong_value_in_the_file_is_reported_at_the_reload_and_the_old_one_stays_in_
         assert_eq!(report.level, "WARNING");
         assert!(report.message.contains(name), "{report:?}");
         let all = format!("{} {} {}", report.message, report.detail, report.hint);
-        assert!(all.contains(said), "{name} = {value}: {report:?}");
+        assert!(all.contains(said) && !all.contains("hunter2"), "{name} = {value}: {report:?}");
         // "The value in force before stays in force": which one was not said, nor what a restart would bring.
         let in_use = match name.split('.').next_back() {
             Some("destination") => format!(

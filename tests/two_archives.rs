@@ -134,7 +134,7 @@ fn an_archive_that_hangs_does_not_keep_another_from_giving_the_file() {
         let (run, took) = restore(&names[0]);
         assert_eq!(run.code, Some(0), "{run:?}");
         let line = format!(
-            "was restored from \"{sound}\" and not from \"{hung}\": The archive directory does not respond"
+            "was restored from \"{sound}\" and not from \"{hung}\": The archive does not respond"
         );
         assert!(run.err.contains(&line), "{run:?}");
         assert!(took >= Duration::from_secs(2) && took < SLACK, "{took:?}");
@@ -146,9 +146,8 @@ fn an_archive_that_hangs_does_not_keep_another_from_giving_the_file() {
         // Nobody knows where the WAL ends.
         let (run, took) = restore("00000007.history");
         assert_eq!(run.code, Some(126), "{run:?}");
-        let said = format!(
-            "The archive directory does not respond: Nothing has moved at \"{hung}\" for 2 seconds."
-        );
+        let said =
+            format!("The archive does not respond: Nothing has moved at \"{hung}\" for 2 seconds.");
         assert!(run.err.contains(&said), "{run:?}");
         assert!(run.err.contains(&format!("leave \"{hung}\" out of --from")), "{run:?}");
         assert!(took < SLACK, "{took:?}");

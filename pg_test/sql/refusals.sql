@@ -9,7 +9,9 @@ ALTER SYSTEM SET walsafe_archive.destination = '"/mnt/a';
 ALTER SYSTEM SET walsafe_archive.destination = '/mnt/a, archive';
 ALTER SYSTEM SET walsafe_archive.destination = '/mnt/a, /mnt//a/';
 ALTER SYSTEM SET walsafe_archive.destination = '/mnt/a, /mnt/a/b';
-ALTER SYSTEM SET walsafe_archive.destination = 's3://bucket/prefix';
+ALTER SYSTEM SET walsafe_archive.destination = 's3://bucket//prefix';
+ALTER SYSTEM SET walsafe_archive.destination = 's3://KEY:hunter2@bucket/prefix';
+ALTER SYSTEM SET walsafe_archive.credentials_file = 'keys';
 ALTER SYSTEM SET walsafe_archive.destination = '/mnt/../etc';
 ALTER SYSTEM SET walsafe_archive.destination = E'/mnt/a\tb';
 SELECT current_setting('data_directory') AS data \gset
