@@ -66,7 +66,7 @@ pub struct Options<'a> {
     pub min_free: u64,
     /// Write nothing: for an archive that is mounted read-only.
     pub read_only: bool,
-    /// Remove the temporary files that nobody will ever ask for ([`temporary::forsaken`]).
+    /// Remove the temporary files that nobody will ever ask for ([`forsaken`](crate::store::directory::temporary::forsaken)).
     pub remove_stray: bool,
     /// Counts the steps, for whoever watches over storage that hangs.
     pub steps: Option<&'a Progress>,

@@ -5,7 +5,7 @@
 //! end, which follows when it is the file's turn (`draft`). An object counts only once the storage has said so,
 //! and is durable then: there is nothing to flush. What an answer means stands in one table (`answer`).
 //!
-//! No thread is started, no redirect followed, and nothing repeated but in [`client`], within a time limit.
+//! No thread is started, no redirect followed, and nothing repeated but by `client`, within a time limit.
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
