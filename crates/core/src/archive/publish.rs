@@ -98,7 +98,7 @@ impl<'a> Publishing<'a> {
         };
         let sealed = match copy {
             Copy::Present(stored) => {
-                let there = self.visit.find(&(&stored).into())?.is_some();
+                let there = self.visit.glance(&(&stored).into())?.is_some();
                 if !there {
                     return Err(vanished(&stored));
                 }

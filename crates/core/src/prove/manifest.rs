@@ -26,7 +26,8 @@ pub fn stored_digest(
     name: &FinalName,
     read: bool,
 ) -> Result<Option<(Digest, Origin)>, Error> {
-    let Some(found) = visit.find(name)? else { return Ok(None) };
+    let found = if read { visit.find(name)? } else { visit.glance(name)? };
+    let Some(found) = found else { return Ok(None) };
     let fail = |e| Error::io(Action::ReadArchived, found.path(), e);
     if !read {
         let carried = found.attribute(STORED_ATTRIBUTE).map_err(fail)?;

@@ -144,7 +144,7 @@ fn sort(stored: &str) -> Sorted {
 #[must_use]
 pub fn archived(visit: &dyn Visit, stored: &str) -> Option<StoredName> {
     let file = StoredName::parse(stored).ok()?;
-    let archived = match visit.find(&(&file).into()) {
+    let archived = match visit.glance(&(&file).into()) {
         Ok(None) | Err(Error::NotAFile { .. }) => false,
         Ok(Some(found)) => [STORED_ATTRIBUTE, CONTENT_ATTRIBUTE]
             .into_iter()

@@ -417,7 +417,7 @@ impl Visit for ObjectVisit<'_> {
 
     fn facts(&self, name: &str) -> io::Result<Option<Facts>> {
         // Any key can be asked for so.
-        let found = self.shared.find(&FinalName::Probe(name.to_owned()), self.progress);
+        let found = self.shared.glance(&FinalName::Probe(name.to_owned()), self.progress);
         let found = found.map_err(|e| io::Error::other(format!("{e}: {}", e.detail())))?;
         Ok(found.map(|found| Facts {
             len: found.stored_len(),

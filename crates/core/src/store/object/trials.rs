@@ -209,7 +209,7 @@ impl<'v> ObjectTrials<'v> {
             }) => true,
             Err(refusal) => return Err(self.failed(name, refusal)),
         };
-        let there = self.shared().find(name, self.visit.progress)?.is_some();
+        let there = self.shared().glance(name, self.visit.progress)?.is_some();
         Ok(match (refused, there) {
             (true, false) => Wrong::Refused,
             (true, true) => Wrong::RefusedAndStored,
@@ -289,7 +289,7 @@ impl Trials for ObjectTrials<'_> {
             drop(held);
             for pause in LOOKS {
                 thread::sleep(pause);
-                if shared.find(name, self.visit.progress)?.is_some() {
+                if shared.glance(name, self.visit.progress)?.is_some() {
                     return Ok(true);
                 }
             }
