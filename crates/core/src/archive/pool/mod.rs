@@ -194,7 +194,7 @@ impl Pool {
     /// ever. Idle threads do so by themselves; whoever waits for a file does it where no thread is idle.
     #[must_use]
     pub fn let_go(&self) -> Option<Duration> {
-        self.shared.lock().ready().filter_map(Prepared::let_go).min()
+        self.shared.lock().ready_in_memory().filter_map(Prepared::let_go).min()
     }
 
     /// Returns how long the longest of the files under way has not moved; `None` when no file is

@@ -35,8 +35,8 @@ pub(super) struct State<P> {
     phase: Phase,
     /// At most so many threads; with 0, one for what the server asks for, and nothing is archived ahead.
     workers: usize,
-    /// How many files each of them may have ready or under way.
-    ahead: usize,
+    /// Files that wait for their turn are held in memory.
+    in_memory: bool,
     /// The file that the server waits for.
     wanted: Option<Job>,
     /// The same, until a thread takes it.
@@ -71,11 +71,11 @@ pub(super) struct State<P> {
 }
 
 impl<P> State<P> {
-    pub(super) fn new(workers: usize, ahead: usize) -> Self {
+    pub(super) fn new(workers: usize, in_memory: bool) -> Self {
         Self {
             phase: Phase::Ahead { look_at: None },
             workers,
-            ahead,
+            in_memory,
             wanted: None,
             asked: None,
             answer: None,
@@ -207,9 +207,11 @@ impl<P> State<P> {
         self.look_later();
     }
 
-    /// Returns the files that are ready, and wait for their turn.
-    pub(super) fn ready(&mut self) -> impl Iterator<Item = &mut P> {
-        self.order.values_mut().filter_map(|file| match &mut file.stage {
+    /// Returns the files that wait for their turn, where they are held in memory: nowhere else is there anything to
+    /// let go of, and there may be many more.
+    pub(super) fn ready_in_memory(&mut self) -> impl Iterator<Item = &mut P> {
+        let files = self.in_memory.then(|| self.order.values_mut());
+        files.into_iter().flatten().filter_map(|file| match &mut file.stage {
             Stage::Ready { file, .. } => Some(file),
             _ => None,
         })

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::group::Member;
 use super::state::{Batch, Limit, Look, Seen, State, Turn, Work};
-use super::{AHEAD_PER_WORKER, BATCH, STACK};
+use super::{BATCH, STACK};
 use crate::archive::arrival::Arrival;
 use crate::archive::attempt::{bring_parent, prepare};
 use crate::archive::publish::{Prepared, Publishing};
@@ -42,8 +42,7 @@ pub(super) struct Shared {
 impl Shared {
     pub(super) fn new(plan: Plan, workers: usize, member: Member) -> Self {
         let store = plan.store();
-        let ahead = if store.holds_in_memory() { 1 } else { AHEAD_PER_WORKER };
-        let state = Mutex::new(State::new(workers, ahead));
+        let state = Mutex::new(State::new(workers, store.holds_in_memory()));
         Self {
             plan,
             store,
@@ -165,7 +164,7 @@ impl Shared {
                 return None;
             }
             state.idle += 1;
-            let held = state.ready().filter_map(Prepared::let_go).min();
+            let held = state.ready_in_memory().filter_map(Prepared::let_go).min();
             state = match state.longest_sleep(&limit).into_iter().chain(held).min() {
                 Some(time) => {
                     let slept = self.work.wait_timeout(state, time);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::file::{Batch, File, Limit, Running, Stage, Turn, Work};
 use super::{Phase, State};
 use crate::archive::Job;
-use crate::archive::pool::READY_FILES;
+use crate::archive::pool::{AHEAD_PER_WORKER, READY_FILES};
 use crate::store::Progress;
 use crate::wal::name::FileName;
 
@@ -59,7 +59,8 @@ impl<P> State<P> {
     fn room(&self, threads: usize) -> usize {
         let open = |file: &&File<P>| !file.is_waiting();
         let open = self.order.values().filter(open).count();
-        let most = READY_FILES.min(threads * self.ahead);
+        let each = if self.in_memory { 1 } else { AHEAD_PER_WORKER };
+        let most = READY_FILES.min(threads * each);
         let most = if self.memory.is_full() { 0 } else { most };
         most.saturating_sub(open)
     }
@@ -115,7 +116,7 @@ impl<P> State<P> {
         };
         // Where files are held in memory, there is no flush that makes names durable together. What waits for its
         // turn is let go in time there, which a thread that publishes another file does not do.
-        let most = if self.ahead == 1 { 1 } else { usize::MAX };
+        let most = if self.in_memory { 1 } else { usize::MAX };
         let run = self.order.iter().take_while(may).map(|(turn, _)| turn).take(most);
         let run: Vec<_> = if self.goes_ahead() { run.cloned().collect() } else { Vec::new() };
         let turns = match wanted {

@@ -8,7 +8,6 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::archive::Outcome;
-use crate::archive::pool::AHEAD_PER_WORKER;
 use crate::encoding::digest::Digest;
 
 mod looks;
@@ -126,8 +125,8 @@ struct Running {
 }
 
 impl Model {
-    fn new(threads: usize) -> Self {
-        let mut state = State::new(threads, AHEAD_PER_WORKER);
+    fn new(threads: usize, in_memory: bool) -> Self {
+        let mut state = State::new(threads, in_memory);
         state.threads = threads;
         Self {
             state,
@@ -440,8 +439,11 @@ proptest! {
     /// published before an earlier waiting file, or behind another destination's conflict; and threads that
     /// go on come to an end.
     #[test]
-    fn files_are_answered_and_published_in_order(events in prop::collection::vec(event(), 0..160)) {
-        let mut model = Model::new(2);
+    fn files_are_answered_and_published_in_order(
+        events in prop::collection::vec(event(), 0..160),
+        in_memory: bool,
+    ) {
+        let mut model = Model::new(2, in_memory);
         for event in events {
             model.happen(event)?;
             model.is_not_forgotten()?;
@@ -468,7 +470,7 @@ proptest! {
         events in prop::collection::vec(event(), 0..120),
         one in 0..FILES,
     ) {
-        let mut model = Model::new(2);
+        let mut model = Model::new(2, false);
         for event in events {
             model.happen(event)?;
         }
@@ -493,8 +495,11 @@ proptest! {
 
     /// All files are archived ahead, whatever the order in which they become ready, and in batches.
     #[test]
-    fn what_is_ready_in_any_order_is_published_in_the_servers(picks in prop::collection::vec(any::<usize>(), 60)) {
-        let mut model = Model::new(FILES);
+    fn what_is_ready_in_any_order_is_published_in_the_servers(
+        picks in prop::collection::vec(any::<usize>(), 60),
+        in_memory: bool,
+    ) {
+        let mut model = Model::new(FILES, in_memory);
         model.waiting = (0..FILES).map(|n| Turn::of(&job(n).name)).collect();
         model.ask(0)?;
         model.start()?;

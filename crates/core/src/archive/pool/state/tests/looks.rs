@@ -1,7 +1,6 @@
 //! Looks, and what is remembered, one after the other.
 
 use super::*;
-use crate::archive::pool::AHEAD_PER_WORKER;
 use crate::archive::pool::REMEMBERED;
 
 /// Has a look find these files.
@@ -35,7 +34,7 @@ fn archive_next(state: &mut State<FileName>) -> FileName {
 /// A history file of the server's own is the first in the order, whenever it appears.
 #[test]
 fn a_file_that_appears_late_and_low_goes_before_what_is_ready() {
-    let mut state: State<FileName> = State::new(2, AHEAD_PER_WORKER);
+    let mut state: State<FileName> = State::new(2, false);
     state.threads = 2;
     state.ask(&job(2));
     assert_eq!(prepare(&mut state), job(2).name);
@@ -55,7 +54,7 @@ fn a_file_that_appears_late_and_low_goes_before_what_is_ready() {
 /// after the failure, which may have been another disk's, files would be published before those.
 #[test]
 fn a_look_from_before_a_failure_counts_for_nothing() {
-    let mut state: State<FileName> = State::new(4, AHEAD_PER_WORKER);
+    let mut state: State<FileName> = State::new(4, false);
     state.threads = 4;
     state.ask(&job(2));
     assert_eq!(archive_next(&mut state), job(2).name);
@@ -81,7 +80,7 @@ fn a_look_from_before_a_failure_counts_for_nothing() {
 #[test]
 fn what_was_answered_is_not_listed_by_a_look_that_has_read_it_as_waiting() {
     for n in 2..6 {
-        let mut state: State<FileName> = State::new(2, AHEAD_PER_WORKER);
+        let mut state: State<FileName> = State::new(2, false);
         state.threads = 2;
         state.ask(&job(n));
         assert_eq!(archive_next(&mut state), job(n).name);
@@ -119,7 +118,7 @@ fn what_was_answered_is_not_listed_by_a_look_that_has_read_it_as_waiting() {
 /// held up by another destination, for as long as that hung, and nobody looked for what came after it.
 #[test]
 fn a_file_that_another_destination_holds_up_has_a_look_made_later() {
-    let mut state: State<FileName> = State::new(2, AHEAD_PER_WORKER);
+    let mut state: State<FileName> = State::new(2, false);
     state.threads = 2;
     state.ask(&job(2));
     assert_eq!(prepare(&mut state), job(2).name);
@@ -139,7 +138,7 @@ fn a_file_that_another_destination_holds_up_has_a_look_made_later() {
 /// up for good.
 #[test]
 fn what_no_longer_waits_is_not_remembered() {
-    let mut state: State<FileName> = State::new(2, AHEAD_PER_WORKER);
+    let mut state: State<FileName> = State::new(2, false);
     state.threads = 2;
     state.ask(&job(2));
     assert_eq!(archive_next(&mut state), job(2).name);
@@ -156,7 +155,7 @@ fn what_no_longer_waits_is_not_remembered() {
 /// Without a bound, the memory would grow as long as another destination is down.
 #[test]
 fn look_ahead_stops_where_the_memory_is_full_and_the_file_that_is_asked_for_does_not() {
-    let mut state: State<FileName> = State::new(2, AHEAD_PER_WORKER);
+    let mut state: State<FileName> = State::new(2, false);
     state.threads = 2;
     state.ask(&job(2));
     assert_eq!(archive_next(&mut state), job(2).name);
