@@ -33,6 +33,9 @@ use crate::watch::Watch;
 /// moves is soon done, and the server reads its configuration then.
 const PATIENCE: Duration = Duration::from_secs(3);
 
+/// A call that takes longer may hold a shutdown up.
+const LONG: Duration = Duration::from_secs(1);
+
 thread_local! {
     static ARCHIVER: RefCell<Archiver> = RefCell::new(Archiver::new());
     /// Beside the archiver's state: a panic there is a failure that is told of, too.
@@ -161,7 +164,10 @@ struct Archiver {
     last: LastNote,
     watch: Watch,
     told: Told,
-    /// Since when the server has been stopping and nothing was archived.
+    /// The last call has failed.
+    failed: bool,
+    /// Since when the server has been stopping and nothing was archived. Looked at only where calls fail or take
+    /// long: whoever archives file after file reads nothing for it.
     stopping: Option<Instant>,
 }
 
@@ -195,6 +201,7 @@ impl Archiver {
             last: LastNote::default(),
             watch: Watch::default(),
             told: Told::default(),
+            failed: false,
             stopping: None,
         }
     }
@@ -224,6 +231,7 @@ impl Archiver {
             self.watch.has_asked(there, requests);
         }
         self.watch.write();
+        self.failed = !matches!(ended, Ok(Ended::Archived));
         ended
     }
 
@@ -243,9 +251,10 @@ impl Archiver {
         let mut waiter = Waiter::new(name.as_str());
         let job = Job { name: name.clone(), source };
         // The server tries several times before it ends: together, failures hold it up no longer than one does.
-        let stall_timeout = settings
-            .stall_timeout
-            .map(|time| time.saturating_sub(stopping_for(&mut self.stopping, time)));
+        let stall_timeout = settings.stall_timeout.map(|time| match self.failed {
+            true => time.saturating_sub(stopping_for(&mut self.stopping, time)),
+            false => time,
+        });
         let mut call = self.pools.call(job, stall_timeout);
         let mut times = Times { began, answered: Vec::new() };
         loop {
@@ -254,7 +263,9 @@ impl Archiver {
                 Step::Wait(left) => left,
             };
             times.note(settings, &call);
-            if let Some(time) = settings.stall_timeout {
+            if began.elapsed() >= LONG
+                && let Some(time) = settings.stall_timeout
+            {
                 stopping_for(&mut self.stopping, time);
             }
             if Waiter::is_reload_pending() {
