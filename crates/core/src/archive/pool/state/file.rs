@@ -82,6 +82,10 @@ impl<P> File<P> {
         matches!(self.stage, Stage::Waiting)
     }
 
+    pub(super) fn is_running(&self) -> bool {
+        matches!(self.stage, Stage::Running(_))
+    }
+
     pub(super) fn is_ready(&self) -> bool {
         matches!(self.stage, Stage::Ready { .. })
     }

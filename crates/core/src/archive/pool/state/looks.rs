@@ -44,8 +44,17 @@ impl<P> State<P> {
         let Phase::Ahead { look_at: Some(at) } = self.phase else { return None };
         let waits = |file: &File<P>| file.listed && file.is_waiting();
         let free = self.workers > 0 && !self.memory.is_looking() && !self.memory.is_full();
-        (free && self.pg_wal.is_some() && !self.order.values().any(waits))
+        let none_waits = || !self.order.values().any(waits);
+        (free && self.pg_wal.is_some() && (none_waits() || self.is_stuck()))
             .then(|| at.saturating_duration_since(Instant::now()))
+    }
+
+    /// Returns whether the files that are ready have all the room, and wait for one that is in no look, from a call
+    /// that the server gave up: the next look decides whether that still waits.
+    fn is_stuck(&self) -> bool {
+        let undecided =
+            |file: &File<P>| !(file.listed || file.is_running() || self.is_wanted(&file.job.name));
+        self.room(self.threads) == 0 && self.order.values().any(undecided)
     }
 
     pub(super) fn start_look(&mut self) -> Option<Look> {

@@ -32,6 +32,9 @@ impl<P> State<P> {
         if let Some(job) = self.next_ahead() {
             return Some(self.start(job, true));
         }
+        if self.make_way() {
+            return Some(Work::Discard(std::mem::take(&mut self.discarded)));
+        }
         self.start_look().map(Work::Look)
     }
 
@@ -56,7 +59,7 @@ impl<P> State<P> {
     }
 
     /// Returns how many files may be made ready ahead now, with so many threads.
-    fn room(&self, threads: usize) -> usize {
+    pub(super) fn room(&self, threads: usize) -> usize {
         let open = |file: &&File<P>| !file.is_waiting();
         let open = self.order.values().filter(open).count();
         let each = if self.in_memory { 1 } else { AHEAD_PER_WORKER };
@@ -71,6 +74,25 @@ impl<P> State<P> {
         }
         let next = self.order.values().find(|file| file.listed && file.is_waiting());
         next.map(|file| file.job.clone())
+    }
+
+    /// A file that has appeared late may come before those that are ready, which wait for it and take all the room.
+    /// Then the last of them makes way. Returns whether one did.
+    fn make_way(&mut self) -> bool {
+        if !self.goes_ahead() || self.memory.is_full() || self.room(self.threads) > 0 {
+            return false;
+        }
+        let first = self.order.iter().find(|(_, file)| file.listed && file.is_waiting());
+        let Some((first, _)) = first else { return false };
+        let first = first.clone();
+        let wanted = self.wanted.as_ref();
+        let mut behind = self.order.range_mut(&first..).rev().map(|(_, file)| file);
+        let gives = |file: &&mut File<P>| file.is_ready() && wanted != Some(&file.job);
+        let Some(last) = behind.find(gives) else { return false };
+        if let Stage::Ready { file, .. } = std::mem::replace(&mut last.stage, Stage::Waiting) {
+            self.discarded.push(file);
+        }
+        true
     }
 
     /// Returns how many threads have something to do that no thread has begun.

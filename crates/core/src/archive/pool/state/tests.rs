@@ -469,8 +469,9 @@ proptest! {
     fn the_whole_backlog_is_archived_while_the_server_asks_for_one_file(
         events in prop::collection::vec(event(), 0..120),
         one in 0..FILES,
+        in_memory: bool,
     ) {
-        let mut model = Model::new(2, false);
+        let mut model = Model::new(2, in_memory);
         for event in events {
             model.happen(event)?;
         }

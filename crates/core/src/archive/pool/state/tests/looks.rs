@@ -50,6 +50,67 @@ fn a_file_that_appears_late_and_low_goes_before_what_is_ready() {
     assert_eq!(names, [job(2).name], "what the server waits for, and nothing behind what is lower");
 }
 
+/// Files are made ready, which the server has asked for one after the other without waiting for an answer.
+fn make_ready(state: &mut State<FileName>, files: std::ops::Range<usize>) {
+    for n in files {
+        state.ask(&job(n));
+        assert_eq!(prepare(state), job(n).name);
+        state.finish_prepare(&job(n).name, Ok(job(n).name));
+    }
+}
+
+/// What is ready waits for it, and had all the room: while the server was held up by another destination, nothing
+/// more was archived here.
+#[test]
+fn a_file_that_appears_late_and_low_gets_the_room_of_what_is_ready_behind_it() {
+    let mut state: State<FileName> = State::new(2, true);
+    state.threads = 2;
+    make_ready(&mut state, 1..3);
+    state.ask(&job(3));
+    assert_eq!(prepare(&mut state), job(3).name);
+    look(&mut state, 0..4);
+    // The server gets its file, and asks for nothing more.
+    state.finish_prepare(&job(3).name, Ok(job(3).name));
+    assert!(matches!(start(&mut state), Some(Work::Publish(_))));
+    state.finish_batch([(job(3).name, Some(Ok(receipt())))]);
+    let Some(Work::Discard(files)) = start(&mut state) else { panic!("no room is made") };
+    assert_eq!(files, [job(2).name], "the last one, which is to be brought anew");
+    for n in 0..3 {
+        if n != 1 {
+            assert_eq!(prepare(&mut state), job(n).name);
+            state.finish_prepare(&job(n).name, Ok(job(n).name));
+        }
+        let Some(Work::Publish(batch)) = start(&mut state) else { panic!("{n} is not published") };
+        assert_eq!(batch.files.first().map(|(name, _)| name), Some(&job(n).name));
+        state.finish_batch([(job(n).name, Some(Ok(receipt())))]);
+    }
+}
+
+/// Nothing passes it before the next look; and where what is ready behind it had all the room, others still waited
+/// for a thread, and no look was made.
+#[test]
+fn a_look_is_made_where_a_file_that_was_given_up_is_in_the_way_and_there_is_no_room() {
+    let mut state: State<FileName> = State::new(2, true);
+    state.threads = 2;
+    state.ask(&job(2));
+    assert_eq!(prepare(&mut state), job(2).name);
+    look(&mut state, 2..6);
+    assert_eq!(prepare(&mut state), job(3).name);
+    // It comes before these, and is given up: the server asks for another one at once.
+    state.ask(&job(1));
+    state.ask(&job(2));
+    for n in 2..4 {
+        state.finish_prepare(&job(n).name, Ok(job(n).name));
+    }
+    let Some(Work::Publish(_)) = start(&mut state) else { panic!("it waits for another") };
+    state.finish_batch([(job(2).name, Some(Ok(receipt())))]);
+    assert_eq!(prepare(&mut state), job(4).name);
+    state.finish_prepare(&job(4).name, Ok(job(4).name));
+    look(&mut state, 3..6);
+    let Some(Work::Publish(batch)) = start(&mut state) else { panic!("they wait for ever") };
+    assert_eq!(batch.files.first().map(|(name, _)| name), Some(&job(3).name));
+}
+
 /// What stood before a failure was known as archived, and a look under way passed over it. If that look counted
 /// after the failure, which may have been another disk's, files would be published before those.
 #[test]
