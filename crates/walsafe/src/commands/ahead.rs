@@ -191,6 +191,11 @@ impl<'a> Ahead<'a> {
         }
     }
 
+    /// Returns whether something is still fetched here, given up or not.
+    pub(super) fn is_busy(&self) -> bool {
+        self.fetcher.get().is_some_and(|fetcher| fetcher.as_ref().is_some_and(|f| f.is_busy()))
+    }
+
     /// Has what comes next fetched, now that the segment was delivered.
     pub(super) fn delivered(&self) {
         if let Err(e) = self.spool.note_asked(self.segment) {

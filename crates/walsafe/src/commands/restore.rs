@@ -150,6 +150,7 @@ impl Call<'_> {
                 self.note_failed(&result, stood);
                 self.answer(name, self.with(result, stood)) as u8
             },
+            is_busy: || ahead.as_ref().is_some_and(Ahead::is_busy),
         };
         match watchdog::watch_and_leave(rounds, common.timeout()) {
             Ok(status) => {

@@ -128,10 +128,10 @@ impl Fetcher {
         self.changed.notify_all();
     }
 
-    /// Returns the spool.
+    /// Returns whether something is still being fetched or looked up, given up or not.
     #[must_use]
-    pub fn spool(&self) -> &Spool {
-        &self.spool
+    pub fn is_busy(&self) -> bool {
+        !self.running().plan.is_idle()
     }
 
     /// A thread that panicked while it held the lock left the plan as it was.
