@@ -71,8 +71,9 @@ impl Recovery {
             return None;
         }
         let spool = arguments.spool.clone().unwrap_or_else(|| Path::new("pg_wal").join(DIRECTORY));
+        let there = data_directory.metadata().ok()?;
         let key = Key {
-            server: format!("{} {}", server.pid, server.started),
+            server: format!("{} {} {}:{}", server.pid, server.started, there.dev(), there.ino()),
             archives: digest_of(arguments).ok()?,
         };
         let spool = std::path::absolute(spool).ok()?;
