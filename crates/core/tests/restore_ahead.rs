@@ -31,7 +31,8 @@ fn number(n: u32) -> SegmentName {
 }
 
 fn key(server: &str) -> Key {
-    Key { server: server.to_owned(), archives: Digest::of(b"/mnt/archive") }
+    let (server, data_directory) = (server.to_owned(), "1:2".to_owned());
+    Key { server, data_directory, archives: Digest::of(b"/mnt/archive") }
 }
 
 /// An archive with whole segments, the last of which ends early, and the data directory of a server.
@@ -220,9 +221,16 @@ fn a_spool_is_emptied_for_another_recovery_and_refused_while_it_is_in_use() {
     assert_eq!(spool.asked().unwrap().0, number(1));
     // The same number, and another start.
     assert!(spool.lock().unwrap());
-    let other = place.open(&key("1 200"));
+    let elsewhere = Key { data_directory: "1:3".to_owned(), ..key("1 100") };
+    let other = place.open(&elsewhere);
     assert!(matches!(other, Err(SpoolError::InUse { .. })), "{other:?}");
     assert!(spool.is_of(&key("1 100")) && spool.is_locked());
+    // Who fetches for an earlier start of the same server is asked to leave, and had the lock for a minute.
+    for _ in 0..2 {
+        let other = place.open(&key("1 200"));
+        assert!(matches!(other, Err(SpoolError::BeingLeft { .. })), "{other:?}");
+        assert!(!spool.is_of(&key("1 100")) && spool.is_locked());
+    }
     drop(spool);
     let spool = place.open(&key("1 200")).unwrap();
     assert_eq!((place.here(&spool), spool.asked()), (vec![], None));
