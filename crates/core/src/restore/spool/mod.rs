@@ -44,7 +44,7 @@ const LONGEST: u64 = 64 << 10;
 /// How often it is looked whether a segment has come.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// How long one that is coming may stand still.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(3);
 /// Bytes hashed at a time.
 const CHUNK: usize = 256 << 10;
 
@@ -247,8 +247,9 @@ impl Spool {
             let bytes = self.bytes_of(segment);
             if bytes != seen {
                 (seen, since) = (bytes, Instant::now());
-                steps.tick();
             }
+            // No archive is asked meanwhile, and none is to blame.
+            steps.tick();
             if !is_coming || since.elapsed() >= PATIENCE {
                 return Ok(None);
             }
