@@ -31,11 +31,16 @@ class Bucket:
         if not line:
             raise RuntimeError(f"the server of object storage has not started: exit status {self.process.wait()}")
         vars(self).update(json.loads(line))
+        self.reach("far")
         self.log = Path(self.ca).parent / "log" / "client.rgw.log"
+
+    def reach(self, by):
+        """From now on, "far" through the network, or "near" past it."""
+        vars(self).update(vars(self)[by])
 
     def names(self, prefix):
         """The keys that begin so."""
-        self.process.stdin.write(prefix + "\n")
+        self.process.stdin.write(f"names {prefix}\n")
         self.process.stdin.flush()
         return json.loads(self.process.stdout.readline())
 
