@@ -5,10 +5,12 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use walsafe_core::error::{Activity, Error, Standby};
+use walsafe_core::restore::spool::Given;
 use walsafe_core::restore::{self, Origin, Outcome, Request, RestoreError, Round, Trouble, own};
 use walsafe_core::store::location;
 use walsafe_core::wal::name::{FileKind, FileName};
 
+use super::ahead::Ahead;
 use super::{DONE, lately};
 use crate::arguments::{OnError, Restore};
 use crate::complaint::Complaint;
@@ -136,17 +138,27 @@ impl Call<'_> {
     /// that to the server.
     fn watched(&self, name: &FileName, origins: &[Origin]) -> Ending {
         let Restore { from, file, common, .. } = self.arguments;
+        let ahead = self.ahead(name);
         let rounds = Rounds {
             archives: from,
             last: if from.len() > 1 { lately::failed(from, here()) } else { Vec::new() },
-            work: |signs: &Signs, round: &Round| self.attempt(name, origins, signs, round),
+            work: |signs: &Signs, round: &Round| match &ahead {
+                Some(ahead) => self.attempt_ahead(ahead, name, origins, signs, round),
+                None => self.attempt(name, origins, signs, round),
+            },
             answer: |result, stood: &[Stood]| {
                 self.note_failed(&result, stood);
                 self.answer(name, self.with(result, stood)) as u8
             },
         };
         match watchdog::watch_and_leave(rounds, common.timeout()) {
-            Ok(status) => Ending::of(status),
+            Ok(status) => {
+                let ending = Ending::of(status);
+                if let (Ending::Delivered, Some(ahead)) = (ending, &ahead) {
+                    ahead.delivered();
+                }
+                ending
+            }
             Err(Lost::Stalled(error)) => {
                 let is_history = file.ends_with(".history");
                 self.trouble(Complaint::of(&error, Activity::Restoring), is_history)
@@ -154,6 +166,38 @@ impl Call<'_> {
             Err(Lost::Died(message)) => self.stop(Complaint::new(message)),
             Err(Lost::Panicked) => Ending::Stops,
         }
+    }
+
+    /// Prepares to fetch ahead, if that is wanted, and says what is wrong with that. Without it, the file is restored
+    /// all the same.
+    fn ahead(&self, name: &FileName) -> Option<Ahead<'_>> {
+        let ahead = Ahead::of(self.arguments, name);
+        let wrong = match &ahead {
+            Ok(ahead) => ahead.as_ref().and_then(Ahead::complaint),
+            Err(e) => Some(e.to_string()),
+        };
+        if let Some(wrong) = wrong.filter(|wrong| lately::is_new(wrong, here())) {
+            terminal::complain(&wrong);
+        }
+        ahead.ok().flatten()
+    }
+
+    /// As [`Call::attempt`], but takes the file if it was fetched before.
+    fn attempt_ahead(
+        &self,
+        ahead: &Ahead<'_>,
+        name: &FileName,
+        origins: &[Origin],
+        signs: &Signs,
+        round: &Round,
+    ) -> Result<Outcome, RestoreError> {
+        if let Some(given) = ahead.take(&signs.steps, round) {
+            return Ok(Outcome::Delivered { given, remark: None, passed_over: Vec::new() });
+        }
+        ahead.begin();
+        let result = self.attempt(name, origins, signs, round);
+        ahead.finish(self.begun);
+        result
     }
 
     fn attempt(
@@ -204,11 +248,11 @@ impl Call<'_> {
         mut result: Result<Outcome, RestoreError>,
         stood: &[Stood],
     ) -> Result<Outcome, RestoreError> {
-        if let Ok(Outcome::Delivered { from, passed_over, .. }) = &mut result {
+        if let Ok(Outcome::Delivered { given, passed_over, .. }) = &mut result {
             for (place, seconds) in stood {
                 let Some(path) = self.arguments.from.get(*place) else { continue };
                 let is_told = passed_over.iter().any(|trouble| trouble.archive == *path);
-                if path != from && !is_told {
+                if *path != given.from && !is_told {
                     let (archive, seconds) = (path.clone(), *seconds);
                     let path = location::shown(path).into_owned();
                     let hangs = Error::StorageHangs { path, seconds, left: None };
@@ -222,8 +266,8 @@ impl Call<'_> {
     /// Says what came of the attempt, where there is something to say.
     fn answer(&self, name: &FileName, result: Result<Outcome, RestoreError>) -> Ending {
         match result {
-            Ok(Outcome::Delivered { from, remark, passed_over }) => {
-                self.delivered(name, &from, remark, &passed_over)
+            Ok(Outcome::Delivered { given, remark, passed_over }) => {
+                self.delivered(name, &given, remark, &passed_over)
             }
             Ok(Outcome::NotArchived { reason }) => {
                 let message = format!("\"{name}\" {reason}");
@@ -244,7 +288,7 @@ impl Call<'_> {
     fn delivered(
         &self,
         name: &FileName,
-        from: &Path,
+        given: &Given,
         remark: Option<String>,
         passed_over: &[Trouble],
     ) -> Ending {
@@ -255,7 +299,10 @@ impl Call<'_> {
         }
         let mut message = format!("\"{name}\" was restored");
         if is_asked || !passed_over.is_empty() {
-            message += &format!(" from \"{}\"", location::shown(from).display());
+            message += &format!(" from \"{}\"", location::shown(&given.from).display());
+        }
+        if given.fetched_ahead {
+            message += ", fetched ahead";
         }
         for trouble in passed_over {
             message +=
@@ -267,7 +314,7 @@ impl Call<'_> {
         let detail: Vec<_> = passed_over.iter().map(Trouble::sentence).collect();
         let said = Complaint::new(message).detail(detail.join(" "));
         if *verbose || self.is_new(&said) {
-            self.tell_of(Ending::Delivered, &said, Some(from));
+            self.tell_of(Ending::Delivered, &said, Some(&given.from));
         }
         Ending::Delivered
     }

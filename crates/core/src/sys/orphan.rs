@@ -1,0 +1,147 @@
+//! A process that outlives the one that has started it.
+
+#![allow(unsafe_code, reason = "system calls that the standard library does not offer")]
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsRawFd, RawFd};
+
+use crate::sys::call::check;
+
+/// Returns which process takes over the orphans of this one: process 1, or a nearer one that has asked for them
+/// (`PR_SET_CHILD_SUBREAPER`). Only an orphan can tell, so one is made. It ends at once, with status 0: whoever
+/// takes it over may be a server, which takes an orphan that ends badly for one of its own that has crashed.
+///
+/// # Errors
+/// No process could be made, or it was not taken over within a second.
+pub fn adopter() -> io::Result<u32> {
+    let (mut reader, writer) = io::pipe()?;
+    // SAFETY: the copy calls nothing but what a copy of a process with threads may call.
+    let child = check(unsafe { libc::fork() })?;
+    if child == 0 {
+        be_the_parent(writer.as_raw_fd());
+    }
+    drop(writer);
+    let mut status = 0;
+    // SAFETY: the status is ours, and outlives the call.
+    while let Err(e) = check(unsafe { libc::waitpid(child, &raw mut status, 0) }) {
+        if e.kind() != io::ErrorKind::Interrupted {
+            return Err(e);
+        }
+    }
+    let mut told = [0; 4];
+    reader.read_exact(&mut told)?;
+    match u32::from_ne_bytes(told) {
+        0 => Err(io::ErrorKind::TimedOut.into()),
+        adopter => Ok(adopter),
+    }
+}
+
+/// Makes an orphan by ending.
+fn be_the_parent(writer: RawFd) -> ! {
+    // SAFETY: takes no arguments.
+    let parent = unsafe { libc::getpid() };
+    // SAFETY: as for the first copy.
+    if unsafe { libc::fork() } == 0 {
+        be_the_orphan(parent, writer);
+    }
+    // SAFETY: takes a number, and runs nothing of the program.
+    unsafe { libc::_exit(0) }
+}
+
+/// Says whose child it is once that is not `parent` any more; 0 if it stays one for a second.
+fn be_the_orphan(parent: libc::pid_t, writer: RawFd) -> ! {
+    let mut adopter = 0;
+    for _ in 0..1000 {
+        // SAFETY: takes no arguments.
+        let now = unsafe { libc::getppid() };
+        if now != parent {
+            adopter = now;
+            break;
+        }
+        // SAFETY: takes a number.
+        unsafe { libc::usleep(1000) };
+    }
+    let told = adopter.to_ne_bytes();
+    // SAFETY: the bytes are as many as are said, outlive the call and are only read.
+    unsafe { libc::write(writer, told.as_ptr().cast(), told.len()) };
+    // SAFETY: takes a number, and runs nothing of the program.
+    unsafe { libc::_exit(0) }
+}
+
+/// Leaves what this process has inherited: the session and its terminal, the working directory, which may be on
+/// a file system that somebody wants to unmount, and every descriptor. Standard streams lead to `/dev/null`. To be
+/// called before anything is opened.
+///
+/// # Errors
+/// What the calls report. `EPERM` for the leader of a process group: it cannot leave its session.
+pub fn detach() -> io::Result<()> {
+    // SAFETY: takes no arguments.
+    check(unsafe { libc::setsid() })?;
+    std::env::set_current_dir("/")?;
+    let nowhere = File::options().read(true).write(true).open("/dev/null")?;
+    for stream in [libc::STDIN_FILENO, libc::STDOUT_FILENO, libc::STDERR_FILENO] {
+        // SAFETY: both are open descriptors; nothing in this process owns the numbers of the standard streams.
+        check(unsafe { libc::dup2(nowhere.as_raw_fd(), stream) })?;
+    }
+    drop(nowhere);
+    for fd in inherited()? {
+        // SAFETY: takes a number. Nothing in this process owns a descriptor yet, as the caller makes sure.
+        unsafe { libc::close(fd) };
+    }
+    Ok(())
+}
+
+/// Returns the descriptors that are open beside the standard streams; what this call itself opened is closed
+/// again.
+fn inherited() -> io::Result<Vec<RawFd>> {
+    let mut open = Vec::new();
+    match std::fs::read_dir("/proc/self/fd") {
+        Ok(entries) => {
+            for entry in entries {
+                open.extend(
+                    entry?.file_name().to_str().and_then(|name| name.parse::<RawFd>().ok()),
+                );
+            }
+        }
+        // Where there is no /proc, no process has more of them than this, or hardly.
+        Err(_) => open.extend(0..1024),
+    }
+    open.retain(|fd| *fd > libc::STDERR_FILENO);
+    Ok(open)
+}
+
+/// Returns when a process was started, in the kernel's own units since the machine was; `None` if there is none
+/// with this number, or that is not told here. Of two processes that have had one number it tells which it is.
+#[must_use]
+pub fn process_started(pid: u32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name, in parentheses before the rest, may contain anything. What is wanted is field 22 (proc(5)), and
+    // the first one behind the name is field 3.
+    stat.rsplit_once(") ")?.1.split(' ').nth(22 - 3)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn whoever_takes_orphans_over_is_found() {
+        let adopter = adopter().unwrap();
+        assert_ne!(adopter, std::process::id());
+        assert!(adopter == 1 || crate::sys::process_runs(adopter), "{adopter}");
+    }
+
+    #[test]
+    fn a_process_is_told_from_one_that_had_its_number_before() {
+        let own = process_started(std::process::id()).unwrap();
+        assert_eq!(process_started(std::process::id()), Some(own));
+        let mut later = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        assert!(process_started(later.id()).unwrap() >= own);
+        later.kill().unwrap();
+        later.wait().unwrap();
+        assert_eq!(process_started(later.id()), None);
+    }
+}
