@@ -35,6 +35,11 @@ class Restorer:
             return f"{self.program} is not installed"
         return next(one for one in ALL if one.key == self.filled_by).missing(installation)
 
+    def command_for(self, server, archive, program):
+        """The restore_command of a server."""
+        return self.command.format(
+            archive=archive, bindir=server.installation.bindir, program=program, data=server.data)
+
 
 def walsafe(key, title, filled_by):
     return Restorer(key, title, filled_by, '{bindir}/walsafe restore --from {archive} %f "%p"', "walsafe")
@@ -63,9 +68,9 @@ RESTORERS = [
 
 
 class Recovery(Server):
-    """A copy of the backup that recovers to the end of what `restorer` fetches."""
+    """A copy of the backup that recovers to the end of what `restorer` fetches from `where`."""
 
-    def __init__(self, cluster, scratch, backup, restorer, archive, program):
+    def __init__(self, cluster, scratch, backup, restorer, *where):
         super().__init__(cluster.installation, scratch.fresh("recovery"))
         self.cluster = cluster
         run(["cp", "-a", backup, self.data])
@@ -75,8 +80,7 @@ class Recovery(Server):
         if restorer is IN_PLACE:
             run(["cp", *cluster.backlog_paths(), self.pg_wal])
         self.restorer = restorer
-        self.command = restorer.command.format(
-            archive=archive, bindir=self.installation.bindir, program=program, data=self.data)
+        self.command = restorer.command_for(self, *where)
 
     def replay(self):
         """Seconds of replaying by the server's own clock, CPU seconds, and where it ended."""
