@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import subprocess
 import time
 from datetime import datetime, timezone
 from pathlib import Path
@@ -11,7 +12,7 @@ from random import Random
 import gauges
 import objects
 import recovery
-from server import account, as_server_user, flush, wait_for
+from server import account, flush, wait_for
 
 # Who fills the archives, by their compression. Both kinds of it are zstd.
 FILLED = {
@@ -27,6 +28,7 @@ DONE = re.compile(r"^(\S+ \S+) UTC .*redo done at (\S+) ", re.MULTILINE)
 class Restorer:
     """A way to recover from the archive of the same compression."""
 
+    in_place = False  # all of the WAL is in pg_wal
     is_process_1 = False  # the server, in a namespace of processes
 
     def __init__(self, key, title, compression, filled_by):
@@ -51,8 +53,8 @@ class Ours(Restorer):
         self.is_process_1 = is_process_1
 
     def missing(self, installation):
-        if self.is_process_1 and os.geteuid() != 0:
-            return "only root can make a namespace of processes"
+        if self.is_process_1 and subprocess.run(["unshare", "--pid", "--fork", "true"]).returncode != 0:
+            return "no namespace of processes can be made"
         return super().missing(installation)
 
     def command_for(self, server, bucket, work):
@@ -60,6 +62,15 @@ class Ours(Restorer):
         filler.write_access(bucket, work)
         return (f'{server.installation.bindir}/walsafe restore --from "{filler.url(bucket)}" '
                 f'--credentials-file {filler.credentials}{self.options} %f "%p"')
+
+
+class InPlace(Restorer):
+    """What replaying costs whoever fetches."""
+
+    in_place = True
+
+    def command_for(self, server, bucket, work):
+        return "false"
 
 
 class PgBackRest(Restorer):
@@ -89,7 +100,7 @@ def ways(compression):
     ]
 
 
-ALL = [*ways("none"), *ways("zstd")]
+ALL = [InPlace("in-place", "nothing to fetch, all in pg_wal", "none", "ours"), *ways("none"), *ways("zstd")]
 
 
 class Recovery(recovery.Recovery):
@@ -99,12 +110,14 @@ class Recovery(recovery.Recovery):
         super().__init__(cluster, scratch, backup, restorer, bucket, scratch.fresh("recovery-access"))
 
     def spawn(self, command, **options):
-        if not self.restorer.is_process_1:
-            return super().spawn(command, **options)
+        """Starts a process that waits for a line and then becomes the server, or its parent outside."""
         user = account()
         namespace = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc",
                      "--setgid", user.pw_gid, "--setuid", user.pw_uid, "--"]
-        return as_server_user([*namespace, *command], becomes_it=True, **options)
+        is_process_1 = self.restorer.is_process_1
+        waits = ["sh", "-c", 'read -r _ && exec "$@" </dev/null', "sh"]
+        options |= {"stdin": subprocess.PIPE, "becomes_it": is_process_1}
+        return super().spawn([*waits, *(namespace if is_process_1 else []), *command], **options)
 
     def server_pid(self):
         """The server as it is seen from here."""
@@ -123,14 +136,17 @@ class Recovery(recovery.Recovery):
 
     def replay(self):
         """Seconds from the server's start until nothing is left to be replayed, CPU seconds, and where it ended."""
-        began = time.time()
         self.launch({"restore_command": self.command})
-        group = gauges.ProcessGroup(self.server_pid())
-        try:
-            def done():
-                self.fail_if_ended()
-                return DONE.search(self.log())
+        group = gauges.ProcessGroup(self.postmaster.pid)
 
+        def done():
+            self.fail_if_ended()
+            return DONE.search(self.log())
+
+        try:
+            began = time.time()
+            self.postmaster.stdin.write(b"go\n")
+            self.postmaster.stdin.close()
             when, lsn = wait_for(f"a recovery by {self.restorer.title}", done, 900, 0.05).groups()
             ended = datetime.strptime(when, "%Y-%m-%d %H:%M:%S.%f").replace(tzinfo=timezone.utc).timestamp()
             cpu_seconds = group.cpu_seconds()

@@ -28,6 +28,11 @@ class Restorer:
         self.command = command
         self.program = program
 
+    @property
+    def in_place(self):
+        """All of the WAL is in pg_wal."""
+        return self is IN_PLACE
+
     def missing(self, installation):
         """Why it cannot take part here, or None."""
         program = self.program
@@ -77,7 +82,7 @@ class Recovery(Server):
         (self.data / "recovery.signal").touch()
         with open(self.data / "postgresql.conf", "a") as conf:
             conf.write(SETTINGS.format(home=self.home))
-        if restorer is IN_PLACE:
+        if restorer.in_place:
             run(["cp", *cluster.backlog_paths(), self.pg_wal])
         self.restorer = restorer
         self.command = restorer.command_for(self, *where)
@@ -103,7 +108,7 @@ class Recovery(Server):
     def check_restored(self):
         restored = set(RESTORED.findall(self.log()))
         lost = [name for name in self.cluster.backlog if name not in restored]
-        if self.restorer is not IN_PLACE and lost:
+        if lost and not self.restorer.in_place:
             raise RuntimeError(f"{self.restorer.title}: {lost[0]} was not restored\n{self.log_tail()}")
 
 
