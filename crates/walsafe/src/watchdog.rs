@@ -164,14 +164,15 @@ pub(crate) fn watch_until_asked(
 ///
 /// Of several archives, one that hangs is left to itself. It is asked once more when the others have been, and
 /// then counts as one that hangs.
-pub(crate) fn watch_and_leave<T, Work, Answer>(
-    rounds: Rounds<'_, Work, Answer>,
+pub(crate) fn watch_and_leave<T, Work, Answer, Busy>(
+    rounds: Rounds<'_, Work, Answer, Busy>,
     timeout: Option<Duration>,
 ) -> Result<u8, Lost>
 where
     T: Send,
     Work: Fn(&Signs, &Round) -> T + Sync,
     Answer: Fn(T, &[Stood]) -> u8,
+    Busy: Fn() -> bool,
 {
     let Some(timeout) = timeout else {
         let round = Round::new(rounds.last, Vec::new());
@@ -206,7 +207,7 @@ where
 pub(crate) type Stood = (usize, u64);
 
 /// Work on archives of which each may hang, in rounds ([`Round`]).
-pub(crate) struct Rounds<'a, Work, Answer> {
+pub(crate) struct Rounds<'a, Work, Answer, Busy> {
     /// The archives. There is at least one.
     pub(crate) archives: &'a [PathBuf],
     /// Those that the first round asks last, by their places.
@@ -216,11 +217,13 @@ pub(crate) struct Rounds<'a, Work, Answer> {
     /// Says what came of it, given what stood still meanwhile, and returns the exit status. It may take as long
     /// as it likes.
     pub(crate) answer: Answer,
+    /// Returns whether threads that the work has started may still be at the archives. Nobody waits for them.
+    pub(crate) is_busy: Busy,
 }
 
 /// Makes one round after the other until one comes to an end, and returns what that answers.
-fn work_in_threads<T, Work, Answer>(
-    rounds: Rounds<'_, Work, Answer>,
+fn work_in_threads<T, Work, Answer, Busy>(
+    rounds: Rounds<'_, Work, Answer, Busy>,
     timeout: Duration,
     way_out: WayOut,
 ) -> u8
@@ -228,8 +231,9 @@ where
     T: Send,
     Work: Fn(&Signs, &Round) -> T + Sync,
     Answer: Fn(T, &[Stood]) -> u8,
+    Busy: Fn() -> bool,
 {
-    let Rounds { archives, mut last, work, answer } = rounds;
+    let Rounds { archives, mut last, work, answer, is_busy } = rounds;
     let (work, mut hung, mut stood) = (&work, Vec::new(), Vec::new());
     thread::scope(|scope| {
         loop {
@@ -267,8 +271,8 @@ where
                     continue;
                 }
             };
-            // A thread that hangs is waited for by whoever leaves this scope.
-            if stood.is_empty() {
+            // A thread that hangs is waited for by whoever leaves this scope, or ends the process.
+            if stood.is_empty() && !is_busy() {
                 return answered;
             }
             way_out.leave(answered);

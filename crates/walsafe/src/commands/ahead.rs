@@ -71,8 +71,10 @@ impl Recovery {
             return None;
         }
         let spool = arguments.spool.clone().unwrap_or_else(|| Path::new("pg_wal").join(DIRECTORY));
+        let there = data_directory.metadata().ok()?;
         let key = Key {
             server: format!("{} {}", server.pid, server.started),
+            data_directory: format!("{}:{}", there.dev(), there.ino()),
             archives: digest_of(arguments).ok()?,
         };
         let spool = std::path::absolute(spool).ok()?;
@@ -136,7 +138,10 @@ impl<'a> Ahead<'a> {
         match name.kind() {
             FileKind::Segment(segment) if is_for_recovery(&arguments.target) => {
                 let Some(recovery) = Recovery::of(arguments) else { return Ok(None) };
-                let spool = recovery.open()?;
+                let spool = match recovery.open() {
+                    Err(SpoolError::BeingLeft { .. }) => return Ok(None),
+                    opened => opened?,
+                };
                 let control = ControlFile::read(&recovery.data_directory).ok();
                 let size = control.and_then(|control| control.segment_size);
                 let goes_on = size.is_some_and(|size| follows(spool.asked(), segment, size));
@@ -182,13 +187,21 @@ impl<'a> Ahead<'a> {
         fetch_into(spool, self.arguments, &self.recovery, self.segment)
     }
 
-    /// Waits for what comes next, if it is fetched here: nothing of this process goes on when the call has ended.
-    pub(super) fn finish(&self, begun: Instant) {
+    /// Ends what is fetched here: nothing of this process goes on when the call has ended. If its own segment was
+    /// delivered, it waits for the others, within limits.
+    pub(super) fn finish(&self, begun: Instant, is_delivered: bool) {
         if let Some(Some(fetcher)) = self.fetcher.get() {
-            // What is on its way at the same pace comes about as soon as this one.
-            fetcher.wait(begun.elapsed().clamp(WAIT.0, WAIT.1));
+            if is_delivered {
+                // What is on its way at the same pace comes about as soon as this one.
+                fetcher.wait(begun.elapsed().clamp(WAIT.0, WAIT.1));
+            }
             fetcher.stop();
         }
+    }
+
+    /// Returns whether something is still fetched here, given up or not.
+    pub(super) fn is_busy(&self) -> bool {
+        self.fetcher.get().is_some_and(|fetcher| fetcher.as_ref().is_some_and(|f| f.is_busy()))
     }
 
     /// Has what comes next fetched, now that the segment was delivered.

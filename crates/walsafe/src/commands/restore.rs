@@ -150,6 +150,7 @@ impl Call<'_> {
                 self.note_failed(&result, stood);
                 self.answer(name, self.with(result, stood)) as u8
             },
+            is_busy: || ahead.as_ref().is_some_and(Ahead::is_busy),
         };
         match watchdog::watch_and_leave(rounds, common.timeout()) {
             Ok(status) => {
@@ -196,7 +197,9 @@ impl Call<'_> {
         }
         ahead.begin();
         let result = self.attempt(name, origins, signs, round);
-        ahead.finish(self.begun);
+        let is_delivered = matches!(result, Ok(Outcome::Delivered { .. }));
+        // That is bounded, and whether an archive still moves makes no difference to this file any more.
+        signs.elsewhere(|| ahead.finish(self.begun, is_delivered));
         result
     }
 

@@ -128,10 +128,10 @@ impl Fetcher {
         self.changed.notify_all();
     }
 
-    /// Returns the spool.
+    /// Returns whether something is still being fetched or looked up, given up or not.
     #[must_use]
-    pub fn spool(&self) -> &Spool {
-        &self.spool
+    pub fn is_busy(&self) -> bool {
+        !self.running().plan.is_idle()
     }
 
     /// A thread that panicked while it held the lock left the plan as it was.
@@ -185,9 +185,10 @@ impl Fetcher {
         }
         let most = u64::from(self.size.bytes()) * u64::from(self.most);
         if !self.spool.has_room(self.size, most) {
-            let path = self.spool.path().display();
+            // The same each time, so that it is said once a minute.
             self.spool.complain(&format!(
-                "nothing is fetched ahead: there is no room for \"{segment}\" in \"{path}\", where {most} bytes more must stay free"
+                "nothing is fetched ahead for lack of room: {most} bytes more than a segment must be free in \"{}\"",
+                self.spool.path().display()
             ));
             return false;
         }

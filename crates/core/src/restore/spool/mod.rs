@@ -44,7 +44,7 @@ const LONGEST: u64 = 64 << 10;
 /// How often it is looked whether a segment has come.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// How long one that is coming may stand still.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(3);
 /// Bytes hashed at a time.
 const CHUNK: usize = 256 << 10;
 
@@ -53,6 +53,8 @@ const CHUNK: usize = 256 << 10;
 pub struct Key {
     /// The start of the server: its process, and when it was started.
     pub server: String,
+    /// The data directory, by what no other has.
+    pub data_directory: String,
     /// The archives in their order, and what is accepted of them, as a digest.
     pub archives: Digest,
 }
@@ -100,6 +102,13 @@ pub enum SpoolError {
         /// The spool.
         path: PathBuf,
     },
+    /// Who fetches does so for an earlier start of this server, or from other archives, and is about to leave. This
+    /// passes within a second.
+    #[error("the spool \"{}\" is being left", .path.display())]
+    BeingLeft {
+        /// The spool.
+        path: PathBuf,
+    },
 }
 
 /// A spool that is open, and belongs to this recovery.
@@ -127,9 +136,14 @@ impl Spool {
         if let Some(way) = [Way::Process, Way::Calls].into_iter().find(is_ours) {
             return Ok(Self { dir, way });
         }
-        // Whoever fetches for another recovery, or an earlier start, has not ended yet.
         if !dir.try_lock().map_err(fail)? {
-            return Err(SpoolError::InUse { path: path.to_owned() });
+            let path = path.to_owned();
+            if read(&dir, KEY).is_some_and(|text| !key.is_of_same_server(&text)) {
+                return Err(SpoolError::InUse { path });
+            }
+            // Who finds its key gone leaves, and touches nothing any more.
+            let _ = dir.unlink(KEY);
+            return Err(SpoolError::BeingLeft { path });
         }
         let spool = Self { dir, way: way() };
         spool.empty();
@@ -233,8 +247,9 @@ impl Spool {
             let bytes = self.bytes_of(segment);
             if bytes != seen {
                 (seen, since) = (bytes, Instant::now());
-                steps.tick();
             }
+            // No archive is asked meanwhile, and none is to blame.
+            steps.tick();
             if !is_coming || since.elapsed() >= PATIENCE {
                 return Ok(None);
             }
@@ -303,7 +318,7 @@ impl Spool {
     /// It could not be written.
     fn admit(&self, segment: SegmentName, given: &Given) -> io::Result<()> {
         let note = given.to_note().ok_or(io::ErrorKind::InvalidData)?;
-        write(&self.dir, &note_name(segment), &note)
+        write(&self.dir, &note_name(segment), &format!("{}{note}", belongs_to(segment)))
     }
 
     /// Removes what came from an archive that was begun anew since. That the name of the archive is the same says
@@ -348,7 +363,9 @@ impl Spool {
     }
 
     fn note_of(&self, segment: SegmentName) -> Option<Given> {
-        Given::of_note(&read(&self.dir, &note_name(segment))?)
+        let text = read(&self.dir, &note_name(segment))?;
+        // Another one's is right about another one's file, should both come under this name.
+        Given::of_note(text.strip_prefix(&belongs_to(segment))?)
     }
 
     /// Returns whether a file is what was noted, whoever could write here.
@@ -392,17 +409,27 @@ impl Spool {
 
 impl Key {
     fn text(&self, way: Way) -> String {
+        let Self { server, data_directory, archives } = self;
+        let way = way.name();
         format!(
-            "server = {}\narchives = {}\nfetched by = {}\n",
-            self.server,
-            self.archives,
-            way.name()
+            "server = {server}\ndata directory = {data_directory}\narchives = {archives}\nfetched by = {way}\n"
         )
+    }
+
+    /// Returns whether the text of a key is one of the same data directory's.
+    fn is_of_same_server(&self, text: &str) -> bool {
+        let line = format!("data directory = {}", self.data_directory);
+        text.lines().any(|other| other == line)
     }
 }
 
 fn note_name(segment: SegmentName) -> String {
     format!("{segment}.note")
+}
+
+/// The line that a note begins with.
+fn belongs_to(segment: SegmentName) -> String {
+    format!("segment = {segment}\n")
 }
 
 fn coming_name(segment: SegmentName) -> String {

@@ -128,9 +128,14 @@ impl Plan {
         }
     }
 
+    /// Returns whether nothing is being done.
+    pub(super) fn is_idle(&self) -> bool {
+        self.under_way.is_empty() && !self.is_listing
+    }
+
     /// Returns whether nothing is being done, and nothing is to be done next.
     pub(super) fn is_done(&self) -> bool {
-        self.under_way.is_empty() && !self.is_listing && self.next().is_none()
+        self.is_idle() && self.next().is_none()
     }
 }
 
