@@ -1,5 +1,6 @@
 //! What several of the tests share.
 
+pub mod ahead;
 pub mod bucket;
 pub mod destinations;
 pub mod document;
