@@ -11,9 +11,8 @@ use harness::object::{Answer, Fault, Kind, ObjectServer};
 use harness::{Fs, Mount, Scratch, privileged, process, require, scratch, wait_until};
 use rustix::process::Signal;
 
-use crate::support::ahead::{
-    Asking, Far, PROMPT, Stopped, fetched_ahead, held, next, restored, spool,
-};
+use crate::support::ahead::{Far, PROMPT, Stopped, fetched_ahead, held, next, restored, spool};
+use crate::support::asking::Asking;
 use crate::support::recovery::{path, rows, rows_after_recovery};
 
 #[test]
@@ -78,6 +77,12 @@ fn nothing_is_fetched_for_others_than_a_recovery_that_asks_for_segments() {
     }
 }
 
+/// Does something to a file of this name in a spool.
+type Meddle = fn(&Path, &str);
+
+/// Puts something in the place of a spool; there is another directory to lead to.
+type Make = fn(&Path, &Path);
+
 /// Bytes of one that is there, with its permissions.
 fn overwrite(file: &Path, change: impl FnOnce(&mut Vec<u8>)) {
     let mut bytes = fs::read(file).expect("a fetched file");
@@ -91,26 +96,26 @@ fn a_fetched_file_that_somebody_changed_is_not_delivered() {
     let far = Far::lost();
     let asking = Asking::new(&far);
     let names = asking.segments();
-    let tamper: [(&str, &dyn Fn(&Path, &str)); 7] = [
-        ("a flipped bit", &|spool, name| overwrite(&spool.join(name), |bytes| bytes[700_000] ^= 1)),
-        ("cut short", &|spool, name| overwrite(&spool.join(name), |bytes| bytes.truncate(8192))),
-        ("longer", &|spool, name| overwrite(&spool.join(name), |bytes| bytes.push(0))),
-        ("replaced by the next one", &|spool, name| {
+    let tamper: [(&str, Meddle); 7] = [
+        ("a flipped bit", |spool, name| overwrite(&spool.join(name), |bytes| bytes[700_000] ^= 1)),
+        ("cut short", |spool, name| overwrite(&spool.join(name), |bytes| bytes.truncate(8192))),
+        ("longer", |spool, name| overwrite(&spool.join(name), |bytes| bytes.push(0))),
+        ("replaced by the next one", |spool, name| {
             fs::copy(spool.join(next(name)), spool.join(name)).expect("the next one");
         }),
-        ("replaced by the next one, and its note", &|spool, name| {
+        ("replaced by the next one, and its note", |spool, name| {
             for end in ["", ".note"] {
                 let from = spool.join(next(name) + end);
                 fs::copy(from, spool.join(format!("{name}{end}"))).expect("the next one");
             }
         }),
-        ("a link", &|spool, name| {
+        ("a link", |spool, name| {
             let away = spool.with_extension("away");
             fs::rename(spool.join(name), &away).expect("renamed");
             overwrite(&away, |bytes| bytes[700_000] ^= 1);
             symlink(&away, spool.join(name)).expect("a link");
         }),
-        ("without its note", &|spool, name| {
+        ("without its note", |spool, name| {
             fs::remove_file(spool.join(format!("{name}.note"))).expect("a note");
         }),
     ];
@@ -138,20 +143,22 @@ fn a_spool_that_somebody_else_can_write_is_not_used() {
     require!(privileged());
     let far = Far::lost();
     let elsewhere = Scratch::new("elsewhere");
-    let make: [(&str, &dyn Fn(&Path)); 6] = [
-        ("a link", &|spool| symlink(elsewhere.path(), spool).expect("a link")),
-        ("a dangling link", &|spool| symlink(elsewhere.join("none"), spool).expect("a link")),
-        ("a file", &|spool| scratch::write(spool, "")),
-        ("another user's", &|spool| {
+    let make: [(&str, Make); 6] = [
+        ("a link", |spool, elsewhere| symlink(elsewhere, spool).expect("a link")),
+        ("a dangling link", |spool, elsewhere| {
+            symlink(elsewhere.join("none"), spool).expect("a link")
+        }),
+        ("a file", |spool, _| scratch::write(spool, "")),
+        ("another user's", |spool, _| {
             scratch::make_dir(spool);
             chown(spool, Some(0), Some(0)).expect("root");
             scratch::chmod(spool, 0o777);
         }),
-        ("the group's", &|spool| {
+        ("the group's", |spool, _| {
             scratch::make_dir(spool);
             scratch::chmod(spool, 0o770);
         }),
-        ("everybody's", &|spool| {
+        ("everybody's", |spool, _| {
             scratch::make_dir(spool);
             scratch::chmod(spool, 0o777);
         }),
@@ -159,7 +166,7 @@ fn a_spool_that_somebody_else_can_write_is_not_used() {
     for (what, make) in make {
         let asking = Asking::new(&far);
         let (names, spool) = (asking.segments(), asking.spool());
-        make(&spool);
+        make(&spool, elsewhere.path());
         let mut said = 0;
         for name in &names[..3] {
             let asked = asking.ask(name);
