@@ -300,7 +300,7 @@ fn a_server_that_adopts_takes_an_orphans_bad_end_for_a_crash() {
 /// Numbers of processes come again: a lock that names one may name another.
 #[test]
 fn a_number_that_was_a_process_can_be_given_to_another() {
-    require!(privileged());
+    require!(process::Numbered::is_possible());
     let cluster = Cluster::builder().start();
     let pid = cluster.pid();
     cluster.kill_all();

@@ -35,12 +35,10 @@ fn a_recovery_takes_what_was_fetched_while_it_replayed() {
     let left = scratch::names(&cluster.pg_wal());
     assert!(!left.iter().any(|name| name.contains("walsafe")), "{left:?}");
     // Nothing is fetched for nothing.
-    for name in names {
-        let mut requests = far.proxy.requests("GET", &format!("/wal/{name}"));
-        requests
-            .retain(|request| request.target.split('?').next().is_some_and(|p| p.ends_with(&name)));
-        assert!(requests.len() <= 2, "{name}: {requests:#?}");
-    }
+    let mut requests = far.proxy.requests("GET", "/wal/0");
+    let ends = |path: &str| names.iter().any(|name| path.ends_with(name));
+    requests.retain(|request| request.target.split('?').next().is_some_and(ends));
+    assert!(2 * requests.len() < 3 * names.len(), "{} for {names:?}", requests.len());
 }
 
 /// For directories it has to be asked for.
@@ -104,7 +102,7 @@ fn the_process_that_fetches_holds_nothing_of_the_servers() {
 #[test]
 fn it_ends_with_a_shutdown_with_the_postmaster_and_with_the_recovery() {
     require!(ObjectServer::is_there(Kind::SeaweedFs));
-    require!(privileged());
+    require!(Numbered::is_possible());
     let far = Far::lost();
     let cluster = far.early("pause").start();
     let own = spool(&cluster);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use harness::object::{Kind, ObjectServer};
 use harness::process;
-use harness::{Cluster, Scratch, Stop, dose, require, rng, scratch, wait_until};
+use harness::{Cluster, Scratch, Stop, TIMEOUT, dose, require, rng, scratch, wait_until};
 use rustix::process::Signal;
 
 use crate::support::ahead::{
@@ -83,7 +83,7 @@ fn a_target_long_before_the_end_is_where_it_ends() {
     let cluster = far.early("shutdown").create();
     let own = spool(&cluster);
     cluster.launch();
-    assert!(cluster.wait_exit(PROMPT + PROMPT).success());
+    assert!(cluster.wait_exit(TIMEOUT).success());
     let log = cluster.log().text();
     assert!(log.contains("shutdown at recovery target"), "{log}");
     wait_until(PROMPT, "the process that fetches ahead to end", || {
@@ -188,17 +188,21 @@ fn a_standby_at_the_end_of_the_archive_takes_what_comes_and_costs_little() {
             .then_some(())
         });
         standby.wait_replayed(&far.primary.sql("SELECT pg_switch_wal()"));
-        // For each time that the server asks for a segment that is not there.
+        // In all, for so many about the one segment that is not there.
         let before = far.proxy.seen().len();
         thread::sleep(Duration::from_secs(2));
-        let seen = far.proxy.seen().len() - before;
-        (standby, seen)
+        let seen = far.proxy.seen().split_off(before);
+        let wanted = far.near.segments().last().map(|last| next(last));
+        let about_it = seen.iter().filter(|seen| segment(&seen.target) == wanted).count();
+        (standby, seen.len(), about_it)
     };
-    let (plain, without) = requests("--ahead 0");
+    let (plain, without, of_those) = requests("--ahead 0");
     drop(plain);
-    let (standby, with) = requests("");
-    eprintln!("{without} requests without, {with} with");
-    assert!(without > 4 && with <= without + without / 2, "{without} without, {with} with");
+    let (standby, with, of_these) = requests("");
+    eprintln!("{without} requests without, {of_those} about it; {with} with, {of_these} about it");
+    assert!(of_those > 1 && of_these > 1, "nothing was asked for");
+    let as_many = 4 * with * of_those <= 5 * without * of_these;
+    assert!(as_many, "{without} for {of_those} without, {with} for {of_these} with");
     // One look tells what there is: nobody has asked for a name behind the next one.
     let mut asked: Vec<_> =
         far.proxy.seen().iter().filter_map(|seen| segment(&seen.target)).collect();
@@ -241,7 +245,7 @@ fn kills(far: &Far, rounds: usize) {
                     process::signal(pid, Signal::KILL);
                 }
                 // Without a call under way the recovery goes on.
-                wait_until(PROMPT + PROMPT, "its end", || {
+                wait_until(TIMEOUT, "its end", || {
                     let is_over = cluster.psql("SELECT pg_is_in_recovery()").as_deref() == Ok("f");
                     (is_over || !cluster.is_running()).then_some(())
                 });

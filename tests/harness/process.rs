@@ -93,18 +93,30 @@ pub fn threads(pid: i32) -> usize {
     fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count)
 }
 
+/// The number that the last process was given; the next one is given the next free one.
+const LAST_NUMBER: &str = "/proc/sys/kernel/ns_last_pid";
+
 /// A process that has the number of one that is gone. Killed when dropped.
 #[derive(Debug)]
 pub struct Numbered(Child);
 
 impl Numbered {
+    /// Whether this machine lets a number be chosen, for `require!`.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn is_possible() -> Result<(), String> {
+        let last = fs::OpenOptions::new().write(true).open(LAST_NUMBER);
+        last.map(drop).map_err(|error| format!("needs to write {LAST_NUMBER}: {error}"))
+    }
+
     /// Gives the number, which must be free, to a process that sleeps for a minute. Needs root.
     #[must_use]
     #[track_caller]
     pub fn take(pid: i32) -> Self {
         for _ in 0..1000 {
             // Another process may be started in between.
-            fs::write("/proc/sys/kernel/ns_last_pid", (pid - 1).to_string()).expect("root");
+            fs::write(LAST_NUMBER, (pid - 1).to_string()).expect("root");
             let mut sleep = Command::new("sleep");
             let child = as_server_user(sleep.arg("60").stdin(Stdio::null())).spawn();
             let given = Self(child.expect("sleep"));

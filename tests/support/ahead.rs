@@ -207,8 +207,8 @@ pub fn next(name: &str) -> String {
 /// A standby that waits in the middle of its replay, with row 3 and without row 4, while rows up to 6 are in its
 /// archive, and some of those fetched. Their primary is gone.
 pub struct Stopped {
-    pub far: Far,
     pub standby: Cluster,
+    pub far: Far,
     reader: Child,
     _gate: Scratch,
 }
