@@ -234,6 +234,9 @@ fn a_spool_is_emptied_for_another_recovery_and_refused_while_it_is_in_use() {
     drop(spool);
     let spool = place.open(&key("1 200")).unwrap();
     assert_eq!((place.here(&spool), spool.asked()), (vec![], None));
+    // Nor is it taken from calls that have just used it, and hold no lock in between.
+    spool.note_asked(number(1)).unwrap();
+    assert!(matches!(place.open(&elsewhere), Err(SpoolError::InUse { .. })));
     assert!(!spool.is_locked(), "who fetches is to have the lock");
     // The way is found out once.
     let again = Spool::open(&place.path(), &place.world.pg_wal, &key("1 200"), || Way::Calls);
@@ -296,6 +299,15 @@ fn a_spool_that_others_can_use_is_not_used() {
         ),
         "{other:?}"
     );
+    // Somebody else could put another directory in its place.
+    let open_to_all = place.world.root.path().join("open");
+    fs::create_dir(&open_to_all).unwrap();
+    fs::set_permissions(&open_to_all, fs::Permissions::from_mode(0o777)).unwrap();
+    let other = Spool::open(&open_to_all.join("spool"), pg_wal, &key("1 100"), || Way::Calls);
+    assert!(matches!(other, Err(SpoolError::Unsafe { .. })), "{other:?}");
+    fs::set_permissions(&open_to_all, fs::Permissions::from_mode(0o1777)).unwrap();
+    let other = Spool::open(&open_to_all.join("spool"), pg_wal, &key("1 100"), || Way::Calls);
+    assert!(other.is_ok(), "{other:?}");
     // Belongs to another user: as root, such a directory can be made.
     if std::os::unix::fs::chown(&elsewhere, Some(65534), None).is_ok() {
         fs::rename(&elsewhere, &path).unwrap();
@@ -309,7 +321,7 @@ fn what_was_half_done_is_removed_and_does_not_count() {
     let place = Place::new();
     let spool = place.open(&key("1 100")).unwrap();
     let name = number(2).to_string();
-    let half = [name.clone(), format!("{name}.coming"), format!("{name}.note.1.new")];
+    let half = [name.clone(), format!("{name}.coming"), format!("{name}.note.999999999.new")];
     half.iter().for_each(|name| fs::write(place.path().join(name), "half").unwrap());
     let temporary = format!(".walsafe.{name}.{}.999999999.1.tmp", walsafe_core::sys::host_name());
     fs::write(place.path().join(&temporary), "half").unwrap();
@@ -319,6 +331,33 @@ fn what_was_half_done_is_removed_and_does_not_count() {
     assert!(begun.elapsed() < Duration::from_secs(4));
     let _fetcher = place.fetcher(&key("1 100"), 1);
     assert_eq!(names(&place.path()), ["key"]);
+}
+
+/// Two recoveries with one spool: the check whose it is and the delivery are not one step.
+#[test]
+fn a_note_of_another_recovery_does_not_count() {
+    let place = Place::new();
+    let spool = place.fetch_behind(&key("1 100"), 1, 2);
+    // Its owner has not noticed yet that it is another's now.
+    let other = place.fetch_behind(&key("1 200"), 1, 2);
+    assert_eq!((place.here(&spool), place.here(&other)), (vec![], vec![2, 3]));
+    assert_eq!(place.take(&spool, 2), None);
+    assert!(!spool.is_of(&key("1 100")));
+}
+
+/// A spool that is left behind, after a helper was killed for example.
+#[test]
+fn a_spool_that_nobody_uses_is_discarded_and_one_in_use_is_not() {
+    let place = Place::new();
+    let spool = place.fetch_behind(&key("1 100"), 1, 2);
+    assert!(spool.lock().unwrap());
+    Spool::discard(&place.path(), &place.world.pg_wal);
+    assert_eq!(place.here(&spool), [2, 3]);
+    drop(spool);
+    Spool::discard(&place.path(), &place.world.pg_wal);
+    assert!(!place.path().exists());
+    Spool::discard(&place.path(), &place.world.pg_wal);
+    assert!(!place.path().exists(), "it is not made");
 }
 
 /// A call waits for what is on its way, as long as more of it comes.

@@ -37,7 +37,7 @@ const STALLED: u8 = 72;
 /// What a copy says that leaves because it hangs where the file is to be put. No command has it.
 const STUCK: u8 = 73;
 /// How long an archive may stand still while another one can be asked.
-const IMPATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const IMPATIENCE: Duration = Duration::from_secs(5);
 /// Stack of the thread that works, in bytes: that of a process.
 const STACK: usize = 8 << 20;
 
@@ -179,7 +179,7 @@ where
         return Ok((rounds.answer)((rounds.work)(&Signs::default(), &round), &[]));
     };
     let archives = rounds.archives;
-    let mut worker = Worker::start(|way_out| work_in_threads(rounds, timeout, way_out))
+    let mut worker = Worker::start_quiet(|way_out| work_in_threads(rounds, timeout, way_out))
         .map_err(|e| died("start a process", e))?;
     let id = worker.id();
     loop {
@@ -196,7 +196,11 @@ where
                     "nothing has moved for {time} where the file is to be put"
                 )));
             }
-            Ok(Some(End::Left(result))) => return status(End::Exited(result)),
+            Ok(Some(End::Left(result))) => {
+                // Otherwise it is collected by whoever takes over orphans.
+                worker.ends_within(KILL_PATIENCE);
+                return status(End::Exited(result));
+            }
             Ok(Some(end)) => return status(end),
             Err(e) => return Err(died(&format!("wait for process {id}"), e)),
         }

@@ -85,16 +85,35 @@ pub fn detach() -> io::Result<()> {
         check(unsafe { libc::dup2(nowhere.as_raw_fd(), stream) })?;
     }
     drop(nowhere);
-    for fd in inherited()? {
-        // SAFETY: takes a number. Nothing in this process owns a descriptor yet, as the caller makes sure.
+    close_all(open_descriptors()?, None);
+    Ok(())
+}
+
+/// Ends this process with a status, whatever its other threads do. One that the kernel holds in a call keeps the
+/// process, but nothing that was open: neither a lock nor a file system that somebody wants to unmount.
+pub fn leave(status: i32) -> ! {
+    close_but(None);
+    // SAFETY: takes a number, and runs nothing of the program, so no lock of another thread matters.
+    unsafe { libc::_exit(status) }
+}
+
+/// Closes every descriptor but the standard streams and one more, of a process that is about to end: no other
+/// thread does anything more with what is open.
+pub(super) fn close_but(kept: Option<RawFd>) {
+    // Where they cannot be told, they stay open until the process has ended.
+    close_all(open_descriptors().unwrap_or_default(), kept);
+}
+
+fn close_all(descriptors: Vec<RawFd>, kept: Option<RawFd>) {
+    for fd in descriptors.into_iter().filter(|fd| Some(*fd) != kept) {
+        // SAFETY: takes a number. Nothing that owns it is used any more, or owns it yet, as the callers make sure.
         unsafe { libc::close(fd) };
     }
-    Ok(())
 }
 
 /// Returns the descriptors that are open beside the standard streams; what this call itself opened is closed
 /// again.
-fn inherited() -> io::Result<Vec<RawFd>> {
+fn open_descriptors() -> io::Result<Vec<RawFd>> {
     let mut open = Vec::new();
     match std::fs::read_dir("/proc/self/fd") {
         Ok(entries) => {
@@ -127,11 +146,18 @@ mod tests {
 
     use super::*;
 
+    #[cfg(target_os = "linux")]
     #[test]
     fn whoever_takes_orphans_over_is_found() {
-        let adopter = adopter().unwrap();
-        assert_ne!(adopter, std::process::id());
-        assert!(adopter == 1 || crate::sys::process_runs(adopter), "{adopter}");
+        let ask = |on: libc::c_ulong| {
+            // SAFETY: takes numbers.
+            check(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, on, 0, 0, 0) }).unwrap();
+        };
+        assert_ne!(adopter().unwrap(), std::process::id());
+        ask(1);
+        let found = adopter();
+        ask(0);
+        assert_eq!(found.unwrap(), std::process::id());
     }
 
     #[test]

@@ -12,6 +12,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
@@ -29,14 +30,18 @@ use walsafe_core::wal::name::{FileKind, FileName, SegmentName};
 
 use super::lately;
 use crate::arguments::Restore;
+use crate::watchdog::IMPATIENCE;
 
 /// The command that fetches. No user calls it.
 pub(crate) const COMMAND: &str = "restore-ahead";
 
-/// The exit status of that command when it could not run. It has no other but 0, whatever happens.
+/// What that command finds in its environment.
+const STARTED: &str = "WALSAFE_STARTED_BY_RESTORE";
+
+/// The exit status of that command when it could not run. It returns no other but 0.
 pub(crate) const NOT_RUN: u8 = 1;
 
-/// How many segments are fetched ahead from object storage, unless it is said.
+/// How many segments are fetched ahead from object storage, unless --ahead says it.
 const USUAL: u32 = 8;
 
 /// The name under which a server in recovery wants a segment (`RestoreArchivedFile` in
@@ -52,9 +57,9 @@ const UNASKED: Duration = Duration::from_secs(60);
 /// How long it waits for the lock, which calls hold for moments.
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 /// How long a call that fetches several waits for the others once its own is there, at least and at most.
-const WAIT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(20));
+const WAIT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
 
-/// A recovery for which is fetched ahead.
+/// A recovery whose segments are fetched ahead.
 struct Recovery {
     data_directory: PathBuf,
     server: Postmaster,
@@ -70,26 +75,19 @@ impl Recovery {
         if !postmaster::recovers(&data_directory) {
             return None;
         }
-        let spool = arguments.spool.clone().unwrap_or_else(|| Path::new("pg_wal").join(DIRECTORY));
         let there = data_directory.metadata().ok()?;
         let key = Key {
             server: format!("{} {}", server.pid, server.started),
             data_directory: format!("{}:{}", there.dev(), there.ino()),
             archives: digest_of(arguments).ok()?,
         };
-        let spool = std::path::absolute(spool).ok()?;
+        let spool = std::path::absolute(place(arguments)).ok()?;
         Some(Self { data_directory, server, key, spool })
     }
 
     fn open(&self) -> Result<Spool, SpoolError> {
         let pg_wal = self.data_directory.join("pg_wal");
-        Spool::open(&self.spool, &pg_wal, &self.key, || match self.server.pid {
-            1 => Way::Calls,
-            server => match sys::adopter() {
-                Ok(adopter) if adopter != server => Way::Process,
-                _ => Way::Calls,
-            },
-        })
+        Spool::open(&self.spool, &pg_wal, &self.key, || way(&self.server))
     }
 
     fn goes_on(&self) -> bool {
@@ -97,7 +95,28 @@ impl Recovery {
     }
 }
 
-/// Returns what the archives and what is accepted of them have to themselves.
+/// Returns who may fetch. A server takes over orphans as process 1, or where it was made to; and one server may have
+/// been started in the container of another.
+fn way(server: &Postmaster) -> Way {
+    let name = |pid: u32| std::fs::read_to_string(format!("/proc/{pid}/comm")).ok();
+    let is_server =
+        |pid| pid == server.pid || name(pid).is_some_and(|it| name(server.pid) == Some(it));
+    // Where process 1 is one, no orphan is made to find out.
+    if is_server(1) {
+        return Way::Calls;
+    }
+    match sys::adopter() {
+        Ok(adopter) if !is_server(adopter) => Way::Process,
+        _ => Way::Calls,
+    }
+}
+
+/// Returns where the spool is.
+fn place(arguments: &Restore) -> PathBuf {
+    arguments.spool.clone().unwrap_or_else(|| Path::new("pg_wal").join(DIRECTORY))
+}
+
+/// Returns a digest of where segments come from, and how.
 fn digest_of(arguments: &Restore) -> io::Result<Digest> {
     let mut text = Vec::new();
     for from in &arguments.from {
@@ -106,6 +125,10 @@ fn digest_of(arguments: &Restore) -> io::Result<Digest> {
     }
     text.push(arguments.allow_unmarked.into());
     text.push(arguments.allow_unchecked.into());
+    text.extend_from_slice(&count(arguments).to_ne_bytes());
+    if let Some(file) = arguments.common.access(None).credentials_file {
+        text.extend_from_slice(file.as_os_str().as_bytes());
+    }
     Ok(Digest::of(&text))
 }
 
@@ -120,9 +143,12 @@ pub(super) struct Ahead<'a> {
     arguments: &'a Restore,
     recovery: Recovery,
     segment: SegmentName,
-    spool: Spool,
+    /// What earlier calls have left. `None` for the first one that delivers.
+    spool: Option<Spool>,
     /// The server asks for one segment after the other.
     goes_on: bool,
+    /// It was looked for in the spool.
+    is_looked_for: AtomicBool,
     fetcher: OnceLock<Option<Arc<Fetcher>>>,
 }
 
@@ -132,58 +158,67 @@ impl<'a> Ahead<'a> {
     /// # Errors
     /// It was to be, and the spool cannot be used.
     pub(super) fn of(arguments: &'a Restore, name: &FileName) -> Result<Option<Self>, SpoolError> {
-        if count(arguments) == 0 {
-            return Ok(None);
-        }
-        match name.kind() {
-            FileKind::Segment(segment) if is_for_recovery(&arguments.target) => {
-                let Some(recovery) = Recovery::of(arguments) else { return Ok(None) };
-                let spool = match recovery.open() {
-                    Err(SpoolError::BeingLeft { .. }) => return Ok(None),
-                    opened => opened?,
-                };
-                let control = ControlFile::read(&recovery.data_directory).ok();
-                let size = control.and_then(|control| control.segment_size);
-                let goes_on = size.is_some_and(|size| follows(spool.asked(), segment, size));
-                let fetcher = OnceLock::new();
-                Ok(Some(Self { arguments, recovery, segment, spool, goes_on, fetcher }))
-            }
+        let segment = match name.kind() {
+            FileKind::Segment(segment) => segment,
             FileKind::History { .. } => {
                 forget_at_the_end(arguments);
-                Ok(None)
+                return Ok(None);
             }
-            _ => Ok(None),
+            _ => return Ok(None),
+        };
+        if count(arguments) == 0 || !is_for_recovery(&arguments.target) {
+            return Ok(None);
         }
+        let Some(recovery) = Recovery::of(arguments) else { return Ok(None) };
+        let spool = match recovery.spool.symlink_metadata() {
+            Ok(_) => match recovery.open() {
+                Err(SpoolError::BeingLeft { .. }) => return Ok(None),
+                opened => Some(opened?),
+            },
+            Err(_) => None,
+        };
+        let control = ControlFile::read(&recovery.data_directory).ok();
+        let size = control.and_then(|control| control.segment_size);
+        let last = spool.as_ref().and_then(Spool::asked);
+        let goes_on = size.is_some_and(|size| follows(last, segment, size));
+        let (is_looked_for, fetcher) = (AtomicBool::new(false), OnceLock::new());
+        Ok(Some(Self { arguments, recovery, segment, spool, goes_on, is_looked_for, fetcher }))
     }
 
     /// Returns what the process that fetches has left to be said.
     pub(super) fn complaint(&self) -> Option<String> {
-        self.spool.take_complaint()
+        self.spool.as_ref().and_then(Spool::take_complaint)
     }
 
-    /// Puts the segment in its place if it was fetched, and waits for it if it is on its way.
+    /// Puts the segment in its place if it was fetched, and waits for it if it is on its way. A second round does not
+    /// wait again.
     pub(super) fn take(&self, steps: &Progress, round: &Round) -> Option<Given> {
-        let target = &self.arguments.target;
-        self.spool.take(self.segment, target, steps, round).unwrap_or_else(|e| {
-            self.spool.complain(&e.to_string());
+        let spool = self.spool.as_ref()?;
+        if self.is_looked_for.swap(true, Ordering::Relaxed) {
+            return None;
+        }
+        let taken = spool.take(self.segment, &self.arguments.target, steps, round);
+        taken.unwrap_or_else(|e| {
+            spool.complain(&e.to_string());
             None
         })
     }
 
     /// Begins to fetch what comes next in threads of this process, if that is how it is done.
     pub(super) fn begin(&self) {
-        if self.spool.way() == Way::Calls && self.goes_on {
-            let _ = self
-                .fetcher
-                .get_or_init(|| self.fetcher().inspect_err(|e| self.spool.complain(e)).ok());
+        if let Some(spool) = self.spool.as_ref().filter(|_| self.goes_on)
+            && spool.way() == Way::Calls
+        {
+            let begun = || self.fetcher(spool).inspect_err(|e| spool.complain(e)).ok();
+            let _ = self.fetcher.get_or_init(begun);
         }
     }
 
-    fn fetcher(&self) -> Result<Arc<Fetcher>, String> {
-        if !self.spool.lock().map_err(|e| e.to_string())? {
+    fn fetcher(&self, spool: &Spool) -> Result<Arc<Fetcher>, String> {
+        if !spool.lock().map_err(|e| e.to_string())? {
             return Err(SpoolError::InUse { path: self.recovery.spool.clone() }.to_string());
         }
-        let spool = self.recovery.open().map_err(|e| e.to_string())?;
+        let spool = spool.again().map_err(|e| e.to_string())?;
         fetch_into(spool, self.arguments, &self.recovery, self.segment)
     }
 
@@ -192,11 +227,26 @@ impl<'a> Ahead<'a> {
     pub(super) fn finish(&self, begun: Instant, is_delivered: bool) {
         if let Some(Some(fetcher)) = self.fetcher.get() {
             if is_delivered {
-                // What is on its way at the same pace comes about as soon as this one.
+                // At the same pace, the others are here about as soon as this one was.
                 fetcher.wait(begun.elapsed().clamp(WAIT.0, WAIT.1));
             }
             fetcher.stop();
         }
+    }
+
+    /// Removes all that was fetched ahead: there is no room for what is asked for.
+    pub(super) fn make_room(&self) {
+        if let Some(spool) = &self.spool {
+            spool.empty();
+        }
+    }
+
+    /// Removes what came from an archive that was begun anew since.
+    pub(super) fn forget_before(&self, given: &Given) {
+        let (Some(spool), Ok(from)) = (&self.spool, location::absolute(&given.from)) else {
+            return;
+        };
+        spool.forget_before(&Given { from, ..given.clone() });
     }
 
     /// Returns whether something is still fetched here, given up or not.
@@ -204,19 +254,37 @@ impl<'a> Ahead<'a> {
         self.fetcher.get().is_some_and(|fetcher| fetcher.as_ref().is_some_and(|f| f.is_busy()))
     }
 
-    /// Has what comes next fetched, now that the segment was delivered.
+    /// Has what comes next fetched, now that the segment was delivered. What is wrong with that is for the next call
+    /// to say.
     pub(super) fn delivered(&self) {
-        if let Err(e) = self.spool.note_asked(self.segment) {
-            self.spool.complain(&e.to_string());
+        let opened;
+        let spool = match &self.spool {
+            Some(spool) => spool,
+            // It may not be made, and that is said when the next call cannot either.
+            None => match self.recovery.open() {
+                Ok(spool) => {
+                    opened = spool;
+                    &opened
+                }
+                Err(_) => return,
+            },
+        };
+        if let Err(e) = spool.note_asked(self.segment) {
+            spool.complain(&e.to_string());
             return;
         }
-        if self.spool.way() == Way::Process
-            && self.goes_on
-            && !self.spool.is_locked()
-            && let Err(e) = start()
-        {
-            self.spool.complain(&format!("could not start the process that fetches ahead: {e}"));
+        let is_ours = spool.way() == Way::Process && self.goes_on && !spool.is_locked();
+        if is_ours && let Err(e) = start(self.arguments) {
+            spool.complain(&format!("could not start the process that fetches ahead: {e}"));
         }
+    }
+}
+
+/// Removes a spool that nobody uses. No call comes after those for history files at the end of a recovery; a standby
+/// that comes to the end of the archive asks for them too, and has nothing there.
+fn forget_at_the_end(arguments: &Restore) {
+    if Postmaster::of(Path::new(".")).is_some() {
+        Spool::discard(&place(arguments), Path::new("pg_wal"));
     }
 }
 
@@ -228,27 +296,30 @@ fn is_for_recovery(target: &Path) -> bool {
         && parent.and_then(place).is_some_and(|there| place(Path::new("pg_wal")) == Some(there))
 }
 
-/// Removes what calls have fetched and no recovery has asked for. At its end the server asks for history files,
-/// and no call comes later; a standby that comes to the end of the archive asks for them too.
-fn forget_at_the_end(arguments: &Restore) {
-    let Some(recovery) = Recovery::of(arguments) else { return };
-    if recovery.spool.is_dir()
-        && let Ok(spool) = recovery.open()
-        && spool.way() == Way::Calls
-    {
-        spool.remove_all();
-    }
+/// Starts the process that fetches, with the arguments of this one. What the server asked for now is no business
+/// of it.
+fn start(arguments: &Restore) -> io::Result<()> {
+    let general = |argument: OsString| {
+        if *argument == *arguments.file {
+            "%f".into()
+        } else if *argument == *arguments.target {
+            "%p".into()
+        } else {
+            argument
+        }
+    };
+    let given = std::env::args_os().skip(2).map(general);
+    let (input, output, error) = (Stdio::null(), Stdio::null(), Stdio::null());
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg(COMMAND).args(given).env(STARTED, "1");
+    // It is not waited for: this process ends first.
+    command.stdin(input).stdout(output).stderr(error).spawn().map(drop)
 }
 
-/// Starts the process that fetches, with the arguments of this one.
-fn start() -> io::Result<()> {
-    let arguments: Vec<OsString> = std::env::args_os().skip(2).collect();
-    let program = std::env::current_exe()?;
-    let (input, output, error) = (Stdio::null(), Stdio::null(), Stdio::null());
-    let mut command = Command::new(program);
-    command.arg(COMMAND).args(arguments).stdin(input).stdout(output).stderr(error);
-    // It is not waited for: this process ends first.
-    command.spawn().map(drop)
+/// Returns whether this process was started by [`start`]. As a `restore_command`, the command would tell a server
+/// that there is no more WAL.
+pub(super) fn is_started() -> bool {
+    std::env::var_os(STARTED).is_some()
 }
 
 /// Starts threads that fetch what comes behind a segment.
@@ -289,7 +360,11 @@ fn fetch_into(
 /// Runs the process that fetches, until the recovery ends or nothing is asked for any more. Returns its exit
 /// status.
 pub(super) fn run(arguments: &Restore) -> u8 {
-    let Some(recovery) = Recovery::of(arguments) else { return super::DONE };
+    let Some(recovery) = Recovery::of(arguments) else {
+        // It has ended meanwhile.
+        Spool::discard(&place(arguments), Path::new("pg_wal"));
+        return super::DONE;
+    };
     if sys::detach().is_err() {
         return NOT_RUN;
     }
@@ -298,18 +373,18 @@ pub(super) fn run(arguments: &Restore) -> u8 {
         return super::DONE;
     }
     let fetch = || {
-        let asked = spool.asked().ok_or("nothing was asked for")?;
-        let fetched = recovery.open().map_err(|e| e.to_string())?;
+        let asked = spool.asked().ok_or("it cannot be read what was delivered last")?;
+        let fetched = spool.again().map_err(|e| e.to_string())?;
         Ok((fetch_into(fetched, arguments, &recovery, asked.0)?, asked))
     };
     match fetch() {
         Ok((fetcher, asked)) => {
-            follow(&recovery, &spool, &fetcher, asked);
+            follow(arguments, &recovery, &spool, &fetcher, asked);
             fetcher.stop();
             if spool.is_of(&recovery.key) {
                 spool.remove_all();
             }
-            super::DONE
+            sys::leave(super::DONE.into())
         }
         Err(e) => {
             let e: String = e;
@@ -331,8 +406,9 @@ fn lock(spool: &Spool) -> bool {
     }
 }
 
-/// Hands on what was delivered, until there is nobody to fetch for.
+/// Hands on what was delivered, until there is nobody to fetch for, or an archive hangs.
 fn follow(
+    arguments: &Restore,
     recovery: &Recovery,
     spool: &Spool,
     fetcher: &Fetcher,
@@ -349,7 +425,28 @@ fn follow(
             if !recovery.goes_on() || !spool.is_of(&recovery.key) {
                 return;
             }
+            if let Some(archive) = limit(arguments).and_then(|limit| fetcher.stands_still(limit)) {
+                say_hung(arguments, recovery, spool, archive);
+                return;
+            }
             checked = Instant::now();
         }
     }
+}
+
+/// Returns for how long nothing may move in an archive.
+fn limit(arguments: &Restore) -> Option<Duration> {
+    let timeout = arguments.common.timeout()?;
+    Some(if arguments.from.len() > 1 { timeout.min(IMPATIENCE) } else { timeout })
+}
+
+/// Says that an archive hangs. The threads there are lost: the next call starts another process, which asks that
+/// archive last.
+fn say_hung(arguments: &Restore, recovery: &Recovery, spool: &Spool, archive: usize) {
+    let Some(from) = arguments.from.get(archive) else { return };
+    if arguments.from.len() > 1 {
+        lately::note_failed(std::iter::once(&**from), &recovery.data_directory);
+    }
+    let shown = location::shown(from);
+    spool.complain(&format!("nothing has moved in \"{}\" while fetching ahead", shown.display()));
 }

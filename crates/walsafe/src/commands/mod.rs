@@ -49,7 +49,7 @@ pub(crate) fn run(arguments: &[OsString]) -> u8 {
             panic!("injected");
         }
     }
-    if first(arguments) == ahead::COMMAND {
+    if first(arguments) == ahead::COMMAND && ahead::is_started() {
         return fetch_ahead(arguments);
     }
     match Program::try_parse_from(arguments) {
@@ -117,7 +117,7 @@ pub(crate) fn trouble(arguments: &[OsString]) -> u8 {
     match first(arguments) {
         "check" => check::UNKNOWN,
         "restore" => STOP,
-        ahead::COMMAND => ahead::NOT_RUN,
+        ahead::COMMAND if ahead::is_started() => ahead::NOT_RUN,
         other if Command::has_subcommand(other) => FAILED,
         _ => STOP,
     }

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use walsafe_core::error::{Activity, Error, Standby};
+use walsafe_core::error::{Activity, Error, ErrorKind, Standby};
 use walsafe_core::restore::spool::Given;
 use walsafe_core::restore::{self, Origin, Outcome, Request, RestoreError, Round, Trouble, own};
 use walsafe_core::store::location;
@@ -178,7 +178,7 @@ impl Call<'_> {
             Err(e) => Some(e.to_string()),
         };
         if let Some(wrong) = wrong.filter(|wrong| lately::is_new(wrong, here())) {
-            terminal::complain(&wrong);
+            terminal::remark(&wrong);
         }
         ahead.ok().flatten()
     }
@@ -195,8 +195,19 @@ impl Call<'_> {
         if let Some(given) = ahead.take(&signs.steps, round) {
             return Ok(Outcome::Delivered { given, remark: None, passed_over: Vec::new() });
         }
-        ahead.begin();
-        let result = self.attempt(name, origins, signs, round);
+        // In a standby the segment may not be there yet, and nothing behind it is looked for before it is.
+        if !self.tries_again() {
+            ahead.begin();
+        }
+        let mut result = self.attempt(name, origins, signs, round);
+        if result.as_ref().is_err_and(|e| e.kind() == ErrorKind::DataDirectoryFull) {
+            ahead.make_room();
+            result = self.attempt(name, origins, signs, round);
+        }
+        if let Ok(Outcome::Delivered { given, .. }) = &result {
+            ahead.forget_before(given);
+            ahead.begin();
+        }
         let is_delivered = matches!(result, Ok(Outcome::Delivered { .. }));
         // That is bounded, and whether an archive still moves makes no difference to this file any more.
         signs.elsewhere(|| ahead.finish(self.begun, is_delivered));
@@ -317,7 +328,7 @@ impl Call<'_> {
         let detail: Vec<_> = passed_over.iter().map(Trouble::sentence).collect();
         let said = Complaint::new(message).detail(detail.join(" "));
         if *verbose || self.is_new(&said) {
-            self.tell_of(Ending::Delivered, &said, Some(&given.from));
+            self.tell_of(Ending::Delivered, &said, Some(given));
         }
         Ending::Delivered
     }
@@ -362,7 +373,7 @@ impl Call<'_> {
     }
 
     /// The same, of a file that an archive has given.
-    fn tell_of(&self, ending: Ending, said: &Complaint, from: Option<&Path>) -> Ending {
+    fn tell_of(&self, ending: Ending, said: &Complaint, given: Option<&Given>) -> Ending {
         let Restore { common, file, .. } = self.arguments;
         let status = ending.exit_status();
         if !common.json {
@@ -377,8 +388,10 @@ impl Call<'_> {
                 "file": file, "error": said.json(status),
             }),
         };
-        if let (Some(from), Some(object)) = (from, value.as_object_mut()) {
-            object.insert("from".to_owned(), location::shown(from).display().to_string().into());
+        if let (Some(given), Some(object)) = (given, value.as_object_mut()) {
+            let from = location::shown(&given.from).display().to_string();
+            object.insert("from".to_owned(), from.into());
+            object.insert("fetched_ahead".to_owned(), given.fetched_ahead.into());
         }
         terminal::say_json(&value);
         ending

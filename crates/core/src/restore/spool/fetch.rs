@@ -23,7 +23,7 @@ const MOST: u64 = 1 << 30;
 const THREADS: u32 = 16;
 /// Stack of a thread that fetches, in bytes.
 const STACK: usize = 2 << 20;
-/// Names that one look is to tell of.
+/// How many names one look tells of, at most.
 const LISTED: usize = 256;
 
 /// What is fetched from.
@@ -55,8 +55,8 @@ pub struct Fetcher {
 
 struct Running {
     plan: Plan,
-    /// What is under way, to be given up.
-    rounds: Vec<Arc<Round>>,
+    /// What is under way, to be given up, and its steps.
+    rounds: Vec<Arc<(Round, Progress)>>,
     is_stopped: bool,
 }
 
@@ -121,11 +121,19 @@ impl Fetcher {
     pub fn stop(&self) {
         let mut running = self.running();
         running.is_stopped = true;
-        for round in running.rounds.drain(..) {
-            let _ = round.give_up();
+        for begun in running.rounds.drain(..) {
+            let _ = begun.0.give_up();
         }
         drop(running);
         self.changed.notify_all();
+    }
+
+    /// Returns the place of an archive at which nothing has moved for so long, if something is being fetched there.
+    #[must_use]
+    pub fn stands_still(&self, limit: Duration) -> Option<usize> {
+        let running = self.running();
+        let still = running.rounds.iter().find(|begun| begun.1.last_step().elapsed() >= limit);
+        still.map(|begun| begun.0.at())
     }
 
     /// Returns whether something is still being fetched or looked up, given up or not.
@@ -143,9 +151,9 @@ impl Fetcher {
         while let Some(job) = self.next_job() {
             let done = catch_unwind(AssertUnwindSafe(|| match job {
                 Job::List(behind) => match self.list(behind) {
-                    Ok(listed) => self.running().plan.listed(listed),
+                    Ok(listed) => self.running().plan.listed(behind, listed),
                     Err(e) => {
-                        self.complain(&format!("what is behind \"{behind}\""), &e);
+                        self.complain("list", &format!("the segments behind \"{behind}\""), &e);
                         self.running().plan.list_failed();
                     }
                 },
@@ -183,11 +191,15 @@ impl Fetcher {
         if self.spool.has(segment) {
             return true;
         }
-        let most = u64::from(self.size.bytes()) * u64::from(self.most);
-        if !self.spool.has_room(self.size, most) {
+        let size = u64::from(self.size.bytes());
+        let most = size * u64::from(self.most);
+        // What is under way has not taken all of its room yet.
+        let begun = size * (self.running().rounds.len() as u64 + 1);
+        if !self.spool.has_room(most + begun) {
             // The same each time, so that it is said once a minute.
             self.spool.complain(&format!(
-                "nothing is fetched ahead for lack of room: {most} bytes more than a segment must be free in \"{}\"",
+                "nothing is fetched ahead for lack of room: {} MB must stay free in \"{}\"",
+                most >> 20,
                 self.spool.path().display()
             ));
             return false;
@@ -200,13 +212,14 @@ impl Fetcher {
     }
 
     fn bring(&self, segment: SegmentName) -> bool {
-        let (name, steps) = (FileName::from(segment), Progress::default());
-        let round = Arc::new(Round::new((self.source.failed)(), Vec::new()));
+        let name = FileName::from(segment);
+        let round = Round::new((self.source.failed)(), Vec::new());
+        let begun = Arc::new((round, Progress::default()));
         let mut running = self.running();
         if running.is_stopped {
             return false;
         }
-        running.rounds.push(Arc::clone(&round));
+        running.rounds.push(Arc::clone(&begun));
         drop(running);
         let fetched = restore(&Request {
             archives: &self.source.archives,
@@ -218,10 +231,10 @@ impl Fetcher {
             patience: Duration::ZERO,
             end_at_hole: None,
             prove_absence: false,
-            steps: &steps,
-            round: &round,
+            steps: &begun.1,
+            round: &begun.0,
         });
-        self.running().rounds.retain(|other| !Arc::ptr_eq(other, &round));
+        self.running().rounds.retain(|other| !Arc::ptr_eq(other, &begun));
         match fetched {
             Ok(Outcome::Delivered { given, remark: None, passed_over })
                 if passed_over.is_empty() && !given.ends_early =>
@@ -229,20 +242,20 @@ impl Fetcher {
                 self.spool.forget_before(&given);
                 match self.spool.admit(segment, &given) {
                     Ok(()) => return true,
-                    Err(e) => self.complain(&format!("\"{segment}\""), &e),
+                    Err(e) => self.complain("fetch", &format!("\"{segment}\" ahead"), &e),
                 }
             }
             Ok(_) => {}
             // The server is told when it asks for the segment; by then this may have passed.
-            Err(e) => self.complain(&format!("\"{segment}\""), &e.explained()),
+            Err(e) => self.complain("fetch", &format!("\"{segment}\" ahead"), &e.explained()),
         }
         self.spool.remove(segment);
         false
     }
 
-    fn complain(&self, what: &str, error: &dyn std::fmt::Display) {
+    fn complain(&self, act: &str, what: &str, error: &dyn std::fmt::Display) {
         if !self.running().is_stopped {
-            self.spool.complain(&format!("could not fetch {what} ahead: {error}"));
+            self.spool.complain(&format!("could not {act} {what}: {error}"));
         }
     }
 
@@ -268,8 +281,8 @@ impl Fetcher {
                     _ => file.timeline() == Some(behind.timeline),
                 }
             };
-            let visit = archive.store.visit(&steps)?;
-            match visit.list_from(&first.to_string(), &mut each) {
+            let looked = archive.store.visit(&steps);
+            match looked.and_then(|visit| visit.list_from(&first.to_string(), &mut each)) {
                 Ok(true) => any = true,
                 Ok(false) => return Ok(None),
                 Err(e) => failed = Some(e),
@@ -287,7 +300,12 @@ impl Spool {
     fn tidy(&self) {
         let mut names = Vec::new();
         let _ = self.dir.for_each_name(|name| names.push(name.to_owned()));
-        let half = |name: &&String| name.ends_with(".coming") || name.ends_with(".new");
+        let half = |name: &&String| {
+            // A call may just be writing one.
+            let writer = name.strip_suffix(".new").and_then(|name| name.rsplit('.').next());
+            let is_dead = |pid: &str| pid.parse().is_ok_and(|pid| !sys::process_runs(pid));
+            name.ends_with(".coming") || writer.is_some_and(is_dead)
+        };
         names.iter().filter(half).for_each(|name| drop(self.dir.unlink(name)));
         let _ = temporary::remove_stray(&self.dir, &Owner::this_process());
         self.segments().into_iter().filter(|segment| !self.has(*segment)).for_each(|segment| {

@@ -12,25 +12,24 @@
 //!
 //! Nothing in it is needed: it may be removed at any moment, and is worth nothing after a power cut.
 
-use std::fs::{DirBuilder, File, Metadata};
+use std::fs::DirBuilder;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::{Round, delivery};
-use crate::encoding::digest::{Digest, Hasher};
-use crate::store::Progress;
-use crate::store::directory::temporary;
 use crate::sys::{self, Dir};
 use crate::wal::SegmentSize;
 use crate::wal::name::{FileKind, FileName, SegmentName};
 
+mod deliver;
 mod fetch;
+mod key;
 mod note;
 mod plan;
 
 pub use self::fetch::{Fetcher, Source};
+pub use self::key::{Key, Way};
 pub use self::note::Given;
 
 /// The spool of a server, unless another place is named: in its `pg_wal`, which no base backup copies.
@@ -43,39 +42,8 @@ const ERRORS: &str = "errors";
 const LONGEST: u64 = 64 << 10;
 /// How often it is looked whether a segment has come.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
-/// How long one that is coming may stand still.
-const PATIENCE: Duration = Duration::from_secs(3);
-/// Bytes hashed at a time.
-const CHUNK: usize = 256 << 10;
-
-/// What a spool belongs to. Of anything else, it is emptied before use.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Key {
-    /// The start of the server: its process, and when it was started.
-    pub server: String,
-    /// The data directory, by what no other has.
-    pub data_directory: String,
-    /// The archives in their order, and what is accepted of them, as a digest.
-    pub archives: Digest,
-}
-
-/// Who fetches.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Way {
-    /// A process of its own.
-    Process,
-    /// The calls themselves: the orphan of a call would be taken over by the server.
-    Calls,
-}
-
-impl Way {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Process => "process",
-            Self::Calls => "calls",
-        }
-    }
-}
+/// How often a spool is emptied that is to be removed.
+const REMOVALS: u32 = 20;
 
 /// What is wrong with a spool: without one, nothing is fetched ahead.
 #[derive(Debug, thiserror::Error)]
@@ -116,6 +84,8 @@ pub enum SpoolError {
 pub struct Spool {
     dir: Dir,
     way: Way,
+    /// What each note begins with.
+    mark: String,
 }
 
 impl Spool {
@@ -132,25 +102,39 @@ impl Spool {
     ) -> Result<Self, SpoolError> {
         let dir = open(path, pg_wal)?;
         let fail = |source| SpoolError::Io { path: path.join(KEY), source };
-        let is_ours = |way: &Way| read(&dir, KEY).is_some_and(|text| text == key.text(*way));
-        if let Some(way) = [Way::Process, Way::Calls].into_iter().find(is_ours) {
-            return Ok(Self { dir, way });
+        let (found, mark) = (read(&dir, KEY), key.mark());
+        let is_ours = |way: &Way| found.as_ref().is_some_and(|text| *text == key.text(*way));
+        if let Some(way) = Way::ALL.into_iter().find(is_ours) {
+            return Ok(Self { dir, way, mark });
         }
-        if !dir.try_lock().map_err(fail)? {
-            let path = path.to_owned();
-            if read(&dir, KEY).is_some_and(|text| !key.is_of_same_server(&text)) {
-                return Err(SpoolError::InUse { path });
-            }
+        let is_others = found.as_ref().is_some_and(|text| !key.is_of_same_server(text));
+        let mut spool = Self { dir, way: Way::Process, mark };
+        let is_free = spool.lock().map_err(fail)?;
+        // Calls that fetch by themselves hold no lock in between.
+        if is_others && (!is_free || spool.asked().is_some_and(|(_, at)| is_soon(at))) {
+            return Err(SpoolError::InUse { path: path.to_owned() });
+        }
+        if !is_free {
             // Who finds its key gone leaves, and touches nothing any more.
-            let _ = dir.unlink(KEY);
-            return Err(SpoolError::BeingLeft { path });
+            let _ = spool.dir.unlink(KEY);
+            return Err(SpoolError::BeingLeft { path: path.to_owned() });
         }
-        let spool = Self { dir, way: way() };
+        spool.way = way();
         spool.empty();
         write(&spool.dir, KEY, &key.text(spool.way)).map_err(fail)?;
         // This handle's lock would be in the way of who is to fetch.
         let dir = Dir::open(path).map_err(fail)?;
         Ok(Self { dir, ..spool })
+    }
+
+    /// Opens the spool of a recovery once more. The lock of one handle is not that of the other.
+    ///
+    /// # Errors
+    /// It is not at its path any more.
+    pub fn again(&self) -> Result<Self, SpoolError> {
+        let fail = |source| SpoolError::Io { path: self.path().to_owned(), source };
+        let dir = Dir::open(self.path()).map_err(fail)?;
+        Ok(Self { dir, way: self.way, mark: self.mark.clone() })
     }
 
     /// Returns who fetches.
@@ -192,15 +176,18 @@ impl Spool {
     /// It could not be written.
     pub fn note_asked(&self, segment: SegmentName) -> Result<(), SpoolError> {
         let fail = |source| SpoolError::Io { path: self.path().join(ASKED), source };
-        write(&self.dir, ASKED, &format!("{segment}\n")).map_err(fail)
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        // By the clock that reads it, which may not be the file system's.
+        write(&self.dir, ASKED, &format!("{segment} {}\n", now.as_nanos())).map_err(fail)
     }
 
     /// Returns the segment that was delivered last, and when.
     #[must_use]
     pub fn asked(&self) -> Option<(SegmentName, SystemTime)> {
-        let time = self.dir.open_file(ASKED).and_then(|file| file.metadata()?.modified()).ok()?;
-        let name = FileName::new(read(&self.dir, ASKED)?.trim_end()).ok()?;
-        match name.kind() {
+        let text = read(&self.dir, ASKED)?;
+        let (name, nanos) = text.trim_end().split_once(' ')?;
+        let time = UNIX_EPOCH.checked_add(Duration::from_nanos(nanos.parse().ok()?))?;
+        match FileName::new(name).ok()?.kind() {
             FileKind::Segment(segment) => Some((segment, time)),
             _ => None,
         }
@@ -226,99 +213,13 @@ impl Spool {
         self.note_of(segment).is_some()
     }
 
-    /// As [`Spool::deliver`], but waits for a segment that somebody is just fetching, as long as more of it comes.
-    ///
-    /// # Errors
-    /// As [`Spool::deliver`].
-    pub fn take(
-        &self,
-        segment: SegmentName,
-        target: &Path,
-        steps: &Progress,
-        round: &Round,
-    ) -> Result<Option<Given>, SpoolError> {
-        let (mut seen, mut since) = (0, Instant::now());
-        loop {
-            let is_coming = self.way == Way::Process && self.is_coming(segment);
-            // It may have come since that was looked at.
-            if let Some(given) = self.deliver(segment, target, steps, round)? {
-                return Ok(Some(given));
-            }
-            let bytes = self.bytes_of(segment);
-            if bytes != seen {
-                (seen, since) = (bytes, Instant::now());
-            }
-            // No archive is asked meanwhile, and none is to blame.
-            steps.tick();
-            if !is_coming || since.elapsed() >= PATIENCE {
-                return Ok(None);
-            }
-            std::thread::sleep(LOOK_EVERY);
-        }
-    }
-
-    /// Returns whether somebody is fetching a segment at this moment.
-    fn is_coming(&self, segment: SegmentName) -> bool {
-        self.dir.entry(&coming_name(segment)).is_ok_and(|entry| entry.is_some()) && self.is_locked()
-    }
-
-    /// Returns how much there is of a segment that is being fetched, in bytes.
-    fn bytes_of(&self, segment: SegmentName) -> u64 {
-        let begin = temporary::begin_of(&segment.to_string());
-        let mut bytes = 0;
-        let _ = self.dir.for_each_name(|name| {
-            if name.starts_with(&begin)
-                && let Ok(Some(entry)) = self.dir.entry(name)
-            {
-                bytes += entry.len;
-            }
-        });
-        bytes
-    }
-
-    /// Puts a segment in its place and takes it out of the spool, if it is here and what was noted of it is still
-    /// so. `None` if it is not here, or not any more; then it is removed.
-    ///
-    /// If the machine dies half-way, the segment may be at its target, unflushed, as after any restore.
-    ///
-    /// # Errors
-    /// It is sound, and cannot be put in its place.
-    fn deliver(
-        &self,
-        segment: SegmentName,
-        target: &Path,
-        steps: &Progress,
-        round: &Round,
-    ) -> Result<Option<Given>, SpoolError> {
-        let Some(given) = self.note_of(segment) else { return Ok(None) };
-        let name = segment.to_string();
-        if !self.is_sound(&name, &given, steps) {
-            self.complain(&format!("\"{name}\" was changed in the spool, and is fetched again"));
-            self.remove(segment);
-            return Ok(None);
-        }
-        let fail = |source| SpoolError::Io { path: target.to_owned(), source };
-        let no_name = || fail(io::ErrorKind::InvalidFilename.into());
-        let target_name = target.file_name().and_then(|name| name.to_str()).ok_or_else(no_name)?;
-        let parent = Dir::open(delivery::parent(target)).map_err(fail)?;
-        if !round.settle() {
-            return Ok(None);
-        }
-        self.dir.move_into(&name, &parent, target_name).map_err(|e| {
-            round.reopen();
-            fail(e)
-        })?;
-        let _ = self.dir.unlink(&note_name(segment));
-        Ok(Some(given))
-    }
-
     /// Notes what a segment is that now lies here. It counts from then on.
     ///
     /// # Errors
     /// It could not be written.
     fn admit(&self, segment: SegmentName, given: &Given) -> io::Result<()> {
         let note = given.to_note().ok_or(io::ErrorKind::InvalidData)?;
-        write(&self.dir, &note_name(segment), &format!("{}{note}", belongs_to(segment)))
+        write(&self.dir, &note_name(segment), &format!("{}{note}", self.belongs_to(segment)))
     }
 
     /// Removes what came from an archive that was begun anew since. That the name of the archive is the same says
@@ -350,40 +251,41 @@ impl Spool {
 
     /// Removes everything and the directory itself, if it is the one that is used by default.
     pub fn remove_all(&self) {
-        self.empty();
-        if self.path().file_name().is_some_and(|name| name == DIRECTORY) {
-            let _ = std::fs::remove_dir(self.path());
+        let is_usual = self.path().file_name().is_some_and(|name| name == DIRECTORY);
+        // Threads that were told to stop may just have created a file.
+        for _ in 0..REMOVALS {
+            self.empty();
+            if !is_usual || std::fs::remove_dir(self.path()).is_ok() {
+                return;
+            }
+            std::thread::sleep(LOOK_EVERY);
         }
     }
 
-    /// Returns whether another segment may be fetched: so much as the spool takes at most must stay free.
-    fn has_room(&self, size: SegmentSize, most: u64) -> bool {
-        let needed = most.saturating_add(size.bytes().into());
-        self.dir.space().is_ok_and(|space| space.free >= needed && space.free_inodes != Some(0))
+    /// Removes a spool that nobody uses, if there is one.
+    pub fn discard(path: &Path, pg_wal: &Path) {
+        if path.is_dir()
+            && let Ok(dir) = open(path, pg_wal)
+            && dir.try_lock().is_ok_and(|free| free)
+        {
+            Self { dir, way: Way::Process, mark: String::new() }.remove_all();
+        }
+    }
+
+    /// Returns whether so many bytes are free.
+    fn has_room(&self, bytes: u64) -> bool {
+        self.dir.space().is_ok_and(|space| space.free >= bytes && space.free_inodes != Some(0))
     }
 
     fn note_of(&self, segment: SegmentName) -> Option<Given> {
         let text = read(&self.dir, &note_name(segment))?;
         // Another one's is right about another one's file, should both come under this name.
-        Given::of_note(text.strip_prefix(&belongs_to(segment))?)
+        Given::of_note(text.strip_prefix(&self.belongs_to(segment))?)
     }
 
-    /// Returns whether a file is what was noted, whoever could write here.
-    fn is_sound(&self, name: &str, given: &Given, steps: &Progress) -> bool {
-        let is_ours = |file: &Metadata| {
-            file.is_file()
-                && file.nlink() == 1
-                && file.uid() == sys::user()
-                && file.len() == given.len
-        };
-        let hash = || {
-            let mut file = self.dir.open_file(name)?;
-            if !is_ours(&file.metadata()?) {
-                return Err(io::ErrorKind::InvalidData.into());
-            }
-            hash(&mut file, steps)
-        };
-        hash().is_ok_and(|digest| digest == given.content)
+    /// The lines that a note begins with.
+    fn belongs_to(&self, segment: SegmentName) -> String {
+        format!("{}segment = {segment}\n", self.mark)
     }
 
     /// Returns the segments of which there is anything here.
@@ -407,29 +309,8 @@ impl Spool {
     }
 }
 
-impl Key {
-    fn text(&self, way: Way) -> String {
-        let Self { server, data_directory, archives } = self;
-        let way = way.name();
-        format!(
-            "server = {server}\ndata directory = {data_directory}\narchives = {archives}\nfetched by = {way}\n"
-        )
-    }
-
-    /// Returns whether the text of a key is one of the same data directory's.
-    fn is_of_same_server(&self, text: &str) -> bool {
-        let line = format!("data directory = {}", self.data_directory);
-        text.lines().any(|other| other == line)
-    }
-}
-
 fn note_name(segment: SegmentName) -> String {
     format!("{segment}.note")
-}
-
-/// The line that a note begins with.
-fn belongs_to(segment: SegmentName) -> String {
-    format!("segment = {segment}\n")
 }
 
 fn coming_name(segment: SegmentName) -> String {
@@ -453,6 +334,9 @@ fn open(path: &Path, pg_wal: &Path) -> Result<Dir, SpoolError> {
             Some("others than its owner may use it (its mode must be 0700)")
         }
         () if there.dev() != server.dev() => Some("it is not on the file system of pg_wal"),
+        () if !is_safe_parent(path) => {
+            Some("others can write its parent directory, and replace it")
+        }
         () => None,
     };
     if let Some(reason) = reason {
@@ -465,6 +349,13 @@ fn open(path: &Path, pg_wal: &Path) -> Result<Dir, SpoolError> {
         return Err(SpoolError::Unsafe { path: path.to_owned(), reason });
     }
     Ok(dir)
+}
+
+/// Returns whether nobody but root and the owner can put something else in the place of a directory.
+fn is_safe_parent(path: &Path) -> bool {
+    const STICKY: u32 = 0o1000;
+    let parent = path.canonicalize().ok().and_then(|path| path.parent()?.metadata().ok());
+    parent.is_some_and(|parent| parent.mode() & 0o022 == 0 || parent.mode() & STICKY != 0)
 }
 
 /// Reads a file of lines, following no link; `None` if it cannot be read.
@@ -483,35 +374,27 @@ fn write(dir: &Dir, name: &str, text: &str) -> io::Result<()> {
     renamed.inspect_err(|_| drop(dir.unlink(&temporary)))
 }
 
-fn hash(file: &mut File, steps: &Progress) -> io::Result<Digest> {
-    let mut hasher = Hasher::default();
-    let mut chunk = sys::zeroed(CHUNK)?;
-    loop {
-        let got = sys::read_full(file, &mut chunk)?;
-        hasher.update(sys::slice::part(&chunk, ..got));
-        steps.tick();
-        if got < CHUNK {
-            return Ok(hasher.digest());
-        }
-    }
-}
-
 /// How long after a segment the next one is asked for by a server that replays one after the other.
 const SOON: Duration = Duration::from_secs(60);
 
+/// Returns whether that was within the last while. A clock may have been set back since.
+fn is_soon(at: SystemTime) -> bool {
+    match at.elapsed() {
+        Ok(since) => since < SOON,
+        Err(ahead) => ahead.duration() < SOON,
+    }
+}
+
 /// Returns whether a server asks for one segment after the other, and fetching ahead pays: this one comes right
-/// behind the one that was delivered before, soon after it.
+/// behind the one that was delivered before, soon after it. A switch of the timeline makes no difference.
 #[must_use]
 pub fn follows(
     last: Option<(SegmentName, SystemTime)>,
     segment: SegmentName,
     size: SegmentSize,
 ) -> bool {
+    let address = |name: SegmentName| (name.log, name.segment);
     last.is_some_and(|(last, at)| {
-        let is_soon = at.elapsed().is_ok_and(|since| since < SOON);
-        // On another timeline too.
-        is_soon
-            && plan::next(last, size)
-                .is_some_and(|next| (next.log, next.segment) == (segment.log, segment.segment))
+        is_soon(at) && plan::next(last, size).map(address) == Some(address(segment))
     })
 }

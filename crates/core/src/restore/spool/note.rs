@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::encoding::digest::Digest;
+use crate::store::location;
 
 /// What is known of a file that an archive has given.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +29,9 @@ impl Given {
     /// Writes the note of a file. `None` for what cannot be noted in lines.
     pub(super) fn to_note(&self) -> Option<String> {
         let from = self.from.to_str()?;
+        if location::is_url(&self.from) && self.version.is_none() {
+            return None;
+        }
         let mut lines = vec![
             ("content", self.content.to_string()),
             ("length", self.len.to_string()),
@@ -81,7 +85,10 @@ mod tests {
         };
         let note = given.to_note().unwrap();
         assert_eq!(Given::of_note(&note), Some(given.clone()));
-        let bare = Given { created: None, version: None, ..given.clone() };
+        // An object counts only with its version.
+        assert_eq!(Given { version: None, ..given.clone() }.to_note(), None);
+        let from = "/mnt/archive".into();
+        let bare = Given { from, created: None, version: None, ..given.clone() };
         assert_eq!(Given::of_note(&bare.to_note().unwrap()), Some(bare));
         for cut in 0..note.len() {
             let cut = note.get(..cut).unwrap();

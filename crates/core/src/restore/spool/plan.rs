@@ -31,11 +31,11 @@ pub(super) struct Plan {
     under_way: BTreeSet<SegmentName>,
     /// Those that are here.
     done: BTreeSet<SegmentName>,
-    /// What could not be had; it is not tried again, nor what is behind it, before another one was delivered:
+    /// What is not there, or failed. It is not tried again, nor what is behind it, before another one was delivered:
     /// neither absence nor failure is kept.
     vain: Option<SegmentName>,
-    /// Which there are behind it, as many as may be fetched at least, where one look tells that.
-    listed: Option<BTreeSet<SegmentName>>,
+    /// Which there are behind a segment, where one look tells that of as many as may be fetched.
+    listed: Option<(SegmentName, BTreeSet<SegmentName>)>,
     is_listing: bool,
     /// One look tells of one name.
     has_no_list: bool,
@@ -73,8 +73,11 @@ impl Plan {
         let wanted: BTreeSet<_> = self.window().collect();
         self.done.retain(|done| wanted.contains(done));
         // Behind the last one that was seen there may be others by now.
-        let covers = |listed: &BTreeSet<_>| listed.last() >= wanted.last();
-        self.listed = self.listed.take().filter(covers);
+        self.listed = self.listed.take().filter(|(behind, names)| {
+            behind.timeline == segment.timeline
+                && *behind <= segment
+                && names.last() >= wanted.last()
+        });
     }
 
     /// Returns what is to be done next. `None` if there is nothing to do before something happens.
@@ -90,7 +93,7 @@ impl Plan {
             _ if self.is_listing => None,
             None => self.asked.map(Job::List),
             // Otherwise it is a hole, or the end: the call that is asked for it looks for itself.
-            Some(listed) => listed.contains(&wanted).then_some(Job::Fetch(wanted)),
+            Some((_, names)) => names.contains(&wanted).then_some(Job::Fetch(wanted)),
         }
     }
 
@@ -104,21 +107,24 @@ impl Plan {
         Some(job)
     }
 
-    /// It was looked which there are; `None` if one look does not tell.
-    pub(super) fn listed(&mut self, listed: Option<BTreeSet<SegmentName>>) {
+    /// These are behind the segment that was asked about; `None` if one look does not tell.
+    pub(super) fn listed(&mut self, behind: SegmentName, names: Option<BTreeSet<SegmentName>>) {
         self.is_listing = false;
-        self.has_no_list = listed.is_none();
-        self.listed = listed;
+        self.has_no_list = names.is_none();
+        // Others may have been delivered meanwhile; on another timeline it says nothing.
+        let is_before =
+            self.asked.is_some_and(|now| now.timeline == behind.timeline && behind <= now);
+        self.listed = names.filter(|_| is_before).map(|names| (behind, names));
     }
 
-    /// It could not be looked which there are.
+    /// The look failed.
     pub(super) fn list_failed(&mut self) {
         self.is_listing = false;
         let first = self.window().next();
         self.vain = first;
     }
 
-    /// A segment is here, or could not be had.
+    /// A segment is here now, or will not be.
     pub(super) fn fetched(&mut self, segment: SegmentName, is_here: bool) {
         self.under_way.remove(&segment);
         if is_here {
@@ -169,7 +175,7 @@ mod tests {
         assert_eq!(jobs(&mut plan), [], "nothing was asked for");
         plan.delivered(segment(4));
         assert_eq!(jobs(&mut plan), [Job::List(segment(4))]);
-        plan.listed(listed(5..100));
+        plan.listed(segment(4), listed(5..100));
         assert_eq!(jobs(&mut plan), fetches([5, 6, 7]));
         plan.fetched(segment(6), true);
         assert_eq!(jobs(&mut plan), []);
@@ -190,13 +196,13 @@ mod tests {
         let mut plan = Plan::new(SIZE, 3);
         plan.delivered(segment(4));
         assert_eq!(jobs(&mut plan), [Job::List(segment(4))]);
-        plan.listed(listed([5]));
+        plan.listed(segment(4), listed([5]));
         assert_eq!(jobs(&mut plan), fetches([5]));
         plan.fetched(segment(5), true);
         assert_eq!(jobs(&mut plan), []);
         plan.delivered(segment(5));
         assert_eq!(jobs(&mut plan), [Job::List(segment(5))]);
-        plan.listed(listed([]));
+        plan.listed(segment(5), listed([]));
         assert_eq!(jobs(&mut plan), []);
         // It could not be looked: not again before another segment was delivered.
         plan.delivered(segment(6));
@@ -206,13 +212,36 @@ mod tests {
         assert!(plan.is_done());
     }
 
+    /// A standby that restarts after a crash of one of its processes asks for earlier segments once more: the list
+    /// held what is behind them up to the last name, and not them.
+    #[test]
+    fn a_list_says_nothing_of_what_is_before_it() {
+        let mut plan = Plan::new(SIZE, 3);
+        plan.delivered(segment(100));
+        assert_eq!(jobs(&mut plan), [Job::List(segment(100))]);
+        plan.listed(segment(100), listed(101..200));
+        assert_eq!(jobs(&mut plan), fetches([101, 102, 103]));
+        plan.delivered(segment(50));
+        assert_eq!(jobs(&mut plan), [Job::List(segment(50))]);
+        // The server went on meanwhile.
+        plan.delivered(segment(51));
+        plan.listed(segment(50), listed(51..60));
+        assert_eq!(jobs(&mut plan), fetches([52, 53, 54]));
+        let other = SegmentName { timeline: 2, ..segment(54) };
+        plan.delivered(other);
+        assert_eq!(jobs(&mut plan), [Job::List(other)]);
+        plan.delivered(segment(54));
+        plan.listed(other, Some([SegmentName { timeline: 2, ..segment(55) }].into()));
+        assert_eq!(jobs(&mut plan), [Job::List(segment(54))]);
+    }
+
     #[test]
     fn neither_absence_nor_failure_is_kept() {
         let mut plan = Plan::new(SIZE, 3);
         plan.delivered(segment(4));
         assert_eq!(jobs(&mut plan), [Job::List(segment(4))]);
         // Where each name takes a look of its own.
-        plan.listed(None);
+        plan.listed(segment(4), None);
         assert_eq!(jobs(&mut plan), fetches([5, 6, 7]));
         plan.fetched(segment(6), false);
         plan.fetched(segment(7), true);
