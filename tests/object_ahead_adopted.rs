@@ -1,7 +1,10 @@
 //! Fetching ahead where a process that is left alone would be given to the postmaster, which takes one that ends
 //! badly for a crash of its own: nobody is left alone there. And what becomes of a recovery whose helper is killed.
 
-use harness::object::{Kind, ObjectServer};
+use std::thread;
+use std::time::Duration;
+
+use harness::object::{Fault, Kind, ObjectServer};
 use harness::process::{self, is_alive, title};
 use harness::sandbox::Adopts;
 use harness::{Mark, Stop, privileged, require, wait_until};
@@ -80,6 +83,30 @@ fn process_1_is_left_no_orphan_and_survives_a_kill() {
     assert_eq!(stopped.kill(), 0, "processes of walsafe between two calls");
     stopped.gets_there(mark);
     recovers_without_a_helper(Adopts::Process1);
+}
+
+/// A shutdown ends a call, and whoever works for it: as a crash, where that was an orphan by then.
+#[test]
+fn process_1_is_stopped_in_the_middle_of_a_call() {
+    require!(ObjectServer::is_there(Kind::SeaweedFs));
+    require!(privileged());
+    let far = Far::lost();
+    let names = far.near.segments();
+    let name = &names[names.len() / 2];
+    let slow = Fault::DripAnswer { bytes_a_second: 20_000 };
+    let broken = far.proxy.break_each("GET", &format!("/wal/{name}"), slow);
+    let cluster = far.recovery("--ahead 0").adopting(Adopts::Process1).create();
+    cluster.launch();
+    broken.begun();
+    thread::sleep(Duration::from_millis(300));
+    let mark = cluster.mark();
+    assert!(cluster.stop(Stop::Fast) < PROMPT);
+    let log = cluster.log().since(mark);
+    assert!(!log.contains(CRASH) && !log.contains("was terminated by"), "{log}");
+    assert!(log.contains("database system is shut down"), "{log}");
+    far.proxy.mend();
+    cluster.start();
+    assert_eq!(rows_after_recovery(&cluster), ALL);
 }
 
 #[test]

@@ -11,7 +11,9 @@ use harness::object::{Answer, Fault, Kind, ObjectServer};
 use harness::{Fs, Mount, Scratch, privileged, process, require, scratch, wait_until};
 use rustix::process::Signal;
 
-use crate::support::ahead::{Far, PROMPT, Stopped, fetched_ahead, held, next, restored, spool};
+use crate::support::ahead::{
+    Far, PROMPT, Stopped, fetched_ahead, held, move_pg_wal, next, restored, spool,
+};
 use crate::support::asking::Asking;
 use crate::support::recovery::{path, rows, rows_after_recovery};
 
@@ -19,7 +21,7 @@ use crate::support::recovery::{path, rows, rows_after_recovery};
 fn what_was_fetched_is_delivered_once_and_with_the_permissions_of_all_others() {
     require!(ObjectServer::is_there(Kind::SeaweedFs));
     let far = Far::lost();
-    let asking = Asking::with(&far, |builder| builder.umask_000());
+    let asking = Asking::with(&far, |builder| builder.umask_000(), |_| ());
     let names = asking.segments();
     let first = asking.ask(&names[0]);
     first.assert_from_archive(&far, &names[0]);
@@ -258,10 +260,7 @@ fn a_recovery_without_room_to_fetch_ahead_is_told_once_and_ends_right() {
     let far = Far::lost_with(4);
     let mount = Mount::new(Fs::Ext4, 64);
     let cluster = far.recovery("--ahead 32").create();
-    let (own, moved) = (cluster.pg_wal(), mount.join("pg_wal"));
-    run(Command::new("cp").arg("-a").arg(&own).arg(&moved));
-    fs::remove_dir_all(&own).expect("removed");
-    symlink(&moved, &own).expect("a link");
+    move_pg_wal(&cluster, &mount);
     // Enough for the recovery, and less than what is to stay free.
     mount.fill_but(28 << 20);
     cluster.start();
@@ -271,6 +270,23 @@ fn a_recovery_without_room_to_fetch_ahead_is_told_once_and_ends_right() {
     assert_eq!(lines.len(), 1, "{lines:#?}");
     assert_eq!(fetched_ahead(&log), [""; 0]);
     far.assert_over(&spool(&cluster));
+}
+
+/// What is ahead gives way to what is asked for.
+#[test]
+fn a_disk_that_is_full_of_what_was_fetched_has_room_for_what_is_asked_for() {
+    require!(ObjectServer::is_there(Kind::SeaweedFs));
+    require!(privileged());
+    let far = Far::lost();
+    let mount = Mount::new(Fs::Ext4, 64);
+    let asking = Asking::with(&far, |builder| builder, |cluster| move_pg_wal(cluster, &mount));
+    let names = asking.segments();
+    asking.fetch_behind(&names[0]);
+    let spool = asking.spool();
+    asking.server.wait_until("all that may be", || (held(&spool).len() == 8).then_some(()));
+    mount.fill_but(200_000);
+    asking.ask(&names[15]).assert_from_archive(&far, &names[15]);
+    assert_eq!(held(&spool), [""; 0]);
 }
 
 /// To be renamed from there, it lies on the file system of pg_wal; a place of its own may be named.

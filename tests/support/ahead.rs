@@ -3,14 +3,16 @@
 
 use std::fs;
 use std::ops::Deref;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
+use harness::command::run;
 use harness::object::{Kind, Latency, ObjectServer, Proxy};
 use harness::process::{running, title};
-use harness::{Backup, Cluster, ClusterBuilder, Scratch, scratch, wait_until};
+use harness::{Backup, Cluster, ClusterBuilder, Mount, Scratch, scratch, wait_until};
 
 use super::bucket::Objects;
 use super::recovery::{path, rows};
@@ -176,6 +178,14 @@ impl Far {
 /// Where a cluster's `restore_command` keeps what it has fetched ahead.
 pub fn spool(cluster: &Cluster) -> PathBuf {
     cluster.pg_wal().join(".walsafe-spool")
+}
+
+/// Moves the WAL of a cluster that does not run to a file system of its own.
+pub fn move_pg_wal(cluster: &Cluster, mount: &Mount) {
+    let (own, moved) = (cluster.pg_wal(), mount.join("pg_wal"));
+    run(Command::new("cp").arg("-a").arg(&own).arg(&moved));
+    fs::remove_dir_all(&own).expect("removed");
+    symlink(&moved, &own).expect("a link");
 }
 
 /// The segments in a spool that may be delivered.

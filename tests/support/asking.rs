@@ -28,14 +28,20 @@ pub struct Asked {
 
 impl<'a> Asking<'a> {
     pub fn new(far: &'a Far) -> Self {
-        Self::with(far, |builder| builder)
+        Self::with(far, |builder| builder, |_| ())
     }
 
-    pub fn with(far: &'a Far, setup: impl FnOnce(ClusterBuilder) -> ClusterBuilder) -> Self {
+    /// The same, of a cluster that is set up and prepared.
+    pub fn with(
+        far: &'a Far,
+        setup: impl FnOnce(ClusterBuilder) -> ClusterBuilder,
+        prepare: impl FnOnce(&Cluster),
+    ) -> Self {
         // It does not ask again, which would take away what the test has got.
         let standby = far.backup.restore_copy().standby().set("restore_command", "false");
         let standby = standby.set("wal_retrieve_retry_interval", "1h");
         let server = setup(standby).create();
+        prepare(&server);
         let asking = Self { far, server, options: Vec::new() };
         asking.launch();
         asking
