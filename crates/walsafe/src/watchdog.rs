@@ -179,6 +179,7 @@ where
         return Ok((rounds.answer)((rounds.work)(&Signs::default(), &round), &[]));
     };
     let archives = rounds.archives;
+    sys::end_after_parent();
     let mut worker = Worker::start_quiet(|way_out| work_in_threads(rounds, timeout, way_out))
         .map_err(|e| died("start a process", e))?;
     let id = worker.id();

@@ -5,8 +5,12 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, RawFd};
+use std::sync::atomic::{AtomicI32, Ordering};
 
 use crate::sys::call::check;
+
+/// How often a process that is to end looks whether its parent has ended, ten milliseconds apart.
+const PARENT_LOOKS: u32 = 50;
 
 /// Returns which process takes over the orphans of this one: process 1, or a nearer one that has asked for them
 /// (`PR_SET_CHILD_SUBREAPER`). Only an orphan can tell, so one is made. It ends at once, with status 0: whoever
@@ -67,6 +71,36 @@ fn be_the_orphan(parent: libc::pid_t, writer: RawFd) -> ! {
     unsafe { libc::write(writer, told.as_ptr().cast(), told.len()) };
     // SAFETY: takes a number, and runs nothing of the program.
     unsafe { libc::_exit(0) }
+}
+
+/// Whose child this process was when [`end_after_parent`] was called.
+static PARENT: AtomicI32 = AtomicI32::new(0);
+
+/// Has SIGTERM end this process by status 0 if the process that has started it ends too, and by the signal if not. A
+/// server that is stopped sends the signal to all that its recovery has started, and whoever takes over this process
+/// then may be that server: it takes an orphan that a signal has ended for one of its own that has crashed. But where
+/// the server waits for this process, it must see the signal: any status would say something of the archive.
+pub fn end_after_parent() {
+    extern "C" fn end(signal: libc::c_int) {
+        for _ in 0..PARENT_LOOKS {
+            // SAFETY: takes no arguments, and may be called in a handler.
+            if unsafe { libc::getppid() } != PARENT.load(Ordering::Relaxed) {
+                // SAFETY: takes a number, and may be called in a handler.
+                unsafe { libc::_exit(0) };
+            }
+            let pause = libc::timespec { tv_sec: 0, tv_nsec: 10_000_000 };
+            // SAFETY: the time outlives the call, which may be made in a handler; what is left is not asked for.
+            unsafe { libc::nanosleep(&raw const pause, std::ptr::null_mut()) };
+        }
+        // SAFETY: both take numbers and may be called in a handler. The signal comes when the handler has returned.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+        // SAFETY: as above.
+        unsafe { libc::raise(signal) };
+    }
+    // SAFETY: takes no arguments.
+    PARENT.store(unsafe { libc::getppid() }, Ordering::Relaxed);
+    // SAFETY: the handler calls nothing but what a handler may call. Without it, the signal ends the process.
+    unsafe { libc::signal(libc::SIGTERM, end as extern "C" fn(libc::c_int) as libc::sighandler_t) };
 }
 
 /// Leaves what this process has inherited: the session and its terminal, the working directory, which may be on
