@@ -79,7 +79,7 @@ impl Place {
             allow_unchecked: false,
             failed: Box::new(Vec::new),
         };
-        Arc::new(Fetcher::new(source, self.open(key).unwrap(), ahead).unwrap())
+        Arc::new(Fetcher::new(source, self.open(key).unwrap(), ahead, ahead).unwrap())
     }
 
     /// Fetches what comes behind a segment, and waits for it.

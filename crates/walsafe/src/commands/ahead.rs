@@ -44,6 +44,9 @@ pub(crate) const NOT_RUN: u8 = 1;
 /// How many segments are fetched ahead from object storage, unless --ahead says it.
 const USUAL: u32 = 8;
 
+/// How many of them a process fetches at the same time to begin with.
+const AT_ONCE: u32 = 2;
+
 /// The name under which a server in recovery wants a segment (`RestoreArchivedFile` in
 /// `access/transam/xlogarchive.c`). Another one is somebody else's, such as `pg_rewind`'s.
 const WANTED_AS: &str = "RECOVERYXLOG";
@@ -350,7 +353,10 @@ fn fetch_into(
         allow_unchecked: arguments.allow_unchecked,
         failed: Box::new(failed),
     };
-    let fetcher = Fetcher::new(source, spool, count(arguments)).map_err(|e| e.to_string())?;
+    // A call waits for all that it fetches, and the server waits for the first that a process fetches.
+    let at_once = if spool.way() == Way::Calls { u32::MAX } else { AT_ONCE };
+    let fetcher =
+        Fetcher::new(source, spool, count(arguments), at_once).map_err(|e| e.to_string())?;
     let fetcher = Arc::new(fetcher);
     fetcher.delivered(segment);
     fetcher.start().map_err(|e| format!("could not start a thread: {e}"))?;

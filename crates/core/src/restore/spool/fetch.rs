@@ -61,18 +61,26 @@ struct Running {
 }
 
 impl Fetcher {
-    /// Prepares to fetch so many segments ahead. What whoever has fetched before and was killed left half done is
-    /// removed.
+    /// Prepares to fetch so many segments ahead, and `at_once` of them at the same time to begin with. What whoever has
+    /// fetched before and was killed left half done is removed.
     ///
     /// # Errors
     /// The segment size of the server is not known.
-    pub fn new(source: Source, spool: Spool, ahead: u32) -> Result<Self, crate::error::Error> {
+    pub fn new(
+        source: Source,
+        spool: Spool,
+        ahead: u32,
+        at_once: u32,
+    ) -> Result<Self, crate::error::Error> {
         let control = ControlFile::read(&source.data_directory)?;
         let size = control.segment_size.unwrap_or(SegmentSize::DEFAULT);
         let most = ahead.min(u32::try_from(MOST / u64::from(size.bytes())).unwrap_or(1)).max(1);
         spool.tidy();
-        let running =
-            Running { plan: Plan::new(size, most), rounds: Vec::new(), is_stopped: false };
+        let running = Running {
+            plan: Plan::new(size, most, at_once.clamp(1, most)),
+            rounds: Vec::new(),
+            is_stopped: false,
+        };
         Ok(Self { source, spool, size, most, plan: Mutex::new(running), changed: Condvar::new() })
     }
 

@@ -25,6 +25,9 @@ pub(super) enum Job {
 pub(super) struct Plan {
     size: SegmentSize,
     most: u32,
+    /// How many may be under way at a time. All at once would share what storage and network give, and the first one,
+    /// which the server wants next, would come as late as the last: so there is one more for each that has come.
+    at_once: usize,
     /// The one that was delivered last.
     asked: Option<SegmentName>,
     /// Those that are being fetched.
@@ -42,10 +45,11 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    pub(super) fn new(size: SegmentSize, most: u32) -> Self {
+    pub(super) fn new(size: SegmentSize, most: u32, at_once: u32) -> Self {
         Self {
             size,
             most,
+            at_once: at_once as usize,
             asked: None,
             under_way: BTreeSet::new(),
             done: BTreeSet::new(),
@@ -87,6 +91,9 @@ impl Plan {
                 && !self.done.contains(segment)
                 && self.vain.is_none_or(|vain| *segment < vain)
         };
+        if self.under_way.len() >= self.at_once {
+            return None;
+        }
         let wanted = self.window().find(is_free)?;
         match &self.listed {
             _ if self.has_no_list => Some(Job::Fetch(wanted)),
@@ -129,6 +136,7 @@ impl Plan {
         self.under_way.remove(&segment);
         if is_here {
             self.done.insert(segment);
+            self.at_once = (self.at_once + 1).min(self.most as usize);
         } else if self.is_wanted(segment) {
             self.vain = Some(self.vain.map_or(segment, |vain| vain.min(segment)));
         }
@@ -171,7 +179,7 @@ mod tests {
 
     #[test]
     fn what_comes_behind_a_segment_is_fetched_in_order_and_no_more_than_may_be() {
-        let mut plan = Plan::new(SIZE, 3);
+        let mut plan = Plan::new(SIZE, 3, 3);
         assert_eq!(jobs(&mut plan), [], "nothing was asked for");
         plan.delivered(segment(4));
         assert_eq!(jobs(&mut plan), [Job::List(segment(4))]);
@@ -190,10 +198,29 @@ mod tests {
         assert_eq!(jobs(&mut plan), [Job::List(SegmentName { timeline: 2, ..segment(0xFF) })]);
     }
 
+    /// With all of them at once, the one that the server wanted first came as late as the last one.
+    #[test]
+    fn there_are_more_at_a_time_the_more_have_come() {
+        let mut plan = Plan::new(SIZE, 4, 2);
+        plan.delivered(segment(4));
+        assert_eq!(jobs(&mut plan), [Job::List(segment(4))]);
+        plan.listed(segment(4), listed(5..100));
+        assert_eq!(jobs(&mut plan), fetches([5, 6]));
+        plan.fetched(segment(5), true);
+        assert_eq!(jobs(&mut plan), fetches([7, 8]));
+        plan.delivered(segment(6));
+        plan.fetched(segment(6), true);
+        assert_eq!(jobs(&mut plan), fetches([9, 10]));
+        // What failed is no sign that more would do better.
+        plan.fetched(segment(10), false);
+        plan.delivered(segment(7));
+        assert_eq!(jobs(&mut plan), fetches([10]));
+    }
+
     /// A standby at the end of the archive asked for eight names that are not there, behind each segment.
     #[test]
     fn behind_the_end_one_look_is_made_for_each_segment() {
-        let mut plan = Plan::new(SIZE, 3);
+        let mut plan = Plan::new(SIZE, 3, 3);
         plan.delivered(segment(4));
         assert_eq!(jobs(&mut plan), [Job::List(segment(4))]);
         plan.listed(segment(4), listed([5]));
@@ -216,7 +243,7 @@ mod tests {
     /// held what is behind them up to the last name, and not them.
     #[test]
     fn a_list_says_nothing_of_what_is_before_it() {
-        let mut plan = Plan::new(SIZE, 3);
+        let mut plan = Plan::new(SIZE, 3, 3);
         plan.delivered(segment(100));
         assert_eq!(jobs(&mut plan), [Job::List(segment(100))]);
         plan.listed(segment(100), listed(101..200));
@@ -237,7 +264,7 @@ mod tests {
 
     #[test]
     fn neither_absence_nor_failure_is_kept() {
-        let mut plan = Plan::new(SIZE, 3);
+        let mut plan = Plan::new(SIZE, 3, 3);
         plan.delivered(segment(4));
         assert_eq!(jobs(&mut plan), [Job::List(segment(4))]);
         // Where each name takes a look of its own.
