@@ -85,7 +85,8 @@ fn process_1_is_left_no_orphan_and_survives_a_kill() {
     recovers_without_a_helper(Adopts::Process1);
 }
 
-/// A shutdown ends a call, and whoever works for it: as a crash, where that was an orphan by then.
+/// A shutdown ends a call, and whoever works for it: as a crash, where that was an orphan by then. The shell that
+/// the server starts a call with is one too, unless the call takes its place.
 #[test]
 fn process_1_is_stopped_in_the_middle_of_a_call() {
     require!(ObjectServer::is_there(Kind::SeaweedFs));
@@ -95,7 +96,9 @@ fn process_1_is_stopped_in_the_middle_of_a_call() {
     let name = &names[names.len() / 2];
     let slow = Fault::DripAnswer { bytes_a_second: 20_000 };
     let broken = far.proxy.break_each("GET", &format!("/wal/{name}"), slow);
-    let cluster = far.recovery("--ahead 0").adopting(Adopts::Process1).create();
+    let command = format!("exec {}", far.command(""));
+    let cluster = far.recovery("").set("restore_command", &command);
+    let cluster = cluster.adopting(Adopts::Process1).create();
     cluster.launch();
     broken.begun();
     thread::sleep(Duration::from_millis(300));
