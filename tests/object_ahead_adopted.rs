@@ -96,7 +96,7 @@ fn process_1_is_stopped_in_the_middle_of_a_call() {
     let name = &names[names.len() / 2];
     let slow = Fault::DripAnswer { bytes_a_second: 20_000 };
     let broken = far.proxy.break_each("GET", &format!("/wal/{name}"), slow);
-    let command = format!("exec {}", far.command(""));
+    let command = format!("exec {}", far.command("--ahead 0"));
     let cluster = far.recovery("").set("restore_command", &command);
     let cluster = cluster.adopting(Adopts::Process1).create();
     cluster.launch();
