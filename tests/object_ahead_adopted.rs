@@ -108,6 +108,7 @@ fn process_1_is_stopped_in_the_middle_of_a_call() {
     assert!(!log.contains(CRASH) && !log.contains("was terminated by"), "{log}");
     assert!(log.contains("database system is shut down"), "{log}");
     far.proxy.mend();
+    cluster.set_conf("restore_command", &far.command(""));
     cluster.start();
     assert_eq!(rows_after_recovery(&cluster), ALL);
 }
