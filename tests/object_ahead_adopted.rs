@@ -42,7 +42,7 @@ impl Stopped {
         self.go_on();
         standby.wait_until("the rows", || (rows(standby) == "1,2,3,4,5,6").then_some(()));
         let log = standby.log().since(mark);
-        assert!(fetched_ahead(&log).len() > 2, "{log}");
+        assert!(!fetched_ahead(&log).is_empty(), "{log}");
         let mark = standby.mark();
         standby.promote();
         standby.sql("INSERT INTO rows VALUES (7)");
