@@ -42,7 +42,7 @@ impl Stopped {
         self.go_on();
         standby.wait_until("the rows", || (rows(standby) == "1,2,3,4,5,6").then_some(()));
         let log = standby.log().since(mark);
-        assert!(fetched_ahead(&log).len() > 2, "{log}");
+        assert!(!fetched_ahead(&log).is_empty(), "{log}");
         let mark = standby.mark();
         standby.promote();
         standby.sql("INSERT INTO rows VALUES (7)");
@@ -85,7 +85,8 @@ fn process_1_is_left_no_orphan_and_survives_a_kill() {
     recovers_without_a_helper(Adopts::Process1);
 }
 
-/// A shutdown ends a call, and whoever works for it: as a crash, where that was an orphan by then.
+/// A shutdown ends a call, and whoever works for it: as a crash, where that was an orphan by then. The shell that
+/// the server starts a call with is one too, unless the call takes its place.
 #[test]
 fn process_1_is_stopped_in_the_middle_of_a_call() {
     require!(ObjectServer::is_there(Kind::SeaweedFs));
@@ -95,7 +96,9 @@ fn process_1_is_stopped_in_the_middle_of_a_call() {
     let name = &names[names.len() / 2];
     let slow = Fault::DripAnswer { bytes_a_second: 20_000 };
     let broken = far.proxy.break_each("GET", &format!("/wal/{name}"), slow);
-    let cluster = far.recovery("--ahead 0").adopting(Adopts::Process1).create();
+    let command = format!("exec {}", far.command("--ahead 0"));
+    let cluster = far.recovery("").set("restore_command", &command);
+    let cluster = cluster.adopting(Adopts::Process1).create();
     cluster.launch();
     broken.begun();
     thread::sleep(Duration::from_millis(300));
@@ -105,6 +108,7 @@ fn process_1_is_stopped_in_the_middle_of_a_call() {
     assert!(!log.contains(CRASH) && !log.contains("was terminated by"), "{log}");
     assert!(log.contains("database system is shut down"), "{log}");
     far.proxy.mend();
+    cluster.set_conf("restore_command", &far.command(""));
     cluster.start();
     assert_eq!(rows_after_recovery(&cluster), ALL);
 }

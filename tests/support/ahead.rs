@@ -214,7 +214,7 @@ pub fn next(name: &str) -> String {
     format!("{}{:08X}", &name[..16], number + 1)
 }
 
-/// A standby that waits in the middle of its replay, with row 3 and without row 4, while rows up to 6 are in its
+/// A standby that waits in the middle of its replay, with row 2 and without row 3, while rows up to 6 are in its
 /// archive, and some of those fetched. Their primary is gone.
 pub struct Stopped {
     pub standby: Cluster,
@@ -245,7 +245,7 @@ impl Stopped {
             (standby.sql(asleep) == "1").then_some(())
         });
         for n in 2..=6 {
-            if n == 4 {
+            if n == 3 {
                 far.primary.sql("DROP TABLE read");
             }
             far.row(n);
@@ -255,9 +255,9 @@ impl Stopped {
         let own = spool(&standby);
         standby.wait_until("the replay to stop, with segments ahead", || {
             let waits = standby.sql("SELECT 1 FROM pg_locks WHERE NOT granted");
-            (waits == "1" && held(&own).len() > 2).then_some(())
+            (waits == "1" && !held(&own).is_empty()).then_some(())
         });
-        assert_eq!(rows(&standby), "1,2,3");
+        assert_eq!(rows(&standby), "1,2");
         Self { far, standby, reader, _gate: home }
     }
 
