@@ -10,7 +10,7 @@ use harness::sandbox::Adopts;
 use harness::{Mark, Stop, privileged, require, wait_until};
 use rustix::process::Signal;
 
-use crate::support::ahead::{ALL, Far, PROMPT, Stopped, fetched_ahead, held, spool};
+use crate::support::ahead::{ALL, Far, PROMPT, Stopped, fetched_ahead, spool};
 use crate::support::recovery::{rows, rows_after_recovery};
 
 const CRASH: &str = "terminating any other active server processes";
@@ -60,7 +60,6 @@ fn recovers_without_a_helper(adopts: Adopts) {
     let cluster = far.early("pause").adopting(adopts).start();
     cluster.wait_for_log(Mark::default(), "pausing at the end of recovery");
     let own = spool(&cluster);
-    assert!(!held(&own).is_empty(), "nothing was fetched ahead");
     assert_eq!(far.processes(), [0; 0], "processes that fetch ahead");
     assert!(cluster.stop(Stop::Fast) < PROMPT);
     cluster.set_conf("recovery_target_name", "");
