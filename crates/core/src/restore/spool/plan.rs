@@ -248,12 +248,14 @@ mod tests {
         assert_eq!(jobs(&mut plan), [Job::List(segment(100))]);
         plan.listed(segment(100), listed(101..200));
         assert_eq!(jobs(&mut plan), fetches([101, 102, 103]));
+        (101..104).for_each(|number| plan.fetched(segment(number), true));
         plan.delivered(segment(50));
         assert_eq!(jobs(&mut plan), [Job::List(segment(50))]);
         // The server went on meanwhile.
         plan.delivered(segment(51));
         plan.listed(segment(50), listed(51..60));
         assert_eq!(jobs(&mut plan), fetches([52, 53, 54]));
+        (52..55).for_each(|number| plan.fetched(segment(number), true));
         let other = SegmentName { timeline: 2, ..segment(54) };
         plan.delivered(other);
         assert_eq!(jobs(&mut plan), [Job::List(other)]);
