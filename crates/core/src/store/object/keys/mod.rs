@@ -10,11 +10,15 @@ use crate::error::{ErrorKind, Refusal};
 
 #[cfg(feature = "s3")]
 mod aws;
+#[cfg(feature = "azure")]
+mod azure;
 mod file;
 mod metadata;
 
 #[cfg(feature = "s3")]
 pub(super) use aws::AwsKeys;
+#[cfg(feature = "azure")]
+pub(super) use azure::AzureKeys;
 
 /// Where credentials come from.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
