@@ -250,10 +250,13 @@ fn machine(client: Option<&str>) -> Result<Option<Credential>, Refusal> {
     let Ok(answer) = metadata::send_patiently(request) else { return Ok(None) };
     match answer.status().as_u16() {
         200 => parse(answer.body()).map(Some),
-        status => Err(refused(format!(
-            "the machine's metadata answered {status} {} to the request for a token",
-            error_of(answer.body())
-        ))),
+        status => match error_of(answer.body()) {
+            // So answers the metadata of other clouds.
+            code if code.is_empty() => Ok(None),
+            code => Err(refused(format!(
+                "the machine's metadata answered {status} {code} to the request for a token"
+            ))),
+        },
     }
 }
 
