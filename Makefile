@@ -21,8 +21,8 @@ PG_MAJORS ?= 15 16 17 18
 
 # The tests install what WALSAFE_PROFILE=tested builds in less time (see Cargo.toml).
 WALSAFE_PROFILE ?= release
-# Without object storage: make FEATURES=
-FEATURES ?= s3
+# Which object storage: s3, azure, gcs. Without any: make FEATURES=
+FEATURES ?= s3 azure
 target = $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
 built = $(target)/$(WALSAFE_PROFILE)
 # The builder's home directory stays out of the binaries: they are the same whoever builds them.

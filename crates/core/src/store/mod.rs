@@ -32,7 +32,7 @@ pub mod listing;
 pub mod location;
 pub mod mode;
 mod names;
-#[cfg(feature = "s3")]
+#[cfg(feature = "object")]
 pub mod object;
 mod progress;
 pub mod trials;

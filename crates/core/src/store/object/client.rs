@@ -8,17 +8,17 @@ use std::time::{Duration, Instant};
 
 use http::Request;
 use http::header::{CACHE_CONTROL, CONTENT_LENGTH, HeaderValue, USER_AGENT};
-use reqsign_aws_v4::EMPTY_STRING_SHA256;
 
 use super::answer::{self, Asked, Meaning, Said};
-use super::keys::{Credentials, Keys};
+use super::cloud::{Dialect, dialect};
+use super::keys::{Credentials, Sign};
 use super::payload::Payload;
 use super::wire::{Begun, Dial, Failure, Lines, Reply, Trust, Via};
 use crate::error::{ErrorKind, Refusal};
 use crate::server::url::Endpoint;
+use crate::server::url::ObjectUrl;
 use crate::server::url::UrlError;
 use crate::server::url::text::percent_encode;
-use crate::server::url::{Encryption, ObjectUrl};
 use crate::store::Requests;
 
 /// Time limits of requests.
@@ -76,6 +76,13 @@ pub(super) struct Ask<'a> {
     pub(super) payload: Option<&'a Payload>,
 }
 
+impl Ask<'_> {
+    /// A request to the bucket itself, without more.
+    pub(super) fn new(asked: Asked, method: &'static str) -> Self {
+        Self { asked, method, key: None, query: Vec::new(), headers: Vec::new(), payload: None }
+    }
+}
+
 /// A PUT, all of whose body but the end is sent.
 pub(super) struct Held {
     begun: Begun,
@@ -86,8 +93,9 @@ pub(super) struct Held {
 #[derive(Debug)]
 pub(super) struct Client {
     url: ObjectUrl,
+    dialect: &'static dyn Dialect,
     server: Endpoint,
-    keys: Keys,
+    keys: Box<dyn Sign>,
     lines: Arc<Lines>,
     patience: Patience,
     pub(super) counts: Counts,
@@ -106,6 +114,7 @@ impl Client {
         credentials: Credentials,
         patience: Patience,
     ) -> Result<Self, UrlError> {
+        let dialect = dialect(url.cloud).ok_or(UrlError::LeftOut(url.cloud))?;
         let variable = |name: &str| std::env::var(name).ok();
         let region = url.region(variable)?;
         let server = url.server(&region);
@@ -116,12 +125,16 @@ impl Client {
             connect: Self::CONNECT.min(patience.progress),
             patience: patience.progress,
         });
-        let keys = Keys::new(credentials, url.name(), &region);
-        Ok(Self { url, server, keys, lines, patience, counts: Counts::default() })
+        let keys = dialect.signer(credentials, &url, &region);
+        Ok(Self { url, dialect, server, keys, lines, patience, counts: Counts::default() })
     }
 
     pub(super) fn url(&self) -> &ObjectUrl {
         &self.url
+    }
+
+    pub(super) fn dialect(&self) -> &'static dyn Dialect {
+        self.dialect
     }
 
     /// Closes the connections that nobody has used for a while.
@@ -182,7 +195,7 @@ impl Client {
             };
             let end = payload.len() - Self::END;
             match payload.pieces(end, payload.len(), &mut send) {
-                Ok(()) => answered(ask.asked, begun, moved),
+                Ok(()) => self.answered(ask.asked, begun, moved),
                 Err(source) => Err(self.unreadable(source)),
             }
         });
@@ -240,7 +253,7 @@ impl Client {
     /// Words the lack of an answer. Where the bucket's name stands before the server's, DNS and the certificate must
     /// know of that.
     fn refusal(&self, failure: &Failure) -> Refusal {
-        let mut refusal = answer::refusal(failure);
+        let mut refusal = answer::refusal(self.dialect, failure);
         let is_before = self.url.endpoint.is_some() && !self.url.is_path_style();
         if is_before && matches!(failure, Failure::Unknown { .. } | Failure::Certificate { .. }) {
             refusal.text.push_str(
@@ -271,7 +284,7 @@ impl Client {
                 return Ok(Err(self.unreadable(source)));
             }
         }
-        Ok(answered(ask.asked, begun, moved))
+        Ok(self.answered(ask.asked, begun, moved))
     }
 
     /// The bytes to be sent cannot be read: the request ends there.
@@ -281,13 +294,7 @@ impl Client {
 
     /// Makes a request, but for its body, and signs it.
     fn request(&self, ask: &Ask<'_>) -> Result<Request<()>, Refusal> {
-        let bucket =
-            if self.url.is_path_style() { format!("/{}", self.url.bucket) } else { String::new() };
-        let path = match &ask.key {
-            Some(key) => format!("{bucket}/{}", percent_encode(key, true)),
-            None if bucket.is_empty() => "/".to_owned(),
-            None => bucket,
-        };
+        let path = self.dialect.path(&self.url, ask);
         let query: Vec<_> = ask
             .query
             .iter()
@@ -300,7 +307,7 @@ impl Client {
             .method(ask.method)
             .uri(format!("{scheme}://{host}{target}"))
             .header("host", &host);
-        for (name, value) in self.common(ask).iter().chain(&ask.headers) {
+        for (name, value) in self.dialect.headers(&self.url, ask).iter().chain(&ask.headers) {
             request = request.header(*name, value);
         }
         let wrong = |e: http::Error| Refusal {
@@ -309,10 +316,7 @@ impl Client {
             request_id: None,
         };
         let (mut parts, ()) = request.body(()).map_err(wrong)?.into_parts();
-        // What is signed is what is sent, whatever the signer makes of it.
-        let uri = parts.uri.clone();
-        self.keys.sign(&mut parts)?;
-        parts.uri = uri;
+        self.keys.sign(&mut parts, ask.payload.map(Payload::len))?;
         // Not signed: what lies between may change these.
         let agent = concat!("walsafe/", env!("CARGO_PKG_VERSION"));
         parts.headers.insert(USER_AGENT, HeaderValue::from_static(agent));
@@ -325,43 +329,17 @@ impl Client {
         Ok(Request::from_parts(parts, ()))
     }
 
-    /// The headers that follow from the URL and the body.
-    fn common(&self, ask: &Ask<'_>) -> Vec<(&'static str, String)> {
-        let ObjectUrl {
-            storage_class, encryption, kms_key, requester_pays, expected_owner, ..
-        } = &self.url;
-        let mut headers = Vec::new();
-        if *requester_pays {
-            headers.push(("x-amz-request-payer", "requester".to_owned()));
-        }
-        if let Some(owner) = expected_owner {
-            headers.push(("x-amz-expected-bucket-owner", owner.clone()));
-        }
-        let Some(payload) = ask.payload else {
-            headers.push(("x-amz-content-sha256", EMPTY_STRING_SHA256.to_owned()));
-            return headers;
-        };
-        headers.push(("x-amz-content-sha256", payload.sha256()));
-        headers.push(("content-md5", payload.md5()));
-        if let Some(class) = storage_class {
-            headers.push(("x-amz-storage-class", class.clone()));
-        }
-        let (how, key) = match encryption {
-            Some(Encryption::Storage) => (Some("AES256"), None),
-            Some(Encryption::Managed) => (Some("aws:kms"), kms_key.clone()),
-            None => (None, None),
-        };
-        headers.extend(how.map(|how| ("x-amz-server-side-encryption", how.to_owned())));
-        headers.extend(key.map(|key| ("x-amz-server-side-encryption-aws-kms-key-id", key)));
-        headers
+    fn answered(
+        &self,
+        asked: Asked,
+        begun: Begun,
+        moved: &dyn Fn(),
+    ) -> Result<(Said, Reply), Failure> {
+        let mut reply = begun.answer()?;
+        moved();
+        let said = Said::of(self.dialect, asked, &mut reply)?;
+        Ok((said, reply))
     }
-}
-
-fn answered(asked: Asked, begun: Begun, moved: &dyn Fn()) -> Result<(Said, Reply), Failure> {
-    let mut reply = begun.answer()?;
-    moved();
-    let said = Said::of(asked, &mut reply)?;
-    Ok((said, reply))
 }
 
 /// Pauses between tries: each about twice as long as the one before.
