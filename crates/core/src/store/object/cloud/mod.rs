@@ -11,6 +11,8 @@ use super::wire::Reply;
 use crate::server::url::{Cloud, ObjectUrl};
 use crate::store::trials::Rules;
 
+#[cfg(feature = "gcs")]
+mod google;
 #[cfg(feature = "s3")]
 mod s3;
 
@@ -28,6 +30,7 @@ pub(super) trait Dialect: fmt::Debug + Send + Sync {
     /// Makes the request that stores an object with its attributes and must not replace one.
     fn publish<'p>(
         &self,
+        url: &ObjectUrl,
         key: String,
         attributes: &[(&'static str, String)],
         payload: &'p Payload,
@@ -167,6 +170,8 @@ pub(super) fn dialect(cloud: Cloud) -> Option<&'static dyn Dialect> {
     match cloud {
         #[cfg(feature = "s3")]
         Cloud::S3 => Some(&s3::S3),
+        #[cfg(feature = "gcs")]
+        Cloud::Google => Some(&google::Google),
         _ => None,
     }
 }

@@ -11,10 +11,16 @@ use crate::error::{ErrorKind, Refusal};
 #[cfg(feature = "s3")]
 mod aws;
 mod file;
+#[cfg(feature = "gcs")]
+mod google;
 mod metadata;
 
 #[cfg(feature = "s3")]
 pub(super) use aws::AwsKeys;
+#[cfg(feature = "gcs")]
+pub(super) use google::GoogleKeys;
+#[cfg(all(test, feature = "gcs"))]
+pub(super) use google::tests::service as google_key;
 
 /// Where credentials come from.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
