@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::process::Command;
 
 use super::daemon::{Daemon, Place};
+use super::google;
 use super::http::{self, Answer, Head};
 use super::proxy::Proxy;
 use crate::command::run;
@@ -68,7 +69,7 @@ fn clerk(server: SocketAddr, head: &Head, answer: Option<&Answer>) -> Option<Ans
     let path = head.target().split('?').next().unwrap_or_default();
     let is_json = ["/storage/", "/upload/"].iter().any(|begin| path.starts_with(begin));
     let worded = |status, reason: &str, code: &str| {
-        Some(if is_json { json_error(status, reason) } else { Answer::error(status, code) })
+        Some(if is_json { google::error(status, reason) } else { Answer::error(status, code) })
     };
     let Some(answer) = answer else {
         let is_known = head.header("authorization") == Some(&format!("Bearer {TOKEN}"));
@@ -79,7 +80,7 @@ fn clerk(server: SocketAddr, head: &Head, answer: Option<&Answer>) -> Option<Ans
         };
     };
     match answer.status {
-        404 if is_json => Some(json_error(404, "notFound")),
+        404 if is_json => Some(google::error(404, "notFound")),
         404 => {
             let bucket = path.split('/').nth(1).unwrap_or_default();
             let ask = format!(
@@ -101,14 +102,4 @@ fn token() -> Answer {
     });
     let body = token.to_string().into_bytes();
     Answer { body, ..Answer::new(200) }.with("Content-Type", "application/json")
-}
-
-/// An error as Google's JSON API words it.
-pub fn json_error(status: u16, reason: &str) -> Answer {
-    let error = serde_json::json!({"error": {
-        "code": status, "message": "As the test wants it.",
-        "errors": [{"message": "As the test wants it.", "domain": "global", "reason": reason}],
-    }});
-    let body = error.to_string().into_bytes();
-    Answer { body, ..Answer::new(status) }.with("Content-Type", "application/json")
 }
