@@ -193,7 +193,8 @@ fn fake_gcs_server_does_what_the_tests_need() {
     let mut stranger = bucket.keys.clone();
     stranger.secret.push('x');
     assert_eq!(bucket.with(stranger).put_new("a", b"x").unwrap().code(), "authError");
-    let elsewhere = Bucket { name: "none".to_owned(), ..bucket.clone() };
+    let mut elsewhere = bucket.clone();
+    elsewhere.name = "none".to_owned();
     let missing = elsewhere.request("GET", "a", &[], &[], b"").unwrap();
     assert_eq!((missing.status, missing.code().as_str()), (404, "NoSuchBucket"));
     a_listing_has_pages(&bucket);
