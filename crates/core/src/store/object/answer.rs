@@ -88,12 +88,17 @@ impl Said {
         let header = |name: &str| reply.header(name).map(shown);
         let seconds = reply.header("retry-after").and_then(|value| value.parse().ok());
         let status = reply.status;
+        let clock = reply.header("date").and_then(http_date);
+        let mut meaning = dialect.meaning(asked, status, &code);
+        if dialect.may_be_the_clock(&code) && clock.is_some_and(is_far) {
+            meaning = Meaning::Trouble(ErrorKind::ClockSkew);
+        }
         Ok(Self {
-            meaning: dialect.meaning(asked, status, &code),
+            meaning,
             status,
             request_id: header(dialect.request_id()).filter(|id| !id.is_empty()),
             host: reply.host.clone(),
-            clock: reply.header("date").and_then(http_date),
+            clock,
             region: dialect.region(reply).map(shown),
             retry_after: seconds.map(Duration::from_secs),
             throttled: dialect.is_throttling(status, &code),
@@ -133,6 +138,14 @@ impl Said {
         }
         Refusal { kind, text, request_id: self.request_id.clone() }
     }
+}
+
+/// Returns whether a server's clock is so far from ours that it refuses what we sign.
+fn is_far(theirs: SystemTime) -> bool {
+    const FAR: Duration = Duration::from_secs(15 * 60);
+    let ours = SystemTime::now();
+    let apart = ours.duration_since(theirs).or_else(|_| theirs.duration_since(ours));
+    apart.is_ok_and(|apart| apart > FAR)
 }
 
 /// Returns what of a server's word may be shown.

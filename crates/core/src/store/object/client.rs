@@ -296,16 +296,10 @@ impl Client {
         }
     }
 
-    /// Words the lack of an answer. Where the bucket's name stands before the server's, DNS and the certificate must
-    /// know of that.
+    /// Words the lack of an answer.
     fn refusal(&self, failure: &Failure) -> Refusal {
         let mut refusal = answer::refusal(self.dialect, failure);
-        let is_before = self.url.endpoint.is_some() && !self.url.is_path_style();
-        if is_before && matches!(failure, Failure::Unknown { .. } | Failure::Certificate { .. }) {
-            refusal.text.push_str(
-                "; if there is no such name for each bucket of the server, add style=path to the URL",
-            );
-        }
+        refusal.text.push_str(self.dialect.advice(&self.url, failure).unwrap_or_default());
         refusal
     }
 

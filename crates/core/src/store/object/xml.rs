@@ -18,36 +18,53 @@ pub(super) fn error_code(body: &[u8]) -> String {
 }
 
 /// Reads a text, and calls `each` with the path and the text of each element at its end: those in it come before
-/// it.
+/// it. White space at the ends of a text is left out.
 ///
 /// # Errors
 /// It is not a whole text of XML.
+#[cfg(feature = "s3")]
 pub(super) fn elements(
     text: &[u8],
     each: &mut dyn FnMut(&[String], &str),
 ) -> Result<(), &'static str> {
+    walk(text, &mut |path, text, _| each(path, text.trim()))
+}
+
+/// The same, with all of each text, and whether the element says that its text is encoded (`Encoded="true"`).
+///
+/// # Errors
+/// It is not a whole text of XML.
+pub(super) fn walk(
+    text: &[u8],
+    each: &mut dyn FnMut(&[String], &str, bool),
+) -> Result<(), &'static str> {
     const BROKEN: &str = "the answer is not whole";
     let text = std::str::from_utf8(text).map_err(|_| BROKEN)?;
     let mut reader = Reader::from_str(text);
-    let (mut path, mut text, mut whole) = (Vec::new(), String::new(), false);
+    let (mut path, mut text, mut whole, mut encoded) = (Vec::new(), String::new(), false, false);
     loop {
         match reader.read_event().map_err(|_| BROKEN)? {
             Event::Start(start) => {
+                encoded = start
+                    .attributes()
+                    .flatten()
+                    .any(|a| a.key.as_ref() == "Encoded" && a.value.as_ref() == "true");
                 path.push(start.local_name().as_ref().to_owned());
                 text.clear();
             }
             Event::Empty(start) => {
                 path.push(start.local_name().as_ref().to_owned());
-                each(&path, "");
+                each(&path, "", false);
                 path.pop();
                 whole |= path.is_empty();
             }
             Event::Text(piece) => text.push_str(&piece),
             Event::GeneralRef(name) => text.push(named(&name).ok_or(BROKEN)?),
             Event::End(_) => {
-                each(&path, text.trim());
+                each(&path, &text, encoded);
                 path.pop();
                 text.clear();
+                encoded = false;
                 whole |= path.is_empty();
             }
             Event::Eof => return if whole && path.is_empty() { Ok(()) } else { Err(BROKEN) },

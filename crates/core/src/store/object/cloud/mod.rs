@@ -7,10 +7,12 @@ use super::answer::{Asked, Meaning};
 use super::client::Ask;
 use super::keys::{Credentials, Sign};
 use super::payload::Payload;
-use super::wire::Reply;
+use super::wire::{Failure, Reply};
 use crate::server::url::{Cloud, ObjectUrl};
 use crate::store::trials::Rules;
 
+#[cfg(feature = "azure")]
+mod azure;
 #[cfg(feature = "gcs")]
 mod google;
 #[cfg(feature = "s3")]
@@ -99,6 +101,16 @@ pub(super) trait Dialect: fmt::Debug + Send + Sync {
     /// Returns whether an answer says that there were too many requests.
     fn is_throttling(&self, status: u16, code: &str) -> bool;
 
+    /// Returns whether a code that stands for wrong keys may stand for a wrong clock just as well.
+    fn may_be_the_clock(&self, _code: &str) -> bool {
+        false
+    }
+
+    /// Returns what to add to the words for the lack of an answer, so that they name a likely mistake in the URL.
+    fn advice(&self, _url: &ObjectUrl, _failure: &Failure) -> Option<&'static str> {
+        None
+    }
+
     /// Returns whether a request shows a SHA-256 of its body, which the storage may compare.
     fn shows_sha256(&self) -> bool {
         false
@@ -172,6 +184,9 @@ pub(super) fn dialect(cloud: Cloud) -> Option<&'static dyn Dialect> {
         Cloud::S3 => Some(&s3::S3),
         #[cfg(feature = "gcs")]
         Cloud::Google => Some(&google::Google),
+        #[cfg(feature = "azure")]
+        Cloud::Azure => Some(&azure::Azure),
+        #[allow(unreachable_patterns, reason = "with all of them there is no other")]
         _ => None,
     }
 }

@@ -54,7 +54,7 @@ impl Section {
     }
 
     /// Returns the error that says what the section lacks.
-    fn lacks(&self, key: &'static str) -> FileError {
+    pub(super) fn lacks(&self, key: &'static str) -> FileError {
         FileError::Lacks { path: self.path.clone(), section: self.name.clone(), key }
     }
 }

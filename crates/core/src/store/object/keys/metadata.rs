@@ -25,6 +25,24 @@ const LONGEST: u64 = 1 << 20;
 /// # Errors
 /// There was no whole answer. No error repeats what was sent or answered.
 pub(super) fn send(request: http::Request<Bytes>) -> Result<http::Response<Bytes>, &'static str> {
+    send_within(request, PATIENCE)
+}
+
+/// The same, for metadata that has to ask elsewhere itself.
+///
+/// # Errors
+/// As [`send`].
+#[cfg(feature = "azure")]
+pub(super) fn send_patiently(
+    request: http::Request<Bytes>,
+) -> Result<http::Response<Bytes>, &'static str> {
+    send_within(request, PATIENCE_AFAR)
+}
+
+fn send_within(
+    request: http::Request<Bytes>,
+    near: Duration,
+) -> Result<http::Response<Bytes>, &'static str> {
     let (mut parts, body) = request.into_parts();
     let server = server(&parts.uri).ok_or("a server that is not asked")?;
     let tls = server.tls;
@@ -32,14 +50,14 @@ pub(super) fn send(request: http::Request<Bytes>) -> Result<http::Response<Bytes
     // Metadata is this machine's own affair, and never asked for by a proxy.
     let proxy = if tls { Proxy::Environment } else { Proxy::Never };
     let via = Via::new(&proxy, tls, variable);
-    let patience = if tls { PATIENCE_AFAR } else { PATIENCE };
+    let (connect, patience) = if tls { (PATIENCE_AFAR, PATIENCE_AFAR) } else { (PATIENCE, near) };
     let host = HeaderValue::try_from(server.authority()).map_err(|_| "no host")?;
     parts.headers.insert(HOST, host);
     if parts.method != Method::GET {
         parts.headers.insert(CONTENT_LENGTH, body.len().into());
     }
     let trust = Trust::new(None);
-    let lines = Lines::new(Dial { server, via, trust, connect: patience, patience });
+    let lines = Lines::new(Dial { server, via, trust, connect, patience });
     let failed = |_| "no answer";
     let request = http::Request::from_parts(parts, ());
     let mut begun = Begun::new(&lines, request, true, &|| ()).map_err(failed)?;

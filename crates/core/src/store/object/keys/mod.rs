@@ -10,6 +10,8 @@ use crate::error::{ErrorKind, Refusal};
 
 #[cfg(feature = "s3")]
 mod aws;
+#[cfg(feature = "azure")]
+mod azure;
 mod file;
 #[cfg(feature = "gcs")]
 mod google;
@@ -17,6 +19,8 @@ mod metadata;
 
 #[cfg(feature = "s3")]
 pub(super) use aws::AwsKeys;
+#[cfg(feature = "azure")]
+pub(super) use azure::AzureKeys;
 #[cfg(feature = "gcs")]
 pub(super) use google::GoogleKeys;
 #[cfg(all(test, feature = "gcs"))]

@@ -10,7 +10,7 @@ use crate::store::object::answer::{Asked, Meaning};
 use crate::store::object::client::Ask;
 use crate::store::object::keys::{AwsKeys, Credentials, Kept, Sign};
 use crate::store::object::payload::Payload;
-use crate::store::object::wire::Reply;
+use crate::store::object::wire::{Failure, Reply};
 use crate::store::object::xml;
 use crate::store::trials::Rules;
 
@@ -129,6 +129,15 @@ impl Dialect for S3 {
 
     fn is_throttling(&self, status: u16, code: &str) -> bool {
         status == 429 || code == "SlowDown"
+    }
+
+    /// Where the bucket's name stands before the server's, DNS and the certificate must know of that.
+    fn advice(&self, url: &ObjectUrl, failure: &Failure) -> Option<&'static str> {
+        let is_before = url.endpoint.is_some() && !url.is_path_style();
+        let by_name = matches!(failure, Failure::Unknown { .. } | Failure::Certificate { .. });
+        (is_before && by_name).then_some(
+            "; if there is no such name for each bucket of the server, add style=path to the URL",
+        )
     }
 
     fn shows_sha256(&self) -> bool {

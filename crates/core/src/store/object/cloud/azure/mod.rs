@@ -1,0 +1,209 @@
+//! Azure Blob Storage: block blobs in a container of an account, by the REST interface.
+//!
+//! Put Blob stores a blob of up to 5000 MiB by one request. With `If-None-Match: *` it answers 409
+//! `BlobAlreadyExists` where there is one. A blob's attributes are metadata, whose names must be identifiers of C#:
+//! `walsafe_stored`, `walsafe_content`, `walsafe_checked`.
+
+use super::{Asking, Dialect, Page, Start};
+use crate::encoding::digest::{CHECKED_ATTRIBUTE, CONTENT_ATTRIBUTE, STORED_ATTRIBUTE};
+use crate::server::url::ObjectUrl;
+use crate::server::url::text::percent_encode;
+use crate::store::object::answer::{Asked, Meaning};
+use crate::store::object::client::Ask;
+use crate::store::object::keys::{AzureKeys, Credentials, Kept, Sign};
+use crate::store::object::payload::Payload;
+use crate::store::object::wire::{Failure, Reply};
+use crate::store::object::xml;
+use crate::store::trials::Rules;
+
+mod page;
+mod table;
+
+/// The version of the interface: the first one of 2024 whose end is not announced. All clouds of Azure have it.
+const VERSION: &str = "2024-05-04";
+
+#[derive(Debug)]
+pub(super) struct Azure;
+
+impl Dialect for Azure {
+    fn name(&self) -> &'static str {
+        "Azure"
+    }
+
+    fn signer(&self, from: Credentials, url: &ObjectUrl, _: &str) -> Box<dyn Sign> {
+        Box::new(Kept::new(AzureKeys::new(from, url.name(), url.account.clone())))
+    }
+
+    fn header(&self, attribute: &str) -> &'static str {
+        match attribute {
+            STORED_ATTRIBUTE => "x-ms-meta-walsafe_stored",
+            CONTENT_ATTRIBUTE => "x-ms-meta-walsafe_content",
+            CHECKED_ATTRIBUTE => "x-ms-meta-walsafe_checked",
+            _ => "x-ms-meta-walsafe_unknown",
+        }
+    }
+
+    fn publish<'p>(
+        &self,
+        _: &ObjectUrl,
+        key: String,
+        attributes: &[(&'static str, String)],
+        payload: &'p Payload,
+    ) -> Ask<'p> {
+        let mut headers =
+            vec![("if-none-match", "*".to_owned()), ("x-ms-blob-type", "BlockBlob".to_owned())];
+        headers.extend(attributes.iter().map(|(name, value)| (self.header(name), value.clone())));
+        Ask { key: Some(key), headers, payload: Some(payload), ..Ask::new(Asked::Publish, "PUT") }
+    }
+
+    /// A listing begins at its beginning, or at the storage's own marker.
+    fn list(&self, prefix: &str, start: &Start) -> Ask<'static> {
+        let mut query = vec![
+            ("comp", "list".to_owned()),
+            ("delimiter", "/".to_owned()),
+            ("prefix", prefix.to_owned()),
+            ("restype", "container".to_owned()),
+        ];
+        query.extend(start.token.clone().map(|token| ("marker", token)));
+        Ask { query, ..Ask::new(Asked::Read, "GET") }
+    }
+
+    fn page(&self, text: &[u8]) -> Result<Page, &'static str> {
+        page::parse(text)
+    }
+
+    fn path(&self, url: &ObjectUrl, ask: &Ask<'_>) -> String {
+        let ObjectUrl { account, bucket, .. } = url;
+        let account = if url.is_path_style() { format!("/{account}") } else { String::new() };
+        match &ask.key {
+            Some(key) => format!("{account}/{bucket}/{}", percent_encode(key, true)),
+            None => format!("{account}/{bucket}"),
+        }
+    }
+
+    fn headers(&self, url: &ObjectUrl, ask: &Ask<'_>) -> Vec<(&'static str, String)> {
+        let mut headers = vec![("x-ms-version", VERSION.to_owned())];
+        if let Some(payload) = ask.payload {
+            headers.push(("content-md5", payload.md5()));
+            headers.extend(url.storage_class.clone().map(|tier| ("x-ms-access-tier", tier)));
+        }
+        headers
+    }
+
+    fn code(&self, reply: &Reply, body: &[u8]) -> String {
+        let code = xml::error_code(body);
+        // Who answers without a body says it in a header.
+        match reply.header("x-ms-error-code").filter(|_| code.is_empty()) {
+            Some(code) => code.chars().filter(char::is_ascii_alphanumeric).take(64).collect(),
+            None => code,
+        }
+    }
+
+    fn request_id(&self) -> &'static str {
+        "x-ms-request-id"
+    }
+
+    fn meaning(&self, asked: Asked, status: u16, code: &str) -> Meaning {
+        table::meaning(asked, status, code)
+    }
+
+    fn is_throttling(&self, status: u16, code: &str) -> bool {
+        status == 429 || code == "ServerBusy"
+    }
+
+    /// The one code for a wrong key and for a wrong clock.
+    fn may_be_the_clock(&self, code: &str) -> bool {
+        code == "AuthenticationFailed"
+    }
+
+    fn advice(&self, url: &ObjectUrl, failure: &Failure) -> Option<&'static str> {
+        let (is_own, is_before) = (url.endpoint.is_none(), !url.is_path_style());
+        match failure {
+            Failure::Unknown { .. } if is_own => Some(
+                "; look for the storage account's name in the URL: azure://ACCOUNT/CONTAINER/PREFIX",
+            ),
+            Failure::Unknown { .. } | Failure::Certificate { .. } if !is_own && is_before => Some(
+                "; if there is no such name for each account of the server, add style=path to the URL",
+            ),
+            _ => None,
+        }
+    }
+
+    fn keeps_versions(&self, _: &dyn Asking) -> Result<bool, String> {
+        Err(NOT_TOLD.to_owned())
+    }
+
+    fn rules(&self, bucket: &dyn Asking, _: &str) -> Rules {
+        let query = vec![("restype", "container".to_owned())];
+        let ask = Ask { query, ..Ask::new(Asked::Read, "GET") };
+        let locks = LOCKS.iter().try_fold(false, |on, name| {
+            Ok(on || bucket.header(&ask, name)?.is_some_and(|value| value == "true"))
+        });
+        Rules { keeps_versions: Err(NOT_TOLD.to_owned()), locks, by_age: Err(NOT_TOLD.to_owned()) }
+    }
+}
+
+/// In which properties of a container a lock shows.
+const LOCKS: [&str; 3] = [
+    "x-ms-has-immutability-policy",
+    "x-ms-has-legal-hold",
+    "x-ms-immutable-storage-with-versioning-enabled",
+];
+
+/// Of versions and lifecycle rules.
+const NOT_TOLD: &str = "Azure shows it in the account's management alone";
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+
+    use super::*;
+
+    fn url(text: &str) -> ObjectUrl {
+        text.parse().unwrap_or_else(|e| panic!("{text}: {e}"))
+    }
+
+    #[test]
+    fn a_blob_has_its_place_in_the_path_and_in_the_servers_name() {
+        let key = || Azure.read("pg/main/a b".to_owned());
+        let own = url("azure://walsafe1/wal/pg/main");
+        assert_eq!(own.server("").authority(), "walsafe1.blob.core.windows.net");
+        assert_eq!(Azure.path(&own, &key()), "/wal/pg/main/a%20b");
+        assert_eq!(Azure.path(&own, &Ask::new(Asked::Read, "GET")), "/wal");
+        for (endpoint, server, path) in [
+            ("http://127.0.0.1:10000", "127.0.0.1:10000", "/walsafe1/wal"),
+            ("https://blob.core.usgovcloudapi.net", "walsafe1.blob.core.usgovcloudapi.net", "/wal"),
+            (
+                "https://walsafe1.blob.core.usgovcloudapi.net",
+                "walsafe1.blob.core.usgovcloudapi.net",
+                "/wal",
+            ),
+            ("https://store.test&style=path", "store.test", "/walsafe1/wal"),
+        ] {
+            let url = url(&format!("azure://walsafe1/wal?endpoint={endpoint}"));
+            assert_eq!(url.server("").authority(), server);
+            assert_eq!(Azure.path(&url, &Ask::new(Asked::Read, "GET")), path);
+        }
+    }
+
+    #[test]
+    fn a_blob_is_put_with_its_condition_digests_and_tier() {
+        let mut payload = Payload::new();
+        payload.add(b"x").unwrap();
+        let ask =
+            Azure.publish(&url, "k".to_owned(), &[(STORED_ATTRIBUTE, "d".to_owned())], &payload);
+        let url = url("azure://walsafe1/wal?storage_class=Cool");
+        let headers: Vec<_> = Azure.headers(&url, &ask).into_iter().chain(ask.headers).collect();
+        for expected in [
+            ("if-none-match", "*"),
+            ("x-ms-blob-type", "BlockBlob"),
+            ("x-ms-meta-walsafe_stored", "d"),
+            ("x-ms-access-tier", "Cool"),
+            ("content-md5", "ndTkYSaMgDT1yFZOFVxnpg=="),
+            ("x-ms-version", VERSION),
+        ] {
+            let found = headers.iter().any(|(name, value)| (*name, value.as_str()) == expected);
+            assert!(found, "{expected:?}: {headers:?}");
+        }
+    }
+}
