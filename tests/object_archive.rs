@@ -156,6 +156,13 @@ fn servers_come_back_from_object_storage() {
     servers_come_back_from_a_bucket(&objects);
 }
 
+#[test]
+fn servers_come_back_from_a_bucket_of_googles() {
+    require!(ObjectServer::is_there(Kind::FakeGcs));
+    let objects = Objects::new(ObjectServer::shared(Kind::FakeGcs).bucket());
+    servers_come_back_from_a_bucket(&objects);
+}
+
 /// What only `make test-all` does, with the servers that it gets.
 mod full {
     use super::*;

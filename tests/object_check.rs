@@ -97,6 +97,21 @@ fn an_archive_in_a_bucket_is_checked_verified_and_listed() {
 }
 
 /// What only `make test-all` does, with the servers that it gets.
+/// It takes what was damaged on its way: a server for developers, and no storage.
+#[test]
+fn storage_that_looks_at_no_checksum_is_refused() {
+    require!(ObjectServer::is_there(Kind::FakeGcs));
+    let place = archive(ObjectServer::shared(Kind::FakeGcs).bucket());
+    let rows = check(&place, &[]);
+    rows.says("no-replace publish", "ok", "one was accepted");
+    rows.says("checksums", "error", "looks at neither");
+    rows.says("broken uploads", "ok", "leaves nothing");
+    rows.says("held uploads", "ok", "may wait");
+    rows.says("bucket rules", "ok", "versions are kept: no; object lock: no; no rule removes");
+    assert_eq!(place.bucket.names("wal/"), ["wal/walsafe_archive.id"]);
+    assert_eq!(place.walsafe("check", &[]).code, Some(2));
+}
+
 mod full {
     use harness::object::server::ANOTHER;
 

@@ -36,7 +36,8 @@ fn one_wins(bucket: &Bucket, racers: u8, rounds: [usize; 3]) {
             for answer in lost {
                 let is_told = matches!(
                     (answer.status, answer.code().as_str()),
-                    (412, "PreconditionFailed") | (409, "ConditionalRequestConflict")
+                    (412, "PreconditionFailed" | "conditionNotMet")
+                        | (409, "ConditionalRequestConflict")
                 );
                 assert!(is_told, "{key}: {answer:?}");
             }
@@ -130,14 +131,16 @@ fn half_is_nothing_and_unanswered_is_whole(server: &Arc<ObjectServer>) {
     let proxy = Proxy::in_front_of(server.address());
     let through = bucket.through(proxy.address());
     let body = vec![7; 300_000];
-    let broken = proxy.break_next("PUT", "/half", Fault::CutRequest { after: 299_999 });
+    let (method, part) = bucket.upload_of("half");
+    let broken = proxy.break_next(method, &part, Fault::CutRequest { after: 299_999 });
     assert!(through.put_new("half", &body).is_err());
     broken.done();
     let fault = Fault::CommitThenAnswer(Answer::error(503, "ServiceUnavailable"));
-    let broken = proxy.break_next("PUT", "/whole", fault);
+    let (method, part) = bucket.upload_of("whole");
+    let broken = proxy.break_next(method, &part, fault);
     assert_eq!(through.put_new("whole", &body).unwrap().status, 503);
     assert_eq!(broken.done().served, Some(200));
-    assert_eq!(through.put_new("whole", &body).unwrap().code(), "PreconditionFailed");
+    assert_eq!(through.put_new("whole", &body).unwrap().code(), bucket.taken());
     assert!(through.get("whole").unwrap() == body);
     assert_eq!(bucket.get("half"), None);
     assert_eq!(bucket.names(""), ["whole"]);
@@ -170,6 +173,34 @@ fn seaweedfs_does_what_the_tests_need() {
     assert_eq!(ask(true, &host).stdout, "403");
     assert_eq!(ask(false, &host).code(), Some(60), "no such authority");
     assert_eq!(ask(true, "127.0.0.9").code(), Some(60), "another's certificate");
+}
+
+/// It is a witness for uploads with a condition, and for the words that somebody before it gives it.
+#[test]
+fn fake_gcs_server_does_what_the_tests_need() {
+    require!(ObjectServer::is_there(Kind::FakeGcs));
+    let server = ObjectServer::shared(Kind::FakeGcs);
+    let bucket = server.bucket();
+    assert_eq!(bucket.get("wal/none"), None);
+    bucket.put("wal/one & \"two\"+%/é", b"first");
+    bucket.put("wal/one & \"two\"+%/é", b"second");
+    let taken = bucket.put_new("wal/one & \"two\"+%/é", b"third").unwrap();
+    assert_eq!((taken.status, taken.code().as_str()), (412, "conditionNotMet"));
+    assert_eq!(bucket.get("wal/one & \"two\"+%/é").unwrap(), b"second");
+    assert_eq!(bucket.names("wal/"), ["wal/one & \"two\"+%/é"]);
+    bucket.delete("wal/one & \"two\"+%/é");
+    assert!(bucket.names("").is_empty());
+    let mut stranger = bucket.keys.clone();
+    stranger.secret.push('x');
+    assert_eq!(bucket.with(stranger).put_new("a", b"x").unwrap().code(), "authError");
+    let mut elsewhere = bucket.clone();
+    elsewhere.name = "none".to_owned();
+    let missing = elsewhere.request("GET", "a", &[], &[], b"").unwrap();
+    assert_eq!((missing.status, missing.code().as_str()), (404, "NoSuchBucket"));
+    a_listing_has_pages(&bucket);
+    let (racers, rounds) = dose((4, [4, 2, 0]), (20, [16, 16, 4]));
+    one_wins(&bucket, racers, rounds);
+    half_is_nothing_and_unanswered_is_whole(&server);
 }
 
 /// What only `make test-all` does, with the servers that it gets.

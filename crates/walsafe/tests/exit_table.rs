@@ -20,6 +20,8 @@ const THREE: &str = "000000010000000000000003";
 enum At {
     Directory,
     Bucket,
+    #[cfg(feature = "gcs")]
+    Google,
 }
 
 impl At {
@@ -28,6 +30,8 @@ impl At {
         match self {
             Self::Directory => Place::new(),
             Self::Bucket => Place::in_bucket(),
+            #[cfg(feature = "gcs")]
+            Self::Google => Place::in_bucket_of(common::Language::Google),
         }
     }
 
@@ -45,6 +49,8 @@ impl At {
         match self {
             Self::Directory => ["could not open", "mounted"],
             Self::Bucket => ["NoSuchBucket", "name of the bucket"],
+            #[cfg(feature = "gcs")]
+            Self::Google => ["NoSuchBucket", "name of the bucket"],
         }
     }
 }
@@ -62,6 +68,10 @@ macro_rules! wherever_the_archive_is {
         #[cfg(feature = "s3")]
         mod bucket {
             $(#[test] fn $case() { super::$case(super::At::Bucket); })*
+        }
+        #[cfg(feature = "gcs")]
+        mod google {
+            $(#[test] fn $case() { super::$case(super::At::Google); })*
         }
     };
 }
@@ -266,7 +276,7 @@ fn every_trouble_stops_a_recovery_and_lets_a_standby_try_again(at: At) {
     ];
     for (name, make, text) in troubles {
         // An object is a file.
-        if at == At::Bucket && text.starts_with("is a ") {
+        if at != At::Directory && text.starts_with("is a ") {
             continue;
         }
         let place = at.place();

@@ -7,6 +7,7 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::SystemTime;
 
+use super::google;
 use super::http::{self, Answer, elements};
 use super::server::ObjectServer;
 use super::sign::{Keys, Request, UNSIGNED, authorization, encode, timestamp};
@@ -17,8 +18,21 @@ pub struct Bucket {
     pub address: SocketAddr,
     pub keys: Keys,
     pub name: String,
+    /// What its server speaks.
+    pub language: Language,
     /// Which runs as long as somebody has a bucket of it.
     _server: Option<Arc<ObjectServer>>,
+}
+
+/// How requests look.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Language {
+    S3,
+    /// Google Cloud Storage's: the secret is a token.
+    Google {
+        /// What stands in a section of a file of credentials.
+        credentials: String,
+    },
 }
 
 impl Bucket {
@@ -29,13 +43,23 @@ impl Bucket {
         name: &str,
         server: Option<Arc<ObjectServer>>,
     ) -> Self {
-        Self { address, keys: keys.clone(), name: name.to_owned(), _server: server }
+        let (keys, language) = (keys.clone(), Language::S3);
+        Self { address, keys, name: name.to_owned(), language, _server: server }
+    }
+
+    /// The same by another language.
+    #[must_use]
+    pub(super) fn speaking(self, language: Language) -> Self {
+        Self { language, ..self }
     }
 
     /// An archive in it, as a setting or a command wants it.
     #[must_use]
     pub fn url(&self, prefix: &str) -> String {
         let (name, address, region) = (&self.name, self.address, &self.keys.region);
+        if self.is_google() {
+            return format!("gs://{name}/{prefix}?endpoint=http://{address}");
+        }
         format!("s3://{name}/{prefix}?endpoint=http://{address}&region={region}&style=path")
     }
 
@@ -43,7 +67,14 @@ impl Bucket {
     #[must_use]
     pub fn credentials(&self) -> String {
         let (name, Keys { access, secret, .. }) = (&self.name, &self.keys);
+        if let Language::Google { credentials } = &self.language {
+            return format!("[gs://{name}]\n{credentials}");
+        }
         format!("[s3://{name}]\naws_access_key_id = {access}\naws_secret_access_key = {secret}\n")
+    }
+
+    pub(super) fn is_google(&self) -> bool {
+        self.language != Language::S3
     }
 
     /// The same bucket through something in front of the server.
@@ -68,6 +99,10 @@ impl Bucket {
         headers: &[(&str, &str)],
         length: usize,
     ) -> String {
+        if self.is_google() {
+            assert_eq!(query, [], "a query of S3's");
+            return google::head(self, method, key, headers, length);
+        }
         let path = encode(&format!("/{}/{key}", self.name), b"/");
         // The bucket itself has no slash at its end.
         let path = if key.is_empty() { path.trim_end_matches('/') } else { &path };
@@ -121,7 +156,7 @@ impl Bucket {
     }
 
     #[track_caller]
-    fn must(&self, answer: io::Result<Answer>, what: &str) -> Answer {
+    pub(super) fn must(&self, answer: io::Result<Answer>, what: &str) -> Answer {
         match answer {
             Ok(answer) if (200..300).contains(&answer.status) => answer,
             other => panic!("could not {what} in {}: {other:?}", self.name),
@@ -131,6 +166,10 @@ impl Bucket {
     /// Makes the bucket. One that is there already, of the same user, is no failure.
     #[track_caller]
     pub fn create(&self) {
+        if self.is_google() {
+            self.must(google::create(self), "make the bucket");
+            return;
+        }
         let answer = self.request("PUT", "", &[], &[], b"");
         if !answer.as_ref().is_ok_and(|answer| answer.code() == "BucketAlreadyOwnedByYou") {
             self.must(answer, "make the bucket");
@@ -162,9 +201,31 @@ impl Bucket {
         self.must(answer, "set the policy");
     }
 
+    /// The method of the request that stores an object, and what a proxy finds in its target.
+    #[must_use]
+    pub fn upload_of(&self, key: &str) -> (&'static str, String) {
+        match self.language {
+            Language::S3 => ("PUT", format!("/{key}")),
+            Language::Google { .. } => ("POST", format!("name={}", encode(key, b""))),
+        }
+    }
+
+    /// The code of the answer to such a request where the name is taken, with status 412.
+    #[must_use]
+    pub fn taken(&self) -> &'static str {
+        match self.language {
+            Language::S3 => "PreconditionFailed",
+            Language::Google { .. } => "conditionNotMet",
+        }
+    }
+
     /// Stores an object, over one that is there.
     #[track_caller]
     pub fn put(&self, key: &str, body: &[u8]) {
+        if self.is_google() {
+            self.must(google::put(self, key, body, false), &format!("put {key}"));
+            return;
+        }
         self.must(self.request("PUT", key, &[], &[], body), &format!("put {key}"));
     }
 
@@ -173,6 +234,9 @@ impl Bucket {
     /// # Errors
     /// The connection broke.
     pub fn put_new(&self, key: &str, body: &[u8]) -> io::Result<Answer> {
+        if self.is_google() {
+            return google::put(self, key, body, true);
+        }
         self.request("PUT", key, &[], &[("if-none-match", "*")], body)
     }
 
@@ -204,6 +268,9 @@ impl Bucket {
     #[must_use]
     #[track_caller]
     pub fn names(&self, prefix: &str) -> Vec<String> {
+        if self.is_google() {
+            return google::names(self, prefix);
+        }
         let mut names = Vec::new();
         let mut next: Option<String> = None;
         loop {
@@ -233,19 +300,24 @@ impl Bucket {
     pub fn race(&self, key: &str, bodies: &[Vec<u8>]) -> io::Result<Vec<Answer>> {
         let start = Barrier::new(bodies.len());
         let put = |body: &Vec<u8>| {
-            let begin = || -> io::Result<TcpStream> {
+            let (head, body) = if self.is_google() {
+                google::upload(self, key, body, true)
+            } else {
                 let headers = [("if-none-match", "*")];
-                let head = self.head("PUT", key, &[], &headers, body.len());
+                (self.head("PUT", key, &[], &headers, body.len()), body.clone())
+            };
+            let (body, end) = body.split_at(body.len() - 1);
+            let begin = || -> io::Result<TcpStream> {
                 let mut stream = http::connect(self.address)?;
                 stream.write_all(head.as_bytes())?;
-                stream.write_all(&body[..body.len() - 1])?;
+                stream.write_all(body)?;
                 Ok(stream)
             };
             let begun = begin();
             // Also with a connection that failed, or the others would wait for ever.
             start.wait();
             let mut stream = begun?;
-            stream.write_all(&body[body.len() - 1..])?;
+            stream.write_all(end)?;
             Answer::read(&mut BufReader::new(&stream), "PUT")
         };
         thread::scope(|scope| {

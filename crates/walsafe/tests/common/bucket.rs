@@ -6,6 +6,7 @@ use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -43,8 +44,18 @@ struct State {
     seen: Vec<String>,
 }
 
+/// Whose language a bucket is spoken to in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Language {
+    S3,
+    /// For reading alone.
+    #[cfg(feature = "gcs")]
+    Google,
+}
+
 #[derive(Debug)]
 pub struct Bucket {
+    language: Language,
     state: Arc<Mutex<State>>,
     ended: Arc<AtomicBool>,
     port: u16,
@@ -53,6 +64,11 @@ pub struct Bucket {
 impl Bucket {
     /// Serves a directory, which may be away, as `s3://wal/main`.
     pub fn serve(directory: PathBuf) -> Self {
+        Self::serve_in(Language::S3, directory)
+    }
+
+    /// The same in another language.
+    pub fn serve_in(language: Language, directory: PathBuf) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let (state, ended) = (Arc::<Mutex<State>>::default(), Arc::new(AtomicBool::new(false)));
@@ -69,11 +85,21 @@ impl Bucket {
                 });
             }
         });
-        Self { state, ended, port }
+        Self { language, state, ended, port }
     }
 
     pub fn url(&self) -> String {
-        format!("s3://wal/main?endpoint=http://127.0.0.1:{}", self.port)
+        let scheme = match self.language {
+            Language::S3 => "s3",
+            #[cfg(feature = "gcs")]
+            Language::Google => "gs",
+        };
+        format!("{scheme}://wal/main?endpoint=http://127.0.0.1:{}", self.port)
+    }
+
+    /// Has a command find its credentials here, where it looks for those of this machine.
+    pub fn gives_tokens_to(&self, command: &mut Command) {
+        command.env("GCE_METADATA_HOST", format!("127.0.0.1:{}", self.port));
     }
 
     /// Breaks the next requests whose targets contain this, or end so before a `$`, so many.
@@ -210,6 +236,10 @@ fn put(directory: &Path, target: &str, headers: &BTreeMap<String, String>, bytes
 }
 
 fn answer(directory: &Path, target: &str, first_byte: bool) -> Answer {
+    #[cfg(feature = "gcs")]
+    if let Some(answer) = google::answer(directory, target) {
+        return answer;
+    }
     if !directory.exists() {
         return refuse(404, "NoSuchBucket");
     }
@@ -227,7 +257,10 @@ fn object(directory: &Path, name: &str, first_byte: bool) -> Answer {
     let mut headers = Vec::new();
     for (attribute, header) in METADATA {
         let value = sys::attribute(&file, attribute).unwrap();
-        headers.extend(value.map(|value| (header.to_owned(), value)));
+        if let Some(value) = value {
+            headers.push((header.replace("x-amz-", "x-goog-"), value.clone()));
+            headers.push((header.to_owned(), value));
+        }
     }
     let modified = file.metadata().unwrap().modified().unwrap();
     let seconds = modified.duration_since(UNIX_EPOCH).unwrap().as_secs();
@@ -284,4 +317,50 @@ fn list(directory: &Path, query: &str) -> Answer {
     let text =
         format!("<ListBucketResult><IsTruncated>{more}</IsTruncated>{keys}</ListBucketResult>");
     (200, Vec::new(), text.into_bytes())
+}
+
+/// What Google's client asks for beside objects.
+#[cfg(feature = "gcs")]
+mod google {
+    use serde_json::{Value, json};
+
+    use super::{Answer, PAGE, Path};
+
+    /// Answers a request for a token, or of the JSON API; `None` if it is neither.
+    pub(super) fn answer(directory: &Path, target: &str) -> Option<Answer> {
+        if target.starts_with("/computeMetadata/v1/") {
+            return Some(ok(&json!({"access_token": "t0k3n", "expires_in": 3600})));
+        }
+        let query = target.strip_prefix("/storage/v1/b/wal/o?")?;
+        Some(if directory.exists() { list(directory, query) } else { not_found() })
+    }
+
+    fn ok(json: &Value) -> Answer {
+        (200, Vec::new(), json.to_string().into_bytes())
+    }
+
+    fn not_found() -> Answer {
+        let error = json!({"error": {"code": 404, "errors": [{"reason": "notFound"}]}});
+        (404, Vec::new(), error.to_string().into_bytes())
+    }
+
+    fn list(directory: &Path, query: &str) -> Answer {
+        let option = |name: &str| {
+            let find = |pair: &str| pair.strip_prefix(&format!("{name}=")).map(str::to_owned);
+            query.split('&').find_map(find).map(|value| value.replace("%2F", "/"))
+        };
+        let prefix = option("prefix").unwrap();
+        let start = option("pageToken").or_else(|| option("startOffset")).unwrap_or_default();
+        let names = crate::common::names(directory).into_iter();
+        let mut keys: Vec<_> = names.map(|name| format!("main/{name}")).collect();
+        keys.retain(|key| *key >= start && key.starts_with(&prefix));
+        let next = keys.get(PAGE).cloned();
+        keys.truncate(PAGE);
+        let items: Vec<_> = keys.iter().map(|key| json!({"name": key, "size": "1"})).collect();
+        let mut page = json!({"kind": "storage#objects", "items": items});
+        if let Some(next) = next {
+            page["nextPageToken"] = next.into();
+        }
+        ok(&page)
+    }
 }

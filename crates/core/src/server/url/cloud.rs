@@ -88,6 +88,10 @@ impl Cloud {
             Self::Azure if !["Hot", "Cool", "Cold"].contains(&class) => {
                 Some("is none of Hot, Cool and Cold")
             }
+            // All of these are read at once.
+            Self::Google if !["STANDARD", "NEARLINE", "COLDLINE", "ARCHIVE"].contains(&class) => {
+                Some("is none of STANDARD, NEARLINE, COLDLINE and ARCHIVE")
+            }
             _ => (!class.chars().all(plain)).then_some(OTHER),
         }
     }

@@ -1,6 +1,6 @@
 //! Requests to a bucket: signed, sent, and sent again where that may help, within a time limit.
 
-use std::io::ErrorKind as IoErrorKind;
+use std::io::{self, ErrorKind as IoErrorKind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -74,12 +74,59 @@ pub(super) struct Ask<'a> {
     /// Names in lower case. All of them are signed.
     pub(super) headers: Vec<(&'static str, String)>,
     pub(super) payload: Option<&'a Payload>,
+    /// What its body holds beside the payload.
+    pub(super) around: Around,
+}
+
+/// What stands before a payload and behind it.
+#[derive(Default)]
+pub(super) struct Around {
+    pub(super) before: Vec<u8>,
+    /// Shorter than [`Client::END`].
+    pub(super) behind: Vec<u8>,
 }
 
 impl Ask<'_> {
     /// A request to the bucket itself, without more.
     pub(super) fn new(asked: Asked, method: &'static str) -> Self {
-        Self { asked, method, key: None, query: Vec::new(), headers: Vec::new(), payload: None }
+        let (query, headers, around) = (Vec::new(), Vec::new(), Around::default());
+        Self { asked, method, key: None, query, headers, payload: None, around }
+    }
+
+    /// Returns how long its body is; `None` if it has none.
+    fn len(&self) -> Option<u64> {
+        let Around { before, behind } = &self.around;
+        self.payload.map(|payload| before.len() as u64 + payload.len() + behind.len() as u64)
+    }
+
+    /// Calls `each` with the body, but for its last bytes, piece by piece, until it returns `false`.
+    ///
+    /// # Errors
+    /// What is in a file cannot be read.
+    fn begin(&self, end: u64, each: &mut dyn FnMut(&[u8]) -> bool) -> io::Result<()> {
+        let Some(payload) = self.payload else { return Ok(()) };
+        if !self.around.before.is_empty() && !each(&self.around.before) {
+            return Ok(());
+        }
+        payload.pieces(0, self.split(payload, end), each)
+    }
+
+    /// The same with its last bytes.
+    ///
+    /// # Errors
+    /// The same.
+    fn end(&self, end: u64, each: &mut dyn FnMut(&[u8]) -> bool) -> io::Result<()> {
+        let Some(payload) = self.payload else { return Ok(()) };
+        payload.pieces(self.split(payload, end), payload.len(), each)?;
+        if !self.around.behind.is_empty() {
+            each(&self.around.behind);
+        }
+        Ok(())
+    }
+
+    /// Returns at which byte of the payload the last bytes of the body begin.
+    fn split(&self, payload: &Payload, end: u64) -> u64 {
+        (payload.len() + self.around.behind.len() as u64).saturating_sub(end).min(payload.len())
     }
 }
 
@@ -158,7 +205,7 @@ impl Client {
     /// Begins a PUT, and holds back its end. What goes wrong here shows when it is ended. `None` if the body
     /// is too small for that.
     pub(super) fn hold(&self, ask: &Ask<'_>, moved: &dyn Fn()) -> Option<Held> {
-        let payload = ask.payload.filter(|payload| payload.len() > 4 * Self::END)?;
+        ask.payload.filter(|payload| payload.len() > 4 * Self::END)?;
         let request = self.request(ask).ok()?;
         self.counts.requests.fetch_add(1, Ordering::Relaxed);
         let mut begun = Begun::new(&self.lines, request, false, moved).ok()?;
@@ -166,7 +213,7 @@ impl Client {
             begun.send(piece, moved);
             !begun.has_failed()
         };
-        payload.pieces(0, payload.len() - Self::END, &mut send).ok()?;
+        ask.begin(Self::END, &mut send).ok()?;
         begun.flush();
         Some(Held { begun, since: Instant::now() })
     }
@@ -188,13 +235,12 @@ impl Client {
         moved: &dyn Fn(),
     ) -> Result<(Meaning, Reply), Refusal> {
         let held = held.filter(|held| self.may_hold(held).is_some());
-        let first = held.zip(ask.payload).map(|(Held { mut begun, .. }, payload)| {
+        let first = held.map(|Held { mut begun, .. }| {
             let mut send = |piece: &[u8]| {
                 begun.send(piece, moved);
                 true
             };
-            let end = payload.len() - Self::END;
-            match payload.pieces(end, payload.len(), &mut send) {
+            match ask.end(Self::END, &mut send) {
                 Ok(()) => self.answered(ask.asked, begun, moved),
                 Err(source) => Err(self.unreadable(source)),
             }
@@ -269,20 +315,18 @@ impl Client {
             Ok(begun) => begun,
             Err(failure) => return Ok(Err(failure)),
         };
-        if let Some(payload) = ask.payload {
-            let mut send = |piece: &[u8]| {
-                begun.send(piece, moved);
-                !begun.has_failed()
-            };
-            if let Err(source) = payload.pieces(0, payload.len(), &mut send) {
-                return Ok(Err(self.unreadable(source)));
-            }
+        let mut send = |piece: &[u8]| {
+            begun.send(piece, moved);
+            !begun.has_failed()
+        };
+        if let Err(source) = ask.begin(0, &mut send).and_then(|()| ask.end(0, &mut send)) {
+            return Ok(Err(self.unreadable(source)));
         }
         Ok(self.answered(ask.asked, begun, moved))
     }
 
     /// The bytes to be sent cannot be read: the request ends there.
-    fn unreadable(&self, source: std::io::Error) -> Failure {
+    fn unreadable(&self, source: io::Error) -> Failure {
         Failure::Cut { host: self.server.with_port(), source, reused: false }
     }
 
@@ -310,15 +354,15 @@ impl Client {
             request_id: None,
         };
         let (mut parts, ()) = request.body(()).map_err(wrong)?.into_parts();
-        self.keys.sign(&mut parts, ask.payload.map(Payload::len))?;
+        self.keys.sign(&mut parts, ask.len())?;
         // Not signed: what lies between may change these.
         let agent = concat!("walsafe/", env!("CARGO_PKG_VERSION"));
         parts.headers.insert(USER_AGENT, HeaderValue::from_static(agent));
         if ask.asked != Asked::Publish {
             parts.headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
         }
-        if let Some(payload) = ask.payload {
-            parts.headers.insert(CONTENT_LENGTH, payload.len().into());
+        if let Some(len) = ask.len() {
+            parts.headers.insert(CONTENT_LENGTH, len.into());
         }
         Ok(Request::from_parts(parts, ()))
     }
@@ -389,6 +433,7 @@ mod tests {
             query: Vec::new(),
             headers: vec![("if-none-match", "*".to_owned())],
             payload: Some(&payload),
+            ..Ask::new(Asked::Publish, "PUT")
         };
         for (key, held_for, requests) in [("fresh", 0, 1), ("stale", 11, 2)] {
             let before = client.counts.requests.load(Ordering::Relaxed);

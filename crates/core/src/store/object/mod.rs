@@ -140,7 +140,7 @@ impl Shared {
         attributes: &[(&'static str, String)],
         payload: &'p Payload,
     ) -> Ask<'p> {
-        self.client.dialect().publish(self.key(name), attributes, payload)
+        self.client.dialect().publish(self.client.url(), self.key(name), attributes, payload)
     }
 
     fn get(&self, name: &FinalName) -> Ask<'static> {

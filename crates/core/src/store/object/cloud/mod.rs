@@ -13,6 +13,8 @@ use crate::store::trials::Rules;
 
 #[cfg(feature = "azure")]
 mod azure;
+#[cfg(feature = "gcs")]
+mod google;
 #[cfg(feature = "s3")]
 mod s3;
 
@@ -30,6 +32,7 @@ pub(super) trait Dialect: fmt::Debug + Send + Sync {
     /// Makes the request that stores an object with its attributes and must not replace one.
     fn publish<'p>(
         &self,
+        url: &ObjectUrl,
         key: String,
         attributes: &[(&'static str, String)],
         payload: &'p Payload,
@@ -179,6 +182,8 @@ pub(super) fn dialect(cloud: Cloud) -> Option<&'static dyn Dialect> {
     match cloud {
         #[cfg(feature = "s3")]
         Cloud::S3 => Some(&s3::S3),
+        #[cfg(feature = "gcs")]
+        Cloud::Google => Some(&google::Google),
         #[cfg(feature = "azure")]
         Cloud::Azure => Some(&azure::Azure),
         #[allow(unreachable_patterns, reason = "with all of them there is no other")]

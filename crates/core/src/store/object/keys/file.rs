@@ -104,12 +104,20 @@ pub(super) fn read(
     data_directory: Option<&Path>,
     known: &[&'static str],
 ) -> Result<Option<Section>, FileError> {
+    parse(path, &text(path, data_directory)?, location, known)
+}
+
+/// Reads a file of secrets.
+///
+/// # Errors
+/// It cannot be read, is open to others, or lies in the data directory.
+pub(super) fn text(path: &Path, data_directory: Option<&Path>) -> Result<String, FileError> {
     let unreadable = |source| FileError::Unreadable { path: path.to_owned(), source };
     let file = File::open(path).map_err(unreadable)?;
     check(path, &file.metadata().map_err(unreadable)?, data_directory)?;
     let mut text = String::new();
     file.take(LONGEST).read_to_string(&mut text).map_err(unreadable)?;
-    parse(path, &text, location, known)
+    Ok(text)
 }
 
 fn check(path: &Path, there: &Metadata, data_directory: Option<&Path>) -> Result<(), FileError> {

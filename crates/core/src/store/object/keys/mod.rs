@@ -13,12 +13,18 @@ mod aws;
 #[cfg(feature = "azure")]
 mod azure;
 mod file;
+#[cfg(feature = "gcs")]
+mod google;
 mod metadata;
 
 #[cfg(feature = "s3")]
 pub(super) use aws::AwsKeys;
 #[cfg(feature = "azure")]
 pub(super) use azure::AzureKeys;
+#[cfg(feature = "gcs")]
+pub(super) use google::GoogleKeys;
+#[cfg(all(test, feature = "gcs"))]
+pub(super) use google::tests::service as google_key;
 
 /// Where credentials come from.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -45,6 +45,7 @@ impl Dialect for Azure {
 
     fn publish<'p>(
         &self,
+        _: &ObjectUrl,
         key: String,
         attributes: &[(&'static str, String)],
         payload: &'p Payload,
@@ -189,7 +190,8 @@ mod tests {
     fn a_blob_is_put_with_its_condition_digests_and_tier() {
         let mut payload = Payload::new();
         payload.add(b"x").unwrap();
-        let ask = Azure.publish("k".to_owned(), &[(STORED_ATTRIBUTE, "d".to_owned())], &payload);
+        let ask =
+            Azure.publish(&url, "k".to_owned(), &[(STORED_ATTRIBUTE, "d".to_owned())], &payload);
         let url = url("azure://walsafe1/wal?storage_class=Cool");
         let headers: Vec<_> = Azure.headers(&url, &ask).into_iter().chain(ask.headers).collect();
         for expected in [

@@ -41,6 +41,7 @@ impl Dialect for S3 {
 
     fn publish<'p>(
         &self,
+        _: &ObjectUrl,
         key: String,
         attributes: &[(&'static str, String)],
         payload: &'p Payload,
