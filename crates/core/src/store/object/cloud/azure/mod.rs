@@ -190,9 +190,9 @@ mod tests {
     fn a_blob_is_put_with_its_condition_digests_and_tier() {
         let mut payload = Payload::new();
         payload.add(b"x").unwrap();
-        let ask =
-            Azure.publish(&url, "k".to_owned(), &[(STORED_ATTRIBUTE, "d".to_owned())], &payload);
         let url = url("azure://walsafe1/wal?storage_class=Cool");
+        let attributes = [(STORED_ATTRIBUTE, "d".to_owned())];
+        let ask = Azure.publish(&url, "k".to_owned(), &attributes, &payload);
         let headers: Vec<_> = Azure.headers(&url, &ask).into_iter().chain(ask.headers).collect();
         for expected in [
             ("if-none-match", "*"),
