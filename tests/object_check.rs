@@ -115,6 +115,41 @@ fn storage_that_looks_at_no_checksum_is_refused() {
 mod full {
     use harness::object::server::ANOTHER;
 
+    /// What Azure does not show to who archives is told as that, and is no failure.
+    #[test]
+    fn a_container_of_azure_is_checked_verified_and_listed() {
+        require!(ObjectServer::is_there(Kind::Azurite));
+        let place = Objects::new(ObjectServer::shared(Kind::Azurite).bucket());
+        let cluster = extension::start(place.archiving(Cluster::builder()));
+        let names = cluster.fill_whole_segments(3);
+        cluster.wait_archived(&names[2]);
+        let rows = check(&place, &[]);
+        rows.are_ok();
+        rows.says("no-replace publish", "ok", "one was accepted");
+        rows.says("checksums", "ok", "wrong Content-MD5 is refused");
+        rows.says("broken uploads", "ok", "leaves nothing");
+        rows.says("held uploads", "ok", "may wait");
+        rows.says("bucket rules", "ok", "object lock: no; lifecycle rules may not be read (Azure");
+        let probes = place.bucket.names("wal/.");
+        assert!(probes.is_empty(), "{probes:?}");
+        let name = format!(
+            "azure://{}/{}/wal?endpoint=http://{}",
+            place.bucket.keys.access, place.bucket.name, place.bucket.address
+        );
+        let sql = "SELECT DISTINCT destination FROM walsafe_archive_check()
+            WHERE destination IS NOT NULL";
+        assert_eq!(cluster.sql(sql), name);
+        place.assert_clean();
+        place.bucket.delete(&format!("wal/{}", names[1]));
+        let run = place.walsafe("verify", &["--quiet"]);
+        let gap = format!("{}: gap", names[1]);
+        assert!(run.code == Some(1) && run.out.contains(&gap), "{run:?}");
+        // In no log, and in nothing that is shown.
+        let secret = &place.bucket.keys.secret;
+        let log = cluster.log().text();
+        assert!(!log.contains(secret.as_str()) && !run.out.contains(secret.as_str()));
+    }
+
     use super::*;
 
     const REPLACES: &str = "The object storage ignores \"If-None-Match: *\"";

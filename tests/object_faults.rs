@@ -50,8 +50,33 @@ impl World {
         matches!(self.objects.bucket.language, Language::Google { .. })
     }
 
+    fn is_azure(&self) -> bool {
+        self.objects.bucket.language == Language::Azure
+    }
+
+    /// The status of an answer to who stores a file: it was done, or the name is taken.
+    fn good_and_taken(&self) -> [Option<u16>; 2] {
+        let bucket = &self.objects.bucket;
+        [Some(bucket.good()), Some(bucket.taken().0)]
+    }
+
     /// The status and the code by which this storage says what S3 says by these.
     fn words(&self, status: u16, code: &'static str) -> (u16, &'static str) {
+        if self.is_azure() {
+            return match code {
+                "SlowDown" | "ServiceUnavailable" => (503, "ServerBusy"),
+                "InternalError" => (if status == 200 { 201 } else { status }, code),
+                "RequestTimeout" => (500, "OperationTimedOut"),
+                "TooManyRequests" => (429, code),
+                "AccessDenied" => (403, "AuthorizationPermissionMismatch"),
+                "SignatureDoesNotMatch" => (403, "AuthenticationFailed"),
+                "NoSuchBucket" => (404, "ContainerNotFound"),
+                "InvalidObjectState" => (409, "BlobArchived"),
+                // There is none: a second request waits.
+                "ConditionalRequestConflict" => (503, "ServerBusy"),
+                other => panic!("what is {other}?"),
+            };
+        }
         if !self.is_google() {
             return (status, code);
         }
@@ -151,7 +176,7 @@ fn what_may_pass_is_tried_again(world: &World) {
     let error = |status, code| Fault::Answer(world.error(status, code));
     let committed = |status, code| Fault::CommitThenAnswer(world.error(status, code));
     let status = |status, code| Some(world.words(status, code).0);
-    let (good, exists) = (Some(200), Some(412));
+    let [good, exists] = world.good_and_taken();
     let early = Fault::AnswerEarly(world.error(503, "SlowDown").with("Connection", "close"));
     for (what, fault, answers) in [
         ("done, and called busy", committed(503, "ServiceUnavailable"), [Some(503), exists]),
@@ -182,18 +207,19 @@ fn what_may_pass_is_tried_again(world: &World) {
 
 /// The server can ask to be left alone, and is. What is slow and moves is no failure.
 fn slowness_is_borne(world: &World) {
+    let [good, _] = world.good_and_taken();
     let before = world.view("throttled");
     let busy = world.error(429, "TooManyRequests").with("Retry-After", "2");
-    let seen = world.archived_in_spite_of("429", Fault::Answer(busy), &[Some(429), Some(200)]);
+    let seen = world.archived_in_spite_of("429", Fault::Answer(busy), &[Some(429), good]);
     let puts = world.proxy.requests(&seen.method, &seen.target);
     assert!(puts[1].began - seen.ended.unwrap() >= Duration::from_secs(2), "{puts:?}");
     let throttled = world.view("throttled");
     assert_ne!(throttled, before);
 
     let late = Fault::Late(Duration::from_secs(1));
-    world.archived_in_spite_of("a late answer", late, &[Some(200)]);
+    world.archived_in_spite_of("a late answer", late, &[good]);
     let drip = Fault::DripRequest { bytes_a_second: 500_000 };
-    world.archived_in_spite_of("a slow network", drip, &[Some(200)]);
+    world.archived_in_spite_of("a slow network", drip, &[good]);
 }
 
 /// Every other answer is trouble, reported as what it is: no success, no absence, and not followed.
@@ -281,13 +307,16 @@ fn a_broken_read_is_no_conflict(world: &World) {
         get.done();
         name
     };
-    let cold = Fault::Answer(Answer::error(403, "InvalidObjectState"));
+    let cold = || {
+        let (status, code) = world.words(403, "InvalidObjectState");
+        ("cold", Fault::Answer(Answer::error(status, code)), ("55000", code))
+    };
     let mut cases = vec![
         ("cut short", Fault::CutAnswer { after: 400_000 }, ("58030", "")),
         ("forbidden", Fault::Answer(Answer::error(403, "AccessDenied")), ("42501", "403")),
     ];
     // Google brings nothing back first.
-    cases.extend((!world.is_google()).then_some(("cold", cold, ("55000", "State"))));
+    cases.extend((!world.is_google()).then(cold));
     for (what, fault, (state, says)) in cases {
         let mark = cluster.mark();
         let failed = cluster.stat_archiver().failed_count;
@@ -395,6 +424,12 @@ fn each_broken_put_is_settled_or_reported_and_the_bucket_holds_the_whole_or_noth
 
 mod full {
     use super::*;
+
+    #[test]
+    fn each_broken_put_to_azure_is_settled_or_reported() {
+        require!(ObjectServer::is_there(Kind::Azurite));
+        faults(&World::new(Kind::Azurite, |builder| builder));
+    }
 
     #[test]
     fn each_broken_upload_to_google_is_settled_or_reported() {

@@ -19,7 +19,7 @@ fn bodies(count: u8, size: usize) -> Vec<Vec<u8>> {
 
 /// Which of the answers say that the object was stored.
 fn winners(answers: &[Answer]) -> Vec<usize> {
-    (0..answers.len()).filter(|&i| answers[i].status == 200).collect()
+    (0..answers.len()).filter(|&i| [200, 201].contains(&answers[i].status)).collect()
 }
 
 /// Rounds of conditional PUTs to one new name at the same moment, for three sizes. Exactly one may win, and its
@@ -32,12 +32,12 @@ fn one_wins(bucket: &Bucket, racers: u8, rounds: [usize; 3]) {
             let answers = bucket.race(&key, &bodies).unwrap();
             let winners = winners(&answers);
             assert_eq!(winners.len(), 1, "{key}: {answers:?}");
-            let lost = answers.iter().filter(|answer| answer.status != 200);
+            let lost = answers.iter().filter(|answer| answer.status != bucket.good());
             for answer in lost {
                 let is_told = matches!(
                     (answer.status, answer.code().as_str()),
                     (412, "PreconditionFailed" | "conditionNotMet")
-                        | (409, "ConditionalRequestConflict")
+                        | (409, "ConditionalRequestConflict" | "BlobAlreadyExists")
                 );
                 assert!(is_told, "{key}: {answer:?}");
             }
@@ -139,8 +139,8 @@ fn half_is_nothing_and_unanswered_is_whole(server: &Arc<ObjectServer>) {
     let (method, part) = bucket.upload_of("whole");
     let broken = proxy.break_next(method, &part, fault);
     assert_eq!(through.put_new("whole", &body).unwrap().status, 503);
-    assert_eq!(broken.done().served, Some(200));
-    assert_eq!(through.put_new("whole", &body).unwrap().code(), bucket.taken());
+    assert_eq!(broken.done().served, Some(bucket.good()));
+    assert_eq!(through.put_new("whole", &body).unwrap().code(), bucket.taken().1);
     assert!(through.get("whole").unwrap() == body);
     assert_eq!(bucket.get("half"), None);
     assert_eq!(bucket.names(""), ["whole"]);
@@ -206,6 +206,36 @@ fn fake_gcs_server_does_what_the_tests_need() {
 /// What only `make test-all` does, with the servers that it gets.
 mod full {
     use super::*;
+
+    /// No witness for what survives a kill: it lost 72 of 396 blobs that it had acknowledged.
+    #[test]
+    fn azurite_does_what_the_tests_need() {
+        require!(ObjectServer::is_there(Kind::Azurite));
+        let server = ObjectServer::shared(Kind::Azurite);
+        let bucket = server.bucket();
+        let name = "wal/one & \"two\"+%/é";
+        assert_eq!(bucket.get(name), None);
+        bucket.put(name, b"first");
+        bucket.put(name, b"second");
+        let taken = bucket.put_new(name, b"third").unwrap();
+        assert_eq!((taken.status, taken.code().as_str()), (409, "BlobAlreadyExists"));
+        assert_eq!(bucket.put_new("wal/two", b"new").unwrap().status, 201);
+        assert_eq!(bucket.get(name).unwrap(), b"second");
+        let header = [("x-ms-blob-type", "BlockBlob"), ("x-ms-meta-walsafe_x", "digest")];
+        assert_eq!(bucket.request("PUT", "wal/meta", &[], &header, b"m").unwrap().status, 201);
+        assert_eq!(bucket.metadata("wal/meta").header("x-ms-meta-walsafe_x"), Some("digest"));
+        assert_eq!(bucket.names("wal/"), ["wal/meta", name, "wal/two"]);
+        bucket.delete(name);
+        bucket.delete(name);
+        assert_eq!(bucket.get(name), None);
+        let mut stranger = bucket.keys.clone();
+        stranger.secret = "c3RyYW5nZXI=".to_owned();
+        let refused = bucket.with(stranger).request("GET", "wal/meta", &[], &[], b"").unwrap();
+        assert_eq!((refused.status, refused.code().as_str()), (403, "AuthorizationFailure"));
+        a_listing_has_pages(&bucket);
+        one_wins(&bucket, 20, [16, 16, 4]);
+        half_is_nothing_and_unanswered_is_whole(&server);
+    }
 
     #[test]
     fn what_seaweedfs_acknowledged_survives_a_kill() {

@@ -20,6 +20,8 @@ const THREE: &str = "000000010000000000000003";
 enum At {
     Directory,
     Bucket,
+    #[cfg(feature = "azure")]
+    Azure,
     #[cfg(feature = "gcs")]
     Google,
 }
@@ -30,6 +32,8 @@ impl At {
         match self {
             Self::Directory => Place::new(),
             Self::Bucket => Place::in_bucket(),
+            #[cfg(feature = "azure")]
+            Self::Azure => Place::in_bucket_of(common::Language::Azure),
             #[cfg(feature = "gcs")]
             Self::Google => Place::in_bucket_of(common::Language::Google),
         }
@@ -49,6 +53,8 @@ impl At {
         match self {
             Self::Directory => ["could not open", "mounted"],
             Self::Bucket => ["NoSuchBucket", "name of the bucket"],
+            #[cfg(feature = "azure")]
+            Self::Azure => ["ContainerNotFound", "name of the bucket"],
             #[cfg(feature = "gcs")]
             Self::Google => ["NoSuchBucket", "name of the bucket"],
         }
@@ -68,6 +74,10 @@ macro_rules! wherever_the_archive_is {
         #[cfg(feature = "s3")]
         mod bucket {
             $(#[test] fn $case() { super::$case(super::At::Bucket); })*
+        }
+        #[cfg(feature = "azure")]
+        mod azure {
+            $(#[test] fn $case() { super::$case(super::At::Azure); })*
         }
         #[cfg(feature = "gcs")]
         mod google {

@@ -7,10 +7,10 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::SystemTime;
 
-use super::google;
 use super::http::{self, Answer, elements};
 use super::server::ObjectServer;
 use super::sign::{Keys, Request, UNSIGNED, authorization, encode, timestamp};
+use super::{azure, google};
 
 /// A bucket of a server, and whose rights to use.
 #[derive(Debug, Clone)]
@@ -28,6 +28,8 @@ pub struct Bucket {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Language {
     S3,
+    /// Azure Blob Storage's: keys are an account's name and its key.
+    Azure,
     /// Google Cloud Storage's: the secret is a token.
     Google {
         /// What stands in a section of a file of credentials.
@@ -57,24 +59,39 @@ impl Bucket {
     #[must_use]
     pub fn url(&self, prefix: &str) -> String {
         let (name, address, region) = (&self.name, self.address, &self.keys.region);
-        if self.is_google() {
-            return format!("gs://{name}/{prefix}?endpoint=http://{address}");
+        match self.language {
+            Language::S3 => {
+                format!("s3://{name}/{prefix}?endpoint=http://{address}&region={region}&style=path")
+            }
+            Language::Azure => {
+                let account = &self.keys.access;
+                format!("azure://{account}/{name}/{prefix}?endpoint=http://{address}")
+            }
+            Language::Google { .. } => format!("gs://{name}/{prefix}?endpoint=http://{address}"),
         }
-        format!("s3://{name}/{prefix}?endpoint=http://{address}&region={region}&style=path")
     }
 
     /// What a file of credentials says about the bucket.
     #[must_use]
     pub fn credentials(&self) -> String {
         let (name, Keys { access, secret, .. }) = (&self.name, &self.keys);
-        if let Language::Google { credentials } = &self.language {
-            return format!("[gs://{name}]\n{credentials}");
+        match &self.language {
+            Language::S3 => format!(
+                "[s3://{name}]\naws_access_key_id = {access}\naws_secret_access_key = {secret}\n"
+            ),
+            Language::Azure => {
+                format!("[azure://{access}/{name}]\nazure_storage_key = {secret}\n")
+            }
+            Language::Google { credentials } => format!("[gs://{name}]\n{credentials}"),
         }
-        format!("[s3://{name}]\naws_access_key_id = {access}\naws_secret_access_key = {secret}\n")
     }
 
     pub(super) fn is_google(&self) -> bool {
-        self.language != Language::S3
+        matches!(self.language, Language::Google { .. })
+    }
+
+    fn is_azure(&self) -> bool {
+        self.language == Language::Azure
     }
 
     /// The same bucket through something in front of the server.
@@ -102,6 +119,9 @@ impl Bucket {
         if self.is_google() {
             assert_eq!(query, [], "a query of S3's");
             return google::head(self, method, key, headers, length);
+        }
+        if self.is_azure() {
+            return azure::head(self, method, key, query, headers, length);
         }
         let path = encode(&format!("/{}/{key}", self.name), b"/");
         // The bucket itself has no slash at its end.
@@ -170,6 +190,10 @@ impl Bucket {
             self.must(google::create(self), "make the bucket");
             return;
         }
+        if self.is_azure() {
+            self.must(azure::create(self), "make the container");
+            return;
+        }
         let answer = self.request("PUT", "", &[], &[], b"");
         if !answer.as_ref().is_ok_and(|answer| answer.code() == "BucketAlreadyOwnedByYou") {
             self.must(answer, "make the bucket");
@@ -205,17 +229,33 @@ impl Bucket {
     #[must_use]
     pub fn upload_of(&self, key: &str) -> (&'static str, String) {
         match self.language {
-            Language::S3 => ("PUT", format!("/{key}")),
+            Language::S3 | Language::Azure => ("PUT", format!("/{key}")),
             Language::Google { .. } => ("POST", format!("name={}", encode(key, b""))),
         }
     }
 
-    /// The code of the answer to such a request where the name is taken, with status 412.
+    /// The status of the answer to such a request that was done.
     #[must_use]
-    pub fn taken(&self) -> &'static str {
+    pub fn good(&self) -> u16 {
+        if self.is_azure() { 201 } else { 200 }
+    }
+
+    /// The status and the code of the answer to such a request where the name is taken.
+    #[must_use]
+    pub fn taken(&self) -> (u16, &'static str) {
         match self.language {
-            Language::S3 => "PreconditionFailed",
-            Language::Google { .. } => "conditionNotMet",
+            Language::S3 => (412, "PreconditionFailed"),
+            Language::Azure => (409, "BlobAlreadyExists"),
+            Language::Google { .. } => (412, "conditionNotMet"),
+        }
+    }
+
+    /// What a request that stores carries beside its contents.
+    fn of_put(&self, new: bool) -> Vec<(&'static str, &'static str)> {
+        match self.language {
+            Language::Azure => azure::of_put(new),
+            _ if new => vec![("if-none-match", "*")],
+            _ => Vec::new(),
         }
     }
 
@@ -226,7 +266,7 @@ impl Bucket {
             self.must(google::put(self, key, body, false), &format!("put {key}"));
             return;
         }
-        self.must(self.request("PUT", key, &[], &[], body), &format!("put {key}"));
+        self.must(self.request("PUT", key, &[], &self.of_put(false), body), &format!("put {key}"));
     }
 
     /// Stores an object unless one is there: the conditional PUT.
@@ -237,7 +277,7 @@ impl Bucket {
         if self.is_google() {
             return google::put(self, key, body, true);
         }
-        self.request("PUT", key, &[], &[("if-none-match", "*")], body)
+        self.request("PUT", key, &[], &self.of_put(true), body)
     }
 
     /// An object; `None` only if the server says that there is none.
@@ -246,7 +286,12 @@ impl Bucket {
     pub fn get(&self, key: &str) -> Option<Vec<u8>> {
         match self.request("GET", key, &[], &[], b"") {
             Ok(answer) if answer.status == 200 => Some(answer.body),
-            Ok(answer) if answer.status == 404 && answer.code() == "NoSuchKey" => None,
+            Ok(answer)
+                if answer.status == 404
+                    && ["NoSuchKey", "BlobNotFound"].contains(&&*answer.code()) =>
+            {
+                None
+            }
             other => panic!("could not get {key} in {}: {other:?}", self.name),
         }
     }
@@ -261,7 +306,10 @@ impl Bucket {
     /// Removes an object. One that is not there is no failure.
     #[track_caller]
     pub fn delete(&self, key: &str) {
-        self.must(self.request("DELETE", key, &[], &[], b""), &format!("delete {key}"));
+        let answer = self.request("DELETE", key, &[], &[], b"");
+        if !answer.as_ref().is_ok_and(|answer| answer.code() == "BlobNotFound") {
+            self.must(answer, &format!("delete {key}"));
+        }
     }
 
     /// The keys that begin with this, sorted.
@@ -270,6 +318,9 @@ impl Bucket {
     pub fn names(&self, prefix: &str) -> Vec<String> {
         if self.is_google() {
             return google::names(self, prefix);
+        }
+        if self.is_azure() {
+            return azure::names(self, prefix);
         }
         let mut names = Vec::new();
         let mut next: Option<String> = None;
@@ -303,8 +354,7 @@ impl Bucket {
             let (head, body) = if self.is_google() {
                 google::upload(self, key, body, true)
             } else {
-                let headers = [("if-none-match", "*")];
-                (self.head("PUT", key, &[], &headers, body.len()), body.clone())
+                (self.head("PUT", key, &[], &self.of_put(true), body.len()), body.clone())
             };
             let (body, end) = body.split_at(body.len() - 1);
             let begin = || -> io::Result<TcpStream> {

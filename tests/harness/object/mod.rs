@@ -26,8 +26,11 @@
 //! | JuiceFS's gateway | ignores it: has to be refused |
 //! | s3rver | ignores it, and publishes a PUT that was cut short: has to be refused |
 //!
-//! fake-gcs-server speaks Google's language, and takes its condition (`ifGenerationMatch=0`) of an upload.
+//! Azurite speaks Azure's language, and takes its condition (`If-None-Match: *` too); what it acknowledges does not
+//! survive a kill. fake-gcs-server speaks Google's language, and takes its condition (`ifGenerationMatch=0`) of an upload.
 
+mod azure;
+mod azurite;
 pub mod bucket;
 mod ceph;
 mod daemon;

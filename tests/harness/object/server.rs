@@ -9,7 +9,7 @@ use super::bucket::{Bucket, Language};
 use super::daemon::{Daemon, Place, programs};
 use super::proxy::Proxy;
 use super::sign::Keys;
-use super::{ceph, fakegcs, juicefs, s3rver, seaweedfs};
+use super::{azurite, ceph, fakegcs, juicefs, s3rver, seaweedfs};
 
 /// Which server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +19,7 @@ pub enum Kind {
     JuiceFs,
     S3rver,
     FakeGcs,
+    Azurite,
 }
 
 impl Kind {
@@ -34,6 +35,7 @@ impl Kind {
             Self::JuiceFs => "juicefs",
             Self::S3rver => "s3rver",
             Self::FakeGcs => "fakegcs",
+            Self::Azurite => "azurite",
         }
     }
 
@@ -44,6 +46,7 @@ impl Kind {
             Self::JuiceFs => juicefs::PORT,
             Self::S3rver => s3rver::PORT,
             Self::FakeGcs => fakegcs::PORT,
+            Self::Azurite => azurite::PORT,
         }
     }
 
@@ -52,6 +55,7 @@ impl Kind {
             // Its own, which cannot be chosen.
             Self::S3rver => ("S3RVER", "S3RVER"),
             Self::FakeGcs => ("", fakegcs::TOKEN),
+            Self::Azurite => (azurite::ACCOUNT, azurite::KEY),
             // With what needs care in a URL, and unlike anything else, for whoever looks for it in logs.
             _ => ("WALSAFETESTKEY", "walsafe/test+secret/0123456789abcdef"),
         };
@@ -95,6 +99,7 @@ impl ObjectServer {
             Kind::JuiceFs => juicefs::prepare(&place),
             Kind::S3rver => s3rver::prepare(&place),
             Kind::FakeGcs => front = Some(fakegcs::prepare(&place)),
+            Kind::Azurite => azurite::prepare(&place),
         }
         let server = Self { kind, daemons: Mutex::default(), front, place };
         server.restart();
@@ -109,7 +114,7 @@ impl ObjectServer {
     #[track_caller]
     pub fn shared(kind: Kind) -> Arc<Self> {
         // Each kind for itself: who wants one waits for no other's start.
-        static SHARED: [Mutex<Weak<ObjectServer>>; 5] = [const { Mutex::new(Weak::new()) }; 5];
+        static SHARED: [Mutex<Weak<ObjectServer>>; 6] = [const { Mutex::new(Weak::new()) }; 6];
         let mut shared = SHARED[kind as usize].lock().unwrap_or_else(PoisonError::into_inner);
         shared.upgrade().unwrap_or_else(|| {
             let server = Self::start(kind);
@@ -135,6 +140,7 @@ impl ObjectServer {
             Kind::JuiceFs => juicefs::launch(&self.place),
             Kind::S3rver => s3rver::launch(&self.place),
             Kind::FakeGcs => fakegcs::launch(&self.place),
+            Kind::Azurite => azurite::launch(&self.place),
         };
         *self.daemons() = daemons;
     }
@@ -187,6 +193,7 @@ impl ObjectServer {
             Kind::FakeGcs => {
                 bucket.speaking(Language::Google { credentials: fakegcs::credentials(&self.place) })
             }
+            Kind::Azurite => bucket.speaking(Language::Azure),
             _ => bucket,
         };
         bucket.create();

@@ -48,6 +48,8 @@ struct State {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Language {
     S3,
+    #[cfg(feature = "azure")]
+    Azure,
     /// For reading alone.
     #[cfg(feature = "gcs")]
     Google,
@@ -89,12 +91,14 @@ impl Bucket {
     }
 
     pub fn url(&self) -> String {
-        let scheme = match self.language {
-            Language::S3 => "s3",
+        let place = match self.language {
+            Language::S3 => "s3://wal",
+            #[cfg(feature = "azure")]
+            Language::Azure => "azure://walsafetest/wal",
             #[cfg(feature = "gcs")]
-            Language::Google => "gs",
+            Language::Google => "gs://wal",
         };
-        format!("{scheme}://wal/main?endpoint=http://127.0.0.1:{}", self.port)
+        format!("{place}/main?endpoint=http://127.0.0.1:{}", self.port)
     }
 
     /// Has a command find its credentials here, where it looks for those of this machine.
@@ -176,9 +180,15 @@ fn one(
     let (status, headers, mut body) = match &broken {
         Some(Break::Answer(status, code)) => refuse(*status, code),
         Some(Break::Skewed) => {
-            let (status, mut headers, body) = refuse(403, "RequestTimeTooSkewed");
+            let is_azure = headers.contains_key("x-ms-version");
+            let code = if is_azure { "AuthenticationFailed" } else { "RequestTimeTooSkewed" };
+            let (status, mut headers, body) = refuse(403, code);
             headers.push(("date".to_owned(), "Sun, 06 Nov 1994 08:49:37 GMT".to_owned()));
             (status, headers, body)
+        }
+        #[cfg(feature = "azure")]
+        _ if headers.contains_key("x-ms-version") => {
+            azure::answer(directory, method, target, &headers, &sent)
         }
         _ if method == "PUT" => put(directory, target, &headers, &sent),
         _ if method != "GET" => refuse(405, "MethodNotAllowed"),
@@ -317,6 +327,84 @@ fn list(directory: &Path, query: &str) -> Answer {
     let text =
         format!("<ListBucketResult><IsTruncated>{more}</IsTruncated>{keys}</ListBucketResult>");
     (200, Vec::new(), text.into_bytes())
+}
+
+/// What Azure's client asks for, in the words of S3, and the answers in its own.
+#[cfg(feature = "azure")]
+mod azure {
+    use std::collections::BTreeMap;
+
+    use super::{Answer, METADATA, PAGE, Path, refuse};
+
+    pub(super) fn answer(
+        directory: &Path,
+        method: &str,
+        target: &str,
+        headers: &BTreeMap<String, String>,
+        sent: &[u8],
+    ) -> Answer {
+        let Some(target) = target.strip_prefix("/walsafetest") else {
+            return refuse(400, "InvalidUri");
+        };
+        if !headers["authorization"].starts_with("SharedKey walsafetest:") {
+            return refuse(401, "NoAuthenticationInformation");
+        }
+        let (status, mut headers, body) = match (method, target.split_once('?')) {
+            ("PUT", _) => super::put(directory, target, &named(headers, false), sent),
+            ("GET", Some((_, query))) if directory.exists() => return list(directory, query),
+            ("GET", _) => super::answer(directory, target, headers.contains_key("range")),
+            _ => return refuse(405, "UnsupportedHttpVerb"),
+        };
+        if status < 300 {
+            let status = if method == "PUT" { 201 } else { status };
+            headers = named(&headers.into_iter().collect(), true).into_iter().collect();
+            return (status, headers, body);
+        }
+        let has = |code: &str| String::from_utf8_lossy(&body).contains(code);
+        match status {
+            404 if has("NoSuchKey") => refuse(404, "BlobNotFound"),
+            404 => refuse(404, "ContainerNotFound"),
+            412 => refuse(409, "BlobAlreadyExists"),
+            _ => (status, headers, body),
+        }
+    }
+
+    /// Names the metadata as S3 does, or as Azure does.
+    fn named(headers: &BTreeMap<String, String>, as_azure: bool) -> BTreeMap<String, String> {
+        let mut named = headers.clone();
+        for (_, header) in METADATA {
+            let azures = header.replace("x-amz-", "x-ms-").replace("walsafe-", "walsafe_");
+            let (from, to) = if as_azure { (header, &*azures) } else { (&*azures, header) };
+            if let Some(value) = headers.get(from) {
+                named.insert(to.to_owned(), value.clone());
+            }
+        }
+        named
+    }
+
+    fn list(directory: &Path, query: &str) -> Answer {
+        let option = |name: &str| {
+            let find = |pair: &str| pair.strip_prefix(&format!("{name}=")).map(str::to_owned);
+            query.split('&').find_map(find).map(|value| value.replace("%2F", "/"))
+        };
+        let prefix = option("prefix").unwrap();
+        let names = crate::common::names(directory).into_iter();
+        let mut keys: Vec<_> = names.map(|name| format!("main/{name}")).collect();
+        keys.retain(|key| key.starts_with(&prefix));
+        let from = option("marker").map_or(0, |marker| marker.parse().unwrap());
+        let next = from + PAGE;
+        let next = if keys.len() > next { next.to_string() } else { String::new() };
+        let blobs: String = keys
+            .iter()
+            .skip(from)
+            .take(PAGE)
+            .map(|key| format!("<Blob><Name>{key}</Name><Properties/></Blob>"))
+            .collect();
+        let text = format!(
+            "<EnumerationResults><Blobs>{blobs}</Blobs><NextMarker>{next}</NextMarker></EnumerationResults>"
+        );
+        (200, Vec::new(), text.into_bytes())
+    }
 }
 
 /// What Google's client asks for beside objects.

@@ -355,7 +355,11 @@ fn set_attribute(file: &File, name: &str, value: &str) {
 pub fn walsafe() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_walsafe"));
     command.env("AWS_ACCESS_KEY_ID", "AKID").env("AWS_SECRET_ACCESS_KEY", SECRET);
+    // In base64, as every account key.
+    command.env("AZURE_STORAGE_KEY", format!("{SECRET}AA"));
     for variable in [
+        "AZURE_STORAGE_ACCOUNT",
+        "AZURE_STORAGE_SAS_TOKEN",
         "AWS_SESSION_TOKEN",
         "AWS_REGION",
         "AWS_DEFAULT_REGION",

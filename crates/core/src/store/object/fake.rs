@@ -16,6 +16,8 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use crate::server::url::text::{percent_decode, percent_encode};
 
+#[cfg(feature = "azure")]
+mod azure;
 #[cfg(feature = "gcs")]
 mod google;
 
@@ -391,6 +393,10 @@ impl State {
         asked: &[(String, String)],
         body: &[u8],
     ) -> Answer {
+        #[cfg(feature = "azure")]
+        if let Some(answer) = azure::done(self, method, target, asked, body) {
+            return answer;
+        }
         #[cfg(feature = "gcs")]
         if let Some(answer) = google::done(self, method, target, asked, body) {
             return answer;

@@ -18,6 +18,8 @@ use crate::store::trials::Rules;
 
 mod page;
 mod table;
+#[cfg(test)]
+mod tests;
 
 /// The version of the interface: the first one of 2024 whose end is not announced. All clouds of Azure have it.
 const VERSION: &str = "2024-05-04";
@@ -152,58 +154,3 @@ const LOCKS: [&str; 3] = [
 
 /// Of versions and lifecycle rules.
 const NOT_TOLD: &str = "Azure shows it in the account's management alone";
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, clippy::panic)]
-
-    use super::*;
-
-    fn url(text: &str) -> ObjectUrl {
-        text.parse().unwrap_or_else(|e| panic!("{text}: {e}"))
-    }
-
-    #[test]
-    fn a_blob_has_its_place_in_the_path_and_in_the_servers_name() {
-        let key = || Azure.read("pg/main/a b".to_owned());
-        let own = url("azure://walsafe1/wal/pg/main");
-        assert_eq!(own.server("").authority(), "walsafe1.blob.core.windows.net");
-        assert_eq!(Azure.path(&own, &key()), "/wal/pg/main/a%20b");
-        assert_eq!(Azure.path(&own, &Ask::new(Asked::Read, "GET")), "/wal");
-        for (endpoint, server, path) in [
-            ("http://127.0.0.1:10000", "127.0.0.1:10000", "/walsafe1/wal"),
-            ("https://blob.core.usgovcloudapi.net", "walsafe1.blob.core.usgovcloudapi.net", "/wal"),
-            (
-                "https://walsafe1.blob.core.usgovcloudapi.net",
-                "walsafe1.blob.core.usgovcloudapi.net",
-                "/wal",
-            ),
-            ("https://store.test&style=path", "store.test", "/walsafe1/wal"),
-        ] {
-            let url = url(&format!("azure://walsafe1/wal?endpoint={endpoint}"));
-            assert_eq!(url.server("").authority(), server);
-            assert_eq!(Azure.path(&url, &Ask::new(Asked::Read, "GET")), path);
-        }
-    }
-
-    #[test]
-    fn a_blob_is_put_with_its_condition_digests_and_tier() {
-        let mut payload = Payload::new();
-        payload.add(b"x").unwrap();
-        let url = url("azure://walsafe1/wal?storage_class=Cool");
-        let attributes = [(STORED_ATTRIBUTE, "d".to_owned())];
-        let ask = Azure.publish(&url, "k".to_owned(), &attributes, &payload);
-        let headers: Vec<_> = Azure.headers(&url, &ask).into_iter().chain(ask.headers).collect();
-        for expected in [
-            ("if-none-match", "*"),
-            ("x-ms-blob-type", "BlockBlob"),
-            ("x-ms-meta-walsafe_stored", "d"),
-            ("x-ms-access-tier", "Cool"),
-            ("content-md5", "ndTkYSaMgDT1yFZOFVxnpg=="),
-            ("x-ms-version", VERSION),
-        ] {
-            let found = headers.iter().any(|(name, value)| (*name, value.as_str()) == expected);
-            assert!(found, "{expected:?}: {headers:?}");
-        }
-    }
-}
