@@ -3,42 +3,11 @@
 
 use std::time::{Duration, SystemTime};
 
+use super::ask::{Asked, Meaning, shown};
 use super::cloud::Dialect;
 use super::wire::{Failure, Reply};
 use crate::error::{ErrorKind, Refusal};
 use crate::server::url::text::http_date;
-
-/// What an answer means to the request that it answers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Meaning {
-    /// It was done.
-    Success,
-    /// Nothing was done: the name is taken.
-    Exists,
-    /// There is no such object, and its bucket is there.
-    Absent,
-    /// Nothing was done, because another request was under way: to be tried again.
-    TryAgain,
-    /// It may have been done or not: to be tried again, and then looked at.
-    Unknown,
-    /// The credentials may have run out, or been replaced: to be tried again with new ones, once.
-    Renew(ErrorKind),
-    /// It was not done, and will not be.
-    Trouble(ErrorKind),
-}
-
-/// What was asked for, as far as answers differ in it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Asked {
-    /// An object, or a listing.
-    Read,
-    /// The first byte of an object.
-    FirstByte,
-    /// A PUT that must not replace.
-    Publish,
-    /// A DELETE, of a probe.
-    Remove,
-}
 
 /// What an answer, or the lack of one, says of itself. No more of it is ever shown.
 #[derive(Debug, Clone)]
@@ -146,11 +115,6 @@ fn is_far(theirs: SystemTime) -> bool {
     let ours = SystemTime::now();
     let apart = ours.duration_since(theirs).or_else(|_| theirs.duration_since(ours));
     apart.is_ok_and(|apart| apart > FAR)
-}
-
-/// Returns what of a server's word may be shown.
-pub(super) fn shown(text: &str) -> String {
-    text.chars().filter(char::is_ascii_graphic).take(100).collect()
 }
 
 /// Words the lack of an answer as the reason of an error.

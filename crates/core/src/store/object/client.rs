@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use http::Request;
 use http::header::{CACHE_CONTROL, CONTENT_LENGTH, HeaderValue, USER_AGENT};
 
-use super::answer::{self, Asked, Meaning, Said};
+use super::answer::{self, Said};
+use super::ask::{Ask, Asked, Meaning};
 use super::cloud::{Dialect, dialect};
 use super::keys::{Credentials, Sign};
-use super::payload::Payload;
 use super::wire::{Begun, Dial, Failure, Lines, Reply, Trust, Via};
 use crate::error::{ErrorKind, Refusal};
 use crate::server::url::Endpoint;
@@ -60,73 +60,6 @@ impl Counts {
             retries: self.retries.load(Ordering::Relaxed),
             throttled: self.throttled.load(Ordering::Relaxed),
         }
-    }
-}
-
-/// What is asked of the storage.
-pub(super) struct Ask<'a> {
-    pub(super) asked: Asked,
-    pub(super) method: &'static str,
-    /// `None` for the bucket itself.
-    pub(super) key: Option<String>,
-    /// Names and values, in the order of the names.
-    pub(super) query: Vec<(&'static str, String)>,
-    /// Names in lower case. All of them are signed.
-    pub(super) headers: Vec<(&'static str, String)>,
-    pub(super) payload: Option<&'a Payload>,
-    /// What its body holds beside the payload.
-    pub(super) around: Around,
-}
-
-/// What stands before a payload and behind it.
-#[derive(Default)]
-pub(super) struct Around {
-    pub(super) before: Vec<u8>,
-    /// Shorter than [`Client::END`].
-    pub(super) behind: Vec<u8>,
-}
-
-impl Ask<'_> {
-    /// A request to the bucket itself, without more.
-    pub(super) fn new(asked: Asked, method: &'static str) -> Self {
-        let (query, headers, around) = (Vec::new(), Vec::new(), Around::default());
-        Self { asked, method, key: None, query, headers, payload: None, around }
-    }
-
-    /// Returns how long its body is; `None` if it has none.
-    fn len(&self) -> Option<u64> {
-        let Around { before, behind } = &self.around;
-        self.payload.map(|payload| before.len() as u64 + payload.len() + behind.len() as u64)
-    }
-
-    /// Calls `each` with the body, but for its last bytes, piece by piece, until it returns `false`.
-    ///
-    /// # Errors
-    /// What is in a file cannot be read.
-    fn begin(&self, end: u64, each: &mut dyn FnMut(&[u8]) -> bool) -> io::Result<()> {
-        let Some(payload) = self.payload else { return Ok(()) };
-        if !self.around.before.is_empty() && !each(&self.around.before) {
-            return Ok(());
-        }
-        payload.pieces(0, self.split(payload, end), each)
-    }
-
-    /// The same with its last bytes.
-    ///
-    /// # Errors
-    /// The same.
-    fn end(&self, end: u64, each: &mut dyn FnMut(&[u8]) -> bool) -> io::Result<()> {
-        let Some(payload) = self.payload else { return Ok(()) };
-        payload.pieces(self.split(payload, end), payload.len(), each)?;
-        if !self.around.behind.is_empty() {
-            each(&self.around.behind);
-        }
-        Ok(())
-    }
-
-    /// Returns at which byte of the payload the last bytes of the body begin.
-    fn split(&self, payload: &Payload, end: u64) -> u64 {
-        (payload.len() + self.around.behind.len() as u64).saturating_sub(end).min(payload.len())
     }
 }
 
@@ -410,6 +343,7 @@ mod tests {
 
     use super::*;
     use crate::store::object::fake::Fake;
+    use crate::store::object::payload::Payload;
 
     /// A body that stands still for long is taken for a client that is gone, or fills a server.
     #[test]

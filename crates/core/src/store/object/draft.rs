@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Shared;
-use super::answer::Meaning;
-use super::client::{Ask, Held};
+use super::ask::{Ask, Meaning};
+use super::client::Held;
 use super::payload::Payload;
 use crate::encoding::digest::{
     CHECKED_ATTRIBUTE, CONTENT_ATTRIBUTE, Digest, Hasher, STORED_ATTRIBUTE,

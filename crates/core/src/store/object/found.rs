@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use super::Shared;
-use super::answer::Meaning;
+use super::ask::Meaning;
 use super::wire::{Body, Reply};
 use crate::encoding::codec::Codec;
 use crate::encoding::digest::{CHECKED_ATTRIBUTE, CONTENT_ATTRIBUTE, STORED_ATTRIBUTE};

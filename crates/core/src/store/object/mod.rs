@@ -14,8 +14,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use self::answer::{Meaning, Said};
-use self::client::{Ask, Client};
+use self::answer::Said;
+use self::ask::{Ask, Meaning};
+use self::client::Client;
 use self::cloud::{Entry, Next, Page, Start};
 use self::draft::ObjectDraft;
 use self::found::Object;
@@ -34,6 +35,7 @@ use crate::wal::name::FileName;
 mod answer;
 #[cfg(test)]
 mod archive_tests;
+mod ask;
 mod client;
 mod cloud;
 #[cfg(test)]

@@ -5,8 +5,7 @@ use std::io::Read;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::answer::Meaning;
-use super::client::Ask;
+use super::ask::{Ask, Meaning};
 use super::cloud::{Asking, Start};
 use super::payload::Payload;
 use super::wire::Reply;

@@ -3,8 +3,7 @@
 use std::fmt;
 use std::time::SystemTime;
 
-use super::answer::{Asked, Meaning};
-use super::client::Ask;
+use super::ask::{Ask, Asked, Meaning};
 use super::keys::{Credentials, Sign};
 use super::payload::Payload;
 use super::wire::{Failure, Reply};

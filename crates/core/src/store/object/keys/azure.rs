@@ -17,7 +17,7 @@ use ring::hmac;
 use super::{Chain, Credentials, file, metadata, none, refused};
 use crate::error::Refusal;
 use crate::server::url::text::{http_date_of, percent_decode, percent_encode};
-use crate::store::object::answer::shown;
+use crate::store::object::ask::shown;
 
 /// The names of Azure's variables; in lower case, the keys that a section of the file of credentials may have.
 const KEY: &str = "AZURE_STORAGE_KEY";

@@ -1,7 +1,7 @@
 //! What Azure's answers mean. The one table, by code: a number alone decides nothing.
 
 use crate::error::ErrorKind;
-use crate::store::object::answer::{Asked, Meaning};
+use crate::store::object::ask::{Asked, Meaning};
 
 /// Returns what an answer means, by its number and its code, which is empty if it has none.
 pub(super) fn meaning(asked: Asked, status: u16, code: &str) -> Meaning {

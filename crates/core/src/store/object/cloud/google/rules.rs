@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::store::identity;
-use crate::store::object::answer::shown;
+use crate::store::object::ask::shown;
 use crate::store::trials::Rules;
 use crate::words;
 

@@ -4,7 +4,7 @@
 //! capital one.
 
 use crate::error::ErrorKind;
-use crate::store::object::answer::{Asked, Meaning};
+use crate::store::object::ask::{Asked, Meaning};
 
 /// Codes of what is too much at the moment.
 pub(super) const LIMITS: [&str; 4] = [

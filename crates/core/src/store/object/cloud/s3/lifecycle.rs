@@ -2,7 +2,7 @@
 //! identity and the history files, which are as old as the archive and small.
 
 use crate::store::identity;
-use crate::store::object::answer::shown;
+use crate::store::object::ask::shown;
 use crate::store::object::xml;
 use crate::words;
 

@@ -2,7 +2,7 @@
 //! the same numbers for different reasons.
 
 use crate::error::ErrorKind;
-use crate::store::object::answer::{Asked, Meaning};
+use crate::store::object::ask::{Asked, Meaning};
 
 /// Returns what an answer means, by its number and its code, which is empty if it has none.
 pub(super) fn meaning(asked: Asked, status: u16, code: &str) -> Meaning {

@@ -173,6 +173,10 @@ fn the_metadata_of_an_instance_come_last() {
     };
     let text = none(|name| (name == "NO_GCE_CHECK").then(|| "true".to_owned()));
     assert!(text.contains("there are no credentials"), "{text}");
+    let home = GoogleKeys::new(Credentials::default(), String::new());
+    let home = GoogleKeys { variable: |name| (name == "HOME").then(|| "/h".to_owned()), ..home };
+    let path = "/h/.config/gcloud/application_default_credentials.json";
+    assert_eq!(home.well_known(), Some(PathBuf::from(path)));
     let named = none(|name| {
         (name == "GOOGLE_APPLICATION_CREDENTIALS").then(|| "/none/key.json".to_owned())
     });

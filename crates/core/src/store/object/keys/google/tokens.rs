@@ -10,7 +10,7 @@ use super::account::{Account, From, Subject};
 use super::jwt;
 use crate::error::{ErrorKind, Refusal};
 use crate::server::url::text::percent_encode;
-use crate::store::object::answer::shown;
+use crate::store::object::ask::shown;
 use crate::store::object::keys::{metadata, refused};
 
 /// What a token is for: objects, and nothing of buckets.
