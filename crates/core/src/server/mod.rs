@@ -12,6 +12,6 @@ pub mod settings;
 pub mod source;
 pub mod stats;
 pub mod together;
-#[cfg_attr(not(feature = "object"), allow(dead_code, reason = "only requests need all of it"))]
+#[cfg_attr(not(feature = "azure"), allow(dead_code, reason = "only requests need all of it"))]
 pub mod url;
 pub mod users;

@@ -33,6 +33,10 @@ pub mod location;
 pub mod mode;
 mod names;
 #[cfg(feature = "object")]
+#[cfg_attr(
+    not(all(feature = "s3", feature = "azure", feature = "gcs")),
+    allow(dead_code, reason = "some of it is one cloud's alone")
+)]
 pub mod object;
 mod progress;
 pub mod trials;
