@@ -31,7 +31,7 @@ release_flags = RUSTFLAGS="$$RUSTFLAGS --remap-path-prefix=$${CARGO_HOME:-$$HOME
 extension_files = walsafe_archive.control $(wildcard sql/*.sql)
 
 .PHONY: all build extension program install install-extension install-program install-manual uninstall uninstall-manual \
-	test test-all test-packages demo bench soak lint deb dist clean help
+	test test-all test-packages demo demo-s3 bench soak lint deb dist clean help
 
 all: build
 
@@ -120,6 +120,10 @@ demo:
 	tools/setup build test
 	tools/demo
 
+demo-s3:
+	tools/setup build test
+	tools/demo s3
+
 # As for the tests, the server is a copy of this tree's own.
 bench:
 	tools/setup build bench
@@ -159,6 +163,7 @@ help:
 	@echo 'make test-packages  installs, uses and purges them in clean Debians of their own'
 	@echo 'make dist      the sources as an archive for PGXN and rpmbuild, in target/dist'
 	@echo 'make demo      a cluster is lost and recovered from its archive'
+	@echo 'make demo-s3   the same with a bucket of object storage on this machine'
 	@echo 'make bench     this module and other tools, measured side by side (BENCH=--look for a look of two minutes)'
 	@echo 'make soak      an hour of archiving with faults (WALSAFE_SOAK_SECONDS=3600)'
 	@echo 'make lint      formatting, clippy for each server version, documentation, scripts'

@@ -31,11 +31,16 @@ class Bucket:
         if not line:
             raise RuntimeError(f"the server of object storage has not started: exit status {self.process.wait()}")
         vars(self).update(json.loads(line))
+        self.reach("far")
         self.log = Path(self.ca).parent / "log" / "client.rgw.log"
+
+    def reach(self, by):
+        """From now on, "far" through the network, or "near" past it."""
+        vars(self).update(vars(self)[by])
 
     def names(self, prefix):
         """The keys that begin so."""
-        self.process.stdin.write(prefix + "\n")
+        self.process.stdin.write(f"names {prefix}\n")
         self.process.stdin.flush()
         return json.loads(self.process.stdout.readline())
 
@@ -57,18 +62,26 @@ class Ours(Contestant):
                          f"walsafe_archive {compression}, workers {workers}")
         self.compression = compression
         self.workers = workers
+        self.prefix = "main"
 
     def missing(self, installation):
         return None if installation.has_library("walsafe_archive") else "walsafe_archive is not installed"
 
     def prepare(self, cluster, scratch, bucket):
-        work = scratch.fresh("object-storage")
+        self.write_access(bucket, scratch.fresh("object-storage"))
+        return bucket
+
+    def write_access(self, bucket, work):
+        """Writes the certificate and the keys of the bucket."""
         # The server's user reads it, and the other one belongs to the user who started the server.
         self.ca = readable(work / "ca.pem", Path(bucket.ca).read_text())
         self.credentials = readable(work / "credentials", f"[s3://{bucket.bucket}]\n"
                                     f"aws_access_key_id = {bucket.access}\n"
                                     f"aws_secret_access_key = {bucket.secret}\n")
-        return bucket
+
+    def url(self, bucket):
+        return (f"s3://{bucket.bucket}/{self.prefix}?endpoint=https://{bucket.host}:{bucket.port}"
+                f"&region={bucket.region}&style=path&ca_file={self.ca}")
 
     def idle(self):
         settings = {"compression": self.compression, "workers": str(self.workers)}
@@ -76,9 +89,7 @@ class Ours(Contestant):
                 | {f"walsafe_archive.{name}": value for name, value in settings.items()})
 
     def active(self, bucket):
-        url = (f"s3://{bucket.bucket}/main?endpoint=https://{bucket.host}:{bucket.port}&region={bucket.region}"
-               f"&style=path&ca_file={self.ca}")
-        return self.idle() | {"walsafe_archive.destination": url,
+        return self.idle() | {"walsafe_archive.destination": self.url(bucket),
                               "walsafe_archive.credentials_file": str(self.credentials)}
 
 
@@ -90,15 +101,24 @@ class PgBackRest(Contestant):
                          f"pgBackRest async {compress}, processes {processes}")
         self.compress = compress
         self.processes = processes
+        self.prefix = "main"
 
     def missing(self, installation):
         return None if shutil.which("pgbackrest") else "pgbackrest is not installed"
 
     def prepare(self, cluster, scratch, bucket):
-        work = scratch.fresh("object-storage")
-        conf = readable(work / "pgbackrest.conf", f"""[global]
+        options = {"archive-async": "y", "process-max": self.processes}
+        conf = self.write_configuration(cluster, bucket, scratch.fresh("object-storage"), **options)
+        self.program = f"pgbackrest --config={conf} --stanza=bench"
+        run([*self.program.split(), "stanza-create"])
+        return bucket
+
+    def write_configuration(self, server, bucket, work, **options):
+        """Writes how pgBackRest finds the server and the bucket; returns the file."""
+        lines = "".join(f"{name}={value}\n" for name, value in options.items())
+        return readable(work / "pgbackrest.conf", f"""[global]
 repo1-type=s3
-repo1-path=/main
+repo1-path=/{self.prefix}
 repo1-s3-bucket={bucket.bucket}
 repo1-s3-endpoint={bucket.host}
 repo1-s3-region={bucket.region}
@@ -113,16 +133,11 @@ lock-path={work}
 log-level-file=off
 log-level-console=warn
 compress-type={self.compress}
-archive-async=y
-process-max={self.processes}
-[bench]
-pg1-path={cluster.data}
-pg1-socket-path={cluster.home}
+{lines}[bench]
+pg1-path={server.data}
+pg1-socket-path={server.home}
 pg1-user=postgres
 """)
-        self.program = f"pgbackrest --config={conf} --stanza=bench"
-        run([*self.program.split(), "stanza-create"])
-        return bucket
 
     def active(self, bucket):
         return self.idle() | {"archive_command": f"{self.program} archive-push %p"}
@@ -191,10 +206,14 @@ def drain(cluster, scratch, contestant, program, milliseconds, archiving_with):
                 "requests": sum(requests.values()) / len(cluster.backlog),
                 "kinds": " ".join(f"{kind} {count}" for kind, count in sorted(requests.items())),
             }
-            there = {name.rpartition("/")[2][:24] for name in bucket.names("main/")}
-            if lost := [name for name in cluster.backlog if name not in there]:
-                raise RuntimeError(f"{contestant.title} left out {len(lost)} files, {lost[0]} the first")
+            check_complete(cluster, contestant, bucket)
             return result
+
+
+def check_complete(cluster, contestant, bucket):
+    there = {name.rpartition("/")[2][:24] for name in bucket.names(f"{contestant.prefix}/")}
+    if lost := [name for name in cluster.backlog if name not in there]:
+        raise RuntimeError(f"{contestant.title} left out {len(lost)} files, {lost[0]} the first")
 
 
 def measure(record, cluster, scratch, contestants, options, archiving_with, say):

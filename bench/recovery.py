@@ -28,12 +28,22 @@ class Restorer:
         self.command = command
         self.program = program
 
+    @property
+    def in_place(self):
+        """All of the WAL is in pg_wal."""
+        return self is IN_PLACE
+
     def missing(self, installation):
         """Why it cannot take part here, or None."""
         program = self.program
         if program and not shutil.which(program) and not (installation.bindir / program).exists():
             return f"{self.program} is not installed"
         return next(one for one in ALL if one.key == self.filled_by).missing(installation)
+
+    def command_for(self, server, archive, program):
+        """The restore_command of a server."""
+        return self.command.format(
+            archive=archive, bindir=server.installation.bindir, program=program, data=server.data)
 
 
 def walsafe(key, title, filled_by):
@@ -63,20 +73,19 @@ RESTORERS = [
 
 
 class Recovery(Server):
-    """A copy of the backup that recovers to the end of what `restorer` fetches."""
+    """A copy of the backup that recovers to the end of what `restorer` fetches from `where`."""
 
-    def __init__(self, cluster, scratch, backup, restorer, archive, program):
+    def __init__(self, cluster, scratch, backup, restorer, *where):
         super().__init__(cluster.installation, scratch.fresh("recovery"))
         self.cluster = cluster
         run(["cp", "-a", backup, self.data])
         (self.data / "recovery.signal").touch()
         with open(self.data / "postgresql.conf", "a") as conf:
             conf.write(SETTINGS.format(home=self.home))
-        if restorer is IN_PLACE:
+        if restorer.in_place:
             run(["cp", *cluster.backlog_paths(), self.pg_wal])
         self.restorer = restorer
-        self.command = restorer.command.format(
-            archive=archive, bindir=self.installation.bindir, program=program, data=self.data)
+        self.command = restorer.command_for(self, *where)
 
     def replay(self):
         """Seconds of replaying by the server's own clock, CPU seconds, and where it ended."""
@@ -99,7 +108,7 @@ class Recovery(Server):
     def check_restored(self):
         restored = set(RESTORED.findall(self.log()))
         lost = [name for name in self.cluster.backlog if name not in restored]
-        if self.restorer is not IN_PLACE and lost:
+        if lost and not self.restorer.in_place:
             raise RuntimeError(f"{self.restorer.title}: {lost[0]} was not restored\n{self.log_tail()}")
 
 

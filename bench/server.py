@@ -35,10 +35,10 @@ def account():
     return pwd.getpwnam("postgres") if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
 
 
-def as_server_user(command, **options):
-    """Starts a program as that user, in a directory where it may be."""
+def as_server_user(command, becomes_it=False, **options):
+    """Starts a program as that user, or one that becomes that user itself, in a directory where it may be."""
     user = account()
-    if os.geteuid() == 0:
+    if os.geteuid() == 0 and not becomes_it:
         options |= {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
     env = {"PATH": os.environ["PATH"], "HOME": user.pw_dir, "LC_ALL": "C", "TZ": "UTC"}
     return subprocess.Popen([str(part) for part in command], env=env, cwd="/", **options)
@@ -131,9 +131,14 @@ class Server:
     def launch(self, settings):
         self.configure(settings)
         with open(self.home / "log", "a") as log:
-            self.postmaster = as_server_user(
-                [self.installation.bindir / "postgres", "-D", self.data],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self.postmaster = self.spawn([self.installation.bindir / "postgres", "-D", self.data],
+                                         stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+    def spawn(self, command, **options):
+        return as_server_user(command, **options)
+
+    def send(self, how):
+        self.postmaster.send_signal(how)
 
     def fail_if_ended(self):
         if self.postmaster.poll() is not None:
@@ -157,11 +162,11 @@ class Server:
 
     def stop(self, how=signal.SIGINT):
         if self.postmaster and self.postmaster.poll() is None:
-            self.postmaster.send_signal(how)
+            self.send(how)
             try:
                 self.postmaster.wait(300)
             except subprocess.TimeoutExpired:
-                self.postmaster.send_signal(signal.SIGQUIT)
+                self.send(signal.SIGQUIT)
                 self.postmaster.wait(60)
         self.postmaster = None
 

@@ -74,17 +74,36 @@ def backlog(rows):
             f"each run; {medians_of(rows)}.\n\n" + table(head, cells) + incomplete(rows))
 
 
+def in_front(milliseconds):
+    return f"A network of {milliseconds} ms there and back in front" if milliseconds else "Nothing in front"
+
+
 def objects(rows):
     text = (f"{rows[0]['segments']} segments of 16 MB ({rows[0]['segments'] * 16 * 1.048576:.0f} MB) into a new "
             f"bucket each time, over TLS; {medians_of(rows)}.\n")
     head = ["", "s", "range, s", "segments/min", "CPU ms/segment", "memory MB", "requests a segment"]
     for milliseconds in dict.fromkeys(row["network_ms"] for row in rows):
         there = [row for row in rows if row["network_ms"] == milliseconds]
-        front = f"A network of {milliseconds} ms there and back in front" if milliseconds else "Nothing in front"
-        text += f"\n{front}:\n\n" + table(head, [
+        text += f"\n{in_front(milliseconds)}:\n\n" + table(head, [
             [row["title"], f"{median(row['seconds']):.2f}", spread(row["seconds"]),
              f"{row['segments'] * 60 / median(row['seconds']):.0f}", cpu(row, row["segments"]),
              middle(row, "memory_mb", "{:.0f}"), middle(row, "requests", "{:.1f}")] for row in there])
+    return text + incomplete(rows)
+
+
+def recovery_objects(rows):
+    text = (f"A recovery over {rows[0]['segments']} segments of 16 MB, from the start of the server to the end of the "
+            f"archive, out of one bucket over TLS; {medians_of(rows)}.\n")
+    head = ["restored by", "s", "range, s", "segments/min", "speed ÷ one by one", "CPU ms/segment",
+            "requests a segment"]
+    for milliseconds in dict.fromkeys(row["network_ms"] for row in rows):
+        there = [row for row in rows if row["network_ms"] == milliseconds]
+        seconds = Ratios(there, "seconds")
+        text += f"\n{in_front(milliseconds)}:\n\n" + table(head, [
+            [row["title"], f"{median(row['seconds']):.2f}", spread(row["seconds"]),
+             f"{row['segments'] * 60 / median(row['seconds']):.0f}",
+             seconds(row, row["one_by_one"], inverse=True), cpu(row, row["segments"]),
+             middle(row, "requests", "{:.1f}")] for row in there])
     return text + incomplete(rows)
 
 
@@ -150,6 +169,7 @@ SECTIONS = [
     ("object", "Object storage", objects),
     ("single", "A single segment on an idle server", single),
     ("restore", "Recoveries", restore),
+    ("recovery-objects", "Recoveries from object storage", recovery_objects),
     ("many", "A long backlog of 1 MB segments that hold little", many),
     ("pgbench", "pgbench while a backlog is drained", pgbench),
     ("codecs", "What the codecs cost a segment", codecs),

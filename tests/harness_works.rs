@@ -2,10 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use harness::process::{self, running, title};
+use harness::sandbox::Adopts;
 use harness::{
     Cluster, Fs, FuseMount, Mount, PowerCut, Scratch, Server, Stop, Trace, privileged, require,
     tool,
 };
+use rustix::process::Signal;
 
 fn cp_to(dir: &std::path::Path) -> harness::ClusterBuilder {
     Cluster::builder().archive_command(&format!("cp %p {}/%f", dir.display()))
@@ -264,6 +267,48 @@ fn a_killed_postmaster_takes_its_children_along() {
         (!harness::process::is_alive(archiver)).then_some(())
     });
     assert!(began.elapsed() < Duration::from_secs(30));
+}
+
+/// What a server does when an orphan is killed that it was given: the reason to leave none to it.
+#[test]
+fn a_server_that_adopts_takes_an_orphans_bad_end_for_a_crash() {
+    require!(privileged());
+    for adopts in [None, Some(Adopts::Process1), Some(Adopts::Subreaper)] {
+        let builder = Cluster::builder();
+        let cluster = match adopts {
+            Some(how) => builder.adopting(how),
+            None => builder,
+        };
+        let cluster = cluster.start();
+        // Like no other process.
+        let orphan = format!("sleep 60.{}", cluster.pid());
+        cluster.sql(&format!("COPY (SELECT 1) TO PROGRAM 'cat; {orphan} >/dev/null 2>&1 &'"));
+        let pid = cluster.wait_until("the orphan", || running(|pid| title(pid) == orphan).pop());
+        let mark = cluster.mark();
+        process::signal(pid, Signal::KILL);
+        if adopts.is_some() {
+            cluster.wait_for_log(mark, "terminating any other active server processes");
+            cluster.wait_for_log(mark, "database system is ready to accept connections");
+        }
+        assert_eq!(cluster.sql("SELECT 1"), "1");
+        let log = cluster.log().since(mark);
+        assert_eq!(log.contains("terminating any other"), adopts.is_some(), "{log}");
+        assert!(cluster.stop(Stop::Fast) < Duration::from_secs(30));
+    }
+}
+
+/// Numbers of processes come again: a lock that names one may name another.
+#[test]
+fn a_number_that_was_a_process_can_be_given_to_another() {
+    require!(process::Numbered::is_possible());
+    let cluster = Cluster::builder().start();
+    let pid = cluster.pid();
+    cluster.kill_all();
+    let taken = process::Numbered::take(pid);
+    cluster.wait_until("its title", || title(pid).starts_with("sleep ").then_some(()));
+    assert!(process::is_alive(pid));
+    drop(taken);
+    assert!(!process::is_alive(pid));
 }
 
 #[test]

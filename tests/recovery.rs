@@ -222,7 +222,7 @@ fn pg_rewind_finds_the_wal_that_it_needs_in_the_archive() {
     let old = Cluster::archiving_to(archive.path())
         .set("wal_log_hints", "on")
         .set("wal_keep_size", "0")
-        .set("restore_command", &restore_command(archive.path()))
+        .set("restore_command", &restore_command_with(archive.path(), "--ahead 4"))
         .start();
     old.sql("CREATE TABLE rows (n int); INSERT INTO rows VALUES (1)");
     let new = old.streaming_standby().set("wal_log_hints", "on").start();
@@ -249,6 +249,8 @@ fn pg_rewind_finds_the_wal_that_it_needs_in_the_archive() {
     assert!(!without.success(), "its WAL was there all the time: {without:?}");
     let with = rewind(&["--restore-target-wal"]);
     assert!(with.success(), "{with:?}");
+    // What comes next is not fetched for it.
+    assert!(!old.pg_wal().join(".walsafe-spool").exists());
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::cluster::Cluster;
 use crate::log::LINE_PREFIX;
-use crate::sandbox::Denied;
+use crate::sandbox::{Adopts, Denied};
 use crate::scratch::{self, Scratch};
 use crate::server::Server;
 use crate::template;
@@ -40,6 +40,7 @@ pub struct ClusterBuilder {
     initdb_arguments: Vec<String>,
     home_in: Option<PathBuf>,
     pub(crate) denied: Vec<Denied>,
+    pub(crate) adopts: Option<Adopts>,
 }
 
 #[derive(Debug)]
@@ -75,6 +76,7 @@ impl ClusterBuilder {
             initdb_arguments: Vec::new(),
             home_in: None,
             denied: Vec::new(),
+            adopts: None,
         }
     }
 
@@ -162,6 +164,13 @@ impl ClusterBuilder {
     #[must_use]
     pub fn umask_000(self) -> Self {
         self.without(Denied::UMASK)
+    }
+
+    /// A postmaster that becomes the parent of orphans.
+    #[must_use]
+    pub fn adopting(mut self, how: Adopts) -> Self {
+        self.adopts = Some(how);
+        self
     }
 
     /// Recovers from an archive at start: puts `recovery.signal`. Set `restore_command` too.

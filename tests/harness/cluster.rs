@@ -11,7 +11,7 @@ use rustix::process::Signal;
 use crate::builder::{ClusterBuilder, conf_line};
 use crate::command::{Output, run_within};
 use crate::log::{Log, Mark, Report};
-use crate::sandbox;
+use crate::sandbox::{self, Adopts};
 use crate::scratch::{self, Scratch};
 use crate::server::{Server, as_server_user};
 use crate::wait::{TIMEOUT, poll};
@@ -130,8 +130,9 @@ impl Cluster {
             .open(self.log.path())
             .expect("the log can be written");
         let postgres = self.server().bindir.join("postgres");
-        let mut command = sandbox::command(&self.setup.denied, &self.home, &postgres);
-        as_server_user(&mut command)
+        let place = (&*self.setup.denied, self.setup.adopts);
+        let mut command = sandbox::server_command(place, &self.home, &postgres);
+        command
             // Commands in its configuration find walsafe, as an administrator sees to it.
             .env("PATH", self.server().path())
             .arg("-D")
@@ -141,7 +142,17 @@ impl Cluster {
             .stderr(log);
         let child =
             command.spawn().unwrap_or_else(|error| panic!("could not run {command:?}: {error}"));
+        let id = child.id();
         *self.child() = Some(child);
+        if self.setup.adopts == Some(Adopts::Process1) {
+            let id = i32::try_from(id).expect("a process id");
+            let forked = || (!process::children(id).is_empty()).then_some(()).or(self.ended());
+            self.wait_until("the namespace", forked);
+        }
+    }
+
+    fn ended(&self) -> Option<()> {
+        (!self.is_running()).then_some(())
     }
 
     /// The last line of postmaster.pid: `starting`, `stopping`, `ready` or `standby`.
@@ -149,7 +160,8 @@ impl Cluster {
     pub fn pid_file_status(&self) -> Option<String> {
         let text = fs::read_to_string(self.data.join("postmaster.pid")).ok()?;
         // A crashed server leaves its postmaster.pid.
-        let ours = text.lines().next()? == self.pid().to_string();
+        let pid = if self.setup.adopts == Some(Adopts::Process1) { 1 } else { self.pid() };
+        let ours = text.lines().next()? == pid.to_string();
         let status = text.lines().nth(7)?.trim().to_owned();
         ours.then_some(status)
     }
@@ -159,7 +171,12 @@ impl Cluster {
     #[track_caller]
     pub fn pid(&self) -> i32 {
         let id = self.child().as_ref().expect("the server runs").id();
-        i32::try_from(id).expect("a process id")
+        let id = i32::try_from(id).expect("a process id");
+        match self.setup.adopts {
+            // What made the namespace waits for it.
+            Some(Adopts::Process1) => process::children(id).first().copied().unwrap_or(id),
+            Some(Adopts::Subreaper) | None => id,
+        }
     }
 
     /// Whether the postmaster runs.

@@ -2,10 +2,12 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::server::as_server_user;
 use crate::wait::poll;
 
 /// Sends a signal. A process that is gone already is no failure.
@@ -91,6 +93,48 @@ pub fn threads(pid: i32) -> usize {
     fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count)
 }
 
+/// The number that the last process was given; the next one is given the next free one.
+const LAST_NUMBER: &str = "/proc/sys/kernel/ns_last_pid";
+
+/// A process that has the number of one that is gone. Killed when dropped.
+#[derive(Debug)]
+pub struct Numbered(Child);
+
+impl Numbered {
+    /// Whether this machine lets a number be chosen, for `require!`.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn is_possible() -> Result<(), String> {
+        let last = fs::OpenOptions::new().write(true).open(LAST_NUMBER);
+        last.map(drop).map_err(|error| format!("needs to write {LAST_NUMBER}: {error}"))
+    }
+
+    /// Gives the number, which must be free, to a process that sleeps for a minute. Needs root.
+    #[must_use]
+    #[track_caller]
+    pub fn take(pid: i32) -> Self {
+        for _ in 0..1000 {
+            // Another process may be started in between.
+            fs::write(LAST_NUMBER, (pid - 1).to_string()).expect("root");
+            let mut sleep = Command::new("sleep");
+            let child = as_server_user(sleep.arg("60").stdin(Stdio::null())).spawn();
+            let given = Self(child.expect("sleep"));
+            if i32::try_from(given.0.id()) == Ok(pid) {
+                return given;
+            }
+        }
+        panic!("the number {pid} was never given to a new process; it has {:?}", title(pid));
+    }
+}
+
+impl Drop for Numbered {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
 /// Kills every process that works in this directory or below, as those of a cluster do in its data
 /// directory, and waits until they are gone. Processes that the kernel holds stay.
 pub fn kill_all_in(dir: &Path) {
@@ -120,7 +164,9 @@ fn kill_all(dir: &Path, chosen: impl Fn(i32) -> bool) {
     }
 }
 
-fn running(chosen: impl Fn(i32) -> bool) -> Vec<i32> {
+/// The running processes that a test chooses.
+#[must_use]
+pub fn running(chosen: impl Fn(i32) -> bool) -> Vec<i32> {
     let Ok(entries) = fs::read_dir("/proc") else {
         return Vec::new();
     };

@@ -1,5 +1,5 @@
 //! Servers on a kernel that lacks a system call. So the portable ways are tested with the library that is
-//! shipped, not with one built for the test.
+//! shipped, not with one built for the test. And servers that orphans are given to, as in a container.
 //!
 //! The program `walsafe-without` installs a seccomp filter, which all processes of the server inherit.
 
@@ -8,8 +8,44 @@ use std::process::Command;
 
 use crate::command::run;
 use crate::scratch::{Scratch, chmod};
+use crate::server::{Account, as_server_user, in_clean_environment};
 
-const HELPER: &str = "walsafe-without";
+const WITHOUT: &str = "walsafe-without";
+const SUBREAPER: &str = "walsafe-subreaper";
+
+/// Why a postmaster becomes the parent of processes whose own has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Adopts {
+    /// It is process 1 of a PID namespace, as in a container without an init. Needs root.
+    Process1,
+    /// It was started with the attribute of a subreaper, as by some supervisors.
+    Subreaper,
+}
+
+/// A command that runs a server as its own user.
+pub(crate) fn server_command(
+    (denied, adopts): (&[Denied], Option<Adopts>),
+    home: &Scratch,
+    postgres: &Path,
+) -> Command {
+    let (program, before) = match adopts {
+        None => (postgres.to_owned(), None),
+        Some(Adopts::Subreaper) => (helper(home, SUBREAPER), Some(postgres)),
+        Some(Adopts::Process1) => {
+            let account = Account::of_server().expect("root, for a namespace");
+            let mut command = Command::new("unshare");
+            in_clean_environment(&mut command)
+                .args(["--pid", "--fork", "--mount-proc", "setpriv", "--clear-groups"])
+                .args(["--reuid", &account.uid.to_string(), "--regid", &account.gid.to_string()])
+                .arg(postgres);
+            assert!(denied.is_empty(), "nobody needed both yet");
+            return command;
+        }
+    };
+    let mut command = command(denied, home, &program);
+    as_server_user(&mut command).args(before);
+    command
+}
 
 /// A system call that fails, and how.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,18 +84,18 @@ pub fn command(denied: &[Denied], home: &Scratch, program: &Path) -> Command {
     if denied.is_empty() {
         return Command::new(program);
     }
-    let mut command = Command::new(helper(home));
+    let mut command = Command::new(helper(home, WITHOUT));
     let denied = denied.iter().map(|Denied { call, errno }| format!("{call}={errno}"));
     command.args(denied).arg("--").arg(program);
     command
 }
 
-fn helper(home: &Scratch) -> PathBuf {
-    let copy = home.join(HELPER);
+fn helper(home: &Scratch, name: &str) -> PathBuf {
+    let copy = home.join(name);
     if !copy.exists() {
         // Test programs are in target/PROFILE/deps, programs one above.
         let test = std::env::current_exe().expect("our own path");
-        let built = test.ancestors().nth(2).expect("a directory of cargo's").join(HELPER);
+        let built = test.ancestors().nth(2).expect("a directory of cargo's").join(name);
         // By another process: a file that is open for writing here while another test starts a program
         // is open there too, and cannot be run ("text file busy").
         run(Command::new("cp").arg(&built).arg(&copy));

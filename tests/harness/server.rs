@@ -36,6 +36,11 @@ pub fn as_server_user(command: &mut Command) -> &mut Command {
     if let Some(account) = Account::of_server() {
         command.uid(account.uid).gid(account.gid);
     }
+    in_clean_environment(command)
+}
+
+/// Takes away what the tests' own environment says to a server or its clients.
+pub(crate) fn in_clean_environment(command: &mut Command) -> &mut Command {
     for (name, _) in std::env::vars_os() {
         let name_text = name.to_string_lossy();
         if name_text.starts_with("PG") || name_text.starts_with("LC_") {

@@ -89,11 +89,16 @@ impl Objects {
         assert!(there == cluster.read_wal(name), "{name} differs, with {} bytes", there.len());
     }
 
-    /// The options by which a command of `walsafe` reaches the archive, for a shell.
+    /// The `restore_command` that reaches the archive.
     pub fn restore_command(&self) -> String {
+        self.restore_command_with("")
+    }
+
+    /// The same, with further options.
+    pub fn restore_command_with(&self, options: &str) -> String {
         let program = harness::Server::under_test().walsafe();
         format!(
-            "{} restore --from '{}' --credentials-file '{}' %f \"%p\"",
+            "{} restore {options} --from '{}' --credentials-file '{}' %f \"%p\"",
             program.display(),
             self.url,
             self.credentials().display()

@@ -1,5 +1,7 @@
 //! What several of the tests share.
 
+pub mod ahead;
+pub mod asking;
 pub mod bucket;
 pub mod destinations;
 pub mod document;

@@ -96,6 +96,9 @@ impl Common {
 
 const MAX: u32 = u32::MAX;
 
+/// More connections than this serve nobody.
+const MOST_AHEAD: u32 = 64;
+
 fn number<const LEAST: u32, const MOST: u32>(text: &str) -> Result<u32, String> {
     match text.parse() {
         Ok(number) if (LEAST..=MOST).contains(&number) => Ok(number),
@@ -159,6 +162,14 @@ pub(crate) struct Restore {
     /// End the recovery before this segment if it is missing, and accept the loss of all that comes after it
     #[arg(long, value_name = "SEGMENT", value_parser = segment)]
     pub(crate) end_at_hole: Option<SegmentName>,
+    /// How many segments to fetch before the server asks for them; 0: none. Unless it is given, 8 from object storage and
+    /// none from directories
+    #[arg(long, value_name = "SEGMENTS", value_parser = number::<0, MOST_AHEAD>)]
+    pub(crate) ahead: Option<u32>,
+    /// Where segments that were fetched ahead wait, on the file system of pg_wal; pg_wal/.walsafe-spool unless it is
+    /// given
+    #[arg(long, value_name = "DIRECTORY")]
+    pub(crate) spool: Option<PathBuf>,
     /// Say which archive has given the file
     #[arg(long, short)]
     pub(crate) verbose: bool,

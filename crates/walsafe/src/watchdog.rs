@@ -37,7 +37,7 @@ const STALLED: u8 = 72;
 /// What a copy says that leaves because it hangs where the file is to be put. No command has it.
 const STUCK: u8 = 73;
 /// How long an archive may stand still while another one can be asked.
-const IMPATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const IMPATIENCE: Duration = Duration::from_secs(5);
 /// Stack of the thread that works, in bytes: that of a process.
 const STACK: usize = 8 << 20;
 
@@ -164,21 +164,23 @@ pub(crate) fn watch_until_asked(
 ///
 /// Of several archives, one that hangs is left to itself. It is asked once more when the others have been, and
 /// then counts as one that hangs.
-pub(crate) fn watch_and_leave<T, Work, Answer>(
-    rounds: Rounds<'_, Work, Answer>,
+pub(crate) fn watch_and_leave<T, Work, Answer, Busy>(
+    rounds: Rounds<'_, Work, Answer, Busy>,
     timeout: Option<Duration>,
 ) -> Result<u8, Lost>
 where
     T: Send,
     Work: Fn(&Signs, &Round) -> T + Sync,
     Answer: Fn(T, &[Stood]) -> u8,
+    Busy: Fn() -> bool,
 {
     let Some(timeout) = timeout else {
         let round = Round::new(rounds.last, Vec::new());
         return Ok((rounds.answer)((rounds.work)(&Signs::default(), &round), &[]));
     };
     let archives = rounds.archives;
-    let mut worker = Worker::start(|way_out| work_in_threads(rounds, timeout, way_out))
+    sys::end_after_parent();
+    let mut worker = Worker::start_quiet(|way_out| work_in_threads(rounds, timeout, way_out))
         .map_err(|e| died("start a process", e))?;
     let id = worker.id();
     loop {
@@ -195,7 +197,11 @@ where
                     "nothing has moved for {time} where the file is to be put"
                 )));
             }
-            Ok(Some(End::Left(result))) => return status(End::Exited(result)),
+            Ok(Some(End::Left(result))) => {
+                // Otherwise it is collected by whoever takes over orphans.
+                worker.ends_within(KILL_PATIENCE);
+                return status(End::Exited(result));
+            }
             Ok(Some(end)) => return status(end),
             Err(e) => return Err(died(&format!("wait for process {id}"), e)),
         }
@@ -206,7 +212,7 @@ where
 pub(crate) type Stood = (usize, u64);
 
 /// Work on archives of which each may hang, in rounds ([`Round`]).
-pub(crate) struct Rounds<'a, Work, Answer> {
+pub(crate) struct Rounds<'a, Work, Answer, Busy> {
     /// The archives. There is at least one.
     pub(crate) archives: &'a [PathBuf],
     /// Those that the first round asks last, by their places.
@@ -216,11 +222,13 @@ pub(crate) struct Rounds<'a, Work, Answer> {
     /// Says what came of it, given what stood still meanwhile, and returns the exit status. It may take as long
     /// as it likes.
     pub(crate) answer: Answer,
+    /// Returns whether threads that the work has started may still be at the archives. Nobody waits for them.
+    pub(crate) is_busy: Busy,
 }
 
 /// Makes one round after the other until one comes to an end, and returns what that answers.
-fn work_in_threads<T, Work, Answer>(
-    rounds: Rounds<'_, Work, Answer>,
+fn work_in_threads<T, Work, Answer, Busy>(
+    rounds: Rounds<'_, Work, Answer, Busy>,
     timeout: Duration,
     way_out: WayOut,
 ) -> u8
@@ -228,8 +236,9 @@ where
     T: Send,
     Work: Fn(&Signs, &Round) -> T + Sync,
     Answer: Fn(T, &[Stood]) -> u8,
+    Busy: Fn() -> bool,
 {
-    let Rounds { archives, mut last, work, answer } = rounds;
+    let Rounds { archives, mut last, work, answer, is_busy } = rounds;
     let (work, mut hung, mut stood) = (&work, Vec::new(), Vec::new());
     thread::scope(|scope| {
         loop {
@@ -267,8 +276,8 @@ where
                     continue;
                 }
             };
-            // A thread that hangs is waited for by whoever leaves this scope.
-            if stood.is_empty() {
+            // A thread that hangs is waited for by whoever leaves this scope, or ends the process.
+            if stood.is_empty() && !is_busy() {
                 return answered;
             }
             way_out.leave(answered);

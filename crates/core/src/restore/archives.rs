@@ -239,6 +239,11 @@ impl<'r> Archive<'r> {
         self.identity.is_some()
     }
 
+    /// Returns when the archive was begun, as its identity says.
+    pub(super) fn created(&self) -> Option<&str> {
+        self.identity.as_ref().map(|identity| &*identity.created)
+    }
+
     /// Returns with what the archive was begun, if that is so.
     fn begun(&self, is_so: impl Fn(SegmentName) -> bool) -> Option<Begun> {
         let first = self.identity.as_ref()?.begins_with.as_ref()?;

@@ -6,7 +6,7 @@
 
 use std::cell::Cell;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::store::Progress;
@@ -22,16 +22,18 @@ mod missing;
 mod origin;
 pub mod own;
 mod round;
+pub mod spool;
 mod survey;
 mod take;
 
-use self::archives::{Archive, Archives};
+use self::archives::Archives;
 use self::delivery::Delivery;
 pub use self::error::{Begun, Rest, RestoreError, Trouble};
 use self::evidence::Evidence;
 use self::missing::Verdict;
 pub use self::origin::Origin;
 pub use self::round::Round;
+use self::spool::Given;
 use self::survey::Survey;
 use self::take::Taken;
 
@@ -71,8 +73,8 @@ pub struct Request<'a> {
 pub enum Outcome {
     /// The file is at its target, whole and checked. The server flushes it.
     Delivered {
-        /// The archive that gave it, by its location.
-        from: PathBuf,
+        /// What is known of it.
+        given: Given,
         /// What could not be checked, and why it was delivered all the same.
         remark: Option<String>,
         /// What was wrong with archives that were asked before.
@@ -146,7 +148,7 @@ impl Call<'_> {
                 Delivery::sweep(self.request.target, &self.owner)?;
             }
             match take::out_of(archive, self.request, &self.archives, &self.owner) {
-                Ok(Some(taken)) => return self.put_in_place(archive, taken).map(Some),
+                Ok(Some(taken)) => return self.put_in_place(taken).map(Some),
                 Ok(None) => {}
                 Err(e) if e.is_of_copy() => self.archives.note(place, e, false),
                 Err(e) => self.blame(e)?,
@@ -155,7 +157,7 @@ impl Call<'_> {
         Ok(None)
     }
 
-    fn put_in_place(&self, archive: &Archive<'_>, taken: Taken) -> Result<Outcome, RestoreError> {
+    fn put_in_place(&self, taken: Taken) -> Result<Outcome, RestoreError> {
         if !self.request.round.settle() {
             // Nobody waits for this answer any more.
             let (path, source) =
@@ -164,7 +166,7 @@ impl Call<'_> {
         }
         taken.delivery.finish().inspect_err(|_| self.request.round.reopen())?;
         Ok(Outcome::Delivered {
-            from: archive.location().to_owned(),
+            given: taken.given,
             remark: taken.remark,
             passed_over: self.archives.take_troubles(),
         })

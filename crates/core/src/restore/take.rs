@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::archives::{Archive, Archives};
 use super::delivery::{Copied, Delivery};
 use super::evidence;
+use super::spool::Given;
 use super::survey::Survey;
 use super::{Request, RestoreError};
 use crate::encoding::codec::Codec;
@@ -22,6 +23,8 @@ use crate::wal::name::{FileKind, FileName, SegmentName};
 /// A sound file, ready to be put in place.
 pub(super) struct Taken {
     pub(super) delivery: Delivery,
+    /// What is known of it.
+    pub(super) given: Given,
     /// What could not be checked, and why it is given all the same.
     pub(super) remark: Option<String>,
 }
@@ -54,10 +57,10 @@ pub(super) fn out_of(
         || there(visit, &rest),
     );
     let mut weighed = Weighed { archive, request, archives, sound: None, failure: None };
-    weighed.add(archived.path(), result?)?;
+    weighed.add(&*archived, result?)?;
     for stored in others.unwrap_or_else(|| there(visit, &rest))? {
         if let Some(archived) = visit.find(&(&stored).into())? {
-            weighed.add(archived.path(), copy(&stored.name, &*archived)?)?;
+            weighed.add(&*archived, copy(&stored.name, &*archived)?)?;
         }
     }
     weighed.outcome()
@@ -154,13 +157,24 @@ impl Weighed<'_, '_, '_> {
     ///
     /// # Errors
     /// It is sound, and so is another one with other contents.
-    fn add(&mut self, path: &Path, copied: Copied) -> Result<(), RestoreError> {
-        let Copied { examined, delivery } = copied;
+    fn add(&mut self, archived: &dyn Found, copied: Copied) -> Result<(), RestoreError> {
+        let (Copied { examined, delivery }, path) = (copied, archived.path());
         let judged = judge(self.archive, self.request, self.archives, path, &examined)?;
         let damaged = |problem| RestoreError::Damaged { path: path.to_owned(), problem };
         match (judged, examined.content) {
             (Ok(remark), Some(content)) => match &self.sound {
-                None => self.sound = Some((content, Taken { delivery, remark })),
+                None => {
+                    let given = Given {
+                        from: self.archive.location().to_owned(),
+                        created: self.archive.created().map(str::to_owned),
+                        version: archived.version().map(str::to_owned),
+                        content,
+                        len: examined.len,
+                        ends_early: examined.ends_early.is_some(),
+                        fetched_ahead: false,
+                    };
+                    self.sound = Some((content, Taken { delivery, given, remark }));
+                }
                 Some((first, _)) if *first == content => {}
                 Some(_) => {
                     let reason = "the file is there with another compression too, sound and with other contents";

@@ -7,6 +7,7 @@ pub mod last;
 pub mod lineage;
 pub mod permission;
 pub mod position;
+pub mod postmaster;
 pub mod ready;
 pub mod settings;
 pub mod source;

@@ -286,6 +286,11 @@ pub trait Found {
     /// It could not be looked up.
     fn attribute(&self, name: &str) -> io::Result<Option<String>>;
 
+    /// Returns what tells these contents from others that had the name before, where the storage says that.
+    fn version(&self) -> Option<&str> {
+        None
+    }
+
     /// Returns whether this is the server's own file: a hard link, not a copy.
     fn is(&self, source: &Source) -> bool;
 

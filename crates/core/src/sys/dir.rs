@@ -6,7 +6,7 @@ use std::ffi::CStr;
 use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -14,26 +14,7 @@ use std::path::{Path, PathBuf};
 use crate::sys::call::{again, c_string, check, openat};
 use crate::sys::fault::{Op, announce};
 use crate::sys::file::{BLOCK_UNIT, Entry, entry_from};
-
-/// Size and free space of a file system, in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Space {
-    /// Size.
-    pub total: u64,
-    /// What an unprivileged process may still use.
-    pub free: u64,
-    /// How many more files an unprivileged process may create; `None` where that is not limited in number.
-    pub free_inodes: Option<u64>,
-}
-
-impl Space {
-    /// Returns whether another file lacks an inode, and not space.
-    #[must_use]
-    pub fn lacks_inodes(&self) -> bool {
-        // Where inodes are made of free space, a full file system has none of either.
-        self.free_inodes == Some(0) && self.free >= 1 << 20
-    }
-}
+use crate::sys::space::{Space, space_of};
 
 /// An open directory. Names given to its methods are single components, and symbolic links at
 /// them are never followed.
@@ -184,6 +165,33 @@ impl Dir {
         // SAFETY: both strings end in a zero byte and outlive the call, which only reads them;
         // the descriptor is open because `self` owns it.
         check(unsafe { libc::renameat(fd, from.as_ptr(), fd, to.as_ptr()) }).map(drop)
+    }
+
+    /// Renames a file of this directory into another one, over what has the name there. For files of the server
+    /// alone, as [`Dir::replace`].
+    ///
+    /// # Errors
+    /// What `renameat` reports; `EXDEV` where the other directory is on another file system.
+    pub fn move_into(&self, name: &str, other: &Self, new_name: &str) -> io::Result<()> {
+        announce(Op::Rename)?;
+        let (old, new) = (c_string(name)?, c_string(new_name)?);
+        let (from, to) = (self.fd.as_raw_fd(), other.fd.as_raw_fd());
+        // SAFETY: both strings end in a zero byte, outlive the call and are only read.
+        check(unsafe { libc::renameat(from, old.as_ptr(), to, new.as_ptr()) })?;
+        Ok(())
+    }
+
+    /// Takes the lock of the directory (`flock`), unless another handle has it. It is kept as long as this handle
+    /// is open, and ends with the process. Returns `false` if it is taken.
+    ///
+    /// # Errors
+    /// What `flock` reports; `ENOLCK` or `EOPNOTSUPP` where the file system has no locks.
+    pub fn try_lock(&self) -> io::Result<bool> {
+        // SAFETY: takes numbers; the descriptor is open as long as this value.
+        match check(unsafe { libc::flock(self.fd.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) }) {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            result => result.map(|_| true),
+        }
     }
 
     /// Removes a name.
@@ -384,21 +392,6 @@ fn entry_of(stat: &libc::stat) -> Entry {
         len: stat.st_size as u64,
         allocated: stat.st_blocks as u64 * BLOCK_UNIT,
     }
-}
-
-fn space_of(fd: RawFd) -> io::Result<Space> {
-    announce(Op::FileSystem)?;
-    let mut stat = MaybeUninit::<libc::statvfs>::uninit();
-    // SAFETY: `stat` is large enough for the result, and the caller holds the descriptor open.
-    check(unsafe { libc::fstatvfs(fd, stat.as_mut_ptr()) })?;
-    // SAFETY: the call succeeded, so the kernel has filled in the whole structure.
-    let stat = unsafe { stat.assume_init() };
-    #[allow(clippy::unnecessary_cast, reason = "the types differ between systems")]
-    Ok(Space {
-        total: stat.f_blocks as u64 * stat.f_frsize as u64,
-        free: stat.f_bavail as u64 * stat.f_frsize as u64,
-        free_inodes: (stat.f_files > 0).then_some(stat.f_favail as u64),
-    })
 }
 
 #[cfg(test)]

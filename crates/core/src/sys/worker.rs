@@ -18,6 +18,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::time::{Duration, Instant};
 
 use crate::sys::call::check;
+use crate::sys::orphan;
 
 /// A standard stream that is written to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,6 +87,8 @@ impl WayOut {
             lead(stream, self.nowhere.as_raw_fd());
         }
         let _ = self.life.write_all(&[result]);
+        // Who has started it waits for the end of that one.
+        orphan::close_but(Some(self.life.as_raw_fd()));
         // SAFETY: takes a number, and runs nothing of the program, so no lock of another thread matters.
         unsafe { libc::_exit(0) }
     }
@@ -111,6 +114,20 @@ impl Worker {
     /// The copy could not be made, or this process has more than one thread: what the others hold (locks,
     /// memory that is being allocated) would be held in the copy for ever.
     pub fn start(work: impl FnOnce(WayOut) -> u8) -> io::Result<Self> {
+        Self::start_as(work, false)
+    }
+
+    /// The same, of a copy that may become an orphan of a server's, to which no signal may be what has ended it: it
+    /// ends with status 0 when this process does, and when it is asked to by SIGTERM, SIGINT, SIGHUP or SIGQUIT. A
+    /// server sends the first of them to all that its recovery has started.
+    ///
+    /// # Errors
+    /// As [`Worker::start`].
+    pub fn start_quiet(work: impl FnOnce(WayOut) -> u8) -> io::Result<Self> {
+        Self::start_as(work, true)
+    }
+
+    fn start_as(work: impl FnOnce(WayOut) -> u8, is_quiet: bool) -> io::Result<Self> {
         refuse_threads()?;
         let nowhere = File::options().read(true).write(true).open("/dev/null")?;
         let (life, life_end) = io::pipe()?;
@@ -130,7 +147,7 @@ impl Worker {
         if pid == 0 {
             drop((life, relayed));
             let way_out = WayOut { life: ManuallyDrop::new(life_end), nowhere };
-            let status = be_the_copy(parent, way_out, ends, work);
+            let status = be_the_copy(parent, is_quiet, way_out, ends, work);
             std::process::exit(i32::from(status));
         }
         Ok(Self { pid, life, relayed })
@@ -268,12 +285,17 @@ fn pass_on(
 /// The copy's life, up to its exit status. Its end of the pipe stays open until the process ends.
 fn be_the_copy(
     parent: libc::pid_t,
+    is_quiet: bool,
     way_out: WayOut,
     ends: Vec<(Stream, PipeWriter)>,
     work: impl FnOnce(WayOut) -> u8,
 ) -> u8 {
-    if !end_with(parent) {
-        return u8::MAX;
+    let signal = if is_quiet { libc::SIGTERM } else { libc::SIGKILL };
+    if is_quiet {
+        end_quietly();
+    }
+    if !end_with(parent, signal) {
+        return if is_quiet { 0 } else { u8::MAX };
     }
     lead(libc::STDIN_FILENO, way_out.nowhere.as_raw_fd());
     for (stream, end) in ends {
@@ -282,12 +304,24 @@ fn be_the_copy(
     work(way_out)
 }
 
-/// Has this process killed when its parent ends. Returns `false` if that has ended already.
-fn end_with(parent: libc::pid_t) -> bool {
+/// Has the signals that ask a process to end do so with status 0.
+fn end_quietly() {
+    extern "C" fn end(_: libc::c_int) {
+        // SAFETY: takes a number, and may be called in a handler.
+        unsafe { libc::_exit(0) }
+    }
+    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT] {
+        // SAFETY: the handler calls nothing but what a handler may call. That it fails is no reason not to work.
+        unsafe { libc::signal(signal, end as extern "C" fn(libc::c_int) as libc::sighandler_t) };
+    }
+}
+
+/// Has this process sent a signal when its parent ends. Returns `false` if that has ended already.
+fn end_with(parent: libc::pid_t, signal: libc::c_int) -> bool {
     #[cfg(target_os = "linux")]
     // SAFETY: takes no memory of ours.
     unsafe {
-        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL)
+        libc::prctl(libc::PR_SET_PDEATHSIG, signal)
     };
     // SAFETY: takes no arguments.
     unsafe { libc::getppid() == parent }

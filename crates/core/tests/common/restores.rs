@@ -1,6 +1,11 @@
 //! A file asked for as a recovery does.
 
-#![allow(unreachable_pub, clippy::unwrap_used, reason = "part of each test program that uses it")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    reason = "part of each test program that uses it"
+)]
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

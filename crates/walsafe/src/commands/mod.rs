@@ -19,6 +19,7 @@ use crate::terminal::{self, Output};
 use crate::usage;
 use crate::watchdog::{self, Lost, Signs};
 
+mod ahead;
 mod check;
 mod copy;
 mod generate;
@@ -48,6 +49,9 @@ pub(crate) fn run(arguments: &[OsString]) -> u8 {
             panic!("injected");
         }
     }
+    if first(arguments) == ahead::COMMAND && ahead::is_started() {
+        return fetch_ahead(arguments);
+    }
     match Program::try_parse_from(arguments) {
         Ok(program) => match program.command {
             Command::Restore(arguments) => restore::run(&arguments),
@@ -72,6 +76,16 @@ pub(crate) fn run(arguments: &[OsString]) -> u8 {
             Command::Man(arguments) => generate::man(&arguments),
         },
         Err(error) => refuse(arguments, &error),
+    }
+}
+
+/// Runs what calls of `restore` start, with the arguments of such a call.
+fn fetch_ahead(arguments: &[OsString]) -> u8 {
+    let command = [OsString::from("walsafe"), OsString::from("restore")];
+    let arguments = command.into_iter().chain(arguments.iter().skip(2).cloned());
+    match Program::try_parse_from(arguments) {
+        Ok(Program { command: Command::Restore(arguments) }) => ahead::run(&arguments),
+        _ => ahead::NOT_RUN,
     }
 }
 
@@ -103,6 +117,7 @@ pub(crate) fn trouble(arguments: &[OsString]) -> u8 {
     match first(arguments) {
         "check" => check::UNKNOWN,
         "restore" => STOP,
+        ahead::COMMAND if ahead::is_started() => ahead::NOT_RUN,
         other if Command::has_subcommand(other) => FAILED,
         _ => STOP,
     }

@@ -4,11 +4,13 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use walsafe_core::error::{Activity, Error, Standby};
+use walsafe_core::error::{Activity, Error, ErrorKind, Standby};
+use walsafe_core::restore::spool::Given;
 use walsafe_core::restore::{self, Origin, Outcome, Request, RestoreError, Round, Trouble, own};
 use walsafe_core::store::location;
 use walsafe_core::wal::name::{FileKind, FileName};
 
+use super::ahead::Ahead;
 use super::{DONE, lately};
 use crate::arguments::{OnError, Restore};
 use crate::complaint::Complaint;
@@ -136,17 +138,28 @@ impl Call<'_> {
     /// that to the server.
     fn watched(&self, name: &FileName, origins: &[Origin]) -> Ending {
         let Restore { from, file, common, .. } = self.arguments;
+        let ahead = self.ahead(name);
         let rounds = Rounds {
             archives: from,
             last: if from.len() > 1 { lately::failed(from, here()) } else { Vec::new() },
-            work: |signs: &Signs, round: &Round| self.attempt(name, origins, signs, round),
+            work: |signs: &Signs, round: &Round| match &ahead {
+                Some(ahead) => self.attempt_ahead(ahead, name, origins, signs, round),
+                None => self.attempt(name, origins, signs, round),
+            },
             answer: |result, stood: &[Stood]| {
                 self.note_failed(&result, stood);
                 self.answer(name, self.with(result, stood)) as u8
             },
+            is_busy: || ahead.as_ref().is_some_and(Ahead::is_busy),
         };
         match watchdog::watch_and_leave(rounds, common.timeout()) {
-            Ok(status) => Ending::of(status),
+            Ok(status) => {
+                let ending = Ending::of(status);
+                if let (Ending::Delivered, Some(ahead)) = (ending, &ahead) {
+                    ahead.delivered();
+                }
+                ending
+            }
             Err(Lost::Stalled(error)) => {
                 let is_history = file.ends_with(".history");
                 self.trouble(Complaint::of(&error, Activity::Restoring), is_history)
@@ -154,6 +167,51 @@ impl Call<'_> {
             Err(Lost::Died(message)) => self.stop(Complaint::new(message)),
             Err(Lost::Panicked) => Ending::Stops,
         }
+    }
+
+    /// Prepares to fetch ahead, if that is wanted, and says what is wrong with that. Without it, the file is restored
+    /// all the same.
+    fn ahead(&self, name: &FileName) -> Option<Ahead<'_>> {
+        let ahead = Ahead::of(self.arguments, name);
+        let wrong = match &ahead {
+            Ok(ahead) => ahead.as_ref().and_then(Ahead::complaint),
+            Err(e) => Some(e.to_string()),
+        };
+        if let Some(wrong) = wrong.filter(|wrong| lately::is_new(wrong, here())) {
+            terminal::remark(&wrong);
+        }
+        ahead.ok().flatten()
+    }
+
+    /// As [`Call::attempt`], but takes the file if it was fetched before.
+    fn attempt_ahead(
+        &self,
+        ahead: &Ahead<'_>,
+        name: &FileName,
+        origins: &[Origin],
+        signs: &Signs,
+        round: &Round,
+    ) -> Result<Outcome, RestoreError> {
+        if let Some(given) = ahead.take(&signs.steps, round) {
+            return Ok(Outcome::Delivered { given, remark: None, passed_over: Vec::new() });
+        }
+        // In a standby the segment may not be there yet, and nothing behind it is looked for before it is.
+        if !self.tries_again() {
+            ahead.begin();
+        }
+        let mut result = self.attempt(name, origins, signs, round);
+        if result.as_ref().is_err_and(|e| e.kind() == ErrorKind::DataDirectoryFull) {
+            ahead.make_room();
+            result = self.attempt(name, origins, signs, round);
+        }
+        if let Ok(Outcome::Delivered { given, .. }) = &result {
+            ahead.forget_before(given);
+            ahead.begin();
+        }
+        let is_delivered = matches!(result, Ok(Outcome::Delivered { .. }));
+        // That is bounded, and whether an archive still moves makes no difference to this file any more.
+        signs.elsewhere(|| ahead.finish(self.begun, is_delivered));
+        result
     }
 
     fn attempt(
@@ -204,11 +262,11 @@ impl Call<'_> {
         mut result: Result<Outcome, RestoreError>,
         stood: &[Stood],
     ) -> Result<Outcome, RestoreError> {
-        if let Ok(Outcome::Delivered { from, passed_over, .. }) = &mut result {
+        if let Ok(Outcome::Delivered { given, passed_over, .. }) = &mut result {
             for (place, seconds) in stood {
                 let Some(path) = self.arguments.from.get(*place) else { continue };
                 let is_told = passed_over.iter().any(|trouble| trouble.archive == *path);
-                if path != from && !is_told {
+                if *path != given.from && !is_told {
                     let (archive, seconds) = (path.clone(), *seconds);
                     let path = location::shown(path).into_owned();
                     let hangs = Error::StorageHangs { path, seconds, left: None };
@@ -222,8 +280,8 @@ impl Call<'_> {
     /// Says what came of the attempt, where there is something to say.
     fn answer(&self, name: &FileName, result: Result<Outcome, RestoreError>) -> Ending {
         match result {
-            Ok(Outcome::Delivered { from, remark, passed_over }) => {
-                self.delivered(name, &from, remark, &passed_over)
+            Ok(Outcome::Delivered { given, remark, passed_over }) => {
+                self.delivered(name, &given, remark, &passed_over)
             }
             Ok(Outcome::NotArchived { reason }) => {
                 let message = format!("\"{name}\" {reason}");
@@ -244,7 +302,7 @@ impl Call<'_> {
     fn delivered(
         &self,
         name: &FileName,
-        from: &Path,
+        given: &Given,
         remark: Option<String>,
         passed_over: &[Trouble],
     ) -> Ending {
@@ -255,7 +313,10 @@ impl Call<'_> {
         }
         let mut message = format!("\"{name}\" was restored");
         if is_asked || !passed_over.is_empty() {
-            message += &format!(" from \"{}\"", location::shown(from).display());
+            message += &format!(" from \"{}\"", location::shown(&given.from).display());
+        }
+        if given.fetched_ahead {
+            message += ", fetched ahead";
         }
         for trouble in passed_over {
             message +=
@@ -267,7 +328,7 @@ impl Call<'_> {
         let detail: Vec<_> = passed_over.iter().map(Trouble::sentence).collect();
         let said = Complaint::new(message).detail(detail.join(" "));
         if *verbose || self.is_new(&said) {
-            self.tell_of(Ending::Delivered, &said, Some(from));
+            self.tell_of(Ending::Delivered, &said, Some(given));
         }
         Ending::Delivered
     }
@@ -312,7 +373,7 @@ impl Call<'_> {
     }
 
     /// The same, of a file that an archive has given.
-    fn tell_of(&self, ending: Ending, said: &Complaint, from: Option<&Path>) -> Ending {
+    fn tell_of(&self, ending: Ending, said: &Complaint, given: Option<&Given>) -> Ending {
         let Restore { common, file, .. } = self.arguments;
         let status = ending.exit_status();
         if !common.json {
@@ -327,8 +388,10 @@ impl Call<'_> {
                 "file": file, "error": said.json(status),
             }),
         };
-        if let (Some(from), Some(object)) = (from, value.as_object_mut()) {
-            object.insert("from".to_owned(), location::shown(from).display().to_string().into());
+        if let (Some(given), Some(object)) = (given, value.as_object_mut()) {
+            let from = location::shown(&given.from).display().to_string();
+            object.insert("from".to_owned(), from.into());
+            object.insert("fetched_ahead".to_owned(), given.fetched_ahead.into());
         }
         terminal::say_json(&value);
         ending

@@ -144,6 +144,10 @@ impl Found for Object<'_> {
         Ok(carried.map(|(_, value)| value.clone()))
     }
 
+    fn version(&self) -> Option<&str> {
+        self.tag.as_deref()
+    }
+
     fn is(&self, _: &Source) -> bool {
         false
     }

@@ -1,0 +1,400 @@
+//! Files that were fetched ahead, and wait for the server to ask for them.
+//!
+//! A spool is a directory on the file system of `pg_wal`, so that delivery is a rename. Only its owner may look
+//! into it. Somebody who fetches holds the directory's lock: a process of its own, or a call while it runs. In it:
+//!
+//! - `key`: what the spool belongs to ([`Key`]), and who fetches;
+//! - `asked`: the segment that was delivered last;
+//! - `<segment>`, checked and decoded, and `<segment>.note` ([`Given`]), without which it does not count;
+//! - `<segment>.coming`: it is being fetched, if somebody holds the lock;
+//! - `errors`: what the process that fetches has to say, for the next call to say it;
+//! - temporary files.
+//!
+//! Nothing in it is needed: it may be removed at any moment, and is worth nothing after a power cut.
+
+use std::fs::DirBuilder;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::sys::{self, Dir};
+use crate::wal::SegmentSize;
+use crate::wal::name::{FileKind, FileName, SegmentName};
+
+mod deliver;
+mod fetch;
+mod key;
+mod note;
+mod plan;
+
+pub use self::fetch::{Fetcher, Source};
+pub use self::key::{Key, Way};
+pub use self::note::Given;
+
+/// The spool of a server, unless another place is named: in its `pg_wal`, which no base backup copies.
+pub const DIRECTORY: &str = ".walsafe-spool";
+
+const KEY: &str = "key";
+const ASKED: &str = "asked";
+const ERRORS: &str = "errors";
+/// No file of lines in a spool is longer.
+const LONGEST: u64 = 64 << 10;
+/// How often it is looked whether a segment has come.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// How often a spool is emptied that is to be removed.
+const REMOVALS: u32 = 20;
+
+/// What is wrong with a spool: without one, nothing is fetched ahead.
+#[derive(Debug, thiserror::Error)]
+pub enum SpoolError {
+    /// It cannot be made, opened, read or written.
+    #[error("could not use the spool \"{}\": {source}", .path.display())]
+    Io {
+        /// The spool or a file in it.
+        path: PathBuf,
+        /// The system's error.
+        source: io::Error,
+    },
+    /// It is no place that only its owner can write.
+    #[error("the spool \"{}\" is not used: {reason}", .path.display())]
+    Unsafe {
+        /// The spool.
+        path: PathBuf,
+        /// Why not.
+        reason: &'static str,
+    },
+    /// Another recovery uses it.
+    #[error("the spool \"{}\" is in use by another recovery", .path.display())]
+    InUse {
+        /// The spool.
+        path: PathBuf,
+    },
+    /// Who fetches does so for an earlier start of this server, or from other archives, and is about to leave. This
+    /// passes within a second.
+    #[error("the spool \"{}\" is being left", .path.display())]
+    BeingLeft {
+        /// The spool.
+        path: PathBuf,
+    },
+}
+
+/// A spool that is open, and belongs to this recovery.
+#[derive(Debug)]
+pub struct Spool {
+    dir: Dir,
+    way: Way,
+    /// What each note begins with.
+    mark: String,
+}
+
+impl Spool {
+    /// Opens the spool for a recovery, and makes it if it is not there. One that belongs to something else is
+    /// emptied; `way` then finds out who is to fetch.
+    ///
+    /// # Errors
+    /// It is not used: it is somebody else's, or in use, or cannot be.
+    pub fn open(
+        path: &Path,
+        pg_wal: &Path,
+        key: &Key,
+        way: impl FnOnce() -> Way,
+    ) -> Result<Self, SpoolError> {
+        let dir = open(path, pg_wal)?;
+        let fail = |source| SpoolError::Io { path: path.join(KEY), source };
+        let (found, mark) = (read(&dir, KEY), key.mark());
+        let is_ours = |way: &Way| found.as_ref().is_some_and(|text| *text == key.text(*way));
+        if let Some(way) = Way::ALL.into_iter().find(is_ours) {
+            return Ok(Self { dir, way, mark });
+        }
+        let is_others = found.as_ref().is_some_and(|text| !key.is_of_same_server(text));
+        let mut spool = Self { dir, way: Way::Process, mark };
+        let is_free = spool.lock().map_err(fail)?;
+        // Calls that fetch by themselves hold no lock in between.
+        if is_others && (!is_free || spool.asked().is_some_and(|(_, at)| is_soon(at))) {
+            return Err(SpoolError::InUse { path: path.to_owned() });
+        }
+        if !is_free {
+            // Who finds its key gone leaves, and touches nothing any more.
+            let _ = spool.dir.unlink(KEY);
+            return Err(SpoolError::BeingLeft { path: path.to_owned() });
+        }
+        spool.way = way();
+        spool.empty();
+        write(&spool.dir, KEY, &key.text(spool.way)).map_err(fail)?;
+        // This handle's lock would be in the way of who is to fetch.
+        let dir = Dir::open(path).map_err(fail)?;
+        Ok(Self { dir, ..spool })
+    }
+
+    /// Opens the spool of a recovery once more. The lock of one handle is not that of the other.
+    ///
+    /// # Errors
+    /// It is not at its path any more.
+    pub fn again(&self) -> Result<Self, SpoolError> {
+        let fail = |source| SpoolError::Io { path: self.path().to_owned(), source };
+        let dir = Dir::open(self.path()).map_err(fail)?;
+        Ok(Self { dir, way: self.way, mark: self.mark.clone() })
+    }
+
+    /// Returns who fetches.
+    #[must_use]
+    pub fn way(&self) -> Way {
+        self.way
+    }
+
+    /// Returns its path.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Becomes the one who fetches, as long as this value lives. Returns `false` if somebody else does.
+    ///
+    /// # Errors
+    /// What `flock` reports.
+    pub fn lock(&self) -> io::Result<bool> {
+        self.dir.try_lock()
+    }
+
+    /// Returns whether somebody fetches.
+    #[must_use]
+    pub fn is_locked(&self) -> bool {
+        Dir::open(self.path()).and_then(|dir| dir.try_lock()).is_ok_and(|free| !free)
+    }
+
+    /// Returns whether the spool still belongs to this, and is where its path leads.
+    #[must_use]
+    pub fn is_of(&self, key: &Key) -> bool {
+        self.dir.is_at_its_path().unwrap_or(false)
+            && read(&self.dir, KEY).is_some_and(|text| text == key.text(self.way))
+    }
+
+    /// Notes that a segment was delivered, for who fetches.
+    ///
+    /// # Errors
+    /// It could not be written.
+    pub fn note_asked(&self, segment: SegmentName) -> Result<(), SpoolError> {
+        let fail = |source| SpoolError::Io { path: self.path().join(ASKED), source };
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        // By the clock that reads it, which may not be the file system's.
+        write(&self.dir, ASKED, &format!("{segment} {}\n", now.as_nanos())).map_err(fail)
+    }
+
+    /// Returns the segment that was delivered last, and when.
+    #[must_use]
+    pub fn asked(&self) -> Option<(SegmentName, SystemTime)> {
+        let text = read(&self.dir, ASKED)?;
+        let (name, nanos) = text.trim_end().split_once(' ')?;
+        let time = UNIX_EPOCH.checked_add(Duration::from_nanos(nanos.parse().ok()?))?;
+        match FileName::new(name).ok()?.kind() {
+            FileKind::Segment(segment) => Some((segment, time)),
+            _ => None,
+        }
+    }
+
+    /// Leaves a line for the next call to say, in place of an earlier one. If it cannot be left, nobody hears of
+    /// it: nothing depends on it.
+    pub fn complain(&self, line: &str) {
+        let _ = write(&self.dir, ERRORS, &format!("{}\n", line.replace('\n', " ")));
+    }
+
+    /// Takes the line that was left.
+    #[must_use]
+    pub fn take_complaint(&self) -> Option<String> {
+        let line = read(&self.dir, ERRORS)?.trim_end().to_owned();
+        let _ = self.dir.unlink(ERRORS);
+        Some(line).filter(|line| !line.is_empty())
+    }
+
+    /// Returns whether a segment is here, with its note.
+    #[must_use]
+    pub fn has(&self, segment: SegmentName) -> bool {
+        self.note_of(segment).is_some()
+    }
+
+    /// Notes what a segment is that now lies here. It counts from then on.
+    ///
+    /// # Errors
+    /// It could not be written.
+    fn admit(&self, segment: SegmentName, given: &Given) -> io::Result<()> {
+        let note = given.to_note().ok_or(io::ErrorKind::InvalidData)?;
+        write(&self.dir, &note_name(segment), &format!("{}{note}", self.belongs_to(segment)))
+    }
+
+    /// Removes what came from an archive that was begun anew since. That the name of the archive is the same says
+    /// nothing.
+    pub fn forget_before(&self, given: &Given) {
+        for segment in self.segments() {
+            let is_older = |old: &Given| old.from == given.from && old.created != given.created;
+            if self.note_of(segment).is_some_and(|old| is_older(&old)) {
+                self.remove(segment);
+            }
+        }
+    }
+
+    /// Removes the segments that are not wanted.
+    fn keep_only(&self, is_wanted: impl Fn(SegmentName) -> bool) {
+        self.segments().into_iter().filter(|segment| !is_wanted(*segment)).for_each(|segment| {
+            self.remove(segment);
+        });
+    }
+
+    /// Removes everything. What cannot be removed does not count for anything later.
+    pub fn empty(&self) {
+        let mut names = Vec::new();
+        let _ = self.dir.for_each_name(|name| names.push(name.to_owned()));
+        // Without the key, what else is there belongs to nothing.
+        names.sort_by_key(|name| name != KEY);
+        names.iter().for_each(|name| drop(self.dir.unlink(name)));
+    }
+
+    /// Removes everything and the directory itself, if it is the one that is used by default.
+    pub fn remove_all(&self) {
+        let is_usual = self.path().file_name().is_some_and(|name| name == DIRECTORY);
+        // Threads that were told to stop may just have created a file.
+        for _ in 0..REMOVALS {
+            self.empty();
+            if !is_usual || std::fs::remove_dir(self.path()).is_ok() {
+                return;
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+    }
+
+    /// Removes a spool that nobody uses, if there is one.
+    pub fn discard(path: &Path, pg_wal: &Path) {
+        if path.is_dir()
+            && let Ok(dir) = open(path, pg_wal)
+            && dir.try_lock().is_ok_and(|free| free)
+        {
+            Self { dir, way: Way::Process, mark: String::new() }.remove_all();
+        }
+    }
+
+    /// Returns whether so many bytes are free.
+    fn has_room(&self, bytes: u64) -> bool {
+        self.dir.space().is_ok_and(|space| space.free >= bytes && space.free_inodes != Some(0))
+    }
+
+    fn note_of(&self, segment: SegmentName) -> Option<Given> {
+        let text = read(&self.dir, &note_name(segment))?;
+        // Another one's is right about another one's file, should both come under this name.
+        Given::of_note(text.strip_prefix(&self.belongs_to(segment))?)
+    }
+
+    /// The lines that a note begins with.
+    fn belongs_to(&self, segment: SegmentName) -> String {
+        format!("{}segment = {segment}\n", self.mark)
+    }
+
+    /// Returns the segments of which there is anything here.
+    fn segments(&self) -> Vec<SegmentName> {
+        let mut segments = Vec::new();
+        let _ = self.dir.for_each_name(|name| {
+            let stem = name.split('.').next().unwrap_or_default();
+            if let Ok(FileKind::Segment(segment)) = FileName::new(stem).map(|name| name.kind()) {
+                segments.push(segment);
+            }
+        });
+        segments.sort_unstable();
+        segments.dedup();
+        segments
+    }
+
+    fn remove(&self, segment: SegmentName) {
+        for name in [note_name(segment), segment.to_string()] {
+            let _ = self.dir.unlink(&name);
+        }
+    }
+}
+
+fn note_name(segment: SegmentName) -> String {
+    format!("{segment}.note")
+}
+
+fn coming_name(segment: SegmentName) -> String {
+    format!("{segment}.coming")
+}
+
+/// Opens a directory that only its owner can use, and that is on the file system of `pg_wal`.
+fn open(path: &Path, pg_wal: &Path) -> Result<Dir, SpoolError> {
+    let fail = |source| SpoolError::Io { path: path.to_owned(), source };
+    match DirBuilder::new().mode(0o700).create(path) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(fail(e)),
+        _ => {}
+    }
+    let there = path.symlink_metadata().map_err(fail)?;
+    let server = pg_wal.metadata().map_err(fail)?;
+    let reason = match () {
+        () if there.is_symlink() => Some("it is a symbolic link"),
+        () if !there.is_dir() => Some("it is not a directory"),
+        () if there.uid() != sys::user() => Some("it belongs to another user"),
+        () if there.mode() & 0o077 != 0 => {
+            Some("others than its owner may use it (its mode must be 0700)")
+        }
+        () if there.dev() != server.dev() => Some("it is not on the file system of pg_wal"),
+        () if !is_safe_parent(path) => {
+            Some("others can write its parent directory, and replace it")
+        }
+        () => None,
+    };
+    if let Some(reason) = reason {
+        return Err(SpoolError::Unsafe { path: path.to_owned(), reason });
+    }
+    let dir = Dir::open(path).map_err(fail)?;
+    let opened = dir.own_entry().map_err(fail)?;
+    if (opened.device, opened.inode) != (there.dev(), there.ino()) {
+        let reason = "it was replaced while it was opened";
+        return Err(SpoolError::Unsafe { path: path.to_owned(), reason });
+    }
+    Ok(dir)
+}
+
+/// Returns whether nobody but root and the owner can put something else in the place of a directory.
+fn is_safe_parent(path: &Path) -> bool {
+    const STICKY: u32 = 0o1000;
+    let parent = path.canonicalize().ok().and_then(|path| path.parent()?.metadata().ok());
+    parent.is_some_and(|parent| parent.mode() & 0o022 == 0 || parent.mode() & STICKY != 0)
+}
+
+/// Reads a file of lines, following no link; `None` if it cannot be read.
+fn read(dir: &Dir, name: &str) -> Option<String> {
+    let mut text = String::new();
+    dir.open_file(name).ok()?.take(LONGEST).read_to_string(&mut text).ok()?;
+    Some(text)
+}
+
+/// Writes a file of lines in one step.
+fn write(dir: &Dir, name: &str, text: &str) -> io::Result<()> {
+    let temporary = format!("{name}.{}.new", std::process::id());
+    let _ = dir.unlink(&temporary);
+    let written = dir.create_named(&temporary).and_then(|mut file| file.write_all(text.as_bytes()));
+    let renamed = written.and_then(|()| dir.replace(&temporary, name));
+    renamed.inspect_err(|_| drop(dir.unlink(&temporary)))
+}
+
+/// How long after a segment the next one is asked for by a server that replays one after the other.
+const SOON: Duration = Duration::from_secs(60);
+
+/// Returns whether that was within the last while. A clock may have been set back since.
+fn is_soon(at: SystemTime) -> bool {
+    match at.elapsed() {
+        Ok(since) => since < SOON,
+        Err(ahead) => ahead.duration() < SOON,
+    }
+}
+
+/// Returns whether a server asks for one segment after the other, and fetching ahead pays: this one comes right
+/// behind the one that was delivered before, soon after it. A switch of the timeline makes no difference.
+#[must_use]
+pub fn follows(
+    last: Option<(SegmentName, SystemTime)>,
+    segment: SegmentName,
+    size: SegmentSize,
+) -> bool {
+    let address = |name: SegmentName| (name.log, name.segment);
+    last.is_some_and(|(last, at)| {
+        is_soon(at) && plan::next(last, size).map(address) == Some(address(segment))
+    })
+}
