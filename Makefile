@@ -21,8 +21,9 @@ PG_MAJORS ?= 15 16 17 18
 
 # The tests install what WALSAFE_PROFILE=tested builds in less time (see Cargo.toml).
 WALSAFE_PROFILE ?= release
-# Without object storage: make FEATURES=
-FEATURES ?= s3
+# Which object storage: s3, azure, and gcs, which was not tested against the real service and so is left out. Without
+# any: make FEATURES=
+FEATURES ?= s3 azure
 target = $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
 built = $(target)/$(WALSAFE_PROFILE)
 # The builder's home directory stays out of the binaries: they are the same whoever builds them.
@@ -154,6 +155,7 @@ clean:
 help:
 	@echo 'make [build]   the extension for the server of PG_CONFIG, and the program walsafe'
 	@echo 'make install   both, into that server (PG_CONFIG=..., DESTDIR=...)'
+	@echo '               object storage: FEATURES="s3 azure", and gcs, not tested against Google itself'
 	@echo 'make uninstall removes them again'
 	@echo 'make test      all tests on PostgreSQL 15; on 16, 17 and 18, where they are installed, those that depend on the version'
 	@echo 'make test-all  the same with more random testing; also gets the servers that are missing'

@@ -156,6 +156,13 @@ fn servers_come_back_from_object_storage() {
     servers_come_back_from_a_bucket(&objects);
 }
 
+#[test]
+fn servers_come_back_from_a_bucket_of_googles() {
+    require!(ObjectServer::is_there(Kind::FakeGcs));
+    let objects = Objects::new(ObjectServer::shared(Kind::FakeGcs).bucket());
+    servers_come_back_from_a_bucket(&objects);
+}
+
 /// What only `make test-all` does, with the servers that it gets.
 mod full {
     use super::*;
@@ -169,6 +176,24 @@ mod full {
         });
         a_place_is_one_clusters(&Objects::new(server.bucket()));
         servers_come_back_from_a_bucket(&Objects::new(server.bucket()));
+    }
+
+    /// From another cloud, by its own requests, signatures and listings.
+    #[test]
+    fn a_cluster_archives_to_azure() {
+        require!(ObjectServer::is_there(Kind::Azurite));
+        let server = ObjectServer::shared(Kind::Azurite);
+        archives_under_load(&Objects::new(server.bucket()), |builder| {
+            builder.set("walsafe_archive.workers", "8").set("walsafe_archive.verify", "on")
+        });
+        a_place_is_one_clusters(&Objects::new(server.bucket()));
+        servers_come_back_from_a_bucket(&Objects::new(server.bucket()));
+    }
+
+    #[test]
+    fn a_clone_adds_nothing_behind_its_conflict_in_a_container_of_azure() {
+        require!(ObjectServer::is_there(Kind::Azurite));
+        one_history(&ObjectServer::shared(Kind::Azurite), 4);
     }
 
     /// What counted as archived when every process of the storage was killed is there afterwards, whole and

@@ -97,8 +97,58 @@ fn an_archive_in_a_bucket_is_checked_verified_and_listed() {
 }
 
 /// What only `make test-all` does, with the servers that it gets.
+/// It takes what was damaged on its way: a server for developers, and no storage.
+#[test]
+fn storage_that_looks_at_no_checksum_is_refused() {
+    require!(ObjectServer::is_there(Kind::FakeGcs));
+    let place = archive(ObjectServer::shared(Kind::FakeGcs).bucket());
+    let rows = check(&place, &[]);
+    rows.says("no-replace publish", "ok", "one was accepted");
+    rows.says("checksums", "error", "looks at neither");
+    rows.says("broken uploads", "ok", "leaves nothing");
+    rows.says("held uploads", "ok", "may wait");
+    rows.says("bucket rules", "ok", "versions are kept: no; object lock: no; no rule removes");
+    assert_eq!(place.bucket.names("wal/"), ["wal/walsafe_archive.id"]);
+    assert_eq!(place.walsafe("check", &[]).code, Some(2));
+}
+
 mod full {
     use harness::object::server::ANOTHER;
+
+    /// What Azure does not show to who archives is told as that, and is no failure.
+    #[test]
+    fn a_container_of_azure_is_checked_verified_and_listed() {
+        require!(ObjectServer::is_there(Kind::Azurite));
+        let place = Objects::new(ObjectServer::shared(Kind::Azurite).bucket());
+        let cluster = extension::start(place.archiving(Cluster::builder()));
+        let names = cluster.fill_whole_segments(3);
+        cluster.wait_archived(&names[2]);
+        let rows = check(&place, &[]);
+        rows.are_ok();
+        rows.says("no-replace publish", "ok", "one was accepted");
+        rows.says("checksums", "ok", "wrong Content-MD5 is refused");
+        rows.says("broken uploads", "ok", "leaves nothing");
+        rows.says("held uploads", "ok", "may wait");
+        rows.says("bucket rules", "ok", "object lock: no; lifecycle rules may not be read (Azure");
+        let probes = place.bucket.names("wal/.");
+        assert!(probes.is_empty(), "{probes:?}");
+        let name = format!(
+            "azure://{}/{}/wal?endpoint=http://{}",
+            place.bucket.keys.access, place.bucket.name, place.bucket.address
+        );
+        let sql = "SELECT DISTINCT destination FROM walsafe_archive_check()
+            WHERE destination IS NOT NULL";
+        assert_eq!(cluster.sql(sql), name);
+        place.assert_clean();
+        place.bucket.delete(&format!("wal/{}", names[1]));
+        let run = place.walsafe("verify", &["--quiet"]);
+        let gap = format!("{}: gap", names[1]);
+        assert!(run.code == Some(1) && run.out.contains(&gap), "{run:?}");
+        // In no log, and in nothing that is shown.
+        let secret = &place.bucket.keys.secret;
+        let log = cluster.log().text();
+        assert!(!log.contains(secret.as_str()) && !run.out.contains(secret.as_str()));
+    }
 
     use super::*;
 

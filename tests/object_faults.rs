@@ -4,7 +4,8 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use harness::object::{Answer, Fault, Kind, ObjectServer, Proxy, Seen};
+use harness::object::bucket::Language;
+use harness::object::{Answer, Fault, Kind, ObjectServer, Proxy, Seen, google};
 use harness::process::children;
 use harness::{Cluster, ClusterBuilder, Mark, Report, Scratch, require, scratch};
 
@@ -33,10 +34,68 @@ impl World {
         world
     }
 
-    /// What the requests for an object with this method were answered, as the client saw it.
-    fn answered(&self, method: &str, name: &str) -> Vec<Option<u16>> {
-        let requests = self.proxy.requests(method, &format!("/wal/{name}"));
+    /// The method of the request that stores a file, and what its target contains.
+    fn put_of(&self, name: &str) -> (&'static str, String) {
+        self.objects.bucket.upload_of(&format!("wal/{name}"))
+    }
+
+    /// What the requests to store a file were answered, as the client saw it.
+    fn answered(&self, name: &str) -> Vec<Option<u16>> {
+        let (method, part) = self.put_of(name);
+        let requests = self.proxy.requests(method, &part);
         requests.iter().map(|request| request.answered).collect()
+    }
+
+    fn is_google(&self) -> bool {
+        matches!(self.objects.bucket.language, Language::Google { .. })
+    }
+
+    fn is_azure(&self) -> bool {
+        self.objects.bucket.language == Language::Azure
+    }
+
+    /// The status of an answer to who stores a file: it was done, or the name is taken.
+    fn good_and_taken(&self) -> [Option<u16>; 2] {
+        let bucket = &self.objects.bucket;
+        [Some(bucket.good()), Some(bucket.taken().0)]
+    }
+
+    /// The status and the code by which this storage says what S3 says by these.
+    fn words(&self, status: u16, code: &'static str) -> (u16, &'static str) {
+        if self.is_azure() {
+            return match code {
+                "SlowDown" | "ServiceUnavailable" => (503, "ServerBusy"),
+                "InternalError" => (if status == 200 { 201 } else { status }, code),
+                "RequestTimeout" => (500, "OperationTimedOut"),
+                "TooManyRequests" => (429, code),
+                "AccessDenied" => (403, "AuthorizationPermissionMismatch"),
+                "SignatureDoesNotMatch" => (403, "AuthenticationFailed"),
+                "NoSuchBucket" => (404, "ContainerNotFound"),
+                "InvalidObjectState" => (409, "BlobArchived"),
+                // There is none: a second request waits.
+                "ConditionalRequestConflict" => (503, "ServerBusy"),
+                other => panic!("what is {other}?"),
+            };
+        }
+        if !self.is_google() {
+            return (status, code);
+        }
+        match code {
+            "ServiceUnavailable" | "SlowDown" => (503, "backendError"),
+            "InternalError" => (status, "internalError"),
+            "ConditionalRequestConflict" | "TooManyRequests" => (429, "rateLimitExceeded"),
+            "RequestTimeout" => (408, "uploadBrokenConnection"),
+            "AccessDenied" => (403, "forbidden"),
+            "SignatureDoesNotMatch" => (401, "authError"),
+            "NoSuchBucket" => (404, "notFound"),
+            other => panic!("what is {other}?"),
+        }
+    }
+
+    /// An error in these words, as the answer to who stores something.
+    fn error(&self, status: u16, code: &'static str) -> Answer {
+        let (status, code) = self.words(status, code);
+        if self.is_google() { google::error(status, code) } else { Answer::error(status, code) }
     }
 
     fn reports(&self, mark: Mark) -> Vec<Report> {
@@ -50,13 +109,14 @@ impl World {
         let (cluster, mark) = (&self.cluster, self.cluster.mark());
         let failed = cluster.stat_archiver().failed_count;
         let name = cluster.current_segment();
-        let broken = self.proxy.break_next("PUT", &format!("/{name}"), fault);
+        let (method, part) = self.put_of(&name);
+        let broken = self.proxy.break_next(method, &part, fault);
         assert_eq!(cluster.switch_wal(), name, "{what}");
         let seen = broken.done();
         cluster.wait_archived(&name);
         assert_eq!(self.reports(mark), [], "{what}");
         assert_eq!(cluster.stat_archiver().failed_count, failed, "{what}");
-        assert_eq!(self.answered("PUT", &name), answers, "{what}");
+        assert_eq!(self.answered(&name), answers, "{what}");
         self.objects.assert_holds(cluster, &name);
         seen
     }
@@ -113,10 +173,11 @@ impl World {
 /// Answers and the lack of one after which it is not known whether the object is there, and those that say that
 /// it is not: each is settled within the call.
 fn what_may_pass_is_tried_again(world: &World) {
-    let error = |status, code| Fault::Answer(Answer::error(status, code));
-    let committed = |status, code| Fault::CommitThenAnswer(Answer::error(status, code));
-    let (good, exists) = (Some(200), Some(412));
-    let early = Fault::AnswerEarly(Answer::error(503, "SlowDown").with("Connection", "close"));
+    let error = |status, code| Fault::Answer(world.error(status, code));
+    let committed = |status, code| Fault::CommitThenAnswer(world.error(status, code));
+    let status = |status, code| Some(world.words(status, code).0);
+    let [good, exists] = world.good_and_taken();
+    let early = Fault::AnswerEarly(world.error(503, "SlowDown").with("Connection", "close"));
     for (what, fault, answers) in [
         ("done, and called busy", committed(503, "ServiceUnavailable"), [Some(503), exists]),
         ("done, and called broken", committed(500, "InternalError"), [Some(500), exists]),
@@ -129,9 +190,13 @@ fn what_may_pass_is_tried_again(world: &World) {
         (
             "a conflict with another PUT",
             error(409, "ConditionalRequestConflict"),
-            [Some(409), good],
+            [status(409, "ConditionalRequestConflict"), good],
         ),
-        ("too slow for the storage", error(400, "RequestTimeout"), [Some(400), good]),
+        (
+            "too slow for the storage",
+            error(400, "RequestTimeout"),
+            [status(400, "RequestTimeout"), good],
+        ),
         ("cut at the start", Fault::CutRequest { after: 0 }, [None, good]),
         ("cut half-way", Fault::CutRequest { after: 500_000 }, [None, good]),
         ("cut before the last byte", Fault::CutRequest { after: u64::MAX }, [None, good]),
@@ -142,38 +207,51 @@ fn what_may_pass_is_tried_again(world: &World) {
 
 /// The server can ask to be left alone, and is. What is slow and moves is no failure.
 fn slowness_is_borne(world: &World) {
+    let [good, _] = world.good_and_taken();
     let before = world.view("throttled");
-    let busy = Answer::error(429, "TooManyRequests").with("Retry-After", "2");
-    let seen = world.archived_in_spite_of("429", Fault::Answer(busy), &[Some(429), Some(200)]);
-    let puts = world.proxy.requests("PUT", &seen.target);
+    let busy = world.error(429, "TooManyRequests").with("Retry-After", "2");
+    let seen = world.archived_in_spite_of("429", Fault::Answer(busy), &[Some(429), good]);
+    let puts = world.proxy.requests(&seen.method, &seen.target);
     assert!(puts[1].began - seen.ended.unwrap() >= Duration::from_secs(2), "{puts:?}");
     let throttled = world.view("throttled");
     assert_ne!(throttled, before);
 
     let late = Fault::Late(Duration::from_secs(1));
-    world.archived_in_spite_of("a late answer", late, &[Some(200)]);
+    world.archived_in_spite_of("a late answer", late, &[good]);
     let drip = Fault::DripRequest { bytes_a_second: 500_000 };
-    world.archived_in_spite_of("a slow network", drip, &[Some(200)]);
+    world.archived_in_spite_of("a slow network", drip, &[good]);
 }
 
 /// Every other answer is trouble, reported as what it is: no success, no absence, and not followed.
 fn what_does_not_pass_is_reported(world: &World) {
-    let error = |status, code| Fault::Answer(Answer::error(status, code));
+    let error = |status, code| Fault::Answer(world.error(status, code));
+    let says = |status, code| world.words(status, code).1;
+    let put = world.put_of("").0;
     let elsewhere = Proxy::in_front_of(world.objects.bucket.address);
     let redirect = Answer::redirect(307, &format!("http://{}/wal/x", elsewhere.address()));
-    world.reported("a redirect", "PUT", Fault::Answer(redirect), ("55000", "307"));
+    // At S3 it is the bucket's region that is wrong.
+    let state = if world.is_google() { "58030" } else { "55000" };
+    world.reported("a redirect", put, Fault::Answer(redirect), (state, "307"));
     assert!(elsewhere.seen().is_empty(), "the redirect was followed");
     for (what, method, fault, says) in [
-        ("forbidden", "PUT", error(403, "AccessDenied"), ("42501", "AccessDenied")),
-        ("a wrong key", "PUT", error(403, "SignatureDoesNotMatch"), ("28000", "Signature")),
-        ("no bucket", "PUT", error(404, "NoSuchBucket"), ("58P01", "NoSuchBucket")),
-        ("no conditions", "PUT", error(501, "NotImplemented"), ("0A000", "501")),
-        ("a proxy's 412", "PUT", Fault::Answer(Answer::new(412)), ("58030", "412")),
-        ("a success that is none", "PUT", Fault::Answer(Answer::new(204)), ("58030", "204")),
+        ("forbidden", put, error(403, "AccessDenied"), ("42501", says(403, "AccessDenied"))),
+        (
+            "a wrong key",
+            put,
+            error(403, "SignatureDoesNotMatch"),
+            ("28000", says(403, "SignatureDoesNotMatch")),
+        ),
+        ("no bucket", put, error(404, "NoSuchBucket"), ("58P01", says(404, "NoSuchBucket"))),
+        ("a proxy's 412", put, Fault::Answer(Answer::new(412)), ("58030", "412")),
+        ("a success that is none", put, Fault::Answer(Answer::new(204)), ("58030", "204")),
         ("a listing that is forbidden", "GET", error(403, "AccessDenied"), ("42501", "403")),
         ("a listing that is none", "GET", Fault::Answer(Answer::new(200)), ("58030", "listing")),
     ] {
         world.reported(what, method, fault, says);
+    }
+    if !world.is_google() {
+        let never = Fault::Answer(Answer::error(501, "NotImplemented"));
+        world.reported("no conditions", put, never, ("0A000", "501"));
     }
 }
 
@@ -189,7 +267,8 @@ fn hangs_are_reported_and_settled_later(world: &World) {
         let mark = cluster.mark();
         let name = cluster.current_segment();
         let failed = cluster.stat_archiver().failed_count;
-        let broken = proxy.break_each("PUT", &format!("/{name}"), fault);
+        let (method, part) = world.put_of(&name);
+        let broken = proxy.break_each(method, &part, fault);
         let began = Instant::now();
         assert_eq!(cluster.switch_wal(), name);
         broken.begun();
@@ -216,7 +295,8 @@ fn a_broken_read_is_no_conflict(world: &World) {
     // Its PUT is done and its answer lost, so it is compared.
     let begin = |fault, times: usize| {
         let name = cluster.current_segment();
-        let put = proxy.break_next("PUT", &format!("/{name}"), Fault::CommitThenCut);
+        let (method, part) = world.put_of(&name);
+        let put = proxy.break_next(method, &part, Fault::CommitThenCut);
         let part = format!("/wal/{name}");
         let get = match times {
             1 => proxy.break_next("GET", &part, fault),
@@ -227,11 +307,17 @@ fn a_broken_read_is_no_conflict(world: &World) {
         get.done();
         name
     };
-    for (what, fault, (state, says)) in [
+    let cold = || {
+        let (status, code) = world.words(403, "InvalidObjectState");
+        ("cold", Fault::Answer(Answer::error(status, code)), ("55000", code))
+    };
+    let mut cases = vec![
         ("cut short", Fault::CutAnswer { after: 400_000 }, ("58030", "")),
         ("forbidden", Fault::Answer(Answer::error(403, "AccessDenied")), ("42501", "403")),
-        ("cold", Fault::Answer(Answer::error(403, "InvalidObjectState")), ("55000", "State")),
-    ] {
+    ];
+    // Google brings nothing back first.
+    cases.extend((!world.is_google()).then(cold));
+    for (what, fault, (state, says)) in cases {
         let mark = cluster.mark();
         let failed = cluster.stat_archiver().failed_count;
         let name = begin(fault, usize::MAX);
@@ -334,4 +420,20 @@ fn faults(world: &World) {
 fn each_broken_put_is_settled_or_reported_and_the_bucket_holds_the_whole_or_nothing() {
     require!(ObjectServer::is_there(Kind::SeaweedFs));
     faults(&World::new(Kind::SeaweedFs, |builder| builder));
+}
+
+mod full {
+    use super::*;
+
+    #[test]
+    fn each_broken_put_to_azure_is_settled_or_reported() {
+        require!(ObjectServer::is_there(Kind::Azurite));
+        faults(&World::new(Kind::Azurite, |builder| builder));
+    }
+
+    #[test]
+    fn each_broken_upload_to_google_is_settled_or_reported() {
+        require!(ObjectServer::is_there(Kind::FakeGcs));
+        faults(&World::new(Kind::FakeGcs, |builder| builder));
+    }
 }

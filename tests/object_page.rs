@@ -10,7 +10,7 @@ use crate::support::document::Document;
 #[test]
 fn the_urls_of_the_page_are_accepted() {
     let page = Document::new("object-storage.md");
-    for block in ["object-aws", "object-r2", "object-ceph"] {
+    for block in ["object-aws", "object-r2", "object-ceph", "object-azure", "object-google"] {
         let text = page.block(block);
         let destinations: Vec<&str> = text
             .lines()

@@ -21,7 +21,7 @@ use walsafe_core::wal::name::{FileKind, FileName, SegmentName};
 #[command(
     long_about = "Restores files from a PostgreSQL WAL archive, and proves that the archive is whole.\n\n\
 The archive is a directory that the archive module walsafe_archive fills, or that another tool made; or a place in object \
-storage, by its URL: s3://bucket/prefix. Commands take both.",
+storage, by its URL: s3://bucket/prefix or azure://account/container/prefix. Commands take both.",
     after_help = "\
 Exit status:
   Each command has its own: see its help. A command line that names no command ends with 126, so that a server that \

@@ -20,6 +20,10 @@ const THREE: &str = "000000010000000000000003";
 enum At {
     Directory,
     Bucket,
+    #[cfg(feature = "azure")]
+    Azure,
+    #[cfg(feature = "gcs")]
+    Google,
 }
 
 impl At {
@@ -28,6 +32,10 @@ impl At {
         match self {
             Self::Directory => Place::new(),
             Self::Bucket => Place::in_bucket(),
+            #[cfg(feature = "azure")]
+            Self::Azure => Place::in_bucket_of(common::Language::Azure),
+            #[cfg(feature = "gcs")]
+            Self::Google => Place::in_bucket_of(common::Language::Google),
         }
     }
 
@@ -45,6 +53,10 @@ impl At {
         match self {
             Self::Directory => ["could not open", "mounted"],
             Self::Bucket => ["NoSuchBucket", "name of the bucket"],
+            #[cfg(feature = "azure")]
+            Self::Azure => ["ContainerNotFound", "name of the bucket"],
+            #[cfg(feature = "gcs")]
+            Self::Google => ["NoSuchBucket", "name of the bucket"],
         }
     }
 }
@@ -62,6 +74,14 @@ macro_rules! wherever_the_archive_is {
         #[cfg(feature = "s3")]
         mod bucket {
             $(#[test] fn $case() { super::$case(super::At::Bucket); })*
+        }
+        #[cfg(feature = "azure")]
+        mod azure {
+            $(#[test] fn $case() { super::$case(super::At::Azure); })*
+        }
+        #[cfg(feature = "gcs")]
+        mod google {
+            $(#[test] fn $case() { super::$case(super::At::Google); })*
         }
     };
 }
@@ -266,7 +286,7 @@ fn every_trouble_stops_a_recovery_and_lets_a_standby_try_again(at: At) {
     ];
     for (name, make, text) in troubles {
         // An object is a file.
-        if at == At::Bucket && text.starts_with("is a ") {
+        if at != At::Directory && text.starts_with("is a ") {
             continue;
         }
         let place = at.place();

@@ -10,6 +10,7 @@ use std::time::SystemTime;
 use super::http::{self, Answer, elements};
 use super::server::ObjectServer;
 use super::sign::{Keys, Request, UNSIGNED, authorization, encode, timestamp};
+use super::{azure, google};
 
 /// A bucket of a server, and whose rights to use.
 #[derive(Debug, Clone)]
@@ -17,8 +18,23 @@ pub struct Bucket {
     pub address: SocketAddr,
     pub keys: Keys,
     pub name: String,
+    /// What its server speaks.
+    pub language: Language,
     /// Which runs as long as somebody has a bucket of it.
     _server: Option<Arc<ObjectServer>>,
+}
+
+/// How requests look.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Language {
+    S3,
+    /// Azure Blob Storage's: keys are an account's name and its key.
+    Azure,
+    /// Google Cloud Storage's: the secret is a token.
+    Google {
+        /// What stands in a section of a file of credentials.
+        credentials: String,
+    },
 }
 
 impl Bucket {
@@ -29,21 +45,53 @@ impl Bucket {
         name: &str,
         server: Option<Arc<ObjectServer>>,
     ) -> Self {
-        Self { address, keys: keys.clone(), name: name.to_owned(), _server: server }
+        let (keys, language) = (keys.clone(), Language::S3);
+        Self { address, keys, name: name.to_owned(), language, _server: server }
+    }
+
+    /// The same by another language.
+    #[must_use]
+    pub(super) fn speaking(self, language: Language) -> Self {
+        Self { language, ..self }
     }
 
     /// An archive in it, as a setting or a command wants it.
     #[must_use]
     pub fn url(&self, prefix: &str) -> String {
         let (name, address, region) = (&self.name, self.address, &self.keys.region);
-        format!("s3://{name}/{prefix}?endpoint=http://{address}&region={region}&style=path")
+        match self.language {
+            Language::S3 => {
+                format!("s3://{name}/{prefix}?endpoint=http://{address}&region={region}&style=path")
+            }
+            Language::Azure => {
+                let account = &self.keys.access;
+                format!("azure://{account}/{name}/{prefix}?endpoint=http://{address}")
+            }
+            Language::Google { .. } => format!("gs://{name}/{prefix}?endpoint=http://{address}"),
+        }
     }
 
     /// What a file of credentials says about the bucket.
     #[must_use]
     pub fn credentials(&self) -> String {
         let (name, Keys { access, secret, .. }) = (&self.name, &self.keys);
-        format!("[s3://{name}]\naws_access_key_id = {access}\naws_secret_access_key = {secret}\n")
+        match &self.language {
+            Language::S3 => format!(
+                "[s3://{name}]\naws_access_key_id = {access}\naws_secret_access_key = {secret}\n"
+            ),
+            Language::Azure => {
+                format!("[azure://{access}/{name}]\nazure_storage_key = {secret}\n")
+            }
+            Language::Google { credentials } => format!("[gs://{name}]\n{credentials}"),
+        }
+    }
+
+    pub(super) fn is_google(&self) -> bool {
+        matches!(self.language, Language::Google { .. })
+    }
+
+    fn is_azure(&self) -> bool {
+        self.language == Language::Azure
     }
 
     /// The same bucket through something in front of the server.
@@ -68,6 +116,13 @@ impl Bucket {
         headers: &[(&str, &str)],
         length: usize,
     ) -> String {
+        if self.is_google() {
+            assert_eq!(query, [], "a query of S3's");
+            return google::head(self, method, key, headers, length);
+        }
+        if self.is_azure() {
+            return azure::head(self, method, key, query, headers, length);
+        }
         let path = encode(&format!("/{}/{key}", self.name), b"/");
         // The bucket itself has no slash at its end.
         let path = if key.is_empty() { path.trim_end_matches('/') } else { &path };
@@ -121,7 +176,7 @@ impl Bucket {
     }
 
     #[track_caller]
-    fn must(&self, answer: io::Result<Answer>, what: &str) -> Answer {
+    pub(super) fn must(&self, answer: io::Result<Answer>, what: &str) -> Answer {
         match answer {
             Ok(answer) if (200..300).contains(&answer.status) => answer,
             other => panic!("could not {what} in {}: {other:?}", self.name),
@@ -131,6 +186,14 @@ impl Bucket {
     /// Makes the bucket. One that is there already, of the same user, is no failure.
     #[track_caller]
     pub fn create(&self) {
+        if self.is_google() {
+            self.must(google::create(self), "make the bucket");
+            return;
+        }
+        if self.is_azure() {
+            self.must(azure::create(self), "make the container");
+            return;
+        }
         let answer = self.request("PUT", "", &[], &[], b"");
         if !answer.as_ref().is_ok_and(|answer| answer.code() == "BucketAlreadyOwnedByYou") {
             self.must(answer, "make the bucket");
@@ -162,10 +225,48 @@ impl Bucket {
         self.must(answer, "set the policy");
     }
 
+    /// The method of the request that stores an object, and what a proxy finds in its target.
+    #[must_use]
+    pub fn upload_of(&self, key: &str) -> (&'static str, String) {
+        match self.language {
+            Language::S3 | Language::Azure => ("PUT", format!("/{key}")),
+            Language::Google { .. } => ("POST", format!("name={}", encode(key, b""))),
+        }
+    }
+
+    /// The status of the answer to such a request that was done.
+    #[must_use]
+    pub fn good(&self) -> u16 {
+        if self.is_azure() { 201 } else { 200 }
+    }
+
+    /// The status and the code of the answer to such a request where the name is taken.
+    #[must_use]
+    pub fn taken(&self) -> (u16, &'static str) {
+        match self.language {
+            Language::S3 => (412, "PreconditionFailed"),
+            Language::Azure => (409, "BlobAlreadyExists"),
+            Language::Google { .. } => (412, "conditionNotMet"),
+        }
+    }
+
+    /// What a request that stores carries beside its contents.
+    fn of_put(&self, new: bool) -> Vec<(&'static str, &'static str)> {
+        match self.language {
+            Language::Azure => azure::of_put(new),
+            _ if new => vec![("if-none-match", "*")],
+            _ => Vec::new(),
+        }
+    }
+
     /// Stores an object, over one that is there.
     #[track_caller]
     pub fn put(&self, key: &str, body: &[u8]) {
-        self.must(self.request("PUT", key, &[], &[], body), &format!("put {key}"));
+        if self.is_google() {
+            self.must(google::put(self, key, body, false), &format!("put {key}"));
+            return;
+        }
+        self.must(self.request("PUT", key, &[], &self.of_put(false), body), &format!("put {key}"));
     }
 
     /// Stores an object unless one is there: the conditional PUT.
@@ -173,7 +274,10 @@ impl Bucket {
     /// # Errors
     /// The connection broke.
     pub fn put_new(&self, key: &str, body: &[u8]) -> io::Result<Answer> {
-        self.request("PUT", key, &[], &[("if-none-match", "*")], body)
+        if self.is_google() {
+            return google::put(self, key, body, true);
+        }
+        self.request("PUT", key, &[], &self.of_put(true), body)
     }
 
     /// An object; `None` only if the server says that there is none.
@@ -182,7 +286,12 @@ impl Bucket {
     pub fn get(&self, key: &str) -> Option<Vec<u8>> {
         match self.request("GET", key, &[], &[], b"") {
             Ok(answer) if answer.status == 200 => Some(answer.body),
-            Ok(answer) if answer.status == 404 && answer.code() == "NoSuchKey" => None,
+            Ok(answer)
+                if answer.status == 404
+                    && ["NoSuchKey", "BlobNotFound"].contains(&&*answer.code()) =>
+            {
+                None
+            }
             other => panic!("could not get {key} in {}: {other:?}", self.name),
         }
     }
@@ -197,13 +306,22 @@ impl Bucket {
     /// Removes an object. One that is not there is no failure.
     #[track_caller]
     pub fn delete(&self, key: &str) {
-        self.must(self.request("DELETE", key, &[], &[], b""), &format!("delete {key}"));
+        let answer = self.request("DELETE", key, &[], &[], b"");
+        if !answer.as_ref().is_ok_and(|answer| answer.code() == "BlobNotFound") {
+            self.must(answer, &format!("delete {key}"));
+        }
     }
 
     /// The keys that begin with this, sorted.
     #[must_use]
     #[track_caller]
     pub fn names(&self, prefix: &str) -> Vec<String> {
+        if self.is_google() {
+            return google::names(self, prefix);
+        }
+        if self.is_azure() {
+            return azure::names(self, prefix);
+        }
         let mut names = Vec::new();
         let mut next: Option<String> = None;
         loop {
@@ -233,19 +351,23 @@ impl Bucket {
     pub fn race(&self, key: &str, bodies: &[Vec<u8>]) -> io::Result<Vec<Answer>> {
         let start = Barrier::new(bodies.len());
         let put = |body: &Vec<u8>| {
+            let (head, body) = if self.is_google() {
+                google::upload(self, key, body, true)
+            } else {
+                (self.head("PUT", key, &[], &self.of_put(true), body.len()), body.clone())
+            };
+            let (body, end) = body.split_at(body.len() - 1);
             let begin = || -> io::Result<TcpStream> {
-                let headers = [("if-none-match", "*")];
-                let head = self.head("PUT", key, &[], &headers, body.len());
                 let mut stream = http::connect(self.address)?;
                 stream.write_all(head.as_bytes())?;
-                stream.write_all(&body[..body.len() - 1])?;
+                stream.write_all(body)?;
                 Ok(stream)
             };
             let begun = begin();
             // Also with a connection that failed, or the others would wait for ever.
             start.wait();
             let mut stream = begun?;
-            stream.write_all(&body[body.len() - 1..])?;
+            stream.write_all(end)?;
             Answer::read(&mut BufReader::new(&stream), "PUT")
         };
         thread::scope(|scope| {

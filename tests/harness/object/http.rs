@@ -248,9 +248,13 @@ impl Answer {
         found.map(|(_, value)| value.as_str())
     }
 
-    /// The code of an error, such as `NoSuchKey`; empty if the body has none.
+    /// The code of an error, such as `NoSuchKey`, or Google's reason, such as `notFound`; empty if the body has none.
     #[must_use]
     pub fn code(&self) -> String {
+        if let Ok(json) = serde_json::from_slice::<serde_json::Value>(&self.body) {
+            let reason = json.pointer("/error/errors/0/reason").and_then(|reason| reason.as_str());
+            return reason.unwrap_or_default().to_owned();
+        }
         let body = String::from_utf8_lossy(&self.body);
         elements(&body, "Code").first().cloned().unwrap_or_default()
     }

@@ -25,10 +25,17 @@
 //! | SeaweedFS | yes; starts in a few seconds, and speaks TLS too |
 //! | JuiceFS's gateway | ignores it: has to be refused |
 //! | s3rver | ignores it, and publishes a PUT that was cut short: has to be refused |
+//!
+//! Azurite speaks Azure's language, and takes its condition (`If-None-Match: *` too); what it acknowledges does not
+//! survive a kill. fake-gcs-server speaks Google's language, and takes its condition (`ifGenerationMatch=0`) of an upload.
 
+mod azure;
+mod azurite;
 pub mod bucket;
 mod ceph;
 mod daemon;
+mod fakegcs;
+pub mod google;
 pub mod http;
 mod juicefs;
 pub mod latency;

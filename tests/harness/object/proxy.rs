@@ -94,9 +94,14 @@ pub struct Proxy {
 struct Shared {
     server: SocketAddr,
     open: Connections,
+    clerk: Option<Clerk>,
     state: Mutex<State>,
     changed: Condvar,
 }
+
+/// Speaks for the server at this address: is asked about each request before the server is, without an answer, and
+/// again about each error that the server answers. What it says is what the client is told.
+pub(super) type Clerk = fn(SocketAddr, &Head, Option<&Answer>) -> Option<Answer>;
 
 #[derive(Debug, Default)]
 struct State {
@@ -121,11 +126,17 @@ impl Proxy {
     #[must_use]
     #[track_caller]
     pub fn in_front_of(server: SocketAddr) -> Self {
+        Self::with_clerk(server, None)
+    }
+
+    #[track_caller]
+    pub(super) fn with_clerk(server: SocketAddr, clerk: Option<Clerk>) -> Self {
         let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
         let address = socket.local_addr().expect("its address");
         let shared = Arc::new(Shared {
             server,
             open: Connections::default(),
+            clerk,
             state: Mutex::default(),
             changed: Condvar::new(),
         });
@@ -265,6 +276,10 @@ impl Broken {
 }
 
 impl Shared {
+    fn told(&self, head: &Head, answer: Option<&Answer>) -> Option<Answer> {
+        self.clerk.and_then(|clerk| clerk(self.server, head, answer))
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

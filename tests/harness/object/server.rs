@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use super::bucket::Bucket;
+use super::bucket::{Bucket, Language};
 use super::daemon::{Daemon, Place, programs};
+use super::proxy::Proxy;
 use super::sign::Keys;
-use super::{ceph, juicefs, s3rver, seaweedfs};
+use super::{azurite, ceph, fakegcs, juicefs, s3rver, seaweedfs};
 
 /// Which server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,6 +18,8 @@ pub enum Kind {
     SeaweedFs,
     JuiceFs,
     S3rver,
+    FakeGcs,
+    Azurite,
 }
 
 impl Kind {
@@ -31,6 +34,8 @@ impl Kind {
             Self::SeaweedFs => "seaweedfs",
             Self::JuiceFs => "juicefs",
             Self::S3rver => "s3rver",
+            Self::FakeGcs => "fakegcs",
+            Self::Azurite => "azurite",
         }
     }
 
@@ -40,6 +45,8 @@ impl Kind {
             Self::SeaweedFs => seaweedfs::free_ports(),
             Self::JuiceFs => juicefs::PORT,
             Self::S3rver => s3rver::PORT,
+            Self::FakeGcs => fakegcs::PORT,
+            Self::Azurite => azurite::PORT,
         }
     }
 
@@ -47,6 +54,8 @@ impl Kind {
         let (access, secret) = match self {
             // Its own, which cannot be chosen.
             Self::S3rver => ("S3RVER", "S3RVER"),
+            Self::FakeGcs => ("", fakegcs::TOKEN),
+            Self::Azurite => (azurite::ACCOUNT, azurite::KEY),
             // With what needs care in a URL, and unlike anything else, for whoever looks for it in logs.
             _ => ("WALSAFETESTKEY", "walsafe/test+secret/0123456789abcdef"),
         };
@@ -64,6 +73,8 @@ pub struct ObjectServer {
     kind: Kind,
     // Before the place, where they work.
     daemons: Mutex<Vec<Daemon>>,
+    /// Who speaks for it, if it does not speak well itself.
+    front: Option<Proxy>,
     place: Place,
 }
 
@@ -81,13 +92,16 @@ impl ObjectServer {
     #[track_caller]
     pub fn start(kind: Kind) -> Arc<Self> {
         let place = Place::new(kind.name(), kind.port(), kind.keys());
+        let mut front = None;
         match kind {
             Kind::Ceph => ceph::prepare(&place),
             Kind::SeaweedFs => seaweedfs::prepare(&place),
             Kind::JuiceFs => juicefs::prepare(&place),
             Kind::S3rver => s3rver::prepare(&place),
+            Kind::FakeGcs => front = Some(fakegcs::prepare(&place)),
+            Kind::Azurite => azurite::prepare(&place),
         }
-        let server = Self { kind, daemons: Mutex::default(), place };
+        let server = Self { kind, daemons: Mutex::default(), front, place };
         server.restart();
         if kind == Kind::Ceph {
             ceph::make_users(&server.place);
@@ -100,7 +114,7 @@ impl ObjectServer {
     #[track_caller]
     pub fn shared(kind: Kind) -> Arc<Self> {
         // Each kind for itself: who wants one waits for no other's start.
-        static SHARED: [Mutex<Weak<ObjectServer>>; 4] = [const { Mutex::new(Weak::new()) }; 4];
+        static SHARED: [Mutex<Weak<ObjectServer>>; 6] = [const { Mutex::new(Weak::new()) }; 6];
         let mut shared = SHARED[kind as usize].lock().unwrap_or_else(PoisonError::into_inner);
         shared.upgrade().unwrap_or_else(|| {
             let server = Self::start(kind);
@@ -125,6 +139,8 @@ impl ObjectServer {
             Kind::SeaweedFs => seaweedfs::launch(&self.place),
             Kind::JuiceFs => juicefs::launch(&self.place),
             Kind::S3rver => s3rver::launch(&self.place),
+            Kind::FakeGcs => fakegcs::launch(&self.place),
+            Kind::Azurite => azurite::launch(&self.place),
         };
         *self.daemons() = daemons;
     }
@@ -136,7 +152,7 @@ impl ObjectServer {
     /// Where it speaks http.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
-        self.place.address()
+        self.front.as_ref().map_or_else(|| self.place.address(), Proxy::address)
     }
 
     /// Where it speaks https, and the authority that its certificate is from.
@@ -173,6 +189,13 @@ impl ObjectServer {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("wal-{number}");
         let bucket = Bucket::new(self.address(), self.keys(), &name, Some(Arc::clone(self)));
+        let bucket = match self.kind {
+            Kind::FakeGcs => {
+                bucket.speaking(Language::Google { credentials: fakegcs::credentials(&self.place) })
+            }
+            Kind::Azurite => bucket.speaking(Language::Azure),
+            _ => bucket,
+        };
         bucket.create();
         bucket
     }

@@ -265,9 +265,9 @@ impl ErrorKind {
                 .restoring("Check the keys in the credentials file or the environment of restore_command, and whether they have run out, then start recovery again.")
                 .checking("Check the keys in the credentials file or the environment, and whether they have run out."),
             Self::RequestForbidden => Advice::new("42501")
-                .archiving("Give the keys the right to put and get objects under this prefix, and to list the bucket (s3:ListBucket): without the last, a missing object is answered like a forbidden one. Archiving resumes by itself once they have it.")
-                .restoring("Give the keys the right to get objects under this prefix, and to list the bucket (s3:ListBucket): without the last, a missing object is answered like a forbidden one.")
-                .checking("Give the keys the right to get objects under this prefix, and to list the bucket (s3:ListBucket): without the last, a missing object is answered like a forbidden one."),
+                .archiving("Give the keys the right to put and get objects under this prefix, and to list the bucket (s3:ListBucket) or the container: without the last, a missing object is answered like a forbidden one. Archiving resumes by itself once they have it.")
+                .restoring("Give the keys the right to get objects under this prefix, and to list the bucket (s3:ListBucket) or the container: without the last, a missing object is answered like a forbidden one.")
+                .checking("Give the keys the right to get objects under this prefix, and to list the bucket (s3:ListBucket) or the container: without the last, a missing object is answered like a forbidden one."),
             Self::ClockSkew => Advice::new("55000")
                 .archiving("Set this machine's clock: the object storage refuses requests whose time is wrong. Archiving resumes by itself once it is right.")
                 .restoring("Set this machine's clock: the object storage refuses requests whose time is wrong.")

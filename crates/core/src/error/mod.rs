@@ -329,7 +329,9 @@ impl Error {
 
 /// Returns whether a path in a message is the URL of an object.
 fn is_object(path: &Path) -> bool {
-    path.components().next().is_some_and(|scheme| scheme.as_os_str() == "s3:")
+    path.components().next().is_some_and(|scheme| {
+        ["s3:", "azure:", "gs:"].iter().any(|known| scheme.as_os_str() == *known)
+    })
 }
 
 #[cfg(test)]
@@ -341,8 +343,11 @@ mod tests {
     fn what_helps_with_a_file_is_not_said_of_an_object() {
         let differs =
             |path: &str| Error::ReadBackDiffers { path: path.into(), reason: String::new() };
-        let hint = differs("s3://wal/main/000000010000000000000001").hint(Activity::Archiving);
-        assert!(hint.contains("Move this one object"), "{hint}");
+        for archive in ["s3://wal/main", "gs://wal/main", "azure://account/wal/main"] {
+            let path = format!("{archive}/000000010000000000000001");
+            let hint = differs(&path).hint(Activity::Archiving);
+            assert!(hint.contains("Move this one object"), "{hint}");
+        }
         let hint = differs("/mnt/a/000000010000000000000001").hint(Activity::Archiving);
         assert!(hint.contains("copied anew"), "{hint}");
     }

@@ -13,6 +13,6 @@ pub mod settings;
 pub mod source;
 pub mod stats;
 pub mod together;
-#[cfg_attr(not(feature = "s3"), allow(dead_code, reason = "only requests need all of it"))]
+#[cfg_attr(not(feature = "azure"), allow(dead_code, reason = "only requests need all of it"))]
 pub mod url;
 pub mod users;

@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::directory::Directory;
-#[cfg(feature = "s3")]
+#[cfg(feature = "object")]
 use super::object::{Credentials, ObjectStore, Patience};
 use super::{Progress, Store, Visit};
 use crate::error::Error;
 use crate::server::settings;
 use crate::server::url::ObjectUrl;
-#[cfg(feature = "s3")]
+#[cfg(feature = "object")]
 use crate::server::url::UrlError;
 
 /// What reaching an archive takes beside its location.
@@ -80,10 +80,13 @@ impl Store for Refused {
     }
 }
 
-#[cfg(feature = "s3")]
+#[cfg(feature = "object")]
 fn bucket(location: &Path, access: &Access) -> Result<Box<dyn Store>, Error> {
     let refused = |e: UrlError| Error::BadLocation { reason: e.to_string() };
     let url: ObjectUrl = location.to_string_lossy().parse().map_err(refused)?;
+    if !url.cloud.is_built_in() {
+        return Err(refused(UrlError::LeftOut(url.cloud)));
+    }
     let credentials = Credentials {
         file: access.credentials_file.clone(),
         data_directory: access.data_directory.clone(),
@@ -92,7 +95,7 @@ fn bucket(location: &Path, access: &Access) -> Result<Box<dyn Store>, Error> {
     Ok(Box::new(ObjectStore::new(url, credentials, patience).map_err(refused)?))
 }
 
-#[cfg(not(feature = "s3"))]
+#[cfg(not(feature = "object"))]
 fn bucket(_: &Path, _: &Access) -> Result<Box<dyn Store>, Error> {
     let reason = "this program was built without object storage".to_owned();
     Err(Error::BadLocation { reason })

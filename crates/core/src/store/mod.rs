@@ -32,7 +32,11 @@ pub mod listing;
 pub mod location;
 pub mod mode;
 mod names;
-#[cfg(feature = "s3")]
+#[cfg(feature = "object")]
+#[cfg_attr(
+    not(all(feature = "s3", feature = "azure", feature = "gcs")),
+    allow(dead_code, reason = "some of it is one cloud's alone")
+)]
 pub mod object;
 mod progress;
 pub mod trials;

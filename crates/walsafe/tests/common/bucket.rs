@@ -6,6 +6,7 @@ use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -43,8 +44,20 @@ struct State {
     seen: Vec<String>,
 }
 
+/// Whose language a bucket is spoken to in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Language {
+    S3,
+    #[cfg(feature = "azure")]
+    Azure,
+    /// For reading alone.
+    #[cfg(feature = "gcs")]
+    Google,
+}
+
 #[derive(Debug)]
 pub struct Bucket {
+    language: Language,
     state: Arc<Mutex<State>>,
     ended: Arc<AtomicBool>,
     port: u16,
@@ -53,6 +66,11 @@ pub struct Bucket {
 impl Bucket {
     /// Serves a directory, which may be away, as `s3://wal/main`.
     pub fn serve(directory: PathBuf) -> Self {
+        Self::serve_in(Language::S3, directory)
+    }
+
+    /// The same in another language.
+    pub fn serve_in(language: Language, directory: PathBuf) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let (state, ended) = (Arc::<Mutex<State>>::default(), Arc::new(AtomicBool::new(false)));
@@ -69,11 +87,23 @@ impl Bucket {
                 });
             }
         });
-        Self { state, ended, port }
+        Self { language, state, ended, port }
     }
 
     pub fn url(&self) -> String {
-        format!("s3://wal/main?endpoint=http://127.0.0.1:{}", self.port)
+        let place = match self.language {
+            Language::S3 => "s3://wal",
+            #[cfg(feature = "azure")]
+            Language::Azure => "azure://walsafetest/wal",
+            #[cfg(feature = "gcs")]
+            Language::Google => "gs://wal",
+        };
+        format!("{place}/main?endpoint=http://127.0.0.1:{}", self.port)
+    }
+
+    /// Has a command find its credentials here, where it looks for those of this machine.
+    pub fn gives_tokens_to(&self, command: &mut Command) {
+        command.env("GCE_METADATA_HOST", format!("127.0.0.1:{}", self.port));
     }
 
     /// Breaks the next requests whose targets contain this, or end so before a `$`, so many.
@@ -150,9 +180,15 @@ fn one(
     let (status, headers, mut body) = match &broken {
         Some(Break::Answer(status, code)) => refuse(*status, code),
         Some(Break::Skewed) => {
-            let (status, mut headers, body) = refuse(403, "RequestTimeTooSkewed");
+            let is_azure = headers.contains_key("x-ms-version");
+            let code = if is_azure { "AuthenticationFailed" } else { "RequestTimeTooSkewed" };
+            let (status, mut headers, body) = refuse(403, code);
             headers.push(("date".to_owned(), "Sun, 06 Nov 1994 08:49:37 GMT".to_owned()));
             (status, headers, body)
+        }
+        #[cfg(feature = "azure")]
+        _ if headers.contains_key("x-ms-version") => {
+            azure::answer(directory, method, target, &headers, &sent)
         }
         _ if method == "PUT" => put(directory, target, &headers, &sent),
         _ if method != "GET" => refuse(405, "MethodNotAllowed"),
@@ -210,6 +246,10 @@ fn put(directory: &Path, target: &str, headers: &BTreeMap<String, String>, bytes
 }
 
 fn answer(directory: &Path, target: &str, first_byte: bool) -> Answer {
+    #[cfg(feature = "gcs")]
+    if let Some(answer) = google::answer(directory, target) {
+        return answer;
+    }
     if !directory.exists() {
         return refuse(404, "NoSuchBucket");
     }
@@ -227,7 +267,10 @@ fn object(directory: &Path, name: &str, first_byte: bool) -> Answer {
     let mut headers = Vec::new();
     for (attribute, header) in METADATA {
         let value = sys::attribute(&file, attribute).unwrap();
-        headers.extend(value.map(|value| (header.to_owned(), value)));
+        if let Some(value) = value {
+            headers.push((header.replace("x-amz-", "x-goog-"), value.clone()));
+            headers.push((header.to_owned(), value));
+        }
     }
     let modified = file.metadata().unwrap().modified().unwrap();
     let seconds = modified.duration_since(UNIX_EPOCH).unwrap().as_secs();
@@ -284,4 +327,128 @@ fn list(directory: &Path, query: &str) -> Answer {
     let text =
         format!("<ListBucketResult><IsTruncated>{more}</IsTruncated>{keys}</ListBucketResult>");
     (200, Vec::new(), text.into_bytes())
+}
+
+/// What Azure's client asks for, in the words of S3, and the answers in its own.
+#[cfg(feature = "azure")]
+mod azure {
+    use std::collections::BTreeMap;
+
+    use super::{Answer, METADATA, PAGE, Path, refuse};
+
+    pub(super) fn answer(
+        directory: &Path,
+        method: &str,
+        target: &str,
+        headers: &BTreeMap<String, String>,
+        sent: &[u8],
+    ) -> Answer {
+        let Some(target) = target.strip_prefix("/walsafetest") else {
+            return refuse(400, "InvalidUri");
+        };
+        if !headers["authorization"].starts_with("SharedKey walsafetest:") {
+            return refuse(401, "NoAuthenticationInformation");
+        }
+        let (status, mut headers, body) = match (method, target.split_once('?')) {
+            ("PUT", _) => super::put(directory, target, &named(headers, false), sent),
+            ("GET", Some((_, query))) if directory.exists() => return list(directory, query),
+            ("GET", _) => super::answer(directory, target, headers.contains_key("range")),
+            _ => return refuse(405, "UnsupportedHttpVerb"),
+        };
+        if status < 300 {
+            let status = if method == "PUT" { 201 } else { status };
+            headers = named(&headers.into_iter().collect(), true).into_iter().collect();
+            return (status, headers, body);
+        }
+        let has = |code: &str| String::from_utf8_lossy(&body).contains(code);
+        match status {
+            404 if has("NoSuchKey") => refuse(404, "BlobNotFound"),
+            404 => refuse(404, "ContainerNotFound"),
+            412 => refuse(409, "BlobAlreadyExists"),
+            _ => (status, headers, body),
+        }
+    }
+
+    /// Names the metadata as S3 does, or as Azure does.
+    fn named(headers: &BTreeMap<String, String>, as_azure: bool) -> BTreeMap<String, String> {
+        let mut named = headers.clone();
+        for (_, header) in METADATA {
+            let azures = header.replace("x-amz-", "x-ms-").replace("walsafe-", "walsafe_");
+            let (from, to) = if as_azure { (header, &*azures) } else { (&*azures, header) };
+            if let Some(value) = headers.get(from) {
+                named.insert(to.to_owned(), value.clone());
+            }
+        }
+        named
+    }
+
+    fn list(directory: &Path, query: &str) -> Answer {
+        let option = |name: &str| {
+            let find = |pair: &str| pair.strip_prefix(&format!("{name}=")).map(str::to_owned);
+            query.split('&').find_map(find).map(|value| value.replace("%2F", "/"))
+        };
+        let prefix = option("prefix").unwrap();
+        let names = crate::common::names(directory).into_iter();
+        let mut keys: Vec<_> = names.map(|name| format!("main/{name}")).collect();
+        keys.retain(|key| key.starts_with(&prefix));
+        let from = option("marker").map_or(0, |marker| marker.parse().unwrap());
+        let next = from + PAGE;
+        let next = if keys.len() > next { next.to_string() } else { String::new() };
+        let blobs: String = keys
+            .iter()
+            .skip(from)
+            .take(PAGE)
+            .map(|key| format!("<Blob><Name>{key}</Name><Properties/></Blob>"))
+            .collect();
+        let text = format!(
+            "<EnumerationResults><Blobs>{blobs}</Blobs><NextMarker>{next}</NextMarker></EnumerationResults>"
+        );
+        (200, Vec::new(), text.into_bytes())
+    }
+}
+
+/// What Google's client asks for beside objects.
+#[cfg(feature = "gcs")]
+mod google {
+    use serde_json::{Value, json};
+
+    use super::{Answer, PAGE, Path};
+
+    /// Answers a request for a token, or of the JSON API; `None` if it is neither.
+    pub(super) fn answer(directory: &Path, target: &str) -> Option<Answer> {
+        if target.starts_with("/computeMetadata/v1/") {
+            return Some(ok(&json!({"access_token": "t0k3n", "expires_in": 3600})));
+        }
+        let query = target.strip_prefix("/storage/v1/b/wal/o?")?;
+        Some(if directory.exists() { list(directory, query) } else { not_found() })
+    }
+
+    fn ok(json: &Value) -> Answer {
+        (200, Vec::new(), json.to_string().into_bytes())
+    }
+
+    fn not_found() -> Answer {
+        let error = json!({"error": {"code": 404, "errors": [{"reason": "notFound"}]}});
+        (404, Vec::new(), error.to_string().into_bytes())
+    }
+
+    fn list(directory: &Path, query: &str) -> Answer {
+        let option = |name: &str| {
+            let find = |pair: &str| pair.strip_prefix(&format!("{name}=")).map(str::to_owned);
+            query.split('&').find_map(find).map(|value| value.replace("%2F", "/"))
+        };
+        let prefix = option("prefix").unwrap();
+        let start = option("pageToken").or_else(|| option("startOffset")).unwrap_or_default();
+        let names = crate::common::names(directory).into_iter();
+        let mut keys: Vec<_> = names.map(|name| format!("main/{name}")).collect();
+        keys.retain(|key| *key >= start && key.starts_with(&prefix));
+        let next = keys.get(PAGE).cloned();
+        keys.truncate(PAGE);
+        let items: Vec<_> = keys.iter().map(|key| json!({"name": key, "size": "1"})).collect();
+        let mut page = json!({"kind": "storage#objects", "items": items});
+        if let Some(next) = next {
+            page["nextPageToken"] = next.into();
+        }
+        ok(&page)
+    }
 }

@@ -14,7 +14,7 @@ use walsafe_core::sys;
 
 pub mod bucket;
 
-pub use bucket::{Bucket, SECRET};
+pub use bucket::{Bucket, Language, SECRET};
 
 pub const OURS: u64 = 7_123_456_789_012_345_678;
 pub const MB: usize = 1 << 20;
@@ -248,8 +248,13 @@ impl Place {
 
     /// The same in object storage: what lies in the archive's directory is an object.
     pub fn in_bucket() -> Self {
+        Self::in_bucket_of(Language::S3)
+    }
+
+    /// The same in a language of object storage.
+    pub fn in_bucket_of(language: Language) -> Self {
         let place = Self::new();
-        let bucket = Some(Bucket::serve(place.path("archive")));
+        let bucket = Some(Bucket::serve_in(language, place.path("archive")));
         Self { bucket, ..place }
     }
 
@@ -292,9 +297,18 @@ impl Place {
 
     /// The same, from this archive.
     pub fn restore_command_from(&self, archive: &Path, file: &str) -> Command {
-        let mut command = walsafe();
+        let mut command = self.walsafe();
         command.arg("restore").arg("--from").arg(archive);
         command.args([file, "pg_wal/RECOVERYXLOG"]).current_dir(self.path("data"));
+        command
+    }
+
+    /// The program, which finds the credentials for the archive.
+    pub fn walsafe(&self) -> Command {
+        let mut command = walsafe();
+        if let Some(bucket) = &self.bucket {
+            bucket.gives_tokens_to(&mut command);
+        }
         command
     }
 
@@ -341,9 +355,18 @@ fn set_attribute(file: &File, name: &str, value: &str) {
 pub fn walsafe() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_walsafe"));
     command.env("AWS_ACCESS_KEY_ID", "AKID").env("AWS_SECRET_ACCESS_KEY", SECRET);
-    for variable in
-        ["AWS_SESSION_TOKEN", "AWS_REGION", "AWS_DEFAULT_REGION", "WALSAFE_CREDENTIALS_FILE"]
-    {
+    // In base64, as every account key.
+    command.env("AZURE_STORAGE_KEY", format!("{SECRET}AA"));
+    for variable in [
+        "AZURE_STORAGE_ACCOUNT",
+        "AZURE_STORAGE_SAS_TOKEN",
+        "AWS_SESSION_TOKEN",
+        "AWS_REGION",
+        "AWS_DEFAULT_REGION",
+        "WALSAFE_CREDENTIALS_FILE",
+        "GOOGLE_APPLICATION_CREDENTIALS",
+        "NO_GCE_CHECK",
+    ] {
         command.env_remove(variable);
     }
     command

@@ -69,7 +69,13 @@ impl Exchange<'_, '_> {
     fn carry_out(&mut self, fault: Option<Fault>) -> io::Result<Next> {
         let way = Way::default();
         match fault {
-            None => self.forward(way),
+            None => match self.shared.told(&self.head, None) {
+                Some(answer) => {
+                    self.take_body(u64::MAX)?;
+                    self.answer(&answer)
+                }
+                None => self.forward(way),
+            },
             Some(Fault::Answer(answer)) => {
                 self.take_body(u64::MAX)?;
                 self.answer(&answer)
@@ -173,7 +179,7 @@ impl Exchange<'_, '_> {
         (&server).write_all(&self.head.raw)?;
         let (client, shared, place) = (self.client, self.shared, self.place);
         let framing = self.head.request_framing();
-        let method = self.head.method().to_owned();
+        let asked = &self.head;
         let reader = &mut *self.reader;
         let (sent, answered) = thread::scope(|scope| {
             let is_whole = whole.is_some();
@@ -181,7 +187,7 @@ impl Exchange<'_, '_> {
                 Some(body) => (&server).write_all(&body),
                 None => upload(reader, framing, client, &server, way, (shared, place)),
             });
-            let answered = download(&server, client, &method, way, is_whole, (shared, place));
+            let answered = download(&server, client, asked, way, is_whole, (shared, place));
             if answered.is_err() {
                 // The client may be waiting with the rest of the body.
                 drop(client.shutdown(Shutdown::Both));
@@ -254,7 +260,7 @@ fn upload(
 fn download(
     server: &TcpStream,
     mut client: &TcpStream,
-    method: &str,
+    asked: &Head,
     way: Way,
     whole_body: bool,
     (shared, place): (&Shared, usize),
@@ -271,7 +277,22 @@ fn download(
         }
     };
     shared.update(place, |seen| seen.served = Some(head.status()));
-    let framing = head.answer_framing(method);
+    let framing = head.answer_framing(asked.method());
+    if head.status() >= 400 && shared.clerk.is_some() {
+        let mut bytes = Vec::new();
+        http::body(&mut reader, framing, &mut |piece| {
+            if let Piece::Data(data) = piece {
+                bytes.extend_from_slice(data);
+            }
+            Ok(())
+        })?;
+        let mut answer = Answer { status: head.status(), headers: head.headers, body: bytes };
+        answer.headers.retain(|(name, _)| !name.eq_ignore_ascii_case("content-length"));
+        let answer = shared.told(asked, Some(&answer)).unwrap_or(answer);
+        shared.update(place, |seen| seen.answered = Some(answer.status));
+        client.write_all(&answer.bytes(asked.method()))?;
+        return Ok(Next::Request);
+    }
     if way.keep_answer {
         http::body(&mut reader, framing, &mut |_| Ok(()))?;
         return Ok(Next::Request);

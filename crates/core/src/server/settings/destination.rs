@@ -25,9 +25,9 @@ pub enum DestinationError {
     /// A URL that cannot be right.
     #[error("the URL is not accepted: {0}")]
     Url(UrlError),
-    /// Object storage is not part of this build.
-    #[error("this library was built without object storage")]
-    NoObjectStorage,
+    /// The storage of this cloud is not part of this build.
+    #[error("this library was built without {0}")]
+    LeftOut(&'static str),
     /// A control character, which would make log lines and the list of destinations ambiguous.
     #[error("control characters are not allowed in the path")]
     Control,
@@ -120,10 +120,10 @@ impl Destination {
     }
 
     fn in_object_storage(text: &str) -> Result<Self, DestinationError> {
-        if !cfg!(feature = "s3") {
-            return Err(DestinationError::NoObjectStorage);
-        }
         let url: ObjectUrl = text.parse().map_err(DestinationError::Url)?;
+        if !url.cloud.is_built_in() {
+            return Err(DestinationError::LeftOut(url.cloud.name()));
+        }
         url.region(|name| std::env::var(name).ok()).map_err(DestinationError::Url)?;
         Ok(Self { path: url.name().into(), given: text.to_owned(), is_url: true })
     }

@@ -1,4 +1,5 @@
-//! The URL of an archive in object storage: `s3://bucket/prefix?option=value&...`.
+//! The URL of an archive in object storage: `s3://bucket/prefix?option=value&...`, and likewise
+//! `gs://bucket/prefix` and `azure://account/container/prefix`.
 //!
 //! A URL stands in a setting, in logs and in process titles, so a secret in it is refused, and what is refused
 //! is never repeated but for the name of an option.
@@ -8,11 +9,13 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+pub use self::cloud::Cloud;
 pub use self::endpoint::Endpoint;
 use self::refused::LONGEST_PREFIX;
 pub use self::refused::UrlError;
 use self::text::{is_loopback, percent_decode};
 
+mod cloud;
 mod endpoint;
 mod refused;
 #[cfg(test)]
@@ -22,18 +25,22 @@ pub(crate) mod text;
 const OPEN: &str =
     "is http, which everybody on the way can read and change: use https, or add allow_http=true";
 
-/// Where an archive lies in S3, or in what speaks its language, and how it is spoken to.
+/// Where an archive lies in object storage, and how that is spoken to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObjectUrl {
-    /// The bucket.
+    /// Whose storage it is.
+    pub cloud: Cloud,
+    /// The account that the container belongs to, where that is a part of the URL: Azure's. Otherwise empty.
+    pub account: String,
+    /// The bucket, which Azure calls a container.
     pub bucket: String,
     /// What every key begins with, without the slash behind it; empty for the whole bucket.
     pub prefix: String,
-    /// The server; `None` for AWS's own of the region.
+    /// The server; `None` for the cloud's own, at AWS of the region.
     pub endpoint: Option<Endpoint>,
     /// The region that requests are signed for; `None` if the environment is to say it.
     pub region: Option<String>,
-    /// The bucket stands in the path of a request, and not in the name of the host.
+    /// The bucket, and Azure's account, stand in the path of a request and not in the name of the host.
     pub path_style: bool,
     /// The class that new objects are stored in.
     pub storage_class: Option<String>,
@@ -98,16 +105,21 @@ impl ObjectUrl {
     /// place, whatever else they say.
     fn owner_of_buckets(&self) -> String {
         let host = self.endpoint.as_ref().map_or(String::new(), |at| at.host.to_ascii_lowercase());
+        // An endpoint may be written with the account before it.
+        let host = host.strip_prefix(&format!("{}.", self.account)).unwrap_or(&host);
+        let own: &[&str] = match self.cloud {
+            Cloud::S3 => &[".amazonaws.com", ".amazonaws.com.cn"],
+            Cloud::Azure => &["blob.core.windows.net"],
+            Cloud::Google => &["storage.googleapis.com"],
+        };
         let region = self.region.as_deref().unwrap_or_default();
-        match &self.endpoint {
-            Some(at) if host == "localhost" => format!("127.0.0.1:{}", at.port),
-            Some(at)
-                if ![".amazonaws.com", ".amazonaws.com.cn"]
-                    .iter()
-                    .any(|aws| host.ends_with(aws)) =>
-            {
+        match (&self.endpoint, self.cloud) {
+            (Some(at), _) if host == "localhost" => format!("127.0.0.1:{}", at.port),
+            (Some(at), _) if !own.iter().any(|own| host.ends_with(own)) => {
                 format!("{host}:{}", at.port)
             }
+            (_, Cloud::Azure) => "azure".to_owned(),
+            (_, Cloud::Google) => "google".to_owned(),
             // Whatever the region, a bucket has its name alone, but for these, which are apart.
             _ if host.ends_with(".cn") || region.starts_with("cn-") => "aws-cn".to_owned(),
             _ if host.contains("us-gov-") || region.starts_with("us-gov-") => {
@@ -126,7 +138,8 @@ impl ObjectUrl {
     /// Returns how two archives lie to each other.
     #[must_use]
     pub fn relation(&self, other: &Self) -> Relation {
-        if self.bucket != other.bucket || self.owner_of_buckets() != other.owner_of_buckets() {
+        let bucket = |url: &Self| (url.cloud, url.account.clone(), url.bucket.clone());
+        if bucket(self) != bucket(other) || self.owner_of_buckets() != other.owner_of_buckets() {
             return Relation::Apart;
         }
         match (self.directory(), other.directory()) {
@@ -143,7 +156,8 @@ impl ObjectUrl {
         matches!(self.relation(other), Relation::Same | Relation::Inside)
     }
 
-    /// Returns the region that requests are signed for. `environment` gives the variables of the process.
+    /// Returns the region that requests are signed for, which is empty where that plays no part. `environment`
+    /// gives the variables of the process.
     ///
     /// # Errors
     /// Nothing says it, and the server is one of AWS.
@@ -151,6 +165,9 @@ impl ObjectUrl {
         &self,
         environment: impl Fn(&str) -> Option<String>,
     ) -> Result<String, UrlError> {
+        if self.cloud != Cloud::S3 {
+            return Ok(String::new());
+        }
         let variable = |name| environment(name).filter(|value| !value.is_empty());
         let named = self.region.clone().or_else(|| variable("AWS_REGION"));
         match named.or_else(|| variable("AWS_DEFAULT_REGION")) {
@@ -177,25 +194,36 @@ impl ObjectUrl {
     #[must_use]
     pub(crate) fn server(&self, region: &str) -> Endpoint {
         let server = self.endpoint.clone().unwrap_or_else(|| {
-            let domain =
-                if region.starts_with("cn-") { "amazonaws.com.cn" } else { "amazonaws.com" };
-            Endpoint { tls: true, host: format!("s3.{region}.{domain}"), port: 443 }
+            let host = match self.cloud {
+                Cloud::S3 if region.starts_with("cn-") => format!("s3.{region}.amazonaws.com.cn"),
+                Cloud::S3 => format!("s3.{region}.amazonaws.com"),
+                Cloud::Azure => "blob.core.windows.net".to_owned(),
+                Cloud::Google => "storage.googleapis.com".to_owned(),
+            };
+            Endpoint { tls: true, host, port: 443 }
         });
-        if self.is_path_style() {
+        let before = match self.cloud {
+            Cloud::S3 => &self.bucket,
+            Cloud::Azure => &self.account,
+            Cloud::Google => return server,
+        };
+        let is_there = self.cloud == Cloud::Azure && server.host.starts_with(&format!("{before}."));
+        if self.is_path_style() || is_there {
             server
         } else {
-            Endpoint { host: format!("{}.{}", self.bucket, server.host), ..server }
+            Endpoint { host: format!("{before}.{}", server.host), ..server }
         }
     }
 
-    /// Returns whether the bucket stands in the path. An address has no names under it, and the certificates of
-    /// AWS do not fit a bucket with dots in its name.
+    /// Returns whether the bucket, and Azure's account, stand in the path. An address has no names under it, and
+    /// the certificates of AWS do not fit a bucket with dots in its name.
     pub(crate) fn is_path_style(&self) -> bool {
         let addressed = self.endpoint.as_ref().is_some_and(|at| {
             at.host.parse::<IpAddr>().is_ok() || at.host.eq_ignore_ascii_case("localhost")
         });
-        let dotted =
-            self.bucket.contains('.') && self.endpoint.as_ref().is_none_or(|endpoint| endpoint.tls);
+        let dotted = self.cloud == Cloud::S3
+            && self.bucket.contains('.')
+            && self.endpoint.as_ref().is_none_or(|endpoint| endpoint.tls);
         self.path_style || addressed || dotted
     }
 
@@ -213,15 +241,10 @@ impl ObjectUrl {
             "region" => self.region = Some(value),
             "style" if value == "path" => self.path_style = true,
             "style" => return wrong("is not \"path\""),
-            "storage_class" if ["GLACIER", "DEEP_ARCHIVE", "SNOW"].contains(&value.as_str()) => {
-                return wrong(
-                    "is a cold class: what lies there must be brought back before a restore",
-                );
-            }
-            "storage_class" if !value.chars().all(plain) => {
-                return wrong("is not the name of a storage class");
-            }
-            "storage_class" => self.storage_class = Some(value),
+            "storage_class" => match self.cloud.refuses_class(&value) {
+                Some(why) => return wrong(why),
+                None => self.storage_class = Some(value),
+            },
             "sse" => match value.as_str() {
                 "AES256" => self.encryption = Some(Encryption::Storage),
                 "aws:kms" => self.encryption = Some(Encryption::Managed),
@@ -244,7 +267,7 @@ impl ObjectUrl {
                 }
                 self.proxy = Proxy::At(at);
             }
-            _ => return Err(UrlError::UnknownOption(name.to_owned())),
+            _ => return Err(UrlError::UnknownOption { cloud: self.cloud, name: name.to_owned() }),
         }
         Ok(())
     }
@@ -254,29 +277,36 @@ impl FromStr for ObjectUrl {
     type Err = UrlError;
 
     fn from_str(text: &str) -> Result<Self, UrlError> {
-        const KNOWN: [&str; 10] = [
-            "endpoint",
-            "region",
-            "style",
-            "storage_class",
-            "sse",
-            "kms_key",
-            "requester_pays",
-            "expected_owner",
-            "ca_file",
-            "proxy",
-        ];
-        let rest = text.strip_prefix("s3://").ok_or(UrlError::Scheme)?;
+        let Some((cloud, rest)) = Cloud::of(text) else {
+            // Whoever writes the storage's own URL may have written its secrets, too.
+            let query = text.split_once('?').map_or("", |(_, query)| query);
+            let secret = names_of(query).any(is_secret);
+            return Err(if secret { UrlError::Secret } else { UrlError::Scheme });
+        };
+        let secret = rest.split_once('?').is_some_and(|(_, query)| names_of(query).any(is_secret));
+        if secret {
+            return Err(UrlError::Secret);
+        }
         if rest.contains('#') {
             return Err(UrlError::Fragment);
         }
         let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let (account, place) = match cloud {
+            Cloud::Azure => {
+                let (account, place) = place.split_once('/').unwrap_or((place, ""));
+                check_account(account)?;
+                (account, place)
+            }
+            _ => ("", place),
+        };
         let (bucket, prefix) = place.split_once('/').unwrap_or((place, ""));
-        check_bucket(bucket)?;
+        check_bucket(cloud, bucket)?;
         // "s3://bucket/prefix/" means what "s3://bucket/prefix" means.
         let prefix = prefix.strip_suffix('/').unwrap_or(prefix);
-        check_prefix(prefix)?;
+        check_prefix(cloud, prefix)?;
         let mut url = Self {
+            cloud,
+            account: account.to_owned(),
             bucket: bucket.to_owned(),
             prefix: prefix.to_owned(),
             endpoint: None,
@@ -294,8 +324,8 @@ impl FromStr for ObjectUrl {
         for option in query.split('&').filter(|option| !option.is_empty()) {
             let (name, value) = option.split_once('=').unwrap_or((option, ""));
             let value = percent_decode(value);
-            let known = KNOWN.into_iter().chain(["allow_http"]).find(|known| *known == name);
-            let Some(known) = known else { return Err(refused_option(name)) };
+            let known = cloud.options().iter().copied().find(|known| *known == name);
+            let Some(known) = known else { return Err(refused_option(cloud, name)) };
             if seen.contains(&known) {
                 return Err(UrlError::Twice(known));
             }
@@ -306,7 +336,10 @@ impl FromStr for ObjectUrl {
                 _ => url.set(known, value)?,
             }
         }
-        if url.kms_key.is_some() && url.encryption != Some(Encryption::Managed) {
+        if cloud == Cloud::S3
+            && url.kms_key.is_some()
+            && url.encryption != Some(Encryption::Managed)
+        {
             return Err(UrlError::Value("kms_key", "stands there without sse=aws:kms"));
         }
         match &url.endpoint {
@@ -321,25 +354,43 @@ impl FromStr for ObjectUrl {
 impl fmt::Display for ObjectUrl {
     /// The bucket and the prefix: by these an archive is known.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "s3://{}", self.bucket)?;
+        write!(f, "{}://", self.cloud.scheme())?;
+        if !self.account.is_empty() {
+            write!(f, "{}/", self.account)?;
+        }
+        f.write_str(&self.bucket)?;
         if self.prefix.is_empty() { Ok(()) } else { write!(f, "/{}", self.prefix) }
     }
 }
 
-fn check_bucket(bucket: &str) -> Result<(), UrlError> {
+fn check_account(account: &str) -> Result<(), UrlError> {
+    if account.contains('@') || account.contains(':') {
+        return Err(UrlError::Secret);
+    }
+    let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let fits = (3..=24).contains(&account.len()) && account.bytes().all(fits);
+    if fits { Ok(()) } else { Err(UrlError::Account) }
+}
+
+fn check_bucket(cloud: Cloud, bucket: &str) -> Result<(), UrlError> {
     if bucket.contains('@') || bucket.contains(':') {
         return Err(UrlError::Secret);
     }
-    if bucket.ends_with("--x-s3") {
+    if cloud == Cloud::S3 && bucket.ends_with("--x-s3") {
         return Err(UrlError::DirectoryBucket);
     }
-    let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b".-".contains(&b);
+    let (others, doubled, wrong): (&[u8], _, _) = match cloud {
+        Cloud::S3 => (b".-", "..", UrlError::Bucket),
+        Cloud::Azure => (b"-", "--", UrlError::Container),
+        Cloud::Google => (b".-_", "..", UrlError::Bucket),
+    };
+    let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || others.contains(&b);
     let ends = bucket.starts_with(['.', '-']) || bucket.ends_with(['.', '-']);
     let fits = (3..=63).contains(&bucket.len()) && bucket.bytes().all(inner) && !ends;
-    if fits && !bucket.contains("..") { Ok(()) } else { Err(UrlError::Bucket) }
+    if fits && !bucket.contains(doubled) { Ok(()) } else { Err(wrong) }
 }
 
-fn check_prefix(prefix: &str) -> Result<(), UrlError> {
+fn check_prefix(cloud: Cloud, prefix: &str) -> Result<(), UrlError> {
     if prefix.len() > LONGEST_PREFIX {
         return Err(UrlError::TooLong);
     }
@@ -350,28 +401,47 @@ fn check_prefix(prefix: &str) -> Result<(), UrlError> {
         match part {
             "" => return Err(UrlError::EmptyPart),
             "." | ".." => return Err(UrlError::Dots),
+            // Some of Azure's own ways to it drop the dot.
+            part if cloud == Cloud::Azure && part.ends_with('.') => return Err(UrlError::LastDot),
             _ => {}
         }
     }
     Ok(())
 }
 
-/// Names an option that is not known. One whose name promises a secret is called that.
-fn refused_option(name: &str) -> UrlError {
+fn names_of(query: &str) -> impl Iterator<Item = &str> {
+    query.split('&').map(|option| option.split_once('=').map_or(option, |(name, _)| name))
+}
+
+/// Returns whether the name of an option promises a secret. Those of a signature are seldom the first ones.
+fn is_secret(name: &str) -> bool {
     let lower = name.to_ascii_lowercase();
     let has = |word: &str| lower.contains(word);
-    if has("sse_c") || has("sse-c") || has("customer") {
+    let is_customers = has("sse_c") || has("sse-c") || has("customer");
+    let words = [
+        "secret",
+        "password",
+        "token",
+        "access_key",
+        "accesskey",
+        "account_key",
+        "accountkey",
+        "key_id",
+        "signature",
+    ];
+    !is_customers && (lower == "sig" || words.into_iter().any(has))
+}
+
+/// Names an option that is not known.
+fn refused_option(cloud: Cloud, name: &str) -> UrlError {
+    let lower = name.to_ascii_lowercase();
+    let has = |word: &str| lower.contains(word);
+    if cloud == Cloud::S3 && (has("sse_c") || has("sse-c") || has("customer")) {
         return UrlError::CustomerKey;
-    }
-    if ["secret", "password", "token", "access_key", "accesskey", "key_id", "signature"]
-        .into_iter()
-        .any(has)
-    {
-        return UrlError::Secret;
     }
     let shown: String =
         name.chars().filter(|c| c.is_ascii_alphanumeric() || "_-".contains(*c)).take(32).collect();
-    UrlError::UnknownOption(shown)
+    UrlError::UnknownOption { cloud, name: shown }
 }
 
 fn boolean(option: &'static str, value: &str) -> Result<bool, UrlError> {

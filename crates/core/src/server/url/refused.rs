@@ -2,15 +2,20 @@
 
 use thiserror::Error as ThisError;
 
+use super::Cloud;
+
 /// Keys have at most 1024 bytes, and names in an archive fewer than 128.
 pub(super) const LONGEST_PREFIX: usize = 800;
 
 /// Why a URL is refused. The text never holds more of the URL than the name of an option.
 #[derive(Debug, Clone, PartialEq, Eq, ThisError)]
 pub enum UrlError {
-    /// It does not begin with `s3://`.
-    #[error("it does not begin with \"s3://\"")]
+    /// It does not begin with `s3://`, `azure://` or `gs://`.
+    #[error("it does not begin with \"s3://\", \"azure://\" or \"gs://\"")]
     Scheme,
+    /// It is of a cloud that this program was built without.
+    #[error("this program was built without {}", .0.name())]
+    LeftOut(Cloud),
     /// It holds a user name or a password.
     #[error(
         "it holds credentials, which would be seen by everybody who sees settings and logs: put them into \"credentials_file\", and change them, since they are no longer secret"
@@ -21,6 +26,16 @@ pub enum UrlError {
         "the name of its bucket is not one of 3 to 63 lower-case letters, digits, \".\" and \"-\""
     )]
     Bucket,
+    /// The name of Azure's account cannot be one.
+    #[error(
+        "the name of its account is not one of 3 to 24 lower-case letters and digits: write \"azure://ACCOUNT/CONTAINER/PREFIX\""
+    )]
+    Account,
+    /// The name of Azure's container cannot be one.
+    #[error(
+        "the name of its container is not one of 3 to 63 lower-case letters, digits and single \"-\": write \"azure://ACCOUNT/CONTAINER/PREFIX\""
+    )]
+    Container,
     /// The bucket is of a kind that knows no conditional PUT in order.
     #[error("S3 directory buckets (\"--x-s3\") are not supported: use a general purpose bucket")]
     DirectoryBucket,
@@ -30,6 +45,9 @@ pub enum UrlError {
     /// The prefix has a part that is `.` or `..`.
     #[error("its path holds \".\" or \"..\" as a part")]
     Dots,
+    /// The prefix has a part that ends with a dot.
+    #[error("its path holds a part that ends with \".\"")]
+    LastDot,
     /// The prefix has a character that storage and tools read in different ways.
     #[error("its path holds a character other than letters, digits, \"/\" and !-_.*'()=+@:,~")]
     Character,
@@ -39,11 +57,14 @@ pub enum UrlError {
     /// It has a fragment.
     #[error("it holds a \"#\"")]
     Fragment,
-    /// An option is not known.
-    #[error(
-        "the option \"{0}\" is not known: there are endpoint, region, style, storage_class, sse, kms_key, requester_pays, expected_owner, ca_file, proxy and allow_http"
-    )]
-    UnknownOption(String),
+    /// An option is not known to the cloud.
+    #[error("the option \"{name}\" is not known{}: there are {}", to(*.cloud), options(*.cloud))]
+    UnknownOption {
+        /// Whose.
+        cloud: Cloud,
+        /// Its name, or what of it may be shown.
+        name: String,
+    },
     /// An option would make the server need a key of ours for each request.
     #[error("encryption with a key of the customer's (SSE-C) is not supported: use sse=aws:kms")]
     CustomerKey,
@@ -53,4 +74,15 @@ pub enum UrlError {
     /// The value of an option is wrong.
     #[error("the option \"{0}\" {1}")]
     Value(&'static str, &'static str),
+}
+
+fn to(cloud: Cloud) -> String {
+    if cloud == Cloud::S3 { String::new() } else { format!(" to {}", cloud.name()) }
+}
+
+fn options(cloud: Cloud) -> String {
+    match cloud.options() {
+        [others @ .., last] => format!("{} and {last}", others.join(", ")),
+        [] => String::new(),
+    }
 }

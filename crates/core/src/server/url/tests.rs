@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use super::{Encryption, Endpoint, ObjectUrl, Proxy, UrlError};
+use super::{Cloud, Encryption, Endpoint, ObjectUrl, Proxy, UrlError};
 
 fn url(text: &str) -> ObjectUrl {
     text.parse().unwrap_or_else(|e| panic!("{text}: {e}"))
@@ -84,6 +84,40 @@ fn options_are_read_and_wrong_ones_are_named() {
     );
 }
 
+#[test]
+fn a_url_says_whose_storage_it_is_and_has_the_options_of_that_cloud() {
+    let azure = url("azure://walsafe1/wal-1/pg/main/?storage_class=Cool&endpoint=http://[::1]:80");
+    assert_eq!((azure.cloud, azure.account.as_str()), (Cloud::Azure, "walsafe1"));
+    assert_eq!((azure.bucket.as_str(), azure.key("x").as_str()), ("wal-1", "pg/main/x"));
+    assert_eq!(azure.to_string(), "azure://walsafe1/wal-1/pg/main");
+    assert_eq!(azure.name(), "azure://walsafe1/wal-1/pg/main?endpoint=http://[::1]");
+    assert_eq!(url("azure://walsafe1/wal").to_string(), "azure://walsafe1/wal");
+    assert_eq!(url("gs://wal_1/main").to_string(), "gs://wal_1/main");
+    // No region is asked of who has none.
+    assert_eq!(azure.region(|_| None).unwrap(), "");
+    for (text, says) in [
+        ("az://walsafe1/wal", "\"azure://\""),
+        ("azure://walsafe1", "name of its container"),
+        ("azure://wal-archive/main", "name of its account"),
+        ("azure://walsafe1/wal--1", "name of its container"),
+        ("azure://walsafe1/$web/x", "name of its container"),
+        ("azure://walsafe1/wal.1/x", "azure://ACCOUNT/CONTAINER/PREFIX"),
+        ("azure://walsafe1/wal/a./b", "ends with \".\""),
+        (
+            "azure://walsafe1/wal?region=x",
+            "\"region\" is not known to Azure Blob Storage: there are endpoint,",
+        ),
+        ("azure://walsafe1/wal?sse=aws:kms", "\"sse\" is not known"),
+        ("azure://walsafe1/wal?storage_class=Archive", "cold class"),
+        ("azure://walsafe1/wal?storage_class=STANDARD", "none of Hot, Cool and Cold"),
+        ("azure://walsafe1/wal?endpoint=http://store.test", "allow_http=true"),
+        ("gs://wal?region=x", "not known to Google Cloud Storage"),
+    ] {
+        let said = why(text);
+        assert!(said.contains(says), "{text}: {said}");
+    }
+}
+
 /// What is refused ends up in a log.
 #[test]
 fn a_secret_in_a_url_is_refused_and_not_repeated() {
@@ -93,6 +127,13 @@ fn a_secret_in_a_url_is_refused_and_not_repeated() {
         "s3://bucket?region=r&session_token=hunter2",
         "s3://bucket?endpoint=https://me:hunter2@store",
         "s3://bucket?region=r&proxy=http://me:hunter2@proxy",
+        // As the storage itself makes them: the signature comes last.
+        "s3://bucket/x?X-Amz-Algorithm=AWS4&X-Amz-Signature=hunter2",
+        "azure://walsafe1/wal?sv=2024-11-04&ss=b&sp=rcl&se=2027&sig=hunter2",
+        "azure://walsafe1:hunter2@wal/main",
+        "azure://walsafe1/key:hunter2@wal/main",
+        "azure://walsafe1/wal?AccountKey=hunter2",
+        "https://walsafe1.blob.core.windows.net/wal?sv=2024-11-04&sig=hunter2",
     ] {
         assert_eq!(text.parse::<ObjectUrl>(), Err(UrlError::Secret), "{text}");
         assert!(!why(text).contains("hunter2"), "{text}");
@@ -131,6 +172,27 @@ fn archives_that_are_one_or_lie_in_each_other_are_told_by_their_urls() {
             "s3://bucket/a?endpoint=http://127.0.0.1:9000",
             Apart,
         ),
+        ("azure://walsafe1/wal/a", "azure://walsafe1/wal/a/?storage_class=Cool", Same),
+        ("azure://walsafe1/wal/a/b", "azure://walsafe1/wal/a", Inside),
+        ("azure://walsafe1/wal/a", "azure://walsafe2/wal/a", Apart),
+        ("azure://walsafe1/wal/a", "azure://walsafe1/other/a", Apart),
+        (
+            "azure://walsafe1/wal/a",
+            "azure://walsafe1/wal/a?endpoint=https://walsafe1.blob.core.windows.net",
+            Same,
+        ),
+        (
+            "azure://walsafe1/wal?endpoint=https://blob.core.usgovcloudapi.net",
+            "azure://walsafe1/wal?endpoint=https://walsafe1.blob.core.usgovcloudapi.net",
+            Same,
+        ),
+        (
+            "azure://walsafe1/wal",
+            "azure://walsafe1/wal?endpoint=https://blob.core.usgovcloudapi.net",
+            Apart,
+        ),
+        ("azure://walsafe1/wal", "gs://wal", Apart),
+        ("gs://wal/a", "s3://wal/a", Apart),
     ] {
         let [a, b] = [first, second].map(|url| url.parse::<ObjectUrl>().unwrap());
         assert_eq!(a.relation(&b), expected, "{first} {second}");

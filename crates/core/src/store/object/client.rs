@@ -1,6 +1,6 @@
 //! Requests to a bucket: signed, sent, and sent again where that may help, within a time limit.
 
-use std::io::ErrorKind as IoErrorKind;
+use std::io::{self, ErrorKind as IoErrorKind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -8,17 +8,17 @@ use std::time::{Duration, Instant};
 
 use http::Request;
 use http::header::{CACHE_CONTROL, CONTENT_LENGTH, HeaderValue, USER_AGENT};
-use reqsign_aws_v4::EMPTY_STRING_SHA256;
 
-use super::answer::{self, Asked, Meaning, Said};
-use super::keys::{Credentials, Keys};
-use super::payload::Payload;
+use super::answer::{self, Said};
+use super::ask::{Ask, Asked, Meaning};
+use super::cloud::{Dialect, dialect};
+use super::keys::{Credentials, Sign};
 use super::wire::{Begun, Dial, Failure, Lines, Reply, Trust, Via};
 use crate::error::{ErrorKind, Refusal};
 use crate::server::url::Endpoint;
+use crate::server::url::ObjectUrl;
 use crate::server::url::UrlError;
 use crate::server::url::text::percent_encode;
-use crate::server::url::{Encryption, ObjectUrl};
 use crate::store::Requests;
 
 /// Time limits of requests.
@@ -63,19 +63,6 @@ impl Counts {
     }
 }
 
-/// What is asked of the storage.
-pub(super) struct Ask<'a> {
-    pub(super) asked: Asked,
-    pub(super) method: &'static str,
-    /// `None` for the bucket itself.
-    pub(super) key: Option<String>,
-    /// Names and values, in the order of the names.
-    pub(super) query: Vec<(&'static str, String)>,
-    /// Names in lower case. All of them are signed.
-    pub(super) headers: Vec<(&'static str, String)>,
-    pub(super) payload: Option<&'a Payload>,
-}
-
 /// A PUT, all of whose body but the end is sent.
 pub(super) struct Held {
     begun: Begun,
@@ -86,8 +73,9 @@ pub(super) struct Held {
 #[derive(Debug)]
 pub(super) struct Client {
     url: ObjectUrl,
+    dialect: &'static dyn Dialect,
     server: Endpoint,
-    keys: Keys,
+    keys: Box<dyn Sign>,
     lines: Arc<Lines>,
     patience: Patience,
     pub(super) counts: Counts,
@@ -106,6 +94,7 @@ impl Client {
         credentials: Credentials,
         patience: Patience,
     ) -> Result<Self, UrlError> {
+        let dialect = dialect(url.cloud).ok_or(UrlError::LeftOut(url.cloud))?;
         let variable = |name: &str| std::env::var(name).ok();
         let region = url.region(variable)?;
         let server = url.server(&region);
@@ -116,12 +105,16 @@ impl Client {
             connect: Self::CONNECT.min(patience.progress),
             patience: patience.progress,
         });
-        let keys = Keys::new(credentials, url.name(), &region);
-        Ok(Self { url, server, keys, lines, patience, counts: Counts::default() })
+        let keys = dialect.signer(credentials, &url, &region);
+        Ok(Self { url, dialect, server, keys, lines, patience, counts: Counts::default() })
     }
 
     pub(super) fn url(&self) -> &ObjectUrl {
         &self.url
+    }
+
+    pub(super) fn dialect(&self) -> &'static dyn Dialect {
+        self.dialect
     }
 
     /// Closes the connections that nobody has used for a while.
@@ -145,7 +138,7 @@ impl Client {
     /// Begins a PUT, and holds back its end. What goes wrong here shows when it is ended. `None` if the body
     /// is too small for that.
     pub(super) fn hold(&self, ask: &Ask<'_>, moved: &dyn Fn()) -> Option<Held> {
-        let payload = ask.payload.filter(|payload| payload.len() > 4 * Self::END)?;
+        ask.payload.filter(|payload| payload.len() > 4 * Self::END)?;
         let request = self.request(ask).ok()?;
         self.counts.requests.fetch_add(1, Ordering::Relaxed);
         let mut begun = Begun::new(&self.lines, request, false, moved).ok()?;
@@ -153,7 +146,7 @@ impl Client {
             begun.send(piece, moved);
             !begun.has_failed()
         };
-        payload.pieces(0, payload.len() - Self::END, &mut send).ok()?;
+        ask.begin(Self::END, &mut send).ok()?;
         begun.flush();
         Some(Held { begun, since: Instant::now() })
     }
@@ -175,14 +168,13 @@ impl Client {
         moved: &dyn Fn(),
     ) -> Result<(Meaning, Reply), Refusal> {
         let held = held.filter(|held| self.may_hold(held).is_some());
-        let first = held.zip(ask.payload).map(|(Held { mut begun, .. }, payload)| {
+        let first = held.map(|Held { mut begun, .. }| {
             let mut send = |piece: &[u8]| {
                 begun.send(piece, moved);
                 true
             };
-            let end = payload.len() - Self::END;
-            match payload.pieces(end, payload.len(), &mut send) {
-                Ok(()) => answered(ask.asked, begun, moved),
+            match ask.end(Self::END, &mut send) {
+                Ok(()) => self.answered(ask.asked, begun, moved),
                 Err(source) => Err(self.unreadable(source)),
             }
         });
@@ -237,16 +229,10 @@ impl Client {
         }
     }
 
-    /// Words the lack of an answer. Where the bucket's name stands before the server's, DNS and the certificate must
-    /// know of that.
+    /// Words the lack of an answer.
     fn refusal(&self, failure: &Failure) -> Refusal {
-        let mut refusal = answer::refusal(failure);
-        let is_before = self.url.endpoint.is_some() && !self.url.is_path_style();
-        if is_before && matches!(failure, Failure::Unknown { .. } | Failure::Certificate { .. }) {
-            refusal.text.push_str(
-                "; if there is no such name for each bucket of the server, add style=path to the URL",
-            );
-        }
+        let mut refusal = answer::refusal(self.dialect, failure);
+        refusal.text.push_str(self.dialect.advice(&self.url, failure).unwrap_or_default());
         refusal
     }
 
@@ -262,32 +248,24 @@ impl Client {
             Ok(begun) => begun,
             Err(failure) => return Ok(Err(failure)),
         };
-        if let Some(payload) = ask.payload {
-            let mut send = |piece: &[u8]| {
-                begun.send(piece, moved);
-                !begun.has_failed()
-            };
-            if let Err(source) = payload.pieces(0, payload.len(), &mut send) {
-                return Ok(Err(self.unreadable(source)));
-            }
+        let mut send = |piece: &[u8]| {
+            begun.send(piece, moved);
+            !begun.has_failed()
+        };
+        if let Err(source) = ask.begin(0, &mut send).and_then(|()| ask.end(0, &mut send)) {
+            return Ok(Err(self.unreadable(source)));
         }
-        Ok(answered(ask.asked, begun, moved))
+        Ok(self.answered(ask.asked, begun, moved))
     }
 
     /// The bytes to be sent cannot be read: the request ends there.
-    fn unreadable(&self, source: std::io::Error) -> Failure {
+    fn unreadable(&self, source: io::Error) -> Failure {
         Failure::Cut { host: self.server.with_port(), source, reused: false }
     }
 
     /// Makes a request, but for its body, and signs it.
     fn request(&self, ask: &Ask<'_>) -> Result<Request<()>, Refusal> {
-        let bucket =
-            if self.url.is_path_style() { format!("/{}", self.url.bucket) } else { String::new() };
-        let path = match &ask.key {
-            Some(key) => format!("{bucket}/{}", percent_encode(key, true)),
-            None if bucket.is_empty() => "/".to_owned(),
-            None => bucket,
-        };
+        let path = self.dialect.path(&self.url, ask);
         let query: Vec<_> = ask
             .query
             .iter()
@@ -300,7 +278,7 @@ impl Client {
             .method(ask.method)
             .uri(format!("{scheme}://{host}{target}"))
             .header("host", &host);
-        for (name, value) in self.common(ask).iter().chain(&ask.headers) {
+        for (name, value) in self.dialect.headers(&self.url, ask).iter().chain(&ask.headers) {
             request = request.header(*name, value);
         }
         let wrong = |e: http::Error| Refusal {
@@ -309,59 +287,30 @@ impl Client {
             request_id: None,
         };
         let (mut parts, ()) = request.body(()).map_err(wrong)?.into_parts();
-        // What is signed is what is sent, whatever the signer makes of it.
-        let uri = parts.uri.clone();
-        self.keys.sign(&mut parts)?;
-        parts.uri = uri;
+        self.keys.sign(&mut parts, ask.len())?;
         // Not signed: what lies between may change these.
         let agent = concat!("walsafe/", env!("CARGO_PKG_VERSION"));
         parts.headers.insert(USER_AGENT, HeaderValue::from_static(agent));
         if ask.asked != Asked::Publish {
             parts.headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
         }
-        if let Some(payload) = ask.payload {
-            parts.headers.insert(CONTENT_LENGTH, payload.len().into());
+        if let Some(len) = ask.len() {
+            parts.headers.insert(CONTENT_LENGTH, len.into());
         }
         Ok(Request::from_parts(parts, ()))
     }
 
-    /// The headers that follow from the URL and the body.
-    fn common(&self, ask: &Ask<'_>) -> Vec<(&'static str, String)> {
-        let ObjectUrl {
-            storage_class, encryption, kms_key, requester_pays, expected_owner, ..
-        } = &self.url;
-        let mut headers = Vec::new();
-        if *requester_pays {
-            headers.push(("x-amz-request-payer", "requester".to_owned()));
-        }
-        if let Some(owner) = expected_owner {
-            headers.push(("x-amz-expected-bucket-owner", owner.clone()));
-        }
-        let Some(payload) = ask.payload else {
-            headers.push(("x-amz-content-sha256", EMPTY_STRING_SHA256.to_owned()));
-            return headers;
-        };
-        headers.push(("x-amz-content-sha256", payload.sha256()));
-        headers.push(("content-md5", payload.md5()));
-        if let Some(class) = storage_class {
-            headers.push(("x-amz-storage-class", class.clone()));
-        }
-        let (how, key) = match encryption {
-            Some(Encryption::Storage) => (Some("AES256"), None),
-            Some(Encryption::Managed) => (Some("aws:kms"), kms_key.clone()),
-            None => (None, None),
-        };
-        headers.extend(how.map(|how| ("x-amz-server-side-encryption", how.to_owned())));
-        headers.extend(key.map(|key| ("x-amz-server-side-encryption-aws-kms-key-id", key)));
-        headers
+    fn answered(
+        &self,
+        asked: Asked,
+        begun: Begun,
+        moved: &dyn Fn(),
+    ) -> Result<(Said, Reply), Failure> {
+        let mut reply = begun.answer()?;
+        moved();
+        let said = Said::of(self.dialect, asked, &mut reply)?;
+        Ok((said, reply))
     }
-}
-
-fn answered(asked: Asked, begun: Begun, moved: &dyn Fn()) -> Result<(Said, Reply), Failure> {
-    let mut reply = begun.answer()?;
-    moved();
-    let said = Said::of(asked, &mut reply)?;
-    Ok((said, reply))
 }
 
 /// Pauses between tries: each about twice as long as the one before.
@@ -394,6 +343,7 @@ mod tests {
 
     use super::*;
     use crate::store::object::fake::Fake;
+    use crate::store::object::payload::Payload;
 
     /// A body that stands still for long is taken for a client that is gone, or fills a server.
     #[test]
@@ -417,6 +367,7 @@ mod tests {
             query: Vec::new(),
             headers: vec![("if-none-match", "*".to_owned())],
             payload: Some(&payload),
+            ..Ask::new(Asked::Publish, "PUT")
         };
         for (key, held_for, requests) in [("fresh", 0, 1), ("stale", 11, 2)] {
             let before = client.counts.requests.load(Ordering::Relaxed);

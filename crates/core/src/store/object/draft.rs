@@ -9,9 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Shared;
-use super::answer::Meaning;
-use super::client::{Ask, Held};
-use super::found;
+use super::ask::{Ask, Meaning};
+use super::client::Held;
 use super::payload::Payload;
 use crate::encoding::digest::{
     CHECKED_ATTRIBUTE, CONTENT_ATTRIBUTE, Digest, Hasher, STORED_ATTRIBUTE,
@@ -34,7 +33,7 @@ struct ObjectSealed {
     shared: Arc<Shared>,
     name: FinalName,
     payload: Payload,
-    /// What the object carries beside its contents.
+    /// The attributes that the object carries beside its contents.
     carries: Vec<(&'static str, String)>,
     seal: Seal,
     held: Option<Held>,
@@ -60,11 +59,11 @@ impl Draft for ObjectDraft<'_> {
         let Self { shared, progress, name, payload } = *self;
         let mut carries = Vec::new();
         if let Some(Digests { stored, content }) = seal.digests {
-            carries.push((found::header(STORED_ATTRIBUTE), stored.to_string()));
-            carries.push((found::header(CONTENT_ATTRIBUTE), content.to_string()));
+            carries.push((STORED_ATTRIBUTE, stored.to_string()));
+            carries.push((CONTENT_ATTRIBUTE, content.to_string()));
         }
         if let Some(checked) = seal.checked {
-            carries.push((found::header(CHECKED_ATTRIBUTE), checked.as_str().to_owned()));
+            carries.push((CHECKED_ATTRIBUTE, checked.as_str().to_owned()));
         }
         let mut sealed = ObjectSealed { shared, name, payload, carries, seal: *seal, held: None };
         if seal.verify {
@@ -84,9 +83,7 @@ impl ObjectSealed {
     }
 
     fn ask(&self) -> Ask<'_> {
-        let mut ask = self.shared.put(&self.name, &self.payload);
-        ask.headers.extend(self.carries.iter().cloned());
-        ask
+        self.shared.put(&self.name, &self.carries, &self.payload)
     }
 
     fn test_condition(&self, progress: &Progress) -> Result<(), Error> {

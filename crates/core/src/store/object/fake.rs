@@ -16,6 +16,11 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use crate::server::url::text::{percent_decode, percent_encode};
 
+#[cfg(feature = "azure")]
+mod azure;
+#[cfg(feature = "gcs")]
+mod google;
+
 /// An authority of the tests' own.
 pub(super) const AUTHORITY: &str = "\
 -----BEGIN CERTIFICATE-----
@@ -320,7 +325,7 @@ fn one(state: &Mutex<State>, reader: &mut BufReader<Box<dyn Stream>>) -> io::Res
     let broken = locked.to_break.iter().position(fits);
     let broken = broken.and_then(|at| locked.to_break.remove(at)).map(|(.., how)| how);
     let mut answer = match &broken {
-        Some(Break::Refuse(status, code)) => refuse(*status, code),
+        Some(Break::Refuse(status, code)) => refuse_of(&target, *status, code),
         Some(Break::Cut { done: false }) => return Ok(None),
         Some(Break::Hang(time)) => {
             let (begun, time) = (Instant::now(), *time);
@@ -334,7 +339,7 @@ fn one(state: &Mutex<State>, reader: &mut BufReader<Box<dyn Stream>>) -> io::Res
     };
     drop(locked);
     match broken {
-        Some(Break::DoAndRefuse(status, code)) => answer = refuse(status, code),
+        Some(Break::DoAndRefuse(status, code)) => answer = refuse_of(&target, status, code),
         Some(Break::Cut { done: true }) => return Ok(None),
         Some(Break::Flip) => *answer.2.last_mut().unwrap() ^= 1,
         _ => {}
@@ -370,8 +375,36 @@ fn refuse(status: u16, code: &str) -> Answer {
     (status, Vec::new(), if code.is_empty() { Vec::new() } else { body.into_bytes() })
 }
 
+/// The same in the words of whoever is asked so.
+fn refuse_of(target: &str, status: u16, code: &str) -> Answer {
+    #[cfg(feature = "gcs")]
+    if google::is_json(target) {
+        return google::refuse(status, code);
+    }
+    let _ = target;
+    refuse(status, code)
+}
+
 impl State {
     fn done(
+        &mut self,
+        method: &str,
+        target: &str,
+        asked: &[(String, String)],
+        body: &[u8],
+    ) -> Answer {
+        #[cfg(feature = "azure")]
+        if let Some(answer) = azure::done(self, method, target, asked, body) {
+            return answer;
+        }
+        #[cfg(feature = "gcs")]
+        if let Some(answer) = google::done(self, method, target, asked, body) {
+            return answer;
+        }
+        self.stored(method, target, asked, body)
+    }
+
+    fn stored(
         &mut self,
         method: &str,
         target: &str,

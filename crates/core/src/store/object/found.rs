@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use super::Shared;
-use super::answer::Meaning;
+use super::ask::Meaning;
 use super::wire::{Body, Reply};
 use crate::encoding::codec::Codec;
 use crate::encoding::digest::{CHECKED_ATTRIBUTE, CONTENT_ATTRIBUTE, STORED_ATTRIBUTE};
@@ -14,16 +14,6 @@ use crate::error::{Error, ErrorKind, Refusal};
 use crate::server::source::Source;
 use crate::server::url::text;
 use crate::store::{FinalName, Found, Progress};
-
-/// Returns the header in which an object carries an attribute.
-pub(super) fn header(attribute: &str) -> &'static str {
-    match attribute {
-        STORED_ATTRIBUTE => "x-amz-meta-walsafe-stored",
-        CONTENT_ATTRIBUTE => "x-amz-meta-walsafe-content",
-        CHECKED_ATTRIBUTE => "x-amz-meta-walsafe-checked",
-        _ => "x-amz-meta-walsafe-unknown",
-    }
-}
 
 /// An object, whose contents may be on their way already.
 pub(super) struct Object<'v> {
@@ -94,8 +84,10 @@ impl<'v> Object<'v> {
         len: u64,
         reply: &Reply,
     ) -> Self {
-        let carries = [STORED_ATTRIBUTE, CONTENT_ATTRIBUTE, CHECKED_ATTRIBUTE].map(header);
-        let carried = |name: &'static str| Some((name, reply.header(name)?.to_owned()));
+        let dialect = shared.client.dialect();
+        let carries = [STORED_ATTRIBUTE, CONTENT_ATTRIBUTE, CHECKED_ATTRIBUTE];
+        let carried =
+            |name: &'static str| Some((name, reply.header(dialect.header(name))?.to_owned()));
         Self {
             path: shared.path_of(&name),
             shared,
@@ -103,7 +95,7 @@ impl<'v> Object<'v> {
             name,
             len,
             modified: reply.header("last-modified").and_then(text::http_date),
-            tag: reply.header("etag").map(str::to_owned),
+            tag: dialect.tag(reply),
             carries: carries.into_iter().filter_map(carried).collect(),
             body: RefCell::new(None),
         }
@@ -112,7 +104,9 @@ impl<'v> Object<'v> {
     /// Asks for the contents once more, of the same object.
     fn again(&self) -> Result<Body, Error> {
         let mut ask = self.shared.get(&self.name);
-        ask.headers.extend(self.tag.clone().map(|tag| ("if-match", tag)));
+        if let Some(tag) = self.tag.clone() {
+            self.shared.client.dialect().only_if(&mut ask, tag);
+        }
         let action = crate::error::Action::ReadArchived;
         let answer = self.shared.client.send(&ask, &|| self.progress.tick());
         let (meaning, reply) =
@@ -146,7 +140,6 @@ impl Found for Object<'_> {
     }
 
     fn attribute(&self, name: &str) -> io::Result<Option<String>> {
-        let name = header(name);
         let carried = self.carries.iter().find(|(known, _)| *known == name);
         Ok(carried.map(|(_, value)| value.clone()))
     }

@@ -1,4 +1,4 @@
-//! An archive in object storage: S3, and what speaks its language.
+//! An archive in object storage, whose ever it is: what differs from cloud to cloud stands in `cloud`.
 //!
 //! A file is one object, made by one PUT that must not replace (`If-None-Match: *`): it uploads and publishes in
 //! one act. To keep the server's order and to send in parallel all the same, a body is sent at once but for its
@@ -14,13 +14,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use self::answer::{Asked, Meaning, Said};
-use self::client::{Ask, Client};
+use self::answer::Said;
+use self::ask::{Ask, Meaning};
+use self::client::Client;
+use self::cloud::{Entry, Next, Page, Start};
 use self::draft::ObjectDraft;
 use self::found::Object;
 use self::payload::Payload;
 use self::trials::ObjectTrials;
-use self::xml::{Entry, Page};
 use crate::encoding::codec::Codec;
 use crate::error::{Action, Error, ErrorKind, Refusal};
 use crate::server::known::KnownDestinations;
@@ -34,17 +35,16 @@ use crate::wal::name::FileName;
 mod answer;
 #[cfg(test)]
 mod archive_tests;
+mod ask;
 mod client;
+mod cloud;
 #[cfg(test)]
 mod copy_tests;
-mod credentials_file;
 mod draft;
 #[cfg(test)]
 mod fake;
 mod found;
 mod keys;
-mod lifecycle;
-mod metadata;
 mod payload;
 #[cfg(test)]
 mod prove_tests;
@@ -136,26 +136,21 @@ impl Shared {
         self.tested.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn put<'p>(&self, name: &FinalName, payload: &'p Payload) -> Ask<'p> {
-        Ask {
-            asked: Asked::Publish,
-            method: "PUT",
-            key: Some(self.client.url().key(&name.to_string())),
-            query: Vec::new(),
-            headers: vec![("if-none-match", "*".to_owned())],
-            payload: Some(payload),
-        }
+    fn put<'p>(
+        &self,
+        name: &FinalName,
+        attributes: &[(&'static str, String)],
+        payload: &'p Payload,
+    ) -> Ask<'p> {
+        self.client.dialect().publish(self.client.url(), self.key(name), attributes, payload)
     }
 
     fn get(&self, name: &FinalName) -> Ask<'static> {
-        Ask {
-            asked: Asked::Read,
-            method: "GET",
-            key: Some(self.client.url().key(&name.to_string())),
-            query: Vec::new(),
-            headers: Vec::new(),
-            payload: None,
-        }
+        self.client.dialect().read(self.key(name))
+    }
+
+    fn key(&self, name: &FinalName) -> String {
+        self.client.url().key(&name.to_string())
     }
 
     /// Looks an object up, and leaves its contents for the one who reads it.
@@ -185,8 +180,7 @@ impl Shared {
         progress: &'v Progress,
     ) -> Result<Option<Object<'v>>, Error> {
         let path = self.path_of(name);
-        let headers = vec![("range", "bytes=0-0".to_owned())];
-        let ask = Ask { asked: Asked::FirstByte, headers, ..self.get(name) };
+        let ask = self.client.dialect().first_byte(self.key(name));
         let answer = self.client.send(&ask, &|| progress.tick());
         let failed = |refusal| self.failed(Action::ReadArchived, &path, refusal);
         let (meaning, reply) = answer.map_err(failed)?;
@@ -222,7 +216,7 @@ impl Shared {
         let mut payload = Payload::new();
         payload.add(&bytes).map_err(|e| Error::io(Action::ReserveMemory, &path, e))?;
         let moved = || progress.tick();
-        let answer = self.client.send(&self.put(&FinalName::Identity, &payload), &moved);
+        let answer = self.client.send(&self.put(&FinalName::Identity, &[], &payload), &moved);
         let refused = |refusal| self.failed(Action::TestCondition, &path, refusal);
         let (meaning, reply) = answer.map_err(refused)?;
         if meaning != Meaning::Exists {
@@ -259,19 +253,11 @@ struct ObjectVisit<'s> {
 }
 
 impl ObjectVisit<'_> {
-    /// Returns a page of the listing of what begins so, behind a key.
-    fn page(&self, prefix: &str, after: Option<&str>) -> Result<Page, Refusal> {
+    /// Returns a page of the listing of what begins so.
+    fn page(&self, prefix: &str, start: &Start) -> Result<Page, Refusal> {
         let client = &self.shared.client;
-        // In the order of their names, as signatures want them.
-        let mut query = vec![
-            ("delimiter", "/".to_owned()),
-            ("encoding-type", "url".to_owned()),
-            ("list-type", "2".to_owned()),
-            ("prefix", prefix.to_owned()),
-        ];
-        query.extend(after.map(|after| ("start-after", after.to_owned())));
-        let (asked, headers) = (Asked::Read, Vec::new());
-        let ask = Ask { asked, method: "GET", key: None, query, headers, payload: None };
+        let dialect = client.dialect();
+        let ask = dialect.list(prefix, start);
         // A thousand names, each of them encoded.
         const LONGEST: usize = 16 << 20;
         let mut reads = 1;
@@ -286,8 +272,8 @@ impl ObjectVisit<'_> {
                 return Err(wrong("no listing"));
             }
             match reply.body.read_at_most(LONGEST) {
-                Ok(text) => match Said::instead_of_a_listing(&reply.host, &text) {
-                    None => return Page::parse(&text).map_err(wrong),
+                Ok(text) => match Said::instead_of_a_listing(dialect, &reply.host, &text) {
+                    None => return dialect.page(&text).map_err(wrong),
                     // It was too much to do at that moment.
                     Some(Refusal { kind: ErrorKind::StorageBusy, .. }) if reads < READS => {
                         reads += 1;
@@ -331,13 +317,16 @@ impl ObjectVisit<'_> {
             |refusal| self.shared.failed(Action::ListObjects, &self.shared.location, refusal);
         let directory = self.shared.client.url().directory();
         let prefix = format!("{directory}{begin}");
-        let mut after = (!behind.is_empty()).then(|| format!("{directory}{behind}"));
+        let behind = (!behind.is_empty()).then(|| format!("{directory}{behind}"));
+        let mut start = Start { after: behind.clone(), token: None };
         loop {
-            let page = self.page(&prefix, after.as_deref()).map_err(failed)?;
-            let mut last = after.clone();
+            let page = self.page(&prefix, &start).map_err(failed)?;
+            let mut last = start.after.clone();
+            // Some servers give what they gave before once more. Where they say themselves how to go on, the order
+            // may be another than ours, and nothing is left out but what nobody wants.
+            let known = if start.token.is_none() { &start.after } else { &behind };
             for Entry { key, len, modified } in page.entries {
-                // Some servers give what they gave before once more.
-                if after.as_ref().is_some_and(|after| *after >= key) {
+                if known.as_ref().is_some_and(|known| *known >= key) {
                     continue;
                 }
                 self.progress.tick();
@@ -354,18 +343,22 @@ impl ObjectVisit<'_> {
                 let end = if is_many { format!("{key}\u{10FFFF}") } else { key };
                 last = last.max(Some(end));
             }
-            if !page.more {
-                self.progress.tick();
-                return Ok(());
-            }
-            if last == after {
+            let next = match page.next {
+                Next::Nowhere => {
+                    self.progress.tick();
+                    return Ok(());
+                }
+                Next::Behind => Start { after: last, token: None },
+                Next::At(token) => Start { after: start.after.clone(), token: Some(token) },
+            };
+            if next == start {
                 return Err(failed(Refusal {
                     kind: ErrorKind::RequestRefused,
                     text: "the listing does not go on behind its first page".to_owned(),
                     request_id: None,
                 }));
             }
-            after = last;
+            start = next;
         }
     }
 }

@@ -108,7 +108,7 @@ fn tunnel(to: u16) -> u16 {
 
 /// Two servers with one history up to a point: the original, and a clone. Who finds a name taken by the other
 /// has left the archive's history, and must add nothing behind that.
-fn rivals_stop_at_the_first_name_that_is_taken(make: &dyn Fn() -> ObjectStore) {
+pub(super) fn rivals_stop_at_the_first_name_that_is_taken(make: &dyn Fn() -> ObjectStore) {
     const BODIES: u32 = 8;
     let rival = |who: u8, store: &ObjectStore| {
         let progress = Progress::default();

@@ -5,11 +5,10 @@ use std::io::Read;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::answer::{Asked, Meaning};
-use super::client::Ask;
-use super::lifecycle;
+use super::ask::{Ask, Meaning};
+use super::cloud::{Asking, Start};
 use super::payload::Payload;
-use super::xml;
+use super::wire::Reply;
 use super::{ObjectVisit, Shared};
 use crate::error::{Action, Error, ErrorKind, Refusal};
 use crate::store::directory::temporary::{self, Owner};
@@ -87,14 +86,7 @@ impl<'v> ObjectTrials<'v> {
 
     fn remove(&self, name: &FinalName) -> Result<(), Refusal> {
         let client = &self.shared().client;
-        let ask = Ask {
-            asked: Asked::Remove,
-            method: "DELETE",
-            key: Some(client.url().key(&name.to_string())),
-            query: Vec::new(),
-            headers: Vec::new(),
-            payload: None,
-        };
+        let ask = client.dialect().remove(client.url().key(&name.to_string()));
         client.send(&ask, &|| self.moved()).map(drop)
     }
 
@@ -116,7 +108,8 @@ impl<'v> ObjectTrials<'v> {
     /// gave it.
     fn offer(&self, name: &FinalName, payload: &Payload) -> Result<(Meaning, String), Refusal> {
         let shared = self.shared();
-        let (meaning, reply) = shared.client.send(&shared.put(name, payload), &|| self.moved())?;
+        let (meaning, reply) =
+            shared.client.send(&shared.put(name, &[], payload), &|| self.moved())?;
         Ok((meaning, reply.host))
     }
 
@@ -146,7 +139,8 @@ impl<'v> ObjectTrials<'v> {
         let payloads: Vec<Payload> = (0..RACERS)
             .map(|racer| self.payload(name, &[racer; LONG]))
             .collect::<Result<_, Error>>()?;
-        let asks: Vec<Ask<'_>> = payloads.iter().map(|payload| shared.put(name, payload)).collect();
+        let asks: Vec<Ask<'_>> =
+            payloads.iter().map(|payload| shared.put(name, &[], payload)).collect();
         // All of each but its end, so that the ends meet.
         let held: Vec<_> = asks.iter().map(|ask| client.hold(ask, &moved)).collect();
         let failed = |e| Error::io(Action::StartReader, &shared.location, e);
@@ -217,42 +211,39 @@ impl<'v> ObjectTrials<'v> {
         })
     }
 
-    /// Reads what the bucket says of one kind of its rules; `None` if it has none.
-    fn configuration(&self, kind: &'static str) -> Result<Option<Vec<u8>>, String> {
-        const LONGEST: usize = 4 << 20;
+    /// Asks the bucket for something; `None` if there is no such thing.
+    fn answer(&self, ask: &Ask<'_>) -> Result<Option<Reply>, String> {
         let client = &self.shared().client;
-        let query = vec![(kind, String::new())];
-        let (asked, headers) = (Asked::Read, Vec::new());
-        let ask = Ask { asked, method: "GET", key: None, query, headers, payload: None };
-        let (meaning, mut reply) = client.send(&ask, &|| self.moved()).map_err(|r| r.text)?;
-        if meaning == Meaning::Absent {
-            return Ok(None);
-        }
+        let (meaning, reply) = client.send(ask, &|| self.moved()).map_err(|r| r.text)?;
+        Ok((meaning != Meaning::Absent).then_some(reply))
+    }
+}
+
+impl Asking for ObjectTrials<'_> {
+    fn ask(&self, ask: &Ask<'_>) -> Result<Option<Vec<u8>>, String> {
+        const LONGEST: usize = 4 << 20;
+        let Some(mut reply) = self.answer(ask)? else { return Ok(None) };
         let body = reply.body.read_at_most(LONGEST);
         body.map(Some).map_err(|e| format!("the answer of {} broke off: {e}", reply.host))
     }
 
-    /// Returns whether one kind of the bucket's rules says that something is switched on.
-    fn is_on(&self, kind: &'static str, element: &str) -> Result<bool, String> {
-        let Some(text) = self.configuration(kind)? else { return Ok(false) };
-        let mut on = false;
-        xml::elements(&text, &mut |path, text| {
-            on |= path.last().is_some_and(|last| last == element) && text == "Enabled";
-        })?;
-        Ok(on)
+    fn header(&self, ask: &Ask<'_>, name: &str) -> Result<Option<String>, String> {
+        let reply = self.answer(ask)?;
+        Ok(reply.map(|reply| reply.header(name).unwrap_or_default().to_owned()))
     }
 }
 
 impl Trials for ObjectTrials<'_> {
     fn can_be_listed(&self) -> Result<(), Error> {
         let shared = self.shared();
-        let page = self.visit.page(&shared.client.url().directory(), None);
+        let page = self.visit.page(&shared.client.url().directory(), &Start::default());
         page.map(drop).map_err(|r| shared.failed(Action::ListObjects, &shared.location, r))
     }
 
     fn put(&self) -> Result<Put, Error> {
         // Where versions are kept, what is removed stays all the same, and more of it with each check.
-        let keeps_versions = self.is_on("versioning", "Status").unwrap_or(false);
+        let dialect = self.shared().client.dialect();
+        let keeps_versions = dialect.keeps_versions(self).unwrap_or(false);
         // Where objects may be removed, one that is not there may be too.
         let temporary = self.owner.temporary_name(PROBE);
         let name = FinalName::Probe(temporary.to_string());
@@ -273,6 +264,10 @@ impl Trials for ObjectTrials<'_> {
         let md5 = self.with_name("md5", |name| {
             self.try_wrong(name, &self.payload(name, body)?.with_md5_of(other))
         })?;
+        // A request that shows none is not refused for it.
+        if !self.shared().client.dialect().shows_sha256() {
+            return Ok(Checksums { md5, sha256: Wrong::Stored });
+        }
         let sha256 = self.with_name("sha256", |name| {
             self.try_wrong(name, &self.payload(name, body)?.with_sha256_of(other))
         })?;
@@ -283,7 +278,7 @@ impl Trials for ObjectTrials<'_> {
         self.with_name("cut", |name| {
             let payload = self.payload(name, &[7; LONG])?;
             let shared = self.shared();
-            let held = shared.client.hold(&shared.put(name, &payload), &|| self.moved());
+            let held = shared.client.hold(&shared.put(name, &[], &payload), &|| self.moved());
             let began = held.is_some();
             // Closes the connection.
             drop(held);
@@ -313,7 +308,7 @@ impl Trials for ObjectTrials<'_> {
             let (shared, moved) = (self.shared(), || self.moved());
             let client = &shared.client;
             let before = client.counts.now().sent;
-            let ask = shared.put(name, &payload);
+            let ask = shared.put(name, &[], &payload);
             let held = client.hold(&ask, &moved);
             thread::sleep(HELD);
             self.moved();
@@ -324,14 +319,6 @@ impl Trials for ObjectTrials<'_> {
 
     fn rules(&self) -> Rules {
         let directory = self.shared().client.url().directory();
-        let by_age = self.configuration("lifecycle").and_then(|text| match text {
-            None => Ok(Vec::new()),
-            Some(text) => lifecycle::by_age(&text, &directory),
-        });
-        Rules {
-            keeps_versions: self.is_on("versioning", "Status"),
-            locks: self.is_on("object-lock", "ObjectLockEnabled"),
-            by_age,
-        }
+        self.shared().client.dialect().rules(self, &directory)
     }
 }

@@ -1,4 +1,4 @@
-//! Credentials, and requests signed with them.
+//! Credentials of AWS.
 //!
 //! Signing and the chain of AWS (environment, profile files, web identity, container and instance metadata) are
 //! reqsign's. Its futures need no runtime: what they wait for is done on the calling thread, before they are
@@ -9,109 +9,92 @@ use std::fmt;
 use std::future::Future;
 use std::path::PathBuf;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context as Task, Poll, Wake};
 use std::thread::{self, Thread};
 
+use bytes::Bytes;
 use http::request::Parts;
 use reqsign_aws_v4::{Credential, DefaultCredentialProvider, RequestSigner};
-use reqsign_core::{Context, Env, FileRead, ProvideCredential, SignRequest, SigningCredential};
+use reqsign_core::{
+    Context, Env, FileRead, HttpSend, ProvideCredential, SignRequest, SigningCredential,
+};
 
-use super::credentials_file;
-use super::metadata::Metadata;
-use crate::error::{ErrorKind, Refusal};
+use super::{Chain, Credentials, file, metadata, none, refused};
+use crate::error::Refusal;
 
-/// Where credentials come from.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Credentials {
-    /// The file of `credentials_file`; without one, or without a section for the archive, AWS's own chain.
-    pub file: Option<PathBuf>,
-    /// The data directory, in which the file must not lie.
-    pub data_directory: Option<PathBuf>,
-}
+/// The keys that a section of the file of credentials may have.
+const KEYS: [&str; 3] = ["aws_access_key_id", "aws_secret_access_key", "aws_session_token"];
 
-/// The credentials for an archive, kept while they are good.
-pub(super) struct Keys {
+/// Credentials of AWS for an archive.
+pub(in crate::store::object) struct AwsKeys {
     from: Credentials,
     location: String,
     chain: DefaultCredentialProvider,
     signer: RequestSigner,
     context: Context,
-    kept: Mutex<Option<Credential>>,
 }
 
-impl fmt::Debug for Keys {
+impl fmt::Debug for AwsKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Keys").field("from", &self.from).finish_non_exhaustive()
+        f.debug_struct("AwsKeys").field("from", &self.from).finish_non_exhaustive()
     }
 }
 
-impl Keys {
-    pub(super) fn new(from: Credentials, location: String, region: &str) -> Self {
+impl AwsKeys {
+    pub(in crate::store::object) fn new(from: Credentials, location: String, region: &str) -> Self {
         // A process of another program's would be a fork of the server.
         let chain = DefaultCredentialProvider::builder().no_process().no_sso().build();
         let context =
             Context::new().with_env(Environment).with_file_read(Files).with_http_send(Metadata);
         let signer = RequestSigner::new("s3", region);
-        Self { from, location, chain, signer, context, kept: Mutex::default() }
+        Self { from, location, chain, signer, context }
     }
+}
 
-    /// Signs a request with credentials that are good for a while.
-    ///
-    /// # Errors
-    /// There are none.
-    pub(super) fn sign(&self, parts: &mut Parts) -> Result<(), Refusal> {
-        let credential = self.credential()?;
-        run(self.signer.sign_request(&self.context, parts, Some(&credential), None))
-            .map_err(|e| refused(format!("the request cannot be signed: {e}")))
-    }
-
-    /// Has the credentials looked for again: these were refused.
-    pub(super) fn forget(&self) {
-        *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = None;
-    }
-
-    /// One thread looks for credentials, and the others wait for what it finds.
-    fn credential(&self) -> Result<Credential, Refusal> {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(credential) = kept.as_ref().filter(|credential| credential.is_valid()) {
-            return Ok(credential.clone());
-        }
-        let found = self.find()?;
-        Ok(kept.insert(found).clone())
-    }
+impl Chain for AwsKeys {
+    type Credential = Credential;
 
     fn find(&self) -> Result<Credential, Refusal> {
-        let Credentials { file, data_directory } = &self.from;
-        if let Some(file) = file {
-            let keys = credentials_file::read(file, &self.location, data_directory.as_deref())
-                .map_err(|e| refused(e.to_string()))?;
-            if let Some(keys) = keys {
-                return Ok(Credential {
-                    access_key_id: keys.access_key_id,
-                    secret_access_key: keys.secret_access_key,
-                    session_token: keys.session_token,
-                    expires_in: None,
-                });
-            }
+        let section = file::section(&self.from, &self.location, &KEYS)?;
+        if let Some(section) = section {
+            let [id, secret] = ["aws_access_key_id", "aws_secret_access_key"]
+                .map(|key| section.need(key).map(str::to_owned));
+            let token = section.get("aws_session_token").map(str::to_owned);
+            return Ok(Credential {
+                access_key_id: id?,
+                secret_access_key: secret?,
+                session_token: token,
+                expires_in: None,
+            });
         }
         // Its errors may hold what a server has answered.
         match run(self.chain.provide_credential(&self.context)) {
             Ok(Some(credential)) if credential.is_valid() => Ok(credential),
-            _ => {
-                let section = file.as_ref().map_or_else(String::new, |file| {
-                    format!("\"{}\" has no section for it, and ", file.display())
-                });
-                Err(refused(format!(
-                    "there are no credentials: {section}the environment, the profile files, web identity and the metadata of container and instance give none"
-                )))
-            }
+            _ => Err(none(
+                &self.from,
+                "the environment, the profile files, web identity and the metadata of container and instance",
+            )),
         }
     }
-}
 
-fn refused(text: String) -> Refusal {
-    Refusal { kind: ErrorKind::CredentialsRefused, text, request_id: None }
+    fn is_good(&self, credential: &Credential) -> bool {
+        credential.is_valid()
+    }
+
+    fn sign(
+        &self,
+        credential: &Credential,
+        parts: &mut Parts,
+        _: Option<u64>,
+    ) -> Result<(), Refusal> {
+        // What is signed is what is sent, whatever the signer makes of it.
+        let uri = parts.uri.clone();
+        run(self.signer.sign_request(&self.context, parts, Some(credential), None))
+            .map_err(|e| refused(format!("the request cannot be signed: {e}")))?;
+        parts.uri = uri;
+        Ok(())
+    }
 }
 
 /// Runs a future on this thread, to its end.
@@ -164,11 +147,28 @@ impl FileRead for Files {
     }
 }
 
+#[derive(Debug, Clone, Copy)]
+struct Metadata;
+
+impl HttpSend for Metadata {
+    async fn http_send(
+        &self,
+        request: http::Request<Bytes>,
+    ) -> reqsign_core::Result<http::Response<Bytes>> {
+        metadata::send(request).map_err(reqsign_core::Error::unexpected)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
     use super::*;
+    use crate::store::object::keys::{Kept, Sign};
+
+    fn keys(from: Credentials, location: String, region: &str) -> Kept<AwsKeys> {
+        Kept::new(AwsKeys::new(from, location, region))
+    }
 
     #[test]
     fn a_request_is_signed_with_the_keys_of_the_file() {
@@ -182,13 +182,13 @@ mod tests {
         std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600))
             .unwrap();
         let from = Credentials { file: Some(file.clone()), data_directory: None };
-        let keys = Keys::new(from, "s3://b/p".to_owned(), "eu-west-1");
+        let keys = keys(from, "s3://b/p".to_owned(), "eu-west-1");
         let parts = || {
             let request = http::Request::get("https://b.example.com/x").header("x-amz-a", "1");
             request.body(()).unwrap().into_parts().0
         };
         let mut signed = parts();
-        keys.sign(&mut signed).unwrap();
+        keys.sign(&mut signed, None).unwrap();
         let authorization = signed.headers["authorization"].to_str().unwrap().to_owned();
         assert!(authorization.contains("Credential=AKID/"), "{authorization}");
         assert!(authorization.contains("/eu-west-1/s3/aws4_request"), "{authorization}");
@@ -201,9 +201,9 @@ mod tests {
         // They are kept, until they are refused.
         std::fs::write(&file, "[s3://b]\naws_access_key_id = NEW\naws_secret_access_key = x\n")
             .unwrap();
-        let id = |keys: &Keys| {
+        let id = |keys: &Kept<AwsKeys>| {
             let mut signed = parts();
-            keys.sign(&mut signed).unwrap();
+            keys.sign(&mut signed, None).unwrap();
             signed.headers["authorization"].to_str().unwrap().contains("NEW/")
         };
         assert!(!id(&keys));

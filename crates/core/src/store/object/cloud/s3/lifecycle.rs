@@ -1,9 +1,9 @@
 //! A bucket's lifecycle rules, as far as they delete or move by age what an archive cannot be without: the
 //! identity and the history files, which are as old as the archive and small.
 
-use super::answer::shown;
-use super::xml;
 use crate::store::identity;
+use crate::store::object::ask::shown;
+use crate::store::object::xml;
 use crate::words;
 
 /// Identities and history files are smaller: a rule for larger objects does not mean them.

@@ -7,7 +7,8 @@
 //! aws_session_token = ...
 //! ```
 //!
-//! The section with the longest prefix of an archive's URL counts. No message repeats a value.
+//! The section with the longest prefix of an archive's URL counts. Which keys it may have is the cloud's affair. No
+//! message repeats a value.
 
 use std::fmt;
 use std::fs::{File, Metadata};
@@ -17,21 +18,59 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error as ThisError;
 
+use super::{Credentials, refused};
+use crate::error::Refusal;
+use crate::server::url::Cloud;
 use crate::sys;
 
-/// Keys for S3.
-#[derive(Clone, PartialEq, Eq, Default)]
-pub(super) struct FileKeys {
-    pub(super) access_key_id: String,
-    pub(super) secret_access_key: String,
-    pub(super) session_token: Option<String>,
+/// The section of the file that is for an archive.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Section {
+    path: PathBuf,
+    name: String,
+    values: Vec<(&'static str, String)>,
 }
 
-impl fmt::Debug for FileKeys {
+impl fmt::Debug for Section {
     /// Without what is secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FileKeys").finish_non_exhaustive()
+        f.debug_struct("Section").field("name", &self.name).finish_non_exhaustive()
     }
+}
+
+impl Section {
+    /// Returns the value of a key that has one.
+    pub(super) fn get(&self, key: &str) -> Option<&str> {
+        let (_, value) = self.values.iter().rev().find(|(known, _)| *known == key)?;
+        Some(value.as_str()).filter(|value| !value.is_empty())
+    }
+
+    /// The same, of a key that must have one.
+    ///
+    /// # Errors
+    /// It has none.
+    pub(super) fn need(&self, key: &'static str) -> Result<&str, Refusal> {
+        self.get(key).ok_or_else(|| refused(self.lacks(key).to_string()))
+    }
+
+    /// Returns the error that says what the section lacks.
+    pub(super) fn lacks(&self, key: &'static str) -> FileError {
+        FileError::Lacks { path: self.path.clone(), section: self.name.clone(), key }
+    }
+}
+
+/// Returns the section for an archive, if there is a file, and a section in it; `known` are the keys that it may
+/// have.
+///
+/// # Errors
+/// As [`read`].
+pub(super) fn section(
+    from: &Credentials,
+    location: &str,
+    known: &[&'static str],
+) -> Result<Option<Section>, Refusal> {
+    let Credentials { file: Some(file), data_directory } = from else { return Ok(None) };
+    read(file, location, data_directory.as_deref(), known).map_err(|e| refused(e.to_string()))
 }
 
 /// Why a file of credentials is refused.
@@ -63,13 +102,22 @@ pub(super) fn read(
     path: &Path,
     location: &str,
     data_directory: Option<&Path>,
-) -> Result<Option<FileKeys>, FileError> {
+    known: &[&'static str],
+) -> Result<Option<Section>, FileError> {
+    parse(path, &text(path, data_directory)?, location, known)
+}
+
+/// Reads a file of secrets.
+///
+/// # Errors
+/// It cannot be read, is open to others, or lies in the data directory.
+pub(super) fn text(path: &Path, data_directory: Option<&Path>) -> Result<String, FileError> {
     let unreadable = |source| FileError::Unreadable { path: path.to_owned(), source };
     let file = File::open(path).map_err(unreadable)?;
     check(path, &file.metadata().map_err(unreadable)?, data_directory)?;
     let mut text = String::new();
     file.take(LONGEST).read_to_string(&mut text).map_err(unreadable)?;
-    parse(path, &text, location)
+    Ok(text)
 }
 
 fn check(path: &Path, there: &Metadata, data_directory: Option<&Path>) -> Result<(), FileError> {
@@ -97,10 +145,15 @@ fn check(path: &Path, there: &Metadata, data_directory: Option<&Path>) -> Result
     Ok(())
 }
 
-fn parse(path: &Path, text: &str, location: &str) -> Result<Option<FileKeys>, FileError> {
+fn parse(
+    path: &Path,
+    text: &str,
+    location: &str,
+    known: &[&'static str],
+) -> Result<Option<Section>, FileError> {
     let wrong = |line, what| Err(FileError::Line { path: path.to_owned(), line, what });
     // The best section so far: its prefix, and whether lines belong to it now.
-    let (mut best, mut keys): (Option<String>, _) = (None, FileKeys::default());
+    let (mut best, mut values): (Option<String>, _) = (None, Vec::new());
     let (mut begun, mut counts) = (false, false);
     for (number, line) in (1..).zip(text.lines().map(str::trim)) {
         if line.is_empty() || line.starts_with(['#', ';']) {
@@ -111,10 +164,10 @@ fn parse(path: &Path, text: &str, location: &str) -> Result<Option<FileKeys>, Fi
                 return wrong(number, "is not a whole section's name");
             };
             let section = section.trim().trim_end_matches('/');
-            if !section.starts_with("s3:")
-                && !section.starts_with("gs:")
-                && !section.starts_with("azure:")
-            {
+            let is_cloud = |cloud: Cloud| {
+                section.strip_prefix(cloud.scheme()).is_some_and(|rest| rest.starts_with(':'))
+            };
+            if !Cloud::ALL.into_iter().any(is_cloud) {
                 return wrong(number, "is a section whose name is no URL, such as [s3://bucket]");
             }
             begun = true;
@@ -122,7 +175,7 @@ fn parse(path: &Path, text: &str, location: &str) -> Result<Option<FileKeys>, Fi
                 && best.as_ref().is_none_or(|best| best.len() < section.len());
             if counts {
                 best = Some(section.to_owned());
-                keys = FileKeys::default();
+                values = Vec::new();
             }
             continue;
         }
@@ -132,25 +185,15 @@ fn parse(path: &Path, text: &str, location: &str) -> Result<Option<FileKeys>, Fi
         if !begun {
             return wrong(number, "stands before the first section, such as [s3://bucket]");
         }
-        let value = value.trim().to_owned();
-        match key.trim() {
-            _ if !counts => {}
-            "aws_access_key_id" => keys.access_key_id = value,
-            "aws_secret_access_key" => keys.secret_access_key = value,
-            "aws_session_token" => keys.session_token = Some(value).filter(|v| !v.is_empty()),
-            _ => return wrong(number, "has a key that is not known"),
+        if !counts {
+            continue;
         }
+        let Some(key) = known.iter().find(|known| **known == key.trim()) else {
+            return wrong(number, "has a key that is not known");
+        };
+        values.push((*key, value.trim().to_owned()));
     }
-    let Some(section) = best else { return Ok(None) };
-    let lacks =
-        |key| Err(FileError::Lacks { path: path.to_owned(), section: section.clone(), key });
-    if keys.access_key_id.is_empty() {
-        return lacks("aws_access_key_id");
-    }
-    if keys.secret_access_key.is_empty() {
-        return lacks("aws_secret_access_key");
-    }
-    Ok(Some(keys))
+    Ok(best.map(|name| Section { path: path.to_owned(), name, values }))
 }
 
 /// Returns whether a section is for an archive: its URL begins with the section's, part by part.
@@ -174,9 +217,14 @@ mod tests {
         [s3://bucket/a/b]\naws_access_key_id = ab\naws_secret_access_key = s1\naws_session_token=t\n\
         ; of the whole bucket\n[s3://bucket/]\naws_access_key_id=bucket\naws_secret_access_key=s=2\n";
 
+    const KEYS: [&str; 3] = ["aws_access_key_id", "aws_secret_access_key", "aws_session_token"];
+
     fn keys(location: &str) -> Option<String> {
-        let found = parse(Path::new("f"), TEXT, location).unwrap();
-        found.map(|keys| format!("{} {}", keys.access_key_id, keys.secret_access_key))
+        let found = parse(Path::new("f"), TEXT, location, &KEYS).unwrap();
+        found.map(|keys| {
+            let [id, secret] = ["aws_access_key_id", "aws_secret_access_key"];
+            format!("{} {}", keys.get(id).unwrap(), keys.get(secret).unwrap())
+        })
     }
 
     #[test]
@@ -198,13 +246,16 @@ mod tests {
             ("[s3://b", "whole"),
             ("[s3://b]\nhunter2", "line 2"),
             ("[s3://b]\nkey = hunter2", "not known"),
-            ("[s3://b]\naws_access_key_id = hunter2", "lacks aws_secret_access_key"),
         ] {
-            let error = parse(Path::new("f"), text, "s3://b").unwrap_err();
+            let error = parse(Path::new("f"), text, "s3://b", &KEYS).unwrap_err();
             assert!(error.to_string().contains(says), "{text}: {error}");
             assert!(!format!("{error} {error:?}").contains("hunter2"), "{error:?}");
         }
-        let keys = parse(Path::new("f"), TEXT, "s3://bucket").unwrap();
+        let half = "[s3://b]\naws_access_key_id = hunter2\naws_secret_access_key =\n";
+        let half = parse(Path::new("f"), half, "s3://b", &KEYS).unwrap().unwrap();
+        let refusal = half.need("aws_secret_access_key").unwrap_err();
+        assert!(refusal.text.ends_with("lacks aws_secret_access_key"), "{}", refusal.text);
+        let keys = parse(Path::new("f"), TEXT, "s3://bucket", &KEYS).unwrap();
         assert!(!format!("{keys:?}").contains("s=2"), "{keys:?}");
     }
 
@@ -222,15 +273,15 @@ mod tests {
             (0o602, false),
         ] {
             fs::set_permissions(&file, Permissions::from_mode(mode)).unwrap();
-            assert_eq!(read(&file, "s3://bucket", None).is_ok(), good, "{mode:o}");
+            assert_eq!(read(&file, "s3://bucket", None, &KEYS).is_ok(), good, "{mode:o}");
         }
         fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
         let link = temp.path().join("link");
         symlink(&file, &link).unwrap();
-        assert!(read(&link, "s3://bucket", None).unwrap().is_some());
-        let error = read(&link, "s3://bucket", Some(temp.path())).unwrap_err();
+        assert!(read(&link, "s3://bucket", None, &KEYS).unwrap().is_some());
+        let error = read(&link, "s3://bucket", Some(temp.path()), &KEYS).unwrap_err();
         assert!(error.to_string().contains("data directory"), "{error}");
-        let error = read(&temp.path().join("none"), "s3://bucket", None).unwrap_err();
+        let error = read(&temp.path().join("none"), "s3://bucket", None, &KEYS).unwrap_err();
         assert!(error.to_string().contains("No such file"), "{error}");
     }
 }

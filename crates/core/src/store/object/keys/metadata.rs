@@ -7,11 +7,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::Method;
 use http::header::{CONTENT_LENGTH, HOST, HeaderValue};
-use reqsign_core::{Error, HttpSend, Result};
 
-use super::wire::{Begun, Dial, Lines, Trust, Via};
 use crate::server::url::text::is_loopback;
 use crate::server::url::{Endpoint, Proxy};
+use crate::store::object::wire::{Begun, Dial, Lines, Trust, Via};
 
 /// How long metadata may take: a machine without any answers nothing at all.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -21,43 +20,54 @@ const PATIENCE_AFAR: Duration = Duration::from_secs(10);
 /// No answer is longer.
 const LONGEST: u64 = 1 << 20;
 
-/// Requests for credentials, each over a connection of its own.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Metadata;
-
-impl HttpSend for Metadata {
-    async fn http_send(&self, request: http::Request<Bytes>) -> Result<http::Response<Bytes>> {
-        send(request)
-    }
+/// Sends a request for credentials, over a connection of its own.
+///
+/// # Errors
+/// There was no whole answer. No error repeats what was sent or answered.
+pub(super) fn send(request: http::Request<Bytes>) -> Result<http::Response<Bytes>, &'static str> {
+    send_within(request, PATIENCE)
 }
 
-fn send(request: http::Request<Bytes>) -> Result<http::Response<Bytes>> {
-    let wrong = |what: &'static str| Error::unexpected(what);
+/// The same, for metadata that has to ask elsewhere itself.
+///
+/// # Errors
+/// As [`send`].
+#[cfg(feature = "azure")]
+pub(super) fn send_patiently(
+    request: http::Request<Bytes>,
+) -> Result<http::Response<Bytes>, &'static str> {
+    send_within(request, PATIENCE_AFAR)
+}
+
+fn send_within(
+    request: http::Request<Bytes>,
+    near: Duration,
+) -> Result<http::Response<Bytes>, &'static str> {
     let (mut parts, body) = request.into_parts();
-    let server = server(&parts.uri).ok_or_else(|| wrong("a server that is not asked"))?;
+    let server = server(&parts.uri).ok_or("a server that is not asked")?;
     let tls = server.tls;
     let variable = |name: &str| std::env::var(name).ok();
     // Metadata is this machine's own affair, and never asked for by a proxy.
     let proxy = if tls { Proxy::Environment } else { Proxy::Never };
     let via = Via::new(&proxy, tls, variable);
-    let patience = if tls { PATIENCE_AFAR } else { PATIENCE };
-    let host = HeaderValue::try_from(server.authority()).map_err(|_| wrong("no host"))?;
+    let (connect, patience) = if tls { (PATIENCE_AFAR, PATIENCE_AFAR) } else { (PATIENCE, near) };
+    let host = HeaderValue::try_from(server.authority()).map_err(|_| "no host")?;
     parts.headers.insert(HOST, host);
     if parts.method != Method::GET {
         parts.headers.insert(CONTENT_LENGTH, body.len().into());
     }
     let trust = Trust::new(None);
-    let lines = Lines::new(Dial { server, via, trust, connect: patience, patience });
-    let failed = |_| wrong("no answer");
+    let lines = Lines::new(Dial { server, via, trust, connect, patience });
+    let failed = |_| "no answer";
     let request = http::Request::from_parts(parts, ());
     let mut begun = Begun::new(&lines, request, true, &|| ()).map_err(failed)?;
     begun.send(&body, &|| ());
     let mut reply = begun.answer().map_err(failed)?;
     let mut body = Vec::new();
     let read = reply.body.by_ref().take(LONGEST).read_to_end(&mut body);
-    read.map_err(|_| wrong("half an answer"))?;
+    read.map_err(|_| "half an answer")?;
     let response = http::Response::builder().status(reply.status);
-    response.body(body.into()).map_err(|_| wrong("no status"))
+    response.body(body.into()).map_err(|_| "no status")
 }
 
 /// Returns the server that is to be asked: without TLS only one on this machine or its own link, by its
