@@ -43,7 +43,7 @@ fn words(rule: &Value, directory: &str) -> Option<String> {
         // These are of versions that are not the current one, and of times that an archive's objects lack.
         || ["numNewerVersions", "daysSinceNoncurrentTime", "noncurrentTimeBefore", "daysSinceCustomTime", "customTimeBefore"]
             .iter()
-            .any(|name| condition.get(*name).is_some_and(|value| *value != Value::from(0)));
+            .any(|name| condition.get(*name).is_some_and(|value| value.as_u64() != Some(0)));
     let deletes = rule.pointer("/action/type").and_then(Value::as_str) == Some("Delete");
     if !deletes || is_for_others {
         return None;
