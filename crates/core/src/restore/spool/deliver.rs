@@ -20,10 +20,11 @@ const PATIENCE: Duration = Duration::from_secs(3);
 const CHUNK: usize = 256 << 10;
 
 impl Spool {
-    /// As [`Spool::deliver`], but waits for a segment that somebody is just fetching, as long as more of it comes.
+    /// Puts a segment in its place, as a rename out of the spool, if it is here and what was noted of it is still so. One
+    /// that somebody is just fetching is waited for, as long as more of it comes. `None` if it is not here.
     ///
     /// # Errors
-    /// As [`Spool::deliver`].
+    /// It is sound, and cannot be put in its place.
     pub fn take(
         &self,
         segment: SegmentName,
