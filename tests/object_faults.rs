@@ -212,7 +212,7 @@ fn slowness_is_borne(world: &World) {
     let busy = world.error(429, "TooManyRequests").with("Retry-After", "2");
     let seen = world.archived_in_spite_of("429", Fault::Answer(busy), &[Some(429), good]);
     let puts = world.proxy.requests(&seen.method, &seen.target);
-    assert!(puts[1].began - seen.ended.unwrap() >= Duration::from_secs(2), "{puts:?}");
+    assert!(puts[1].began - seen.came.unwrap() >= Duration::from_secs(2), "{puts:?}");
     let throttled = world.view("throttled");
     assert_ne!(throttled, before);
 

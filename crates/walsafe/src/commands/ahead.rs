@@ -385,9 +385,10 @@ pub(super) fn run(arguments: &Restore) -> u8 {
     };
     match fetch() {
         Ok((fetcher, asked)) => {
-            follow(arguments, &recovery, &spool, &fetcher, asked);
+            let why = follow(arguments, &recovery, &spool, &fetcher, asked);
             fetcher.stop();
-            if spool.is_of(&recovery.key) {
+            // What is there is good where only the archive hangs, and the next call says that it does.
+            if why == Why::Over && spool.is_of(&recovery.key) {
                 spool.remove_all();
             }
             sys::leave(super::DONE.into())
@@ -412,6 +413,15 @@ fn lock(spool: &Spool) -> bool {
     }
 }
 
+/// Why nothing more is fetched.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Why {
+    /// There is nobody to fetch for.
+    Over,
+    /// An archive hangs.
+    Hung,
+}
+
 /// Hands on what was delivered, until there is nobody to fetch for, or an archive hangs.
 fn follow(
     arguments: &Restore,
@@ -419,7 +429,7 @@ fn follow(
     spool: &Spool,
     fetcher: &Fetcher,
     mut asked: (SegmentName, SystemTime),
-) {
+) -> Why {
     let (mut since, mut checked) = (Instant::now(), Instant::now());
     while since.elapsed() < UNASKED {
         thread::sleep(LOOK_EVERY);
@@ -429,15 +439,16 @@ fn follow(
         }
         if checked.elapsed() >= CHECK_EVERY {
             if !recovery.goes_on() || !spool.is_of(&recovery.key) {
-                return;
+                return Why::Over;
             }
             if let Some(archive) = limit(arguments).and_then(|limit| fetcher.stands_still(limit)) {
                 say_hung(arguments, recovery, spool, archive);
-                return;
+                return Why::Hung;
             }
             checked = Instant::now();
         }
     }
+    Why::Over
 }
 
 /// Returns for how long nothing may move in an archive.
