@@ -1,9 +1,11 @@
 //! docs/object-storage.md: what it shows can be used as it stands there.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use harness::{Scratch, scratch};
+use harness::Scratch;
 use walsafe_core::store::location::{self, Access};
 use walsafe_core::store::{FinalName, Progress};
 
@@ -50,9 +52,10 @@ fn the_sections_of_the_page_are_found() {
             "/etc/walsafe/wal-archiver.json",
         ),
     ] {
-        let file = place.join("credentials");
-        scratch::write(&file, block);
-        scratch::chmod(&file, 0o600);
+        // This process reads it, and not the server.
+        let file = place.join("own-credentials");
+        std::fs::write(&file, block).unwrap();
+        std::fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
         let access = Access {
             credentials_file: Some(file.clone()),
             stall_timeout: Some(Duration::from_secs(1)),
@@ -67,11 +70,9 @@ fn the_sections_of_the_page_are_found() {
 }
 
 mod full {
-    use std::os::unix::fs::PermissionsExt;
-
     use harness::object::server::ANOTHER;
     use harness::object::{Kind, ObjectServer};
-    use harness::{Cluster, require};
+    use harness::{Cluster, require, scratch};
 
     use super::*;
 
