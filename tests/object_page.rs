@@ -39,12 +39,12 @@ fn the_sections_of_the_page_are_found() {
         (
             "azure://exampleaccount/example-wal/main?endpoint=http://127.0.0.1:1",
             page.block("object-azure-credentials"),
-            "127.0.0.1 cannot be reached",
+            "127.0.0.1:1 cannot be reached",
         ),
         (
             "azure://exampleaccount/other/main?endpoint=http://127.0.0.1:1",
             page.block("object-azure-credentials"),
-            "127.0.0.1 cannot be reached",
+            "127.0.0.1:1 cannot be reached",
         ),
         (
             "gs://example-wal/main?endpoint=http://127.0.0.1:1",
