@@ -146,7 +146,7 @@ pub(super) struct Ahead<'a> {
     arguments: &'a Restore,
     recovery: Recovery,
     segment: SegmentName,
-    /// What earlier calls have left. `None` for the first one that delivers.
+    /// What earlier calls have left. `None` for the first one in a standby that delivers.
     spool: Option<Spool>,
     /// The server asks for one segment after the other.
     goes_on: bool,
@@ -173,17 +173,20 @@ impl<'a> Ahead<'a> {
             return Ok(None);
         }
         let Some(recovery) = Recovery::of(arguments) else { return Ok(None) };
-        let spool = match recovery.spool.symlink_metadata() {
-            Ok(_) => match recovery.open() {
+        // A recovery asks for one segment after the other. A standby may stream meanwhile, and ask for one now and then.
+        let is_standby = Path::new("standby.signal").exists();
+        let spool = if is_standby && recovery.spool.symlink_metadata().is_err() {
+            None
+        } else {
+            match recovery.open() {
                 Err(SpoolError::BeingLeft { .. }) => return Ok(None),
                 opened => Some(opened?),
-            },
-            Err(_) => None,
+            }
         };
         let control = ControlFile::read(&recovery.data_directory).ok();
         let size = control.and_then(|control| control.segment_size);
         let last = spool.as_ref().and_then(Spool::asked);
-        let goes_on = size.is_some_and(|size| follows(last, segment, size));
+        let goes_on = !is_standby || size.is_some_and(|size| follows(last, segment, size));
         let (is_looked_for, fetcher) = (AtomicBool::new(false), OnceLock::new());
         Ok(Some(Self { arguments, recovery, segment, spool, goes_on, is_looked_for, fetcher }))
     }
