@@ -57,6 +57,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 const CHECK_EVERY: Duration = Duration::from_millis(250);
 /// How long nothing may be asked for before it ends.
 const UNASKED: Duration = Duration::from_secs(60);
+/// How long it waits for its threads at the end.
+const END_PATIENCE: Duration = Duration::from_secs(2);
 /// How long it waits for the lock, which calls hold for moments.
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 /// How long a call that fetches several waits for the others once its own is there, at least and at most.
@@ -390,6 +392,11 @@ pub(super) fn run(arguments: &Restore) -> u8 {
         Ok((fetcher, asked)) => {
             let why = follow(arguments, &recovery, &spool, &fetcher, asked);
             fetcher.stop();
+            // What a thread is just writing would stay. One that hangs is not waited for.
+            let until = Instant::now() + END_PATIENCE;
+            while fetcher.is_busy() && Instant::now() < until {
+                thread::sleep(LOOK_EVERY);
+            }
             // What is there is good where only the archive hangs, and the next call says that it does.
             if why == Why::Over && spool.is_of(&recovery.key) {
                 spool.remove_all();

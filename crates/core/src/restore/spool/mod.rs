@@ -255,7 +255,9 @@ impl Spool {
         // Threads that were told to stop may just have created a file.
         for _ in 0..REMOVALS {
             self.empty();
-            if !is_usual || std::fs::remove_dir(self.path()).is_ok() {
+            let mut left = 0;
+            let _ = self.dir.for_each_name(|_| left += 1);
+            if left == 0 && (!is_usual || std::fs::remove_dir(self.path()).is_ok()) {
                 return;
             }
             std::thread::sleep(LOOK_EVERY);
