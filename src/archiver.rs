@@ -2,7 +2,6 @@
 
 use std::cell::RefCell;
 use std::ffi::CStr;
-use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -12,6 +11,7 @@ use walsafe_core::archive::pools::{Answers, Call, Pools, Step};
 use walsafe_core::archive::{Failure, Job, Plan, Receipt, Repeats};
 use walsafe_core::error::Error;
 use walsafe_core::server::known::KnownDestinations;
+use walsafe_core::server::postmaster;
 use walsafe_core::server::settings::{Destination, Settings};
 use walsafe_core::server::together;
 use walsafe_core::store::directory::Staging;
@@ -171,12 +171,6 @@ struct Archiver {
     stopping: Option<Instant>,
 }
 
-/// Returns whether the server is stopping. An archiver is not told before it is to end.
-fn is_stopping() -> bool {
-    let status = fs::read_to_string(settings::data_directory().join("postmaster.pid"));
-    status.is_ok_and(|text| text.lines().nth(7).is_some_and(|line| line.trim() == "stopping"))
-}
-
 /// Notes that the server is stopping, and returns for how long it has been, with nothing archived.
 ///
 /// A smart shutdown waits for sessions, for hours if need be. What was away for a while must be tried again then: a
@@ -185,7 +179,8 @@ fn stopping_for(since: &mut Option<Instant>, stall_timeout: Duration) -> Duratio
     if since.is_some_and(|since| since.elapsed() > 2 * stall_timeout) {
         *since = None;
     }
-    if since.is_none() && is_stopping() {
+    // An archiver is not told before it is to end.
+    if since.is_none() && postmaster::is_stopping(settings::data_directory()) {
         *since = Some(Instant::now());
     }
     since.map_or(Duration::ZERO, |since| since.elapsed())

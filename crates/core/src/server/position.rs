@@ -8,6 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::control::{self, ControlFile};
+use super::postmaster;
 use crate::error::Error;
 use crate::sys;
 use crate::wal::Lsn;
@@ -63,7 +64,6 @@ impl Position {
             bytes.map(|bytes| Lsn(u64::from_ne_bytes(bytes)))
         };
         let state = number(STATE_AT)?;
-        let recovers = |name| data_directory.join(name).exists();
         Some(Self {
             cluster: Cluster { system_identifier: control.system_identifier, segment_size },
             timeline: control.timeline.unwrap_or(1),
@@ -71,8 +71,7 @@ impl Position {
                 .max(address(REDO_AT)?)
                 .max(control.minimum.unwrap_or_default()),
             in_recovery: matches!(state, SHUT_DOWN_IN_RECOVERY | IN_ARCHIVE_RECOVERY)
-                || recovers("standby.signal")
-                || recovers("recovery.signal"),
+                || postmaster::recovers(data_directory),
         })
     }
 }
@@ -81,9 +80,8 @@ impl Position {
 /// another process by now does not count: a postmaster works in its data directory.
 #[must_use]
 pub fn seems_to_run(data_directory: &Path) -> bool {
-    let text = std::fs::read_to_string(data_directory.join("postmaster.pid")).unwrap_or_default();
-    let first = text.lines().next().and_then(|line| line.trim().parse::<i64>().ok());
-    let Some(pid) = first.and_then(|pid| u32::try_from(pid.unsigned_abs()).ok()) else {
+    let number = postmaster::number(data_directory);
+    let Some(pid) = number.and_then(|number| u32::try_from(number.unsigned_abs()).ok()) else {
         return false;
     };
     let place = |path: &Path| std::fs::metadata(path).map(|there| (there.dev(), there.ino())).ok();

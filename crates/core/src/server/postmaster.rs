@@ -42,13 +42,36 @@ pub fn recovers(data_directory: &Path) -> bool {
     ["recovery.signal", "standby.signal"].iter().any(|name| data_directory.join(name).exists())
 }
 
-/// Returns number and start. A single-user server writes its number negated, and archives nothing.
+/// Returns whether a server is stopping, as it says itself.
+#[must_use]
+pub fn is_stopping(data_directory: &Path) -> bool {
+    line(data_directory, STATUS).is_some_and(|status| status == "stopping")
+}
+
+/// Returns the number that a server has written, be it gone since. A single-user server writes its own negated.
+#[must_use]
+pub fn number(data_directory: &Path) -> Option<i64> {
+    line(data_directory, NUMBER)?.parse().ok()
+}
+
+/// Lines of the file (`LOCK_FILE_LINE_*` in `miscadmin.h`), from 0 on.
+const NUMBER: usize = 0;
+const START: usize = 2;
+const STATUS: usize = 7;
+
+fn line(data_directory: &Path, at: usize) -> Option<String> {
+    line_of(&std::fs::read_to_string(data_directory.join("postmaster.pid")).ok()?, at)
+}
+
+fn line_of(text: &str, at: usize) -> Option<String> {
+    text.lines().nth(at).map(|line| line.trim().to_owned())
+}
+
+/// Returns number and start, of one reading. A single-user server archives nothing.
 fn noted(data_directory: &Path) -> Option<(u32, String)> {
     let text = std::fs::read_to_string(data_directory.join("postmaster.pid")).ok()?;
-    let mut lines = text.lines().map(str::trim);
-    let pid = lines.next()?.parse().ok()?;
-    let started = lines.nth(1).filter(|started| !started.is_empty())?;
-    Some((pid, started.to_owned()))
+    let started = line_of(&text, START).filter(|started| !started.is_empty())?;
+    Some((line_of(&text, NUMBER)?.parse().ok()?, started))
 }
 
 #[cfg(test)]

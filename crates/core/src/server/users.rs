@@ -7,6 +7,8 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use super::postmaster;
+
 /// Returns the user that runs the server with this data directory; `None` if that is not known.
 #[must_use]
 pub fn of_server(data_directory: Option<&Path>) -> Option<u32> {
@@ -36,8 +38,7 @@ pub fn name_of_group(group: u32) -> String {
 #[must_use]
 pub fn is_group_of_server(group: u32, server: Option<u32>, data: Option<&Path>) -> Option<bool> {
     let running = data.and_then(|data| {
-        let pid = fs::read_to_string(data.join("postmaster.pid")).ok()?;
-        let pid: u32 = pid.lines().next()?.trim().parse().ok()?;
+        let pid = u32::try_from(postmaster::number(data)?).ok()?;
         groups_in(&read(&format!("/proc/{pid}/status")), server?)
     });
     let own = || groups_in(&read("/proc/self/status"), server?);
