@@ -23,6 +23,8 @@ mod process;
 #[forbid(unsafe_code)]
 pub mod slice;
 mod space;
+#[forbid(unsafe_code)]
+mod text;
 pub mod worker;
 
 pub use self::attributes::{attribute, offer_attribute};
@@ -36,10 +38,10 @@ pub use self::late::{close_second, keeps_flush_of_unnamed};
 pub use self::memory::{
     DIRECT_ALIGNMENT, HUGE_PAGE, give_memory_back, headroom, prefer_huge_pages, shared, zeroed,
 };
-pub use self::orphan::{adopter, detach, end_after_parent, leave, process_started};
+pub use self::orphan::{adopter, detach, end_after_parent, leave};
 pub(crate) use self::process::start_scoped;
 pub use self::process::{
-    become_user, host_name, is_asked_to_end, note_requests_to_end, process_runs, start_thread,
-    user, with_signals_blocked,
+    become_user, host_name, is_asked_to_end, note_requests_to_end, process_runs, process_started,
+    start_thread, user, with_signals_blocked,
 };
 pub use self::space::Space;

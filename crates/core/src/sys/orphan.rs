@@ -8,6 +8,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use crate::sys::call::check;
+use crate::sys::process::handle;
 
 /// How often a process that is to end looks whether its parent has ended, ten milliseconds apart.
 const PARENT_LOOKS: u32 = 50;
@@ -99,8 +100,8 @@ pub fn end_after_parent() {
     }
     // SAFETY: takes no arguments.
     PARENT.store(unsafe { libc::getppid() }, Ordering::Relaxed);
-    // SAFETY: the handler calls nothing but what a handler may call. Without it, the signal ends the process.
-    unsafe { libc::signal(libc::SIGTERM, end as extern "C" fn(libc::c_int) as libc::sighandler_t) };
+    // Without it, the signal ends the process as ever.
+    let _ = handle(libc::SIGTERM, end);
 }
 
 /// Leaves what this process has inherited: the session and its terminal, the working directory, which may be on
@@ -164,16 +165,6 @@ fn open_descriptors() -> io::Result<Vec<RawFd>> {
     Ok(open)
 }
 
-/// Returns when a process was started, in the kernel's own units since the machine was; `None` if there is none
-/// with this number, or that is not told here. Of two processes that have had one number it tells which it is.
-#[must_use]
-pub fn process_started(pid: u32) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name, in parentheses before the rest, may contain anything. What is wanted is field 22 (proc(5)), and
-    // the first one behind the name is field 3.
-    stat.rsplit_once(") ")?.1.split(' ').nth(22 - 3)?.parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -192,16 +183,5 @@ mod tests {
         let found = adopter();
         ask(0);
         assert_eq!(found.unwrap(), std::process::id());
-    }
-
-    #[test]
-    fn a_process_is_told_from_one_that_had_its_number_before() {
-        let own = process_started(std::process::id()).unwrap();
-        assert_eq!(process_started(std::process::id()), Some(own));
-        let mut later = std::process::Command::new("sleep").arg("60").spawn().unwrap();
-        assert!(process_started(later.id()).unwrap() >= own);
-        later.kill().unwrap();
-        later.wait().unwrap();
-        assert_eq!(process_started(later.id()), None);
     }
 }

@@ -29,10 +29,7 @@ pub fn host_name() -> String {
 /// still holds one of its threads may take effect, but nothing after that.
 #[must_use]
 pub fn process_runs(pid: u32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
-    // The name, in parentheses before it, may contain anything.
-    let state = stat.as_ref().ok().and_then(|stat| stat.rsplit_once(") ")?.1.chars().next());
-    if let Some('Z' | 'X') = state {
+    if let Some('Z' | 'X') = stat_of(pid).and_then(|stat| stat.chars().next()) {
         return false;
     }
     let Ok(pid) = libc::pid_t::try_from(pid) else { return false };
@@ -42,6 +39,38 @@ pub fn process_runs(pid: u32) -> bool {
     // SAFETY: signal 0 is never delivered; the call only checks that the process is there.
     let result = unsafe { libc::kill(pid, 0) };
     result == 0 || io::Error::last_os_error().raw_os_error() != Some(libc::ESRCH)
+}
+
+/// Returns what `/proc` tells of a process behind its name, which may contain anything: the fields from the third on
+/// (`proc(5)`). `None` if there is no such process, or no `/proc`.
+fn stat_of(pid: u32) -> Option<String> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(") ").map(|(_, fields)| fields.to_owned())
+}
+
+/// Returns when a process was started, in the kernel's own units since the machine was; `None` if there is none
+/// with this number, or that is not told here. Of two processes that have had one number it tells which it is.
+#[must_use]
+pub fn process_started(pid: u32) -> Option<u64> {
+    stat_of(pid)?.split(' ').nth(22 - 3)?.parse().ok()
+}
+
+/// What is done when a signal comes.
+pub(super) type Handler = extern "C" fn(libc::c_int);
+
+/// Has a signal handled from now on, and calls that it interrupts go on. A copy of this process that is made later
+/// does the same. The handler may call what a handler may call at any moment, and nothing else.
+///
+/// # Errors
+/// What `sigaction` reports.
+pub(super) fn handle(signal: libc::c_int, handler: Handler) -> io::Result<()> {
+    // SAFETY: all zeros is a valid value of the structure: no flags, an empty mask and the default action.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = handler as libc::sighandler_t;
+    action.sa_flags = libc::SA_RESTART;
+    // SAFETY: the structure is whole and outlives the call, and no old action is asked for. What the handler does is
+    // allowed at any moment, as the callers make sure.
+    done(unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) })
 }
 
 /// Returns the user that this process works as.
@@ -86,16 +115,8 @@ extern "C" fn note_request(_: libc::c_int) {
 /// # Errors
 /// What `sigaction` reports.
 pub fn note_requests_to_end() -> io::Result<()> {
-    for signal in [libc::SIGTERM, libc::SIGINT] {
-        // SAFETY: all zeros is a valid value of the structure: no flags, an empty mask and the default action.
-        let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
-        action.sa_sigaction = note_request as extern "C" fn(libc::c_int) as libc::sighandler_t;
-        action.sa_flags = libc::SA_RESTART;
-        // SAFETY: the structure is whole and outlives the call, and no old action is asked for. The handler does
-        // nothing but store to an atomic, which is allowed at any moment.
-        done(unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) })?;
-    }
-    Ok(())
+    // The handler does nothing but store to an atomic.
+    [libc::SIGTERM, libc::SIGINT].into_iter().try_for_each(|signal| handle(signal, note_request))
 }
 
 /// Returns whether this process was asked to end, once [`note_requests_to_end`] was called.
@@ -155,4 +176,22 @@ pub fn with_signals_blocked<T>(f: impl FnOnce() -> T) -> T {
     // SAFETY: the call above has filled `before` in.
     let _restore = Restore(unsafe { before.assume_init() });
     f()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn a_process_is_told_from_one_that_had_its_number_before() {
+        let own = process_started(std::process::id()).unwrap();
+        assert_eq!(process_started(std::process::id()), Some(own));
+        let mut later = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        assert!(process_started(later.id()).unwrap() >= own);
+        later.kill().unwrap();
+        later.wait().unwrap();
+        assert_eq!(process_started(later.id()), None);
+    }
 }

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use crate::sys::call::check;
 use crate::sys::orphan;
+use crate::sys::process::handle;
 
 /// A standard stream that is written to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -311,8 +312,8 @@ fn end_quietly() {
         unsafe { libc::_exit(0) }
     }
     for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT] {
-        // SAFETY: the handler calls nothing but what a handler may call. That it fails is no reason not to work.
-        unsafe { libc::signal(signal, end as extern "C" fn(libc::c_int) as libc::sighandler_t) };
+        // That it fails is no reason not to work.
+        let _ = handle(signal, end);
     }
 }
 

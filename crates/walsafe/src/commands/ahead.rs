@@ -185,10 +185,7 @@ impl<'a> Ahead<'a> {
                 opened => Some(opened?),
             }
         };
-        let control = ControlFile::read(&recovery.data_directory).ok();
-        let size = control.and_then(|control| control.segment_size);
-        let last = spool.as_ref().and_then(Spool::asked);
-        let goes_on = !is_standby || size.is_some_and(|size| follows(last, segment, size));
+        let goes_on = !is_standby || goes_on(&recovery, spool.as_ref(), segment);
         let (is_looked_for, fetcher) = (AtomicBool::new(false), OnceLock::new());
         Ok(Some(Self { arguments, recovery, segment, spool, goes_on, is_looked_for, fetcher }))
     }
@@ -294,6 +291,13 @@ fn forget_at_the_end(arguments: &Restore) {
     if Postmaster::of(Path::new(".")).is_some() {
         Spool::discard(&place(arguments), Path::new("pg_wal"));
     }
+}
+
+/// Returns whether a standby asks for one segment after the other.
+fn goes_on(recovery: &Recovery, spool: Option<&Spool>, segment: SegmentName) -> bool {
+    let control = ControlFile::read(&recovery.data_directory).ok();
+    let size = control.and_then(|control| control.segment_size);
+    size.is_some_and(|size| follows(spool.and_then(Spool::asked), segment, size))
 }
 
 /// Returns whether a server in recovery asks for the target.

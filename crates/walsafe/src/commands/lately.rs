@@ -3,7 +3,7 @@
 //! A standby is told the same line once a minute. And of several archives, one that failed is asked last for a
 //! minute, so that not every file waits for it.
 
-use std::io::{self, Read, Write};
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -76,7 +76,8 @@ impl Notes {
         let dir = Dir::open(&data_directory.join(DIRECTORY)).ok()?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         // A time that is still to come is of a clock that was set back.
-        let lately = read(&dir, file)
+        let lately = dir
+            .read_text(file, MAX_LEN)
             .unwrap_or_default()
             .lines()
             .filter_map(|line| line.split_once(' '))
@@ -102,17 +103,8 @@ impl Notes {
         let first = lately.len().saturating_sub(LINES);
         let lines = lately.iter().skip(first);
         let text: String = lines.map(|(time, digest)| format!("{time} {digest}\n")).collect();
-        let temporary = format!("{file}.{}", std::process::id());
-        let _ = dir.unlink(&temporary);
-        dir.create_named(&temporary)?.write_all(text.as_bytes())?;
-        dir.replace(&temporary, file)
+        dir.replace_text(&format!("{file}.{}", std::process::id()), file, &text)
     }
-}
-
-fn read(dir: &Dir, file: &str) -> io::Result<String> {
-    let mut text = String::new();
-    dir.open_file(file)?.take(MAX_LEN).read_to_string(&mut text)?;
-    Ok(text)
 }
 
 #[cfg(test)]

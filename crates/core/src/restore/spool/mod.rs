@@ -13,7 +13,7 @@
 //! Nothing in it is needed: it may be removed at any moment, and is worth nothing after a power cut.
 
 use std::fs::DirBuilder;
-use std::io::{self, Read, Write};
+use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -360,20 +360,14 @@ fn is_safe_parent(path: &Path) -> bool {
     parent.is_some_and(|parent| parent.mode() & 0o022 == 0 || parent.mode() & STICKY != 0)
 }
 
-/// Reads a file of lines, following no link; `None` if it cannot be read.
+/// Reads a file of lines; `None` if it cannot be read.
 fn read(dir: &Dir, name: &str) -> Option<String> {
-    let mut text = String::new();
-    dir.open_file(name).ok()?.take(LONGEST).read_to_string(&mut text).ok()?;
-    Some(text)
+    dir.read_text(name, LONGEST).ok()
 }
 
 /// Writes a file of lines in one step.
 fn write(dir: &Dir, name: &str, text: &str) -> io::Result<()> {
-    let temporary = format!("{name}.{}.new", std::process::id());
-    let _ = dir.unlink(&temporary);
-    let written = dir.create_named(&temporary).and_then(|mut file| file.write_all(text.as_bytes()));
-    let renamed = written.and_then(|()| dir.replace(&temporary, name));
-    renamed.inspect_err(|_| drop(dir.unlink(&temporary)))
+    dir.replace_text(&format!("{name}.{}.new", std::process::id()), name, text)
 }
 
 /// How long after a segment the next one is asked for by a server that replays one after the other.
