@@ -46,21 +46,36 @@ impl Rows {
     }
 }
 
+/// An archive of a cluster, and what `walsafe check` says of it: all is well, and nothing stays of what it tried.
+struct Checked {
+    place: Objects,
+    cluster: Cluster,
+    names: Vec<String>,
+    rows: Rows,
+}
+
+impl Checked {
+    #[track_caller]
+    fn new(kind: Kind) -> Self {
+        let place = Objects::new(ObjectServer::shared(kind).bucket());
+        let cluster = extension::start(place.archiving(Cluster::builder()));
+        let names = cluster.fill_whole_segments(3);
+        cluster.wait_archived(&names[2]);
+        let rows = check(&place, &[]);
+        rows.are_ok();
+        rows.says("no-replace publish", "ok", "one was accepted");
+        rows.says("checksums", "ok", "wrong Content-MD5");
+        let probes = place.bucket.names("wal/.");
+        assert!(probes.is_empty(), "{probes:?}");
+        Self { place, cluster, names, rows }
+    }
+}
+
 /// All that reads an archive took paths alone, and called a URL a directory that is missing.
 #[test]
 fn an_archive_in_a_bucket_is_checked_verified_and_listed() {
     require!(ObjectServer::is_there(Kind::SeaweedFs));
-    let place = Objects::new(ObjectServer::shared(Kind::SeaweedFs).bucket());
-    let cluster = extension::start(place.archiving(Cluster::builder()));
-    let names = cluster.fill_whole_segments(3);
-    cluster.wait_archived(&names[2]);
-
-    let rows = check(&place, &[]);
-    rows.are_ok();
-    rows.says("no-replace publish", "ok", "one was accepted");
-    rows.says("checksums", "ok", "wrong Content-MD5");
-    let probes = place.bucket.names("wal/.");
-    assert!(probes.is_empty(), "{probes:?}");
+    let Checked { place, cluster, names, .. } = Checked::new(Kind::SeaweedFs);
     let sql = "SELECT check_name, status, detail FROM walsafe_archive_check()
         WHERE destination IS NOT NULL AND status <> 'ok'";
     assert_eq!(cluster.sql(sql), "");
@@ -96,7 +111,6 @@ fn an_archive_in_a_bucket_is_checked_verified_and_listed() {
     assert!(run.code == Some(1) && run.out.contains(&format!("{}: gap", names[1])), "{run:?}");
 }
 
-/// What only `make test-all` does, with the servers that it gets.
 /// It takes what was damaged on its way: a server for developers, and no storage.
 #[test]
 fn storage_that_looks_at_no_checksum_is_refused() {
@@ -112,6 +126,7 @@ fn storage_that_looks_at_no_checksum_is_refused() {
     assert_eq!(place.walsafe("check", &[]).code, Some(2));
 }
 
+/// What only `make test-all` does, with the servers that it gets.
 mod full {
     use harness::object::server::ANOTHER;
 
@@ -119,19 +134,11 @@ mod full {
     #[test]
     fn a_container_of_azure_is_checked_verified_and_listed() {
         require!(ObjectServer::is_there(Kind::Azurite));
-        let place = Objects::new(ObjectServer::shared(Kind::Azurite).bucket());
-        let cluster = extension::start(place.archiving(Cluster::builder()));
-        let names = cluster.fill_whole_segments(3);
-        cluster.wait_archived(&names[2]);
-        let rows = check(&place, &[]);
-        rows.are_ok();
-        rows.says("no-replace publish", "ok", "one was accepted");
+        let Checked { place, cluster, names, rows } = Checked::new(Kind::Azurite);
         rows.says("checksums", "ok", "wrong Content-MD5 is refused");
         rows.says("broken uploads", "ok", "leaves nothing");
         rows.says("held uploads", "ok", "may wait");
         rows.says("bucket rules", "ok", "object lock: no; lifecycle rules may not be read (Azure");
-        let probes = place.bucket.names("wal/.");
-        assert!(probes.is_empty(), "{probes:?}");
         let name = format!(
             "azure://{}/{}/wal?endpoint=http://{}",
             place.bucket.keys.access, place.bucket.name, place.bucket.address

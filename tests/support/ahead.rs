@@ -15,7 +15,7 @@ use harness::process::{running, title};
 use harness::{Backup, Cluster, ClusterBuilder, Mount, Scratch, scratch, wait_until};
 
 use super::bucket::Objects;
-use super::recovery::{path, rows};
+use super::recovery::{self, path, rows};
 
 /// Each way: some requests one after the other take longer than the server needs for a segment.
 const LATENCY: Duration = Duration::from_millis(20);
@@ -75,15 +75,12 @@ impl Source {
 
     /// Adds a row, and WAL of some segments behind it.
     pub fn row(&self, n: u32) {
-        self.primary.sql(&format!("INSERT INTO rows VALUES ({n})"));
-        self.primary.fill_whole_segments(2);
+        recovery::add_row(&self.primary, n);
     }
 
     /// Ends the primary, with everything archived.
     pub fn lose(&self) {
-        self.primary.switch_wal();
-        self.primary.wait_all_archived();
-        self.primary.kill_all();
+        recovery::lose(&self.primary);
     }
 }
 

@@ -105,15 +105,12 @@ impl Origin {
 
     /// Adds a row, and WAL of some segments behind it.
     pub fn row(&self, n: u32) {
-        self.primary.sql(&format!("INSERT INTO rows VALUES ({n})"));
-        self.primary.fill_whole_segments(2);
+        add_row(&self.primary, n);
     }
 
     /// Ends the primary, with everything archived.
     pub fn lose(&self) {
-        self.primary.switch_wal();
-        self.primary.wait_all_archived();
-        self.primary.kill_all();
+        lose(&self.primary);
     }
 
     /// A cluster to be recovered from the backup and the archive.
@@ -203,4 +200,17 @@ pub fn refuses(cluster: &Cluster, reason: &str) {
     assert!(log.contains(reason), "the log does not say \"{reason}\":\n{log}");
     assert!(!log.contains("archive recovery complete"), "{log}");
     assert!(!log.contains("selected new timeline"), "{log}");
+}
+
+/// Adds a row, and WAL of some segments behind it.
+pub fn add_row(primary: &Cluster, n: u32) {
+    primary.sql(&format!("INSERT INTO rows VALUES ({n})"));
+    primary.fill_whole_segments(2);
+}
+
+/// Ends a primary, with everything archived.
+pub fn lose(primary: &Cluster) {
+    primary.switch_wal();
+    primary.wait_all_archived();
+    primary.kill_all();
 }

@@ -8,46 +8,17 @@ mod common;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::process::Command;
 
 use common::bucket::Break;
-use common::{Bucket, Language, Place, Run, SECRET, segment_name, segments, walsafe};
+use common::stored::{bucket, command, is_trouble, three_segments};
+use common::{Language, Place, Run, SECRET};
 
 const TWO: &str = "000000010000000000000002";
 const FOUR: &str = "000000010000000000000004";
 
 /// An archive with segments 1 to 3 of timeline 1.
 fn place() -> Place {
-    let place = Place::in_bucket_of(Language::Azure);
-    for (number, segment) in (1..).zip(segments().iter().take(3)) {
-        place.put_with_digest(&segment_name(1, number), segment);
-    }
-    place
-}
-
-fn bucket(place: &Place) -> &Bucket {
-    place.bucket.as_ref().unwrap()
-}
-
-/// The call that a server makes, without patience with what may pass.
-fn command(place: &Place, from: &str, file: &str) -> Command {
-    let mut command = walsafe();
-    command.args(["restore", "--stall-timeout=4", "--from", from, file, "pg_wal/RECOVERYXLOG"]);
-    command.current_dir(place.path("data"));
-    command
-}
-
-/// Makes sure that a recovery stops, that a standby does not, and that both say why.
-#[track_caller]
-fn is_trouble(place: &Place, from: &str, file: &str, texts: &[&str]) {
-    let run = Run::of(&mut command(place, from, file));
-    texts.iter().for_each(|text| run.says(126, text));
-    fs::write(place.path("data/standby.signal"), "").unwrap();
-    let run = Run::of(&mut command(place, from, file));
-    texts.iter().for_each(|text| run.says(1, text));
-    fs::remove_file(place.path("data/standby.signal")).unwrap();
-    let _ = fs::remove_file(place.path("data/pg_stat_tmp/walsafe_restore.said"));
-    assert_eq!(place.pg_wal(), Vec::<String>::new());
+    three_segments(Language::Azure)
 }
 
 #[test]

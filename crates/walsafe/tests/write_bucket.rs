@@ -11,18 +11,14 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::bucket::Break;
+use common::stored::bucket;
 use common::{
-    Bucket, OURS, Place, Run, SECRET, Wal, control, names, segment_name, segments, set_checked,
-    walsafe,
+    OURS, Place, Run, SECRET, Wal, control, names, segment_name, segments, set_checked, walsafe,
 };
 use walsafe_core::encoding::digest::{CHECKED_ATTRIBUTE, CONTENT_ATTRIBUTE, STORED_ATTRIBUTE};
 use walsafe_core::sys;
 
 const IDENTITY: &str = "walsafe_archive.id";
-
-fn bucket(place: &Place) -> &Bucket {
-    place.bucket.as_ref().unwrap()
-}
 
 /// An empty bucket; and a directory, named "local", with segments 1 to 5 and a history file, as the archiver left
 /// them.

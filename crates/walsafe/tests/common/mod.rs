@@ -13,6 +13,7 @@ use walsafe_core::store::identity::Identity;
 use walsafe_core::sys;
 
 pub mod bucket;
+pub mod stored;
 
 pub use bucket::{Bucket, Language, SECRET};
 

@@ -385,6 +385,17 @@ fn refuse_of(target: &str, status: u16, code: &str) -> Answer {
     refuse(status, code)
 }
 
+/// The parameters of a query, decoded, by name.
+fn options(query: &str) -> impl Fn(&str) -> Option<String> {
+    move |name| {
+        let find = |pair: &str| {
+            let (known, value) = pair.split_once('=')?;
+            (known == name).then(|| percent_decode(value).unwrap())
+        };
+        query.split('&').find_map(find)
+    }
+}
+
 impl State {
     fn done(
         &mut self,
@@ -479,28 +490,32 @@ impl State {
         }
     }
 
-    fn list(&self, query: &str) -> Answer {
-        let option = |name: &str| {
-            let find = |pair: &str| {
-                let (known, value) = pair.split_once('=')?;
-                (known == name).then(|| percent_decode(value).unwrap())
-            };
-            query.split('&').find_map(find)
-        };
+    /// The prefix of a listing, and its names: keys, and in one name those that have a slash behind the prefix.
+    fn names_of(
+        &self,
+        option: &dyn Fn(&str) -> Option<String>,
+        is_asked_for: impl Fn(&str, &str) -> bool,
+    ) -> (String, Vec<String>) {
         let prefix = option("prefix").unwrap();
-        let after = option("start-after").unwrap_or_default();
         assert_eq!(option("delimiter").as_deref(), Some("/"));
         let mut names: Vec<String> = Vec::new();
-        for key in self.objects.keys().filter(|key| **key > after) {
+        for key in self.objects.keys() {
             let Some(rest) = key.strip_prefix(&prefix) else { continue };
             let name = match rest.split_once('/') {
                 Some((directory, _)) => format!("{prefix}{directory}/"),
                 None => key.clone(),
             };
-            if names.last() != Some(&name) {
+            if is_asked_for(key, &name) && names.last() != Some(&name) {
                 names.push(name);
             }
         }
+        (prefix, names)
+    }
+
+    fn list(&self, query: &str) -> Answer {
+        let option = options(query);
+        let after = option("start-after").unwrap_or_default();
+        let (prefix, mut names) = self.names_of(&option, |key, _| *key > *after);
         let most = self.page.unwrap_or(1000);
         let more = names.len() > most;
         names.truncate(most);

@@ -16,6 +16,8 @@ mod azure;
 mod google;
 #[cfg(feature = "s3")]
 mod s3;
+#[cfg(all(test, any(feature = "azure", feature = "gcs")))]
+mod tests;
 
 /// The language of a cloud.
 pub(super) trait Dialect: fmt::Debug + Send + Sync {

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 
-use super::{Answer, Fake, Headers, State, header, refuse};
+use super::{Answer, Fake, Headers, State, header, options, refuse};
 use crate::server::url::text::{percent_decode, percent_encode};
 use crate::store::object::payload::Payload;
 
@@ -79,27 +79,9 @@ fn put(state: &mut State, key: &str, asked: &[(String, String)], body: &[u8]) ->
 
 /// A page of the listing. Its marker is a word of the server's own, and the first page has nothing else now and then.
 fn page(state: &State, query: &str) -> Answer {
-    let option = |name: &str| {
-        let find = |pair: &str| {
-            let (known, value) = pair.split_once('=')?;
-            (known == name).then(|| percent_decode(value).unwrap())
-        };
-        query.split('&').find_map(find)
-    };
-    let prefix = option("prefix").unwrap();
-    assert_eq!(option("delimiter").as_deref(), Some("/"));
+    let option = options(query);
     assert_eq!(option("restype").as_deref(), Some("container"));
-    let mut names: Vec<String> = Vec::new();
-    for key in state.objects.keys() {
-        let Some(rest) = key.strip_prefix(&prefix) else { continue };
-        let name = match rest.split_once('/') {
-            Some((directory, _)) => format!("{prefix}{directory}/"),
-            None => key.clone(),
-        };
-        if names.last() != Some(&name) {
-            names.push(name);
-        }
-    }
+    let (prefix, names) = state.names_of(&option, |_, _| true);
     let most = state.page.unwrap_or(5000);
     let from = match option("marker").as_deref() {
         None if state.page.is_some() => return answer("", "2!0!+/="),

@@ -4,8 +4,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Answer, Fake, Headers, State, header};
-use crate::server::url::text::percent_decode;
+use super::{Answer, Fake, Headers, State, header, options};
 use crate::store::object::payload::Payload;
 
 /// What it gives and takes for a token.
@@ -56,13 +55,7 @@ pub(super) fn done(
     if !is_known {
         return is_json(target).then(|| refuse(401, "authError"));
     }
-    let option = |name: &str| {
-        let find = |pair: &str| {
-            let (known, value) = pair.split_once('=')?;
-            (known == name).then(|| percent_decode(value).unwrap())
-        };
-        query.split('&').find_map(find)
-    };
+    let option = options(query);
     Some(match (method, path) {
         ("POST", "/upload/storage/v1/b/bucket/o") => {
             assert_eq!(option("uploadType").as_deref(), Some("multipart"));
@@ -142,21 +135,9 @@ fn json_answer((status, headers, body): Answer, mut resource: Value) -> Answer {
 }
 
 fn page(state: &State, option: &dyn Fn(&str) -> Option<String>) -> Answer {
-    let prefix = option("prefix").unwrap();
     // Inclusive.
     let start = option("pageToken").or_else(|| option("startOffset")).unwrap_or_default();
-    assert_eq!(option("delimiter").as_deref(), Some("/"));
-    let mut names: Vec<String> = Vec::new();
-    for key in state.objects.keys() {
-        let Some(rest) = key.strip_prefix(&prefix) else { continue };
-        let name = match rest.split_once('/') {
-            Some((directory, _)) => format!("{prefix}{directory}/"),
-            None => key.clone(),
-        };
-        if name >= start && names.last() != Some(&name) {
-            names.push(name);
-        }
-    }
+    let (prefix, mut names) = state.names_of(option, |_, name| *name >= *start);
     let most = state.page.unwrap_or(1000);
     let next = names.get(most).cloned();
     names.truncate(most);

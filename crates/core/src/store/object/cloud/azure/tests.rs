@@ -14,7 +14,10 @@ use crate::server::url::ObjectUrl;
 use crate::store::identity::Identity;
 use crate::store::object::ask::{Ask, Asked};
 use crate::store::object::cloud::Dialect;
-use crate::store::object::fake::{Break, Fake, Flaws};
+use crate::store::object::cloud::tests::{
+    goes_on_to_its_end_and_begins_where_it_is_wanted, replacing_and_trusting_are_found_out,
+};
+use crate::store::object::fake::{Break, Fake};
 use crate::store::object::payload::Payload;
 use crate::store::object::server_tests::rivals_stop_at_the_first_name_that_is_taken;
 use crate::store::object::tests::{KEY, SECRET, World, contents, look, name, publish};
@@ -224,21 +227,7 @@ fn storage_that_replaces_or_trusts_what_is_sent_is_found_out() {
     let world = patient(&fake);
     let progress = Progress::default();
     let visit = world.store.visit(&progress).unwrap();
-    Identity::new(5).publish(&*visit, 0o600).unwrap();
-    let trials = visit.trials().unwrap();
-    trials.can_be_listed().unwrap();
-    assert!(trials.put().unwrap().removes);
-    let race = trials.race().unwrap();
-    assert!((race.stored, race.agrees) == (1, true), "{race:?}");
-    let checksums = trials.checksums().unwrap();
-    assert_eq!((checksums.md5, checksums.sha256), (Wrong::Refused, Wrong::Stored));
-    assert!(!trials.shows_half().unwrap() && trials.takes_held().unwrap());
-    let names = fake.names();
-    assert!(!names.iter().any(|name| name.contains("check")), "{names:?}");
-    fake.flaws(Flaws { trusts_md5: true, ..Flaws::default() });
-    assert_eq!(trials.checksums().unwrap().md5, Wrong::Stored);
-    fake.replace(true);
-    assert_eq!(trials.put().unwrap_err().kind(), ErrorKind::ConditionIgnored);
+    let trials = replacing_and_trusting_are_found_out(&fake, &*visit, Some(Wrong::Stored));
 
     let locks = trials.rules().locks.unwrap_err();
     assert!(locks.contains("403 AuthorizationPermissionMismatch"), "{locks}");
@@ -252,36 +241,10 @@ fn storage_that_replaces_or_trusts_what_is_sent_is_found_out() {
 #[test]
 fn a_listing_goes_on_to_its_end_and_begins_where_it_is_wanted() {
     let fake = Fake::new();
-    fake.page(2);
-    let world = patient(&fake);
-    for name in ["p/a", "p/b", "p/c/1", "p/c/2", "p/d", "p/e+ /f", "p/e", "q/a", "p/x y&z"] {
-        fake.store(name, b"xy");
-    }
-    let progress = Progress::default();
-    let visit = world.store.visit(&progress).unwrap();
-    let (mut names, mut lens) = (Vec::new(), 0);
-    visit
-        .list_facts(&mut |name, facts| {
-            names.push(name.to_owned());
-            lens += facts.len;
-        })
-        .unwrap();
-    assert_eq!(names, ["a", "b", "c/", "d", "e", "e+ /", "x y&z"]);
-    assert_eq!(lens, 10);
-    let mut from = Vec::new();
-    visit
-        .list_from("c", &mut |name| {
-            from.push(name.to_owned());
-            from.len() < 3
-        })
-        .unwrap();
-    assert_eq!(from, ["c/", "d", "e"]);
-    // Half a page is no end, and what breaks off is read again.
-    fake.break_next(("GET", "comp=list", Break::Short(30)));
-    let mut again = 0;
-    visit.list(&mut |_| again += 1).unwrap();
-    assert_eq!(again, 7);
-    fake.break_next(("GET", "comp=list", Break::Refuse(404, "ContainerNotFound")));
-    let error = visit.list(&mut |_| ()).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::BucketMissing, "{}", error.detail());
+    goes_on_to_its_end_and_begins_where_it_is_wanted(
+        &fake,
+        &patient(&fake),
+        "comp=list",
+        "ContainerNotFound",
+    );
 }

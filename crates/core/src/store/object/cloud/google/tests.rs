@@ -9,12 +9,14 @@ use crate::encoding::digest::{CHECKED_ATTRIBUTE, Digest, STORED_ATTRIBUTE};
 use crate::error::{Error, ErrorKind};
 use crate::server::settings::CheckWal;
 use crate::store::identity::Identity;
-use crate::store::object::fake::{Break, Fake, Flaws};
+use crate::store::object::cloud::tests::{
+    goes_on_to_its_end_and_begins_where_it_is_wanted, replacing_and_trusting_are_found_out,
+};
+use crate::store::object::fake::{Break, Fake};
 use crate::store::object::keys::google_key;
 use crate::store::object::server_tests::rivals_stop_at_the_first_name_that_is_taken;
 use crate::store::object::tests::{KEY, contents, look, name, publish};
 use crate::store::object::{Credentials, ObjectStore, Patience, tests};
-use crate::store::trials::Wrong;
 use crate::store::{Digests, FinalName, Progress, Publication, Seal, Store, conformance};
 
 /// A store, and the files with its keys.
@@ -178,21 +180,7 @@ fn storage_that_replaces_or_trusts_what_is_sent_is_found_out() {
     let world = patient(&fake);
     let progress = Progress::default();
     let visit = world.store.visit(&progress).unwrap();
-    Identity::new(5).publish(&*visit, 0o600).unwrap();
-    let trials = visit.trials().unwrap();
-    trials.can_be_listed().unwrap();
-    assert!(trials.put().unwrap().removes);
-    let race = trials.race().unwrap();
-    assert!((race.stored, race.agrees) == (1, true), "{race:?}");
-    assert_eq!(trials.checksums().unwrap().md5, Wrong::Refused);
-    assert!(!trials.shows_half().unwrap() && trials.takes_held().unwrap());
-    let probes =
-        |names: Vec<String>| names.into_iter().filter(|name| name.contains("check")).count();
-    assert_eq!(probes(fake.names()), 0);
-    fake.flaws(Flaws { trusts_md5: true, ..Flaws::default() });
-    assert_eq!(trials.checksums().unwrap().md5, Wrong::Stored);
-    fake.replace(true);
-    assert_eq!(trials.put().unwrap_err().kind(), ErrorKind::ConditionIgnored);
+    let trials = replacing_and_trusting_are_found_out(&fake, &*visit, None);
 
     assert!(trials.rules().by_age.unwrap_err().contains("403 forbidden"));
     fake.rule("bucket", r#"{"kind": "storage#bucket", "versioning": {"enabled": true}}"#);
@@ -202,38 +190,11 @@ fn storage_that_replaces_or_trusts_what_is_sent_is_found_out() {
 #[test]
 fn a_listing_goes_on_to_its_end_and_begins_where_it_is_wanted() {
     let fake = Fake::new();
-    fake.page(2);
-    let world = patient(&fake);
-    for name in ["p/a", "p/b", "p/c/1", "p/c/2", "p/d", "p/e+ /f", "p/e", "q/a", "p/x y&z"] {
-        fake.store(name, b"xy");
-    }
-    let progress = Progress::default();
-    let visit = world.store.visit(&progress).unwrap();
-    let mut names = Vec::new();
-    let mut lens = 0;
-    visit
-        .list_facts(&mut |name, facts| {
-            names.push(name.to_owned());
-            lens += facts.len;
-        })
-        .unwrap();
-    assert_eq!(names, ["a", "b", "c/", "d", "e", "e+ /", "x y&z"]);
-    assert_eq!(lens, 10);
-    let mut from = Vec::new();
-    visit
-        .list_from("c", &mut |name| {
-            from.push(name.to_owned());
-            from.len() < 3
-        })
-        .unwrap();
-    assert_eq!(from, ["c/", "d", "e"]);
-    // Half a page is no end.
-    fake.break_next(("GET", "/storage/v1/b/bucket/o", Break::Short(30)));
-    let mut again = 0;
-    visit.list(&mut |_| again += 1).unwrap();
-    assert_eq!(again, 7);
-    fake.break_next(("GET", "/storage/v1/b/bucket/o", Break::Refuse(404, "notFound")));
-    let error = visit.list(&mut |_| ()).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::BucketMissing, "{}", error.detail());
+    goes_on_to_its_end_and_begins_where_it_is_wanted(
+        &fake,
+        &patient(&fake),
+        "/storage/v1/b/bucket/o",
+        "notFound",
+    );
     assert!(matches!(name(1), FinalName::File(_)));
 }
