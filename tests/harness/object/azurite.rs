@@ -24,6 +24,6 @@ pub(super) fn launch(place: &Place) -> Vec<Daemon> {
         .arg(place.home.join("data"))
         .env("AZURITE_ACCOUNTS", format!("{ACCOUNT}:{KEY}"));
     let mut server = place.start("azurite", &mut command);
-    server.wait_listening(place.address());
+    server.wait_answering(place.address());
     vec![server]
 }

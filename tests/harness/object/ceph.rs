@@ -167,7 +167,7 @@ pub(super) fn launch(place: &Place) -> Vec<Daemon> {
     }
     let disk = daemon(place, "ceph-osd", &["-i", "0"]);
     let mut gateway = daemon(place, "radosgw", &["-n", "client.rgw", "--no-mon-config"]);
-    gateway.wait_listening(place.address());
+    gateway.wait_answering(place.address());
     vec![monitor, disk, gateway]
 }
 

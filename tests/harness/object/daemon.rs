@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use super::http;
 use super::sign::Keys;
 use crate::scratch::Scratch;
 use crate::wait::poll;
@@ -102,6 +103,16 @@ impl Daemon {
     #[track_caller]
     pub(super) fn wait_listening(&mut self, address: SocketAddr) {
         self.wait("listen", || TcpStream::connect(address).ok().map(drop));
+    }
+
+    /// Waits until it answers requests: some listen before, and say 503 until they can do more.
+    #[track_caller]
+    pub(super) fn wait_answering(&mut self, address: SocketAddr) {
+        let head = format!("GET / HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+        self.wait("answer", || {
+            let answer = http::exchange(address, "GET", &head, b"").ok()?;
+            (answer.status < 500).then_some(())
+        });
     }
 
     #[track_caller]

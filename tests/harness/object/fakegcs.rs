@@ -60,7 +60,7 @@ pub(super) fn launch(place: &Place) -> Vec<Daemon> {
         // come by way of proxies.
         .args(["-public-host", "127.0.0.1"]);
     let mut server = place.start("fake-gcs-server", &mut command);
-    server.wait_listening(address);
+    server.wait_answering(address);
     vec![server]
 }
 

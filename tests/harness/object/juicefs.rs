@@ -37,6 +37,6 @@ pub(super) fn launch(place: &Place) -> Vec<Daemon> {
         .env("MINIO_ROOT_PASSWORD", &place.keys.secret)
         .env("HOME", place.home.path());
     let mut gateway = place.start("juicefs", &mut command);
-    gateway.wait_listening(address);
+    gateway.wait_answering(address);
     vec![gateway]
 }

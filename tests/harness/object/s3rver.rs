@@ -18,6 +18,6 @@ pub(super) fn launch(place: &Place) -> Vec<Daemon> {
         .arg("--directory")
         .arg(place.home.join("data"));
     let mut server = place.start("s3rver", &mut command);
-    server.wait_listening(place.address());
+    server.wait_answering(place.address());
     vec![server]
 }
