@@ -167,11 +167,13 @@ fn a_file_counts_only_as_it_was_noted() {
             fs::File::options().write(true).open(file).unwrap().set_len(2 << 20).unwrap()
         }),
         ("a link", |file, _| {
-            let elsewhere = file.with_extension("elsewhere");
+            let elsewhere = file.parent().unwrap().with_file_name("elsewhere");
             fs::rename(file, &elsewhere).unwrap();
             symlink(elsewhere, file).unwrap();
         }),
-        ("has another name", |file, _| fs::hard_link(file, file.with_extension("second")).unwrap()),
+        ("has another name", |file, _| {
+            fs::hard_link(file, file.parent().unwrap().with_file_name("second")).unwrap()
+        }),
         ("a directory", |file, _| {
             fs::remove_file(file).unwrap();
             fs::create_dir(file).unwrap();
@@ -308,11 +310,57 @@ fn a_spool_that_others_can_use_is_not_used() {
     fs::set_permissions(&open_to_all, fs::Permissions::from_mode(0o1777)).unwrap();
     let other = Spool::open(&open_to_all.join("spool"), pg_wal, &key("1 100"), || Way::Calls);
     assert!(other.is_ok(), "{other:?}");
-    // Belongs to another user: as root, such a directory can be made.
+    // Belongs to another user, or lies in a directory that does: as root, such ones can be made.
+    let others = place.world.root.path().join("others");
+    fs::create_dir(&others).unwrap();
+    if std::os::unix::fs::chown(&others, Some(65534), None).is_ok() {
+        let other = Spool::open(&others.join("spool"), pg_wal, &key("1 100"), || Way::Calls);
+        assert!(matches!(other, Err(SpoolError::Unsafe { .. })), "{other:?}");
+    }
     if std::os::unix::fs::chown(&elsewhere, Some(65534), None).is_ok() {
         fs::rename(&elsewhere, &path).unwrap();
         assert_eq!(reason(), "it belongs to another user");
     }
+}
+
+/// `--spool` with the name of an archive, of pg_wal or of the data directory emptied it.
+#[test]
+fn a_directory_that_holds_anything_else_is_no_spool_and_stays_as_it_is() {
+    let place = Place::new();
+    let (path, segment) = (place.path(), number(2).to_string());
+    let note = format!("{segment}.note");
+    let layouts: [&[&str]; 6] = [
+        &["postgresql.auto.conf"],
+        &[&segment],
+        &[&segment, "errors"],
+        &[&segment, &note, "key", "walsafe.json"],
+        &[&segment, "00000002.history"],
+        &["key", "base/1"],
+    ];
+    for layout in layouts {
+        fs::create_dir(&path).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
+        for name in layout {
+            fs::create_dir_all(path.join(name).parent().unwrap()).unwrap();
+            fs::write(path.join(name), "mine").unwrap();
+        }
+        let there = names(&path);
+        let opened = place.open(&key("1 100"));
+        let reason = "it holds files that are not a spool's, and a spool is emptied";
+        assert!(
+            matches!(opened, Err(SpoolError::Unsafe { reason: said, .. }) if said == reason),
+            "{layout:?}: {opened:?}"
+        );
+        Spool::discard(&path, &place.world.pg_wal);
+        assert_eq!(names(&path), there, "{layout:?}");
+        fs::remove_dir_all(&path).unwrap();
+    }
+    // One whose key is gone, as it stands while it is left.
+    let spool = place.fetch_behind(&key("1 100"), 1, 2);
+    fs::remove_file(path.join("key")).unwrap();
+    drop(spool);
+    let spool = place.open(&key("1 100")).unwrap();
+    assert_eq!((place.here(&spool), names(&path)), (vec![], vec!["key".to_owned()]));
 }
 
 /// What a process that was killed left half done.
@@ -321,7 +369,7 @@ fn what_was_half_done_is_removed_and_does_not_count() {
     let place = Place::new();
     let spool = place.open(&key("1 100")).unwrap();
     let name = number(2).to_string();
-    let half = [name.clone(), format!("{name}.coming"), format!("{name}.note.999999999.new")];
+    let half = [name.clone(), format!("{name}.coming"), format!("{name}.note.7.999999999.new")];
     half.iter().for_each(|name| fs::write(place.path().join(name), "half").unwrap());
     let temporary = format!(".walsafe.{name}.{}.999999999.1.tmp", walsafe_core::sys::host_name());
     fs::write(place.path().join(&temporary), "half").unwrap();

@@ -4,7 +4,7 @@
 //! into it. Somebody who fetches holds the directory's lock: a process of its own, or a call while it runs. In it:
 //!
 //! - `key`: what the spool belongs to ([`Key`]), and who fetches;
-//! - `asked`: the segment that was delivered last;
+//! - `asked`: the segment that was delivered last, or is being fetched as the first one;
 //! - `<segment>`, checked and decoded, and `<segment>.note` ([`Given`]), without which it does not count;
 //! - `<segment>.coming`: it is being fetched, if somebody holds the lock;
 //! - `errors`: what the process that fetches has to say, for the next call to say it;
@@ -12,12 +12,15 @@
 //!
 //! Nothing in it is needed: it may be removed at any moment, and is worth nothing after a power cut.
 
+use std::collections::BTreeMap;
 use std::fs::DirBuilder;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::store::directory::temporary::Owner;
 use crate::sys::{self, Dir};
 use crate::wal::SegmentSize;
 use crate::wal::name::{FileKind, FileName, SegmentName};
@@ -42,6 +45,8 @@ const ERRORS: &str = "errors";
 const LONGEST: u64 = 64 << 10;
 /// How often it is looked whether a segment has come.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// No spool holds more names.
+const MOST_NAMES: usize = 4096;
 /// How often a spool is emptied that is to be removed.
 const REMOVALS: u32 = 20;
 
@@ -102,6 +107,7 @@ impl Spool {
     ) -> Result<Self, SpoolError> {
         let dir = open(path, pg_wal)?;
         let fail = |source| SpoolError::Io { path: path.join(KEY), source };
+        refuse_others_files(&dir)?;
         let (found, mark) = (read(&dir, KEY), key.mark());
         let is_ours = |way: &Way| found.as_ref().is_some_and(|text| *text == key.text(*way));
         if let Some(way) = Way::ALL.into_iter().find(is_ours) {
@@ -170,7 +176,7 @@ impl Spool {
             && read(&self.dir, KEY).is_some_and(|text| text == key.text(self.way))
     }
 
-    /// Notes that a segment was delivered, for who fetches.
+    /// Notes that a segment was delivered, or is the first one that is asked for, for who fetches.
     ///
     /// # Errors
     /// It could not be written.
@@ -181,7 +187,7 @@ impl Spool {
         write(&self.dir, ASKED, &format!("{segment} {}\n", now.as_nanos())).map_err(fail)
     }
 
-    /// Returns the segment that was delivered last, and when.
+    /// Returns the segment that was noted last, and when.
     #[must_use]
     pub fn asked(&self) -> Option<(SegmentName, SystemTime)> {
         let text = read(&self.dir, ASKED)?;
@@ -244,8 +250,9 @@ impl Spool {
     pub fn empty(&self) {
         let mut names = Vec::new();
         let _ = self.dir.for_each_name(|name| names.push(name.to_owned()));
-        // Without the key, what else is there belongs to nothing.
-        names.sort_by_key(|name| name != KEY);
+        names.retain(|name| Kind::of(name).is_some());
+        // A segment goes before its note: without that and a key, it may be anybody's.
+        names.sort_by_key(|name| Kind::of(name));
         names.iter().for_each(|name| drop(self.dir.unlink(name)));
     }
 
@@ -268,6 +275,7 @@ impl Spool {
     pub fn discard(path: &Path, pg_wal: &Path) {
         if path.is_dir()
             && let Ok(dir) = open(path, pg_wal)
+            && refuse_others_files(&dir).is_ok()
             && dir.try_lock().is_ok_and(|free| free)
         {
             Self { dir, way: Way::Process, mark: String::new() }.remove_all();
@@ -311,6 +319,68 @@ impl Spool {
     }
 }
 
+/// What a spool holds, in the order in which it is emptied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    Segment,
+    /// Of no use without a segment, or with it.
+    Beside,
+    Key,
+}
+
+impl Kind {
+    /// Returns what has this name. `None`: it is not a spool's.
+    fn of(name: &str) -> Option<Self> {
+        let is_segment = |name: &str| {
+            FileName::new(name).is_ok_and(|name| matches!(name.kind(), FileKind::Segment(_)))
+        };
+        // As `write` names what it puts in a file's place.
+        let written = name.strip_suffix(".new").and_then(|name| {
+            let mut parts = name.rsplitn(3, '.');
+            let is_number =
+                |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+            let are_numbers =
+                parts.next().is_some_and(is_number) && parts.next().is_some_and(is_number);
+            parts.next().filter(|_| are_numbers)
+        });
+        let lasting = written.unwrap_or(name);
+        match lasting {
+            KEY if written.is_none() => Some(Self::Key),
+            KEY | ASKED | ERRORS => Some(Self::Beside),
+            _ if written.is_none() && is_segment(name) => Some(Self::Segment),
+            _ if Owner::of(name).is_some() => Some(Self::Beside),
+            _ => {
+                let (stem, end) = lasting.split_once('.')?;
+                let is_known = end == "note" || end == "coming" && written.is_none();
+                (is_known && is_segment(stem)).then_some(Self::Beside)
+            }
+        }
+    }
+}
+
+/// Refuses a directory that somebody else uses: a spool is emptied.
+fn refuse_others_files(dir: &Dir) -> Result<(), SpoolError> {
+    let (mut kinds, mut is_others) = (BTreeMap::new(), false);
+    let read = dir.for_each_name(|name| match Kind::of(name) {
+        // Of an archive there are more names than anybody wants to keep.
+        Some(kind) if kinds.len() < MOST_NAMES => drop(kinds.insert(name.to_owned(), kind)),
+        _ => is_others = true,
+    });
+    let path = dir.path().to_owned();
+    if let Err(source) = read {
+        return Err(SpoolError::Io { path, source });
+    }
+    // WAL alone may be an archive, or somebody's last copy.
+    let is_ours = |(name, kind): (&String, &Kind)| {
+        *kind != Kind::Segment || kinds.contains_key(&format!("{name}.note"))
+    };
+    if !is_others && (kinds.contains_key(KEY) || kinds.iter().all(is_ours)) {
+        return Ok(());
+    }
+    let reason = "it holds files that are not a spool's, and a spool is emptied";
+    Err(SpoolError::Unsafe { path, reason })
+}
+
 fn note_name(segment: SegmentName) -> String {
     format!("{segment}.note")
 }
@@ -337,7 +407,7 @@ fn open(path: &Path, pg_wal: &Path) -> Result<Dir, SpoolError> {
         }
         () if there.dev() != server.dev() => Some("it is not on the file system of pg_wal"),
         () if !is_safe_parent(path) => {
-            Some("others can write its parent directory, and replace it")
+            Some("others own or can write its parent directory, and replace it")
         }
         () => None,
     };
@@ -357,7 +427,10 @@ fn open(path: &Path, pg_wal: &Path) -> Result<Dir, SpoolError> {
 fn is_safe_parent(path: &Path) -> bool {
     const STICKY: u32 = 0o1000;
     let parent = path.canonicalize().ok().and_then(|path| path.parent()?.metadata().ok());
-    parent.is_some_and(|parent| parent.mode() & 0o022 == 0 || parent.mode() & STICKY != 0)
+    parent.is_some_and(|parent| {
+        let is_owned = parent.uid() == 0 || parent.uid() == sys::user();
+        is_owned && (parent.mode() & 0o022 == 0 || parent.mode() & STICKY != 0)
+    })
 }
 
 /// Reads a file of lines; `None` if it cannot be read.
@@ -365,9 +438,11 @@ fn read(dir: &Dir, name: &str) -> Option<String> {
     dir.read_text(name, LONGEST).ok()
 }
 
-/// Writes a file of lines in one step.
+/// Writes a file of lines in one step. Several threads may write the same one.
 fn write(dir: &Dir, name: &str, text: &str) -> io::Result<()> {
-    dir.replace_text(&format!("{name}.{}.new", std::process::id()), name, text)
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    dir.replace_text(&format!("{name}.{number}.{}.new", std::process::id()), name, text)
 }
 
 /// How long after a segment the next one is asked for by a server that replays one after the other.
