@@ -179,7 +179,6 @@ where
         return Ok((rounds.answer)((rounds.work)(&Signs::default(), &round), &[]));
     };
     let archives = rounds.archives;
-    sys::end_after_parent();
     let mut worker = Worker::start_quiet(|way_out| work_in_threads(rounds, timeout, way_out))
         .map_err(|e| died("start a process", e))?;
     let id = worker.id();
@@ -253,7 +252,7 @@ where
             let is_last_try = |at| last.contains(&at) || hung.len() + 1 >= archives.len();
             let limit = |at| if is_last_try(at) { timeout } else { timeout.min(IMPATIENCE) };
             let ended = match thread::Builder::new().stack_size(STACK).spawn_scoped(scope, run) {
-                Ok(_) => wait(signs, round, &result, limit),
+                Ok(_) => wait(signs, round, &result, timeout, limit),
                 Err(_) => Ended::Failed(NO_THREAD),
             };
             let answered = match ended {
@@ -290,9 +289,9 @@ enum Ended<T> {
     Made(T),
     /// The status says why.
     Failed(u8),
-    /// It makes no step any more, and was given up.
+    /// It makes no step any more at an archive, and was given up.
     Stalled,
-    /// It makes no step any more, and was just about to put the file in place.
+    /// It makes no step any more where the file is to be put.
     Stuck,
 }
 
@@ -300,6 +299,7 @@ fn wait<T>(
     signs: &Signs,
     round: &Round,
     result: &Receiver<Option<T>>,
+    timeout: Duration,
     limit: impl Fn(usize) -> Duration,
 ) -> Ended<T> {
     let (mut still, mut is_delivering) = (Still::new(signs), false);
@@ -309,9 +309,11 @@ fn wait<T>(
             Ok(None) | Err(RecvTimeoutError::Disconnected) => return Ended::Failed(PANICKED),
             Err(RecvTimeoutError::Timeout) => {}
         }
-        if still.is_for(limit(round.at())) {
+        // Only where an archive is asked can another one be asked instead.
+        let is_at_archive = round.is_at_archive() && !is_delivering;
+        if still.is_for(if is_at_archive { limit(round.at()) } else { timeout }) {
             if round.give_up() {
-                return Ended::Stalled;
+                return if is_at_archive { Ended::Stalled } else { Ended::Stuck };
             }
             if is_delivering {
                 return Ended::Stuck;
@@ -372,5 +374,26 @@ fn hand_on(stream: Stream, bytes: &[u8]) -> bool {
     match stream {
         Stream::Output => write(&mut io::stdout().lock()),
         Stream::Error => write(&mut io::stderr().lock()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of several archives, one that hangs is left after a short while: a local disk is not, and no archive is to
+    /// blame for it.
+    #[test]
+    fn where_no_archive_is_asked_nothing_is_given_up_early_and_no_archive_is_blamed() {
+        let timeout = LOOK_EVERY * 4;
+        let (before, delivering) = (Round::default(), Round::default());
+        assert!(delivering.give_up(), "it is as if it put its file in place");
+        for round in [before, delivering] {
+            let (_done, result) = sync_channel::<Option<()>>(1);
+            let begun = Instant::now();
+            let ended = wait(&Signs::default(), &round, &result, timeout, |_| LOOK_EVERY);
+            assert!(matches!(ended, Ended::Stuck));
+            assert!(begun.elapsed() >= timeout, "{:?}", begun.elapsed());
+        }
     }
 }

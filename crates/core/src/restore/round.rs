@@ -15,6 +15,7 @@ pub struct Round {
     /// The archives that are not asked any more: nothing has moved there for so many seconds.
     pub hung: Vec<(usize, u64)>,
     at: AtomicUsize,
+    is_at_archive: AtomicBool,
     is_settled: AtomicBool,
 }
 
@@ -31,8 +32,15 @@ impl Round {
         self.at.load(Ordering::Relaxed)
     }
 
+    /// Returns whether any archive has been asked yet. Before that, a file that was fetched ahead is looked for.
+    #[must_use]
+    pub fn is_at_archive(&self) -> bool {
+        self.is_at_archive.load(Ordering::Relaxed)
+    }
+
     pub(super) fn comes_to(&self, archive: usize) {
         self.at.store(archive, Ordering::Relaxed);
+        self.is_at_archive.store(true, Ordering::Relaxed);
     }
 
     /// Gives the round up, from another thread. On return with `true`, it puts no file in place any more.
