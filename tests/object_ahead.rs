@@ -145,18 +145,39 @@ fn it_ends_with_a_shutdown_with_the_postmaster_and_with_the_recovery() {
 mod full {
     use super::*;
 
+    /// Waits for the end of a process that nobody asks anything.
+    fn wait_unasked(helper: i32) {
+        let began = Instant::now();
+        while process::is_alive(helper) {
+            thread::sleep(Duration::from_millis(200));
+            assert!(began.elapsed() < Duration::from_secs(75), "it does not end");
+        }
+        assert!(began.elapsed() > Duration::from_secs(50), "{:?}", began.elapsed());
+    }
+
+    /// To replay one segment may take minutes.
+    #[test]
+    fn what_was_fetched_for_a_slow_recovery_is_kept_for_it() {
+        require!(ObjectServer::is_there(Kind::SeaweedFs));
+        let far = Far::lost();
+        let cluster = far.early("pause").start();
+        wait_paused(&cluster, Mark::default());
+        let own = spool(&cluster);
+        wait_unasked(far.helper());
+        assert_ne!(held(&own), [""; 0]);
+        cluster.sql("SELECT pg_wal_replay_resume()");
+        assert_eq!(rows_after_recovery(&cluster), "1,2");
+        far.assert_over(&own);
+    }
+
     /// A standby that has nothing to ask for needs nobody who waits for it.
     #[test]
     fn it_ends_when_nobody_has_asked_for_a_minute_and_comes_again() {
         require!(ObjectServer::is_there(Kind::SeaweedFs));
         let stopped = Stopped::new(|builder| builder);
         let Stopped { far, standby, .. } = &stopped;
-        let (began, helper) = (Instant::now(), far.helper());
-        while process::is_alive(helper) {
-            thread::sleep(Duration::from_millis(200));
-            assert!(began.elapsed() < Duration::from_secs(75), "it does not end");
-        }
-        assert!(began.elapsed() > Duration::from_secs(50), "{:?}", began.elapsed());
+        wait_unasked(far.helper());
+        assert!(!spool(standby).exists());
         stopped.go_on();
         standby.wait_until("the rows", || (rows(standby) == "1,2,3,4,5,6").then_some(()));
         standby.promote();

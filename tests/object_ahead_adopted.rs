@@ -93,20 +93,22 @@ fn process_1_is_stopped_in_the_middle_of_a_call() {
     let far = Far::lost();
     let names = far.near.segments();
     let name = &names[names.len() / 2];
-    let slow = Fault::DripAnswer { bytes_a_second: 20_000 };
-    let broken = far.proxy.break_each("GET", &format!("/wal/{name}"), slow);
-    let command = format!("exec {}", far.command("--ahead 0"));
-    let cluster = far.recovery("").set("restore_command", &command);
-    let cluster = cluster.adopting(Adopts::Process1).create();
-    cluster.launch();
-    broken.begun();
-    thread::sleep(Duration::from_millis(300));
-    let mark = cluster.mark();
-    assert!(cluster.stop(Stop::Fast) < PROMPT);
-    let log = cluster.log().since(mark);
-    assert!(!log.contains(CRASH) && !log.contains("was terminated by"), "{log}");
-    assert!(log.contains("database system is shut down"), "{log}");
-    far.proxy.mend();
+    let cluster = far.recovery("").adopting(Adopts::Process1).create();
+    // With a watch over the work, and without.
+    for options in ["--ahead 0", "--ahead 0 --stall-timeout 0"] {
+        let slow = Fault::DripAnswer { bytes_a_second: 20_000 };
+        let broken = far.proxy.break_each("GET", &format!("/wal/{name}"), slow);
+        cluster.set_conf("restore_command", &format!("exec {}", far.command(options)));
+        cluster.launch();
+        broken.begun();
+        thread::sleep(Duration::from_millis(300));
+        let mark = cluster.mark();
+        assert!(cluster.stop(Stop::Fast) < PROMPT);
+        let log = cluster.log().since(mark);
+        assert!(!log.contains(CRASH) && !log.contains("was terminated by"), "{options}: {log}");
+        assert!(log.contains("database system is shut down"), "{options}: {log}");
+        far.proxy.mend();
+    }
     cluster.set_conf("restore_command", &far.command(""));
     cluster.start();
     assert_eq!(rows_after_recovery(&cluster), ALL);

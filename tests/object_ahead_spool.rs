@@ -5,10 +5,13 @@ use std::fs;
 use std::os::unix::fs::{chown, symlink};
 use std::path::Path;
 use std::process::Command;
+use std::thread;
+use std::time::Duration;
 
-use harness::command::run;
+use harness::command::{run, run_within};
 use harness::object::{Answer, Fault, Kind, ObjectServer};
-use harness::{Fs, Mount, Scratch, privileged, process, require, scratch, wait_until};
+use harness::server::as_server_user;
+use harness::{Fs, Mount, Scratch, Server, privileged, process, require, scratch, wait_until};
 use rustix::process::Signal;
 
 use crate::support::ahead::{
@@ -287,6 +290,59 @@ fn a_disk_that_is_full_of_what_was_fetched_has_room_for_what_is_asked_for() {
     mount.fill_but(200_000);
     asking.ask(&names[15]).assert_from_archive(&far, &names[15]);
     assert_eq!(held(&spool), [""; 0]);
+}
+
+/// And so does what is on its way, whose room is free only when whoever fetches it has gone.
+#[test]
+fn a_disk_that_is_full_of_what_is_on_its_way_has_room_for_what_is_asked_for() {
+    require!(ObjectServer::is_there(Kind::SeaweedFs));
+    require!(privileged());
+    let far = Far::lost();
+    let mount = Mount::new(Fs::Ext4, 64);
+    let asking = Asking::with(&far, |builder| builder, |cluster| move_pg_wal(cluster, &mount));
+    let names = asking.segments();
+    let len = far.near.get(&names[15]).expect("a segment").len() as u64;
+    let slow = Fault::DripAnswer { bytes_a_second: len / 8 };
+    let slow = names[2..4]
+        .iter()
+        .map(|name| far.proxy.break_each("GET", &format!("/wal/{name}"), slow.clone()));
+    let _slow: Vec<_> = slow.collect();
+    asking.ask_sound(&names[0]);
+    asking.ask_sound(&names[1]);
+    let spool = asking.spool();
+    asking.server.wait_until("half a segment", || {
+        let len_of = |name: String| fs::metadata(spool.join(name)).map_or(0, |file| file.len());
+        let temporary = scratch::names(&spool).into_iter().filter(|name| name.starts_with('.'));
+        (temporary.map(len_of).sum::<u64>() >= len / 2).then_some(())
+    });
+    // It gives way only when it is told to, and not because it finds no room either.
+    let helper = far.helper();
+    process::signal(helper, Signal::STOP);
+    mount.fill_but(len - len / 8);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            thread::sleep(Duration::from_secs(1));
+            process::signal(helper, Signal::CONT);
+        });
+        asking.ask(&names[15]).assert_from_archive(&far, &names[15]);
+    });
+    assert_eq!(held(&spool), [""; 0]);
+}
+
+/// The last one that a recovery starts may come when the recovery has ended, and its spool is gone.
+#[test]
+fn a_helper_that_comes_too_late_leaves_nothing() {
+    require!(ObjectServer::is_there(Kind::SeaweedFs));
+    let far = Far::lost();
+    let asking = Asking::new(&far);
+    let mut command = Command::new(Server::under_test().walsafe());
+    let command =
+        as_server_user(&mut command).arg("restore-ahead").args(["--from", far.objects.url()]);
+    let command = command.arg("--credentials-file").arg(far.objects.credentials());
+    let command = command.args(["%f", "%p"]).env("WALSAFE_STARTED_BY_RESTORE", "1");
+    let output = run_within(command.current_dir(asking.server.data()), "", PROMPT);
+    assert!(output.success(), "{output:?}");
+    assert!(!asking.spool().exists());
 }
 
 /// To be renamed from there, it lies on the file system of pg_wal; a place of its own may be named.

@@ -239,10 +239,7 @@ mod full {
         proxy.mend();
         let late = after(cluster, 400);
         eprintln!("{early} kB after 100 objects, {late} kB after 500");
-        assert!(
-            late < early + early / 4,
-            "{early} kB after 100 objects, {late} kB after 500"
-        );
+        assert!(late < early + early / 4, "{early} kB after 100 objects, {late} kB after 500");
         assert!(objects.segments().len() >= 500);
     }
 }

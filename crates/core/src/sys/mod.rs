@@ -38,7 +38,7 @@ pub use self::late::{close_second, keeps_flush_of_unnamed};
 pub use self::memory::{
     DIRECT_ALIGNMENT, HUGE_PAGE, give_memory_back, headroom, prefer_huge_pages, shared, zeroed,
 };
-pub use self::orphan::{adopter, detach, end_after_parent, leave};
+pub use self::orphan::{adopter, detach, end_after_parent, leave, uncollected};
 pub(crate) use self::process::start_scoped;
 pub use self::process::{
     become_user, host_name, is_asked_to_end, note_requests_to_end, process_runs, process_started,

@@ -43,7 +43,7 @@ pub fn process_runs(pid: u32) -> bool {
 
 /// Returns what `/proc` tells of a process behind its name, which may contain anything: the fields from the third on
 /// (`proc(5)`). `None` if there is no such process, or no `/proc`.
-fn stat_of(pid: u32) -> Option<String> {
+pub(super) fn stat_of(pid: u32) -> Option<String> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     stat.rsplit_once(") ").map(|(_, fields)| fields.to_owned())
 }

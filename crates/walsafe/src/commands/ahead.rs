@@ -51,13 +51,19 @@ const AT_ONCE: u32 = 2;
 /// `access/transam/xlogarchive.c`). Another one is somebody else's, such as `pg_rewind`'s.
 const WANTED_AS: &str = "RECOVERYXLOG";
 
+/// How many orphans may wait to be collected: a slow one leaves some for a second, and where nobody collects them they
+/// stay for ever.
+const MOST_LEFT: usize = 64;
+
 /// How often the process that fetches looks what was delivered.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// How often it looks whether the recovery goes on.
 const CHECK_EVERY: Duration = Duration::from_millis(250);
 /// How long nothing may be asked for before it ends.
 const UNASKED: Duration = Duration::from_secs(60);
-/// How long it waits for its threads at the end.
+/// How long a call waits for whoever fetches to leave the room that it needs itself.
+const ROOM_PATIENCE: Duration = Duration::from_secs(10);
+/// How long the process that fetches waits for its threads at the end.
 const END_PATIENCE: Duration = Duration::from_secs(2);
 /// How long it waits for the lock, which calls hold for moments.
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
@@ -101,7 +107,8 @@ impl Recovery {
 }
 
 /// Returns who may fetch. A server takes over orphans as process 1, or where it was made to; and one server may have
-/// been started in the container of another.
+/// been started in the container of another. Where nobody collects them, no more are made than a few: a standby would
+/// leave one for each time that it falls behind.
 fn way(server: &Postmaster) -> Way {
     let name = |pid: u32| std::fs::read_to_string(format!("/proc/{pid}/comm")).ok();
     let is_server =
@@ -111,7 +118,7 @@ fn way(server: &Postmaster) -> Way {
         return Way::Calls;
     }
     match sys::adopter() {
-        Ok(adopter) if !is_server(adopter) => Way::Process,
+        Ok(adopter) if !is_server(adopter) && sys::uncollected(adopter) < MOST_LEFT => Way::Process,
         _ => Way::Calls,
     }
 }
@@ -154,6 +161,8 @@ pub(super) struct Ahead<'a> {
     goes_on: bool,
     /// It was looked for in the spool.
     is_looked_for: AtomicBool,
+    /// The process that fetches was started by this call.
+    is_started: AtomicBool,
     fetcher: OnceLock<Option<Arc<Fetcher>>>,
 }
 
@@ -176,7 +185,7 @@ impl<'a> Ahead<'a> {
         }
         let Some(recovery) = Recovery::of(arguments) else { return Ok(None) };
         // A recovery asks for one segment after the other. A standby may stream meanwhile, and ask for one now and then.
-        let is_standby = Path::new("standby.signal").exists();
+        let is_standby = is_standby(Path::new("."));
         let spool = if is_standby && recovery.spool.symlink_metadata().is_err() {
             None
         } else {
@@ -186,8 +195,16 @@ impl<'a> Ahead<'a> {
             }
         };
         let goes_on = !is_standby || goes_on(&recovery, spool.as_ref(), segment);
-        let (is_looked_for, fetcher) = (AtomicBool::new(false), OnceLock::new());
-        Ok(Some(Self { arguments, recovery, segment, spool, goes_on, is_looked_for, fetcher }))
+        Ok(Some(Self {
+            arguments,
+            recovery,
+            segment,
+            spool,
+            goes_on,
+            is_looked_for: AtomicBool::new(false),
+            is_started: AtomicBool::new(false),
+            fetcher: OnceLock::new(),
+        }))
     }
 
     /// Returns what the process that fetches has left to be said.
@@ -207,6 +224,15 @@ impl<'a> Ahead<'a> {
             spool.complain(&e.to_string());
             None
         })
+    }
+
+    /// Has a process fetch what comes next, if that is how it is done and this is the first call of a recovery: while
+    /// this one fetches its own segment. Later calls find that process.
+    pub(super) fn begin_recovery(&self) {
+        let is_first = |spool: &&Spool| spool.way() == Way::Process && spool.asked().is_none();
+        if let Some(spool) = self.spool.as_ref().filter(is_first).filter(|_| self.goes_on) {
+            self.ask_process(spool);
+        }
     }
 
     /// Begins to fetch what comes next in threads of this process, if that is how it is done.
@@ -239,10 +265,24 @@ impl<'a> Ahead<'a> {
         }
     }
 
-    /// Removes all that was fetched ahead: there is no room for what is asked for.
-    pub(super) fn make_room(&self) {
-        if let Some(spool) = &self.spool {
+    /// Removes all that was fetched ahead: there is no room for what is asked for. What is on its way holds its room
+    /// until whoever fetches it has left, and that is waited for.
+    pub(super) fn make_room(&self, steps: &Progress) {
+        let Some(spool) = &self.spool else { return };
+        if let Some(Some(fetcher)) = self.fetcher.get() {
+            fetcher.stop();
+        }
+        // A process that fetches leaves when its key is gone. A call of this way has the lock itself.
+        let is_held = || self.is_busy() || spool.way() == Way::Process && spool.is_locked();
+        let until = Instant::now() + ROOM_PATIENCE;
+        loop {
             spool.empty();
+            if !is_held() || Instant::now() >= until {
+                return;
+            }
+            // No archive is asked meanwhile, and none is to blame.
+            steps.tick();
+            thread::sleep(LOOK_EVERY);
         }
     }
 
@@ -274,13 +314,24 @@ impl<'a> Ahead<'a> {
                 Err(_) => return,
             },
         };
+        self.ask_process(spool);
+    }
+
+    /// Tells the process that fetches where the recovery is, and starts it if there is none.
+    fn ask_process(&self, spool: &Spool) {
         if let Err(e) = spool.note_asked(self.segment) {
             spool.complain(&e.to_string());
             return;
         }
-        let is_ours = spool.way() == Way::Process && self.goes_on && !spool.is_locked();
-        if is_ours && let Err(e) = start(self.arguments) {
-            spool.complain(&format!("could not start the process that fetches ahead: {e}"));
+        // One that was just started may not have the lock yet.
+        let is_started = || self.is_started.load(Ordering::Relaxed) || spool.is_locked();
+        if spool.way() == Way::Process && self.goes_on && !is_started() {
+            match start(self.arguments) {
+                Ok(()) => self.is_started.store(true, Ordering::Relaxed),
+                Err(e) => {
+                    spool.complain(&format!("could not start the process that fetches ahead: {e}"));
+                }
+            }
         }
     }
 }
@@ -291,6 +342,10 @@ fn forget_at_the_end(arguments: &Restore) {
     if Postmaster::of(Path::new(".")).is_some() {
         Spool::discard(&place(arguments), Path::new("pg_wal"));
     }
+}
+
+fn is_standby(data_directory: &Path) -> bool {
+    data_directory.join("standby.signal").exists()
 }
 
 /// Returns whether a standby asks for one segment after the other.
@@ -387,13 +442,17 @@ pub(super) fn run(arguments: &Restore) -> u8 {
     if spool.way() == Way::Calls || !lock(&spool) {
         return super::DONE;
     }
+    let Some(asked) = spool.asked() else {
+        // The spool was removed since that was noted, because the recovery has come to its end.
+        spool.remove_all();
+        return super::DONE;
+    };
     let fetch = || {
-        let asked = spool.asked().ok_or("it cannot be read what was delivered last")?;
         let fetched = spool.again().map_err(|e| e.to_string())?;
-        Ok((fetch_into(fetched, arguments, &recovery, asked.0)?, asked))
+        fetch_into(fetched, arguments, &recovery, asked.0)
     };
     match fetch() {
-        Ok((fetcher, asked)) => {
+        Ok(fetcher) => {
             let why = follow(arguments, &recovery, &spool, &fetcher, asked);
             fetcher.stop();
             // What a thread is just writing would stay. One that hangs is not waited for.
@@ -401,7 +460,7 @@ pub(super) fn run(arguments: &Restore) -> u8 {
             while fetcher.is_busy() && Instant::now() < until {
                 thread::sleep(LOOK_EVERY);
             }
-            // What is there is good where only the archive hangs, and the next call says that it does.
+            // What is there is good where the archive hangs, or the recovery is slow.
             if why == Why::Over && spool.is_of(&recovery.key) {
                 spool.remove_all();
             }
@@ -432,6 +491,8 @@ fn lock(spool: &Spool) -> bool {
 enum Why {
     /// There is nobody to fetch for.
     Over,
+    /// Nothing was asked for in a while. A recovery asks again when it has replayed what it has; a standby may stream.
+    Idle,
     /// An archive hangs.
     Hung,
 }
@@ -462,7 +523,7 @@ fn follow(
             checked = Instant::now();
         }
     }
-    Why::Over
+    if is_standby(&recovery.data_directory) { Why::Over } else { Why::Idle }
 }
 
 /// Returns for how long nothing may move in an archive.

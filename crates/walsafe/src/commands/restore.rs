@@ -8,6 +8,7 @@ use walsafe_core::error::{Activity, Error, ErrorKind, Standby};
 use walsafe_core::restore::spool::Given;
 use walsafe_core::restore::{self, Origin, Outcome, Request, RestoreError, Round, Trouble, own};
 use walsafe_core::store::location;
+use walsafe_core::sys;
 use walsafe_core::wal::name::{FileKind, FileName};
 
 use super::ahead::Ahead;
@@ -43,6 +44,8 @@ enum Ending {
 
 /// Runs the command and returns its exit status.
 pub(super) fn run(arguments: &Restore) -> u8 {
+    // Before there is any other process of this call.
+    sys::end_after_parent();
     let standby = Path::new(DATA_DIRECTORY).join("standby.signal").exists();
     Call { arguments, standby, begun: Instant::now() }.outcome().exit_status()
 }
@@ -139,6 +142,9 @@ impl Call<'_> {
     fn watched(&self, name: &FileName, origins: &[Origin]) -> Ending {
         let Restore { from, file, common, .. } = self.arguments;
         let ahead = self.ahead(name);
+        if let Some(ahead) = ahead.as_ref().filter(|_| !self.tries_again()) {
+            ahead.begin_recovery();
+        }
         let rounds = Rounds {
             archives: from,
             last: if from.len() > 1 { lately::failed(from, here()) } else { Vec::new() },
@@ -201,7 +207,7 @@ impl Call<'_> {
         }
         let mut result = self.attempt(name, origins, signs, round);
         if result.as_ref().is_err_and(|e| e.kind() == ErrorKind::DataDirectoryFull) {
-            ahead.make_room();
+            ahead.make_room(&signs.steps);
             result = self.attempt(name, origins, signs, round);
         }
         if let Ok(Outcome::Delivered { given, .. }) = &result {

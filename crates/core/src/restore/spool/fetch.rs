@@ -201,8 +201,8 @@ impl Fetcher {
         }
         let size = u64::from(self.size.bytes());
         let most = size * u64::from(self.most);
-        // What is under way has not taken all of its room yet.
-        let begun = size * (self.running().rounds.len() as u64 + 1);
+        // What is under way, this one included, has not taken all of its room yet.
+        let begun = size * self.running().plan.under_way() as u64;
         if !self.spool.has_room(most + begun) {
             // The same each time, so that it is said once a minute.
             self.spool.complain(&format!(

@@ -142,6 +142,11 @@ impl Plan {
         }
     }
 
+    /// Returns how many segments are being fetched.
+    pub(super) fn under_way(&self) -> usize {
+        self.under_way.len()
+    }
+
     /// Returns whether nothing is being done.
     pub(super) fn is_idle(&self) -> bool {
         self.under_way.is_empty() && !self.is_listing
