@@ -77,6 +77,7 @@ impl Place {
             data_directory: self.data.clone(),
             allow_unmarked: false,
             allow_unchecked: false,
+            goes_to_end: true,
             failed: Box::new(Vec::new),
         };
         Arc::new(Fetcher::new(source, self.open(key).unwrap(), ahead, ahead).unwrap())

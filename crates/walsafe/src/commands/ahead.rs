@@ -415,6 +415,7 @@ fn fetch_into(
         data_directory: recovery.data_directory.clone(),
         allow_unmarked: arguments.allow_unmarked,
         allow_unchecked: arguments.allow_unchecked,
+        goes_to_end: !is_standby(&recovery.data_directory),
         failed: Box::new(failed),
     };
     // A call waits for all that it fetches, and the server waits for the first that a process fetches.

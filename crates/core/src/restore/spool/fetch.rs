@@ -23,6 +23,8 @@ const MOST: u64 = 1 << 30;
 const THREADS: u32 = 16;
 /// Stack of a thread that fetches, in bytes.
 const STACK: usize = 2 << 20;
+/// How many segments are fetched before it is known that they are there.
+const UNSEEN: usize = 2;
 /// How many names one look tells of, at most.
 const LISTED: usize = 256;
 
@@ -36,6 +38,9 @@ pub struct Source {
     pub allow_unmarked: bool,
     /// As [`Request::allow_unchecked`].
     pub allow_unchecked: bool,
+    /// The server asks for one segment after the other up to the end of the archive. So the next ones are fetched
+    /// before a look has told that they are there: a standby at the end would ask for them again and again.
+    pub goes_to_end: bool,
     /// Returns which archives have failed lately, by their places; as [`Round::last`].
     pub failed: Box<dyn Fn() -> Vec<usize> + Send + Sync>,
 }
@@ -76,8 +81,9 @@ impl Fetcher {
         let size = control.segment_size.unwrap_or(SegmentSize::DEFAULT);
         let most = ahead.min(u32::try_from(MOST / u64::from(size.bytes())).unwrap_or(1)).max(1);
         spool.tidy();
+        let unseen = if source.goes_to_end { UNSEEN } else { 0 };
         let running = Running {
-            plan: Plan::new(size, most, at_once.clamp(1, most)),
+            plan: Plan::new(size, most, at_once.clamp(1, most), unseen),
             rounds: Vec::new(),
             is_stopped: false,
         };

@@ -28,6 +28,8 @@ pub(super) struct Plan {
     /// How many may be under way at a time. All at once would share what storage and network give, and the first one,
     /// which the server wants next, would come as late as the last: so there is one more for each that has come.
     at_once: usize,
+    /// How many may be fetched before it is known that they are there.
+    unseen: usize,
     /// The one that was delivered last.
     asked: Option<SegmentName>,
     /// Those that are being fetched.
@@ -45,11 +47,12 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    pub(super) fn new(size: SegmentSize, most: u32, at_once: u32) -> Self {
+    pub(super) fn new(size: SegmentSize, most: u32, at_once: u32, unseen: usize) -> Self {
         Self {
             size,
             most,
             at_once: at_once as usize,
+            unseen,
             asked: None,
             under_way: BTreeSet::new(),
             done: BTreeSet::new(),
@@ -97,7 +100,10 @@ impl Plan {
         let wanted = self.window().find(is_free)?;
         match &self.listed {
             _ if self.has_no_list => Some(Job::Fetch(wanted)),
-            _ if self.is_listing => None,
+            _ if self.is_listing => {
+                let is_next = self.window().take(self.unseen).any(|next| next == wanted);
+                is_next.then_some(Job::Fetch(wanted))
+            }
             None => self.asked.map(Job::List),
             // Otherwise it is a hole, or the end: the call that is asked for it looks for itself.
             Some((_, names)) => names.contains(&wanted).then_some(Job::Fetch(wanted)),
@@ -184,7 +190,7 @@ mod tests {
 
     #[test]
     fn what_comes_behind_a_segment_is_fetched_in_order_and_no_more_than_may_be() {
-        let mut plan = Plan::new(SIZE, 3, 3);
+        let mut plan = Plan::new(SIZE, 3, 3, 0);
         assert_eq!(jobs(&mut plan), [], "nothing was asked for");
         plan.delivered(segment(4));
         assert_eq!(jobs(&mut plan), [Job::List(segment(4))]);
@@ -206,7 +212,7 @@ mod tests {
     /// With all of them at once, the one that the server wanted first came as late as the last one.
     #[test]
     fn there_are_more_at_a_time_the_more_have_come() {
-        let mut plan = Plan::new(SIZE, 4, 2);
+        let mut plan = Plan::new(SIZE, 4, 2, 0);
         plan.delivered(segment(4));
         assert_eq!(jobs(&mut plan), [Job::List(segment(4))]);
         plan.listed(segment(4), listed(5..100));
@@ -222,10 +228,32 @@ mod tests {
         assert_eq!(jobs(&mut plan), fetches([10]));
     }
 
+    /// A list takes as long as the head of a segment, and nearly always says that the next ones are there.
+    #[test]
+    fn the_next_ones_may_be_fetched_while_it_is_looked_what_there_is() {
+        let mut plan = Plan::new(SIZE, 4, 4, 2);
+        plan.delivered(segment(4));
+        assert_eq!(plan.take(), Some(Job::List(segment(4))));
+        assert_eq!(jobs(&mut plan), fetches([5, 6]));
+        plan.fetched(segment(5), true);
+        assert_eq!(jobs(&mut plan), []);
+        plan.listed(segment(4), listed(5..100));
+        assert_eq!(jobs(&mut plan), fetches([7, 8]));
+        // At the end they are not there, and nor is what is behind them.
+        let mut plan = Plan::new(SIZE, 4, 4, 2);
+        plan.delivered(segment(4));
+        assert_eq!(jobs(&mut plan).len(), 3);
+        plan.fetched(segment(5), false);
+        plan.fetched(segment(6), false);
+        plan.listed(segment(4), listed([]));
+        assert_eq!(jobs(&mut plan), []);
+        assert!(plan.is_done());
+    }
+
     /// A standby at the end of the archive asked for eight names that are not there, behind each segment.
     #[test]
     fn behind_the_end_one_look_is_made_for_each_segment() {
-        let mut plan = Plan::new(SIZE, 3, 3);
+        let mut plan = Plan::new(SIZE, 3, 3, 0);
         plan.delivered(segment(4));
         assert_eq!(jobs(&mut plan), [Job::List(segment(4))]);
         plan.listed(segment(4), listed([5]));
@@ -248,7 +276,7 @@ mod tests {
     /// held what is behind them up to the last name, and not them.
     #[test]
     fn a_list_says_nothing_of_what_is_before_it() {
-        let mut plan = Plan::new(SIZE, 3, 3);
+        let mut plan = Plan::new(SIZE, 3, 3, 0);
         plan.delivered(segment(100));
         assert_eq!(jobs(&mut plan), [Job::List(segment(100))]);
         plan.listed(segment(100), listed(101..200));
@@ -271,7 +299,7 @@ mod tests {
 
     #[test]
     fn neither_absence_nor_failure_is_kept() {
-        let mut plan = Plan::new(SIZE, 3, 3);
+        let mut plan = Plan::new(SIZE, 3, 3, 0);
         plan.delivered(segment(4));
         assert_eq!(jobs(&mut plan), [Job::List(segment(4))]);
         // Where each name takes a look of its own.
