@@ -174,6 +174,35 @@ fn who_may_not_remove_an_object_is_told_that_it_is_there() {
     assert_eq!(fake.count("POST", "/token"), 1, "the token is good");
 }
 
+/// One busy moment of the server of tokens ended a recovery.
+#[test]
+fn a_token_that_is_not_given_now_is_asked_for_again() {
+    let cut = Break::Cut { done: false };
+    for how in [Break::Refuse(503, ""), Break::Refuse(429, ""), Break::Refuse(410, ""), cut] {
+        let fake = Fake::new();
+        for _ in 0..2 {
+            fake.break_next(("POST", "/token", how.clone()));
+        }
+        assert_eq!(publish(&patient(&fake)).unwrap(), Publication::Published, "{how:?}");
+        fake.all_broken();
+        assert_eq!(fake.count("POST", "/token"), 3, "{how:?}");
+    }
+    for (how, kind, says) in [
+        (Break::Refuse(503, ""), ErrorKind::StorageBusy, "127.0.0.1 answered 503 without a code"),
+        (Break::Cut { done: false }, ErrorKind::Unreachable, "a token could not be asked for: the"),
+        (Break::Refuse(400, ""), ErrorKind::CredentialsRefused, "answered 400 without a code"),
+    ] {
+        let fake = Fake::new();
+        fake.break_next(("POST", "/token", how.clone()));
+        let is_for_good = kind == ErrorKind::CredentialsRefused;
+        let world = if is_for_good { patient(&fake) } else { impatient(&fake) };
+        let error = look(&world).unwrap_err();
+        fake.all_broken();
+        assert_eq!((error.kind(), fake.count("POST", "/token")), (kind, 1), "{}", error.detail());
+        assert!(error.detail().contains(says), "{}", error.detail());
+    }
+}
+
 #[test]
 fn storage_that_replaces_or_trusts_what_is_sent_is_found_out() {
     let fake = Fake::new();
