@@ -153,14 +153,20 @@ impl fmt::Debug for Credential {
     }
 }
 
-/// Reads a variable of the environment, in which keys may be for another account.
+/// Reads a variable of the environment, in which keys may be for another account. A key is not sent; a signature is,
+/// and goes to no account that the environment does not name.
 fn for_account(
     name: &str,
     account: &str,
     variable: &dyn Fn(&str) -> Option<String>,
 ) -> Option<String> {
-    let is_key = name == KEY || name == SAS;
-    if is_key && variable(ACCOUNT).is_some_and(|named| named != account) {
+    let named = variable(ACCOUNT);
+    let is_for_it = match name {
+        KEY => named.is_none_or(|named| named == account),
+        SAS => named.is_some_and(|named| named == account),
+        _ => true,
+    };
+    if !is_for_it {
         return None;
     }
     let others: &[&str] = if name == KEY { &OTHER_KEYS } else { &[] };

@@ -89,6 +89,12 @@ fn keys_in_the_environment_are_for_the_account_that_it_names() {
         }
     };
     assert_eq!(for_account(KEY, "one", &variable("one")).as_deref(), Some("k"));
+    assert_eq!(for_account(SAS, "one", &variable("one")).as_deref(), Some("sig=x"));
+    // A key stays here, and the storage refuses what it has signed. A signature would be told to another account.
+    let unnamed = |name: &str| variable("")(name).filter(|value| !value.is_empty());
+    assert_eq!(for_account(KEY, "two", &unnamed).as_deref(), Some("k"));
+    assert_eq!(for_account(SAS, "two", &unnamed), None);
+    assert_eq!(for_account(SAS, "two", &variable("one")), None);
     assert_eq!(for_account(KEY, "two", &variable("one")), None);
     assert_eq!(for_account(CLIENT, "two", &variable("one")).as_deref(), Some("c"));
 }
