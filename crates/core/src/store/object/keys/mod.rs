@@ -9,6 +9,8 @@ use http::request::Parts;
 
 use self::metadata::Search;
 use crate::error::{ErrorKind, Refusal};
+#[cfg(any(feature = "azure", feature = "gcs"))]
+use crate::server::url::text::is_loopback;
 
 #[cfg(feature = "s3")]
 mod aws;
@@ -184,6 +186,19 @@ impl<C: Chain> Sign for Kept<C> {
 
 fn refused(text: String) -> Refusal {
     Refusal { kind: ErrorKind::CredentialsRefused, text, request_id: None }
+}
+
+/// Refuses to show in clear what whoever reads it can use for requests of his own.
+#[cfg(any(feature = "azure", feature = "gcs"))]
+fn not_in_clear(parts: &Parts, what: &str, instead: &str) -> Result<(), Refusal> {
+    let host = parts.uri.host().unwrap_or_default();
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    if parts.uri.scheme_str() != Some("http") || is_loopback(host) {
+        return Ok(());
+    }
+    Err(refused(format!(
+        "{what} is not sent to {host} without TLS, because everybody on the way could use it: {instead}"
+    )))
 }
 
 /// Returns the refusal of an archive for which there are no credentials anywhere.

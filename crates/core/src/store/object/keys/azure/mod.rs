@@ -15,7 +15,7 @@ use http::request::Parts;
 use ring::hmac;
 
 use super::metadata::Search;
-use super::{Chain, Credentials, Unsigned, file, none, refused};
+use super::{Chain, Credentials, Unsigned, file, none, not_in_clear, refused};
 use crate::error::Refusal;
 use crate::server::url::text::{http_date_of, percent_decode, percent_encode};
 
@@ -141,6 +141,13 @@ impl Chain for AzureKeys {
         parts: &mut Parts,
         len: Option<u64>,
     ) -> Result<(), Refusal> {
+        let instead = "use https, or the account's key, which only signs";
+        match credential {
+            // It stays here.
+            Credential::Key(_) => {}
+            Credential::Sas(_) => not_in_clear(parts, "a shared access signature", instead)?,
+            Credential::Token(..) => not_in_clear(parts, "a token", instead)?,
+        }
         let date = http_date_of(SystemTime::now());
         sign(credential, &self.account, parts, len, &date)
             .ok_or_else(|| refused("the request cannot be signed".to_owned()))

@@ -254,6 +254,29 @@ fn azure_arc_is_named_where_nothing_else_gives_a_token() {
     assert!(!Identity::new(&|_| None).is_arc);
 }
 
+/// With `allow_http=true`, whoever was on the way had a token, or a signature that is good for a year.
+#[test]
+fn what_others_could_use_is_not_sent_in_clear() {
+    let keys = AzureKeys::new(Credentials::default(), String::new(), "walsafe1".to_owned());
+    let sign = |credential: &Credential, uri: &str| {
+        let mut parts = parts(uri);
+        keys.sign(credential, &mut parts, Some(7)).map_err(|refusal| refusal.text)
+    };
+    let token = Credential::Token("hunter2".to_owned(), SystemTime::now());
+    let sas = Credential::Sas("sig=hunter2".to_owned());
+    let key = Credential::Key(b"hunter2".to_vec());
+    for (credential, what) in [(&token, "a token is"), (&sas, "a shared access signature is")] {
+        let said = sign(credential, "http://store.test/wal/x").unwrap_err();
+        assert!(said.starts_with(&format!("{what} not sent to store.test")), "{said}");
+        assert!(said.ends_with("use https, or the account's key, which only signs"), "{said}");
+        assert!(!said.contains("hunter2"), "{said}");
+        for good in ["https://store.test/wal/x", "http://127.0.0.1:1/wal/x", "http://[::1]/wal"] {
+            sign(credential, good).unwrap();
+        }
+    }
+    sign(&key, "http://store.test/wal/x").unwrap();
+}
+
 #[test]
 fn a_token_is_used_to_its_end_where_there_is_no_other() {
     let keys = AzureKeys::new(Credentials::default(), String::new(), String::new());

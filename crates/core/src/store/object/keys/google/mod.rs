@@ -14,7 +14,7 @@ use http::request::Parts;
 use self::account::Account;
 use self::tokens::Token;
 use super::metadata::Search;
-use super::{Chain, Credentials, Unsigned, file, none, refused};
+use super::{Chain, Credentials, Unsigned, file, none, not_in_clear, refused};
 use crate::error::Refusal;
 
 mod account;
@@ -110,6 +110,7 @@ impl Chain for GoogleKeys {
     }
 
     fn sign(&self, token: &Token, parts: &mut Parts, _: Option<u64>) -> Result<(), Refusal> {
+        not_in_clear(parts, "a token", "use https")?;
         let mut value = HeaderValue::try_from(format!("Bearer {}", token.text()))
             .map_err(|_| refused("the token is not one that a request can hold".to_owned()))?;
         value.set_sensitive(true);

@@ -214,6 +214,26 @@ fn the_metadata_of_an_instance_are_waited_for_and_asked_again() {
     }
 }
 
+/// With `allow_http=true`, whoever was on the way had the token.
+#[test]
+fn a_token_is_not_sent_in_clear() {
+    let (at, asked) = server(vec![given("hunter2", 3600)]);
+    let keys = World::new(&service(&format!("http://{at}/token"))).keys();
+    let world = World::new(&service(&format!("http://{at}/token")));
+    let token = searching(|search| world.keys().find(search)).unwrap();
+    asked.join().unwrap();
+    let sign = |uri: &str| {
+        let mut parts = http::Request::get(uri).body(()).unwrap().into_parts().0;
+        keys.sign(&token, &mut parts, None).map_err(|refusal| refusal.text)
+    };
+    let said = sign("http://store.test/b/x").unwrap_err();
+    assert!(said.starts_with("a token is not sent to store.test without TLS"), "{said}");
+    assert!(said.ends_with("use https") && !said.contains("hunter2"), "{said}");
+    for good in ["https://store.test/b/x", "http://127.0.0.1:1/b/x", "http://localhost/b/x"] {
+        sign(good).unwrap();
+    }
+}
+
 #[test]
 fn what_is_wrong_is_named_without_what_is_secret() {
     let (at, asked) = server(vec![
