@@ -53,7 +53,7 @@ impl Said {
             let body = reply.body.read_at_most(LONGEST);
             body.map_err(|source| Failure::Cut { host: host(), source, reused: false })?
         };
-        let code = if is_object { String::new() } else { dialect.code(reply, &body) };
+        let mut code = if is_object { String::new() } else { dialect.code(reply, &body) };
         let header = |name: &str| reply.header(name).map(shown);
         let seconds = reply.header("retry-after").and_then(|value| value.parse().ok());
         let status = reply.status;
@@ -61,6 +61,12 @@ impl Said {
         let mut meaning = dialect.meaning(asked, status, &code);
         if dialect.may_be_the_clock(&code) && clock.is_some_and(is_far) {
             meaning = Meaning::Trouble(ErrorKind::ClockSkew);
+        }
+        // Anything between here and the storage may say 200 as well.
+        let is_stored = asked == Asked::Publish && meaning == Meaning::Success;
+        if is_stored && !dialect.confirms(ask, &body) {
+            meaning = Meaning::Unknown;
+            code = "without what was stored".to_owned();
         }
         Ok(Self {
             meaning,

@@ -100,6 +100,12 @@ pub(super) trait Dialect: fmt::Debug + Send + Sync {
     /// Returns what an answer means, by its number and its code, which is empty if it has none.
     fn meaning(&self, asked: Asked, status: u16, code: &str) -> Meaning;
 
+    /// Returns whether an answer of success says what it has stored, and that this is what was sent, where the storage
+    /// says so at all.
+    fn confirms(&self, _ask: &Ask<'_>, _body: &[u8]) -> bool {
+        true
+    }
+
     /// Returns whether an answer says that there were too many requests.
     fn is_throttling(&self, status: u16, code: &str) -> bool;
 

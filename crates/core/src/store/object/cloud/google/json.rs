@@ -34,6 +34,18 @@ pub(super) fn error_code(body: &[u8]) -> String {
     }
 }
 
+/// Returns whether this is the description of an object with this name, length and MD5. The last one is missing now
+/// and then.
+pub(super) fn is_of(body: &[u8], key: &str, len: u64, md5: &str) -> bool {
+    let json: Value = serde_json::from_slice(body).unwrap_or_default();
+    let text = |name: &str| json.get(name).and_then(Value::as_str);
+    text("kind") == Some("storage#object")
+        && text("name") == Some(key)
+        // A number of 64 bits is text in JSON.
+        && text("size").and_then(|size| size.parse().ok()) == Some(len)
+        && text("md5Hash").is_none_or(|known| known == md5)
+}
+
 /// The parts of a page that [`page`] reads.
 pub(super) const FIELDS: &str = "kind,items(name,size,updated),prefixes,nextPageToken";
 
@@ -97,6 +109,25 @@ mod tests {
         assert_eq!(error_code(br#"{"kind": "storage#object", "name": "error"}"#), "");
         assert_eq!(error_code(b"conditionNotMet"), "");
         assert_eq!(error_code(b""), "");
+    }
+
+    #[test]
+    fn an_object_is_known_by_its_name_length_and_digest() {
+        let object = |more: &str| format!(r#"{{"kind": "storage#object", "name": "p/a"{more}}}"#);
+        let is_it = |text: &str| is_of(text.as_bytes(), "p/a", 5, "bWQ1");
+        assert!(is_it(&object(r#", "size": "5", "md5Hash": "bWQ1", "crc32c": "x""#)));
+        assert!(is_it(&object(r#", "size": "5""#)));
+        for other in [
+            String::new(),
+            "<html>200</html>".to_owned(),
+            object(""),
+            object(r#", "size": "6""#),
+            object(r#", "size": "5", "md5Hash": "bWQ2""#),
+            object(r#", "size": "5""#).replace("p/a", "p/b"),
+            object(r#", "size": "5""#).replace("object", "objects"),
+        ] {
+            assert!(!is_it(&other), "{other}");
+        }
     }
 
     #[test]

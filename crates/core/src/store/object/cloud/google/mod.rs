@@ -150,6 +150,11 @@ impl Dialect for Google {
         table::meaning(asked, status, code)
     }
 
+    fn confirms(&self, ask: &Ask<'_>, body: &[u8]) -> bool {
+        let sent = ask.key.as_deref().zip(ask.payload);
+        sent.is_some_and(|(key, payload)| json::is_of(body, key, payload.len(), &payload.md5()))
+    }
+
     fn is_throttling(&self, status: u16, code: &str) -> bool {
         status == 429 || table::LIMITS.contains(&code)
     }

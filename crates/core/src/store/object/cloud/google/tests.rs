@@ -117,6 +117,8 @@ fn an_answer_counts_by_its_code() {
         Break::DoAndRefuse(503, "backendError"),
         Break::DoAndRefuse(429, "rateLimitExceeded"),
         Break::DoAndRefuse(200, "internalError"),
+        // It may be anybody's.
+        Break::DoAndRefuse(200, ""),
         Break::Cut { done: true },
     ] {
         fake.remove(KEY);
@@ -125,7 +127,11 @@ fn an_answer_counts_by_its_code() {
         assert_eq!(look(&calm).unwrap().unwrap(), contents(), "{how:?}");
         fake.all_broken();
     }
-    for how in [Break::Refuse(403, "rateLimitExceeded"), Break::Refuse(401, "authError")] {
+    for how in [
+        Break::Refuse(403, "rateLimitExceeded"),
+        Break::Refuse(401, "authError"),
+        Break::Refuse(200, ""),
+    ] {
         fake.remove(KEY);
         fake.break_next(("POST", UPLOAD, how.clone()));
         assert_eq!(publish(&calm).unwrap(), Publication::Published, "{how:?}");
@@ -141,6 +147,7 @@ fn an_answer_counts_by_its_code() {
         (404, "notFound", ErrorKind::BucketMissing, "404 notFound"),
         (412, "", ErrorKind::RequestRefused, "412 without a code"),
         (503, "", ErrorKind::StorageBusy, "503 without a code"),
+        (200, "", ErrorKind::StorageBusy, "200 without what was stored"),
         (308, "", ErrorKind::RequestRefused, "308 without a code"),
     ] {
         fake.remove(KEY);
