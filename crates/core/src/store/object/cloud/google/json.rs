@@ -13,8 +13,8 @@ const PERMISSIONS: [&str; 5] = [
     "storage.buckets.get",
 ];
 
-/// Returns the code of an error (`error.errors[0].reason`), and the permission that is missing if it says so; empty
-/// if the text holds none.
+/// Returns the code of an error (`error.errors[0].reason`), and the permission that is missing, or that it is a
+/// retention policy, if it says so; empty if the text holds none.
 pub(super) fn error_code(body: &[u8]) -> String {
     let Ok(json) = serde_json::from_slice::<Value>(body) else { return String::new() };
     let Some(error) = json.get("error") else { return String::new() };
@@ -30,6 +30,9 @@ pub(super) fn error_code(body: &[u8]) -> String {
     match (code.as_str(), missing) {
         ("", _) => "an error without a code".to_owned(),
         ("forbidden", Some(permission)) => format!("forbidden {permission}"),
+        ("forbidden", None) if message.contains("retention policy") => {
+            "forbidden retentionPolicy".to_owned()
+        }
         _ => code,
     }
 }
@@ -102,6 +105,9 @@ mod tests {
         let forbidden = br#"{"error": {"code": 403, "errors": [{"reason": "forbidden"}], "message":
             "hunter2 does not have storage.objects.create access to the Google Cloud Storage object."}}"#;
         assert_eq!(error_code(forbidden), "forbidden storage.objects.create");
+        let held = br#"{"error": {"code": 403, "errors": [{"reason": "forbidden"}], "message":
+            "Object 'b/o' is subject to bucket's retention policy and cannot be deleted or overwritten"}}"#;
+        assert_eq!(error_code(held), "forbidden retentionPolicy");
         let odd = br#"{"error": {"errors": [{"reason": "Not Found <b>"}]}}"#;
         assert_eq!(error_code(odd), "NotFoundb");
         assert_eq!(error_code(b"{\"error\": {\"code\": 500}}"), "an error without a code");

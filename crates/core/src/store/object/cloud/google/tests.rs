@@ -178,6 +178,13 @@ fn who_may_not_remove_an_object_is_told_that_it_is_there() {
     fake.break_next(("POST", UPLOAD, Break::Refuse(403, "storage.objects.delete")));
     visit.test().unwrap();
     fake.all_broken();
+    // And what is under a retention policy, or a hold.
+    for code in ["retentionPolicyNotMet", "objectUnderActiveHold"] {
+        fake.store(KEY, &contents());
+        fake.break_next(("POST", UPLOAD, Break::Refuse(403, code)));
+        assert_eq!(publish(&world).unwrap(), Publication::NameTaken, "{code}");
+        fake.all_broken();
+    }
     assert_eq!(fake.count("POST", "/token"), 1, "the token is good");
 }
 
