@@ -102,6 +102,34 @@ fn keys_are_a_file_s_or_the_environments_for_this_account() {
     assert_eq!(place.pg_wal(), Vec::<String>::new());
 }
 
+/// A machine whose metadata were being updated had its recovery stopped, for credentials that are not there.
+#[test]
+fn a_token_that_is_not_given_now_is_waited_for() {
+    let place = place();
+    let url = bucket(&place).url();
+    let call = || {
+        let mut command = command(&place, &url, TWO);
+        command.env_remove("AZURE_STORAGE_KEY");
+        bucket(&place).gives_tokens_to(&mut command);
+        command
+    };
+    for status in [404, 410, 429, 503] {
+        bucket(&place).break_next("/identity", Break::Answer(status, ""), 2);
+        Run::of(&mut call()).delivers();
+        fs::remove_file(place.target()).unwrap();
+    }
+    bucket(&place).break_all("/identity", Break::Answer(410, ""));
+    let run = Run::of(&mut call());
+    run.says(126, "the machine's metadata answered 410 without a code to the request for a token");
+    run.says(126, "Start recovery again once it answers.");
+    // What is for good is said at once.
+    bucket(&place).break_all("/identity", Break::Answer(403, ""));
+    bucket(&place).seen();
+    Run::of(&mut call()).says(126, "there are no credentials: the environment, a workload");
+    assert_eq!(bucket(&place).seen().len(), 1);
+    assert_eq!(place.pg_wal(), Vec::<String>::new());
+}
+
 #[test]
 fn a_url_that_cannot_be_right_is_told_without_what_may_be_secret() {
     let place = place();

@@ -104,6 +104,8 @@ impl Bucket {
     /// Has a command find its credentials here, where it looks for those of this machine.
     pub fn gives_tokens_to(&self, command: &mut Command) {
         command.env("GCE_METADATA_HOST", format!("127.0.0.1:{}", self.port));
+        command.env("IDENTITY_ENDPOINT", format!("http://127.0.0.1:{}/identity", self.port));
+        command.env("IDENTITY_HEADER", "x");
     }
 
     /// Breaks the next requests whose targets contain this, or end so before a `$`, so many.
@@ -250,6 +252,10 @@ fn answer(directory: &Path, target: &str, first_byte: bool) -> Answer {
     if let Some(answer) = google::answer(directory, target) {
         return answer;
     }
+    #[cfg(feature = "azure")]
+    if target.starts_with("/identity?") {
+        return azure::token();
+    }
     if !directory.exists() {
         return refuse(404, "NoSuchBucket");
     }
@@ -336,6 +342,14 @@ mod azure {
 
     use super::{Answer, METADATA, PAGE, Path, refuse};
 
+    /// What a machine's metadata give.
+    const TOKEN: &str = "t0k3n";
+
+    pub(super) fn token() -> Answer {
+        let text = format!(r#"{{"access_token": "{TOKEN}", "expires_in": "3599"}}"#);
+        (200, Vec::new(), text.into_bytes())
+    }
+
     pub(super) fn answer(
         directory: &Path,
         method: &str,
@@ -346,7 +360,9 @@ mod azure {
         let Some(target) = target.strip_prefix("/walsafetest") else {
             return refuse(400, "InvalidUri");
         };
-        if !headers["authorization"].starts_with("SharedKey walsafetest:") {
+        let authorization = &headers["authorization"];
+        let is_known = authorization == &format!("Bearer {TOKEN}");
+        if !is_known && !authorization.starts_with("SharedKey walsafetest:") {
             return refuse(401, "NoAuthenticationInformation");
         }
         let (status, mut headers, body) = match (method, target.split_once('?')) {

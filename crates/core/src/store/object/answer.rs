@@ -3,7 +3,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::ask::{Asked, Meaning, shown};
+use super::ask::{Ask, Asked, Meaning, shown};
 use super::cloud::Dialect;
 use super::wire::{Failure, Reply};
 use crate::error::{ErrorKind, Refusal};
@@ -37,23 +37,23 @@ impl Said {
     /// The answer ended before its end.
     pub(super) fn of(
         dialect: &dyn Dialect,
-        asked: Asked,
+        ask: &Ask<'_>,
         reply: &mut Reply,
     ) -> Result<Self, Failure> {
+        let asked = ask.asked;
         let is_object = match asked {
             Asked::Read => reply.status == 200,
             Asked::FirstByte => matches!(reply.status, 200 | 206),
             Asked::Publish | Asked::Remove => false,
         };
-        let code = if is_object {
-            String::new()
+        let body = if is_object {
+            Vec::new()
         } else {
             let host = || reply.host.clone();
             let body = reply.body.read_at_most(LONGEST);
-            let body =
-                body.map_err(|source| Failure::Cut { host: host(), source, reused: false })?;
-            dialect.code(reply, &body)
+            body.map_err(|source| Failure::Cut { host: host(), source, reused: false })?
         };
+        let mut code = if is_object { String::new() } else { dialect.code(reply, &body) };
         let header = |name: &str| reply.header(name).map(shown);
         let seconds = reply.header("retry-after").and_then(|value| value.parse().ok());
         let status = reply.status;
@@ -61,6 +61,12 @@ impl Said {
         let mut meaning = dialect.meaning(asked, status, &code);
         if dialect.may_be_the_clock(&code) && clock.is_some_and(is_far) {
             meaning = Meaning::Trouble(ErrorKind::ClockSkew);
+        }
+        // Anything between here and the storage may say 200 as well.
+        let is_stored = asked == Asked::Publish && meaning == Meaning::Success;
+        if is_stored && !dialect.confirms(ask, &body) {
+            meaning = Meaning::Unknown;
+            code = "without what was stored".to_owned();
         }
         Ok(Self {
             meaning,
@@ -117,8 +123,8 @@ fn is_far(theirs: SystemTime) -> bool {
     apart.is_ok_and(|apart| apart > FAR)
 }
 
-/// Words the lack of an answer as the reason of an error.
-pub(super) fn refusal(dialect: &dyn Dialect, failure: &Failure) -> Refusal {
+/// Words the lack of an answer, which was to be one of this server's, as the reason of an error.
+pub(super) fn refusal(whose: &str, failure: &Failure) -> Refusal {
     let (kind, text) = match failure {
         Failure::Unknown { host, source } => {
             (ErrorKind::Unreachable, format!("the name of {host} cannot be looked up: {source}"))
@@ -139,10 +145,9 @@ pub(super) fn refusal(dialect: &dyn Dialect, failure: &Failure) -> Refusal {
         Failure::Unmade { reason } => {
             (ErrorKind::RequestRefused, format!("the request cannot be made: {reason}"))
         }
-        Failure::Garbled { host, what } => (
-            ErrorKind::RequestRefused,
-            format!("the answer of {host} is not {}'s: {what}", dialect.name()),
-        ),
+        Failure::Garbled { host, what } => {
+            (ErrorKind::RequestRefused, format!("the answer of {host} is not {whose}'s: {what}"))
+        }
     };
     Refusal { kind, text, request_id: None }
 }

@@ -12,7 +12,7 @@ use http::header::{CACHE_CONTROL, CONTENT_LENGTH, HeaderValue, USER_AGENT};
 use super::answer::{self, Said};
 use super::ask::{Ask, Asked, Meaning};
 use super::cloud::{Dialect, dialect};
-use super::keys::{Credentials, Sign};
+use super::keys::{Credentials, Sign, Unsigned, Way};
 use super::wire::{Begun, Dial, Failure, Lines, Reply, Trust, Via};
 use crate::error::{ErrorKind, Refusal};
 use crate::server::url::Endpoint;
@@ -105,7 +105,9 @@ impl Client {
             connect: Self::CONNECT.min(patience.progress),
             patience: patience.progress,
         });
-        let keys = dialect.signer(credentials, &url, &region);
+        // A single request for them may stand still for as long as any other.
+        let way = Way::new(&url, patience.tries.max(patience.progress));
+        let keys = dialect.signer(credentials, &url, &region, way);
         Ok(Self { url, dialect, server, keys, lines, patience, counts: Counts::default() })
     }
 
@@ -139,7 +141,7 @@ impl Client {
     /// is too small for that.
     pub(super) fn hold(&self, ask: &Ask<'_>, moved: &dyn Fn()) -> Option<Held> {
         ask.payload.filter(|payload| payload.len() > 4 * Self::END)?;
-        let request = self.request(ask).ok()?;
+        let request = self.request(ask, moved).ok()?;
         self.counts.requests.fetch_add(1, Ordering::Relaxed);
         let mut begun = Begun::new(&self.lines, request, false, moved).ok()?;
         let mut send = |piece: &[u8]| {
@@ -174,7 +176,7 @@ impl Client {
                 true
             };
             match ask.end(Self::END, &mut send) {
-                Ok(()) => self.answered(ask.asked, begun, moved),
+                Ok(()) => self.answered(ask, begun, moved),
                 Err(source) => Err(self.unreadable(source)),
             }
         });
@@ -192,7 +194,15 @@ impl Client {
         loop {
             let outcome = match first.take() {
                 Some(outcome) => outcome,
-                None => self.attempt(ask, fresh, moved)?,
+                None => match self.attempt(ask, fresh, moved) {
+                    Ok(outcome) => outcome,
+                    // Nothing was sent to the storage.
+                    Err(Unsigned { refusal, passes: true, retry_after }) => {
+                        thread::sleep(pauses.next(retry_after).ok_or(refusal)?);
+                        continue;
+                    }
+                    Err(Unsigned { refusal, .. }) => return Err(refusal),
+                },
             };
             let pause = match outcome {
                 Ok((said, reply)) => match said.meaning {
@@ -231,7 +241,7 @@ impl Client {
 
     /// Words the lack of an answer.
     fn refusal(&self, failure: &Failure) -> Refusal {
-        let mut refusal = answer::refusal(self.dialect, failure);
+        let mut refusal = answer::refusal(self.dialect.name(), failure);
         refusal.text.push_str(self.dialect.advice(&self.url, failure).unwrap_or_default());
         refusal
     }
@@ -241,8 +251,8 @@ impl Client {
         ask: &Ask<'_>,
         fresh: bool,
         moved: &dyn Fn(),
-    ) -> Result<Result<(Said, Reply), Failure>, Refusal> {
-        let request = self.request(ask)?;
+    ) -> Result<Result<(Said, Reply), Failure>, Unsigned> {
+        let request = self.request(ask, moved)?;
         self.counts.requests.fetch_add(1, Ordering::Relaxed);
         let mut begun = match Begun::new(&self.lines, request, fresh, moved) {
             Ok(begun) => begun,
@@ -255,7 +265,7 @@ impl Client {
         if let Err(source) = ask.begin(0, &mut send).and_then(|()| ask.end(0, &mut send)) {
             return Ok(Err(self.unreadable(source)));
         }
-        Ok(self.answered(ask.asked, begun, moved))
+        Ok(self.answered(ask, begun, moved))
     }
 
     /// The bytes to be sent cannot be read: the request ends there.
@@ -264,7 +274,7 @@ impl Client {
     }
 
     /// Makes a request, but for its body, and signs it.
-    fn request(&self, ask: &Ask<'_>) -> Result<Request<()>, Refusal> {
+    fn request(&self, ask: &Ask<'_>, moved: &dyn Fn()) -> Result<Request<()>, Unsigned> {
         let path = self.dialect.path(&self.url, ask);
         let query: Vec<_> = ask
             .query
@@ -287,7 +297,7 @@ impl Client {
             request_id: None,
         };
         let (mut parts, ()) = request.body(()).map_err(wrong)?.into_parts();
-        self.keys.sign(&mut parts, ask.len())?;
+        self.keys.sign(&mut parts, ask.len(), moved)?;
         // Not signed: what lies between may change these.
         let agent = concat!("walsafe/", env!("CARGO_PKG_VERSION"));
         parts.headers.insert(USER_AGENT, HeaderValue::from_static(agent));
@@ -302,13 +312,13 @@ impl Client {
 
     fn answered(
         &self,
-        asked: Asked,
+        ask: &Ask<'_>,
         begun: Begun,
         moved: &dyn Fn(),
     ) -> Result<(Said, Reply), Failure> {
         let mut reply = begun.answer()?;
         moved();
-        let said = Said::of(self.dialect, asked, &mut reply)?;
+        let said = Said::of(self.dialect, ask, &mut reply)?;
         Ok((said, reply))
     }
 }
@@ -333,7 +343,7 @@ impl Pauses {
     fn next(&mut self, asked: Option<Duration>) -> Option<Duration> {
         let pause = self.next.max(asked.unwrap_or_default());
         self.next = (self.next * 2).min(Self::LONGEST);
-        (self.begun.elapsed() + pause < self.limit).then_some(pause)
+        (self.begun.elapsed().saturating_add(pause) < self.limit).then_some(pause)
     }
 }
 
@@ -394,6 +404,7 @@ mod tests {
         assert_eq!(ms(pauses.next(Some(Duration::from_secs(7)))), Some(7000));
         assert_eq!(ms(pauses.next(Some(Duration::from_secs(61)))), None);
         assert_eq!(ms(pauses.next(None)), Some(1600));
+        assert_eq!(ms(pauses.next(Some(Duration::from_secs(u64::MAX)))), None);
         assert_eq!(Pauses::new(Duration::ZERO).next(None), None);
     }
 }

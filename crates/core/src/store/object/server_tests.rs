@@ -81,7 +81,7 @@ fn a_proxy_forwards_requests_and_lets_tls_through() {
 }
 
 /// A proxy that connects to a port of this machine, whatever name it is given.
-fn tunnel(to: u16) -> u16 {
+pub(super) fn tunnel(to: u16) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let pass = move |client: TcpStream| {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::SystemTime;
 
 use super::ask::{Ask, Asked, Meaning};
-use super::keys::{Credentials, Sign};
+use super::keys::{Credentials, Sign, Way};
 use super::payload::Payload;
 use super::wire::{Failure, Reply};
 use crate::server::url::{Cloud, ObjectUrl};
@@ -24,8 +24,9 @@ pub(super) trait Dialect: fmt::Debug + Send + Sync {
     /// Returns whose language it is, for messages.
     fn name(&self) -> &'static str;
 
-    /// Returns how requests are signed, for an archive and the region of its bucket.
-    fn signer(&self, from: Credentials, url: &ObjectUrl, region: &str) -> Box<dyn Sign>;
+    /// Returns how requests are signed, for an archive and the region of its bucket, with credentials that are
+    /// fetched this way.
+    fn signer(&self, from: Credentials, url: &ObjectUrl, region: &str, way: Way) -> Box<dyn Sign>;
 
     /// Returns the header in which an answer gives an attribute of an object.
     fn header(&self, attribute: &str) -> &'static str;
@@ -98,6 +99,12 @@ pub(super) trait Dialect: fmt::Debug + Send + Sync {
 
     /// Returns what an answer means, by its number and its code, which is empty if it has none.
     fn meaning(&self, asked: Asked, status: u16, code: &str) -> Meaning;
+
+    /// Returns whether an answer of success says what it has stored, and that this is what was sent, where the storage
+    /// says so at all.
+    fn confirms(&self, _ask: &Ask<'_>, _body: &[u8]) -> bool {
+        true
+    }
 
     /// Returns whether an answer says that there were too many requests.
     fn is_throttling(&self, status: u16, code: &str) -> bool;

@@ -78,7 +78,8 @@ pub(super) fn done(
                 headers.push((format!("x-amz-meta-{name}"), value));
             }
             let path = format!("/bucket/{}", crate::server::url::text::percent_encode(key, true));
-            json_answer(state.stored("PUT", &path, &headers, contents), resource)
+            let len = contents.len();
+            json_answer(state.stored("PUT", &path, &headers, contents), resource, len)
         }
         ("GET", "/storage/v1/b/bucket/o") => page(state, &option),
         ("GET", "/storage/v1/b/bucket") => match state.rules.get("bucket") {
@@ -117,9 +118,10 @@ fn parts<'b>(asked: &[(String, String)], body: &'b [u8]) -> (Value, &'b [u8]) {
 }
 
 /// Words an answer of S3's to a PUT as one of Google's to an upload.
-fn json_answer((status, headers, body): Answer, mut resource: Value) -> Answer {
+fn json_answer((status, headers, body): Answer, mut resource: Value, len: usize) -> Answer {
     if status == 200 {
         resource["kind"] = "storage#object".into();
+        resource["size"] = len.to_string().into();
         return (200, headers, resource.to_string().into_bytes());
     }
     let text = String::from_utf8(body).unwrap();

@@ -9,18 +9,21 @@ use std::fmt;
 use std::future::Future;
 use std::path::PathBuf;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context as Task, Poll, Wake};
 use std::thread::{self, Thread};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::request::Parts;
 use reqsign_aws_v4::{Credential, DefaultCredentialProvider, RequestSigner};
+use reqsign_core::time::Timestamp;
 use reqsign_core::{
     Context, Env, FileRead, HttpSend, ProvideCredential, SignRequest, SigningCredential,
 };
 
-use super::{Chain, Credentials, file, metadata, none, refused};
+use super::metadata::{Search, Way};
+use super::{Chain, Credentials, Unsigned, file, none, refused};
 use crate::error::Refusal;
 
 /// The keys that a section of the file of credentials may have.
@@ -33,6 +36,7 @@ pub(in crate::store::object) struct AwsKeys {
     chain: DefaultCredentialProvider,
     signer: RequestSigner,
     context: Context,
+    metadata: Arc<Metadata>,
 }
 
 impl fmt::Debug for AwsKeys {
@@ -45,17 +49,20 @@ impl AwsKeys {
     pub(in crate::store::object) fn new(from: Credentials, location: String, region: &str) -> Self {
         // A process of another program's would be a fork of the server.
         let chain = DefaultCredentialProvider::builder().no_process().no_sso().build();
-        let context =
-            Context::new().with_env(Environment).with_file_read(Files).with_http_send(Metadata);
+        let metadata = Arc::<Metadata>::default();
+        let context = Context::new()
+            .with_env(Environment)
+            .with_file_read(Files)
+            .with_http_send(Arc::clone(&metadata));
         let signer = RequestSigner::new("s3", region);
-        Self { from, location, chain, signer, context }
+        Self { from, location, chain, signer, context, metadata }
     }
 }
 
 impl Chain for AwsKeys {
     type Credential = Credential;
 
-    fn find(&self) -> Result<Credential, Refusal> {
+    fn find(&self, search: &Search<'_>) -> Result<Credential, Unsigned> {
         let section = file::section(&self.from, &self.location, &KEYS)?;
         if let Some(section) = section {
             let [id, secret] = ["aws_access_key_id", "aws_secret_access_key"]
@@ -68,18 +75,26 @@ impl Chain for AwsKeys {
                 expires_in: None,
             });
         }
+        *self.metadata.asked() = Asked { terms: Some(search.terms()), failed: None };
         // Its errors may hold what a server has answered.
         match run(self.chain.provide_credential(&self.context)) {
             Ok(Some(credential)) if credential.is_valid() => Ok(credential),
-            _ => Err(none(
-                &self.from,
-                "the environment, the profile files, web identity and the metadata of container and instance",
-            )),
+            _ => Err(self.metadata.asked().failed.take().unwrap_or_else(|| {
+                none(
+                    &self.from,
+                    "the environment, the profile files, web identity and the metadata of container and instance",
+                )
+                .into()
+            })),
         }
     }
 
     fn is_good(&self, credential: &Credential) -> bool {
         credential.is_valid()
+    }
+
+    fn is_valid(&self, credential: &Credential) -> bool {
+        credential.is_valid_at(Timestamp::now())
     }
 
     fn sign(
@@ -147,15 +162,50 @@ impl FileRead for Files {
     }
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Metadata;
+/// Asks for the chain of credentials. The chain goes on after what fails, and tells nothing of it: that is kept here.
+#[derive(Debug, Default)]
+struct Metadata(Mutex<Asked>);
+
+#[derive(Debug, Default)]
+struct Asked {
+    /// Those of the search that is under way.
+    terms: Option<(Way, Instant)>,
+    /// What has failed first that says more than that nothing is there.
+    failed: Option<Unsigned>,
+}
+
+impl Metadata {
+    fn asked(&self) -> MutexGuard<'_, Asked> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn failed(&self, unsigned: Unsigned) {
+        self.asked().failed.get_or_insert(unsigned);
+    }
+}
 
 impl HttpSend for Metadata {
     async fn http_send(
         &self,
         request: http::Request<Bytes>,
     ) -> reqsign_core::Result<http::Response<Bytes>> {
-        metadata::send(request).map_err(reqsign_core::Error::unexpected)
+        let no = || reqsign_core::Error::unexpected("no answer");
+        let host = request.uri().host().unwrap_or_default().to_owned();
+        let is_named = request.uri().scheme_str() == Some("https");
+        let terms = self.asked().terms.clone().ok_or_else(no)?;
+        let answer = Search::quiet(&terms).send(request).map_err(|unanswered| {
+            if !unanswered.is_nobody() {
+                self.failed(unanswered.unsigned("keys"));
+            }
+            no()
+        })?;
+        // Metadata that have no keys say so by the number alone.
+        if answer.passes() || (is_named && answer.status != 200) {
+            let text = format!("{host} answered {} to the request for keys", answer.status);
+            self.failed(answer.unsigned(answer.passes(), text));
+        }
+        let response = http::Response::builder().status(answer.status).body(answer.body);
+        response.map_err(|_| no())
     }
 }
 
@@ -164,10 +214,14 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
     use super::*;
+    use crate::error::ErrorKind;
+    use crate::store::object::keys::tests::{Does, searching, server};
     use crate::store::object::keys::{Kept, Sign};
 
     fn keys(from: Credentials, location: String, region: &str) -> Kept<AwsKeys> {
-        Kept::new(AwsKeys::new(from, location, region))
+        let url = "s3://bucket/p?region=r".parse().unwrap();
+        let way = Way::new(&url, std::time::Duration::from_secs(5));
+        Kept::new(AwsKeys::new(from, location, region), way)
     }
 
     #[test]
@@ -188,7 +242,7 @@ mod tests {
             request.body(()).unwrap().into_parts().0
         };
         let mut signed = parts();
-        keys.sign(&mut signed, None).unwrap();
+        keys.sign(&mut signed, None, &|| ()).unwrap();
         let authorization = signed.headers["authorization"].to_str().unwrap().to_owned();
         assert!(authorization.contains("Credential=AKID/"), "{authorization}");
         assert!(authorization.contains("/eu-west-1/s3/aws4_request"), "{authorization}");
@@ -203,11 +257,44 @@ mod tests {
             .unwrap();
         let id = |keys: &Kept<AwsKeys>| {
             let mut signed = parts();
-            keys.sign(&mut signed, None).unwrap();
+            keys.sign(&mut signed, None, &|| ()).unwrap();
             signed.headers["authorization"].to_str().unwrap().contains("NEW/")
         };
         assert!(!id(&keys));
         keys.forget();
         assert!(id(&keys));
+    }
+
+    /// A server that was busy, or away, was called keys that are not there.
+    #[test]
+    fn what_the_chain_passes_over_is_kept_if_it_may_pass() {
+        let sent = |does: Vec<Does>, path: &str| {
+            let metadata = Metadata::default();
+            let (at, asked) = server(does);
+            searching(|search| metadata.asked().terms = Some(search.terms()));
+            let request = http::Request::get(format!("{at}{path}")).body(Bytes::new()).unwrap();
+            let status = run(metadata.http_send(request)).ok().map(|answer| answer.status());
+            asked.join().unwrap();
+            let failed = metadata.asked().failed.take();
+            (status.map(|status| status.as_u16()), failed.map(|failed| failed.refusal.kind))
+        };
+        for (does, status, kind) in [
+            (Does::Answer(200, "x"), Some(200), None),
+            // There is no role.
+            (Does::Answer(404, ""), Some(404), None),
+            (Does::Answer(503, ""), Some(503), Some(ErrorKind::StorageBusy)),
+            (Does::Answer(429, ""), Some(429), Some(ErrorKind::StorageBusy)),
+            (Does::Cut, None, Some(ErrorKind::Unreachable)),
+            // The metadata of a container ask elsewhere themselves.
+            (Does::Late(std::time::Duration::from_millis(2500)), Some(200), None),
+        ] {
+            assert_eq!(sent(vec![does], "/x"), (status, kind), "{does:?}");
+        }
+        // Nobody is there.
+        let metadata = Metadata::default();
+        searching(|search| metadata.asked().terms = Some(search.terms()));
+        let request = http::Request::get("http://127.0.0.1:1/x").body(Bytes::new()).unwrap();
+        assert!(run(metadata.http_send(request)).is_err());
+        assert!(metadata.asked().failed.is_none());
     }
 }

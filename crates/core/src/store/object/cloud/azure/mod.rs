@@ -9,7 +9,7 @@ use crate::encoding::digest::{CHECKED_ATTRIBUTE, CONTENT_ATTRIBUTE, STORED_ATTRI
 use crate::server::url::ObjectUrl;
 use crate::server::url::text::percent_encode;
 use crate::store::object::ask::{Ask, Asked, Meaning};
-use crate::store::object::keys::{AzureKeys, Credentials, Kept, Sign};
+use crate::store::object::keys::{AzureKeys, Credentials, Kept, Sign, Way};
 use crate::store::object::payload::Payload;
 use crate::store::object::wire::{Failure, Reply};
 use crate::store::object::xml;
@@ -32,8 +32,8 @@ impl Dialect for Azure {
         "Azure"
     }
 
-    fn signer(&self, from: Credentials, url: &ObjectUrl, _: &str) -> Box<dyn Sign> {
-        Box::new(Kept::new(AzureKeys::new(from, url.name(), url.account.clone())))
+    fn signer(&self, from: Credentials, url: &ObjectUrl, _: &str, way: Way) -> Box<dyn Sign> {
+        Box::new(Kept::new(AzureKeys::new(from, url.name(), url.account.clone()), way))
     }
 
     fn header(&self, attribute: &str) -> &'static str {

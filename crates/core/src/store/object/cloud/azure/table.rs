@@ -14,6 +14,9 @@ pub(super) fn meaning(asked: Asked, status: u16, code: &str) -> Meaning {
         (Asked::Publish, 409, "BlobAlreadyExists") => Exists,
         // So who may create blobs and not write them, which is all that is needed, is told of one that is there.
         (Asked::Publish, 403, "UnauthorizedBlobOverwrite") => Exists,
+        // A blob under a policy cannot be replaced, and it may be told so before the condition is looked at. (Not
+        // tried.)
+        (Asked::Publish, 409, "BlobImmutableDueToPolicy") => Exists,
         // What is not there is removed.
         (Asked::Remove, 202, "") | (Asked::Remove, 404, "BlobNotFound") => Success,
         (Asked::Read | Asked::FirstByte, 404, "BlobNotFound") => Absent,
@@ -58,7 +61,7 @@ mod tests {
             (Publish, 201, "InternalError", Meaning::Unknown),
             (Publish, 409, "BlobAlreadyExists", Meaning::Exists),
             (Publish, 409, "", refused),
-            (Publish, 409, "BlobImmutableDueToPolicy", refused),
+            (Publish, 409, "BlobImmutableDueToPolicy", Meaning::Exists),
             (Publish, 409, "InvalidBlobType", refused),
             (Publish, 409, "AccountBeingCreated", refused),
             (Publish, 412, "ConditionNotMet", refused),

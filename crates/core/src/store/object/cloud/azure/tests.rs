@@ -176,7 +176,6 @@ fn an_answer_counts_by_its_code() {
     for (status, code, kind) in [
         (200, "", ErrorKind::RequestRefused),
         (409, "", ErrorKind::RequestRefused),
-        (409, "BlobImmutableDueToPolicy", ErrorKind::RequestRefused),
         (412, "ConditionNotMet", ErrorKind::RequestRefused),
         (404, "ContainerNotFound", ErrorKind::BucketMissing),
         (307, "", ErrorKind::WrongServer),
@@ -213,6 +212,11 @@ fn who_may_only_create_blobs_is_told_that_one_is_there() {
     Identity::new(5).publish(&*visit, 0o600).unwrap();
     fake.break_next(("PUT", "walsafe_archive.id", Break::Refuse(403, "UnauthorizedBlobOverwrite")));
     visit.test().unwrap();
+    fake.all_broken();
+    // And who finds a blob under a policy.
+    fake.store(KEY, &contents());
+    fake.break_next(("PUT", KEY, Break::Refuse(409, "BlobImmutableDueToPolicy")));
+    assert_eq!(publish(&world).unwrap(), Publication::NameTaken);
     fake.all_broken();
     assert_eq!(fake.count("PUT", &format!("id?sv=2024-11-04&sp=rcl&sig={SECRET}%3D")), 2);
     // A refusal, with its address, shows nothing of it.

@@ -13,8 +13,8 @@ const PERMISSIONS: [&str; 5] = [
     "storage.buckets.get",
 ];
 
-/// Returns the code of an error (`error.errors[0].reason`), and the permission that is missing if it says so; empty
-/// if the text holds none.
+/// Returns the code of an error (`error.errors[0].reason`), and the permission that is missing, or that it is a
+/// retention policy, if it says so; empty if the text holds none.
 pub(super) fn error_code(body: &[u8]) -> String {
     let Ok(json) = serde_json::from_slice::<Value>(body) else { return String::new() };
     let Some(error) = json.get("error") else { return String::new() };
@@ -30,8 +30,23 @@ pub(super) fn error_code(body: &[u8]) -> String {
     match (code.as_str(), missing) {
         ("", _) => "an error without a code".to_owned(),
         ("forbidden", Some(permission)) => format!("forbidden {permission}"),
+        ("forbidden", None) if message.contains("retention policy") => {
+            "forbidden retentionPolicy".to_owned()
+        }
         _ => code,
     }
+}
+
+/// Returns whether this is the description of an object with this name, length and MD5. The last one is missing now
+/// and then.
+pub(super) fn is_of(body: &[u8], key: &str, len: u64, md5: &str) -> bool {
+    let json: Value = serde_json::from_slice(body).unwrap_or_default();
+    let text = |name: &str| json.get(name).and_then(Value::as_str);
+    text("kind") == Some("storage#object")
+        && text("name") == Some(key)
+        // A number of 64 bits is text in JSON.
+        && text("size").and_then(|size| size.parse().ok()) == Some(len)
+        && text("md5Hash").is_none_or(|known| known == md5)
 }
 
 /// The parts of a page that [`page`] reads.
@@ -90,6 +105,9 @@ mod tests {
         let forbidden = br#"{"error": {"code": 403, "errors": [{"reason": "forbidden"}], "message":
             "hunter2 does not have storage.objects.create access to the Google Cloud Storage object."}}"#;
         assert_eq!(error_code(forbidden), "forbidden storage.objects.create");
+        let held = br#"{"error": {"code": 403, "errors": [{"reason": "forbidden"}], "message":
+            "Object 'b/o' is subject to bucket's retention policy and cannot be deleted or overwritten"}}"#;
+        assert_eq!(error_code(held), "forbidden retentionPolicy");
         let odd = br#"{"error": {"errors": [{"reason": "Not Found <b>"}]}}"#;
         assert_eq!(error_code(odd), "NotFoundb");
         assert_eq!(error_code(b"{\"error\": {\"code\": 500}}"), "an error without a code");
@@ -97,6 +115,25 @@ mod tests {
         assert_eq!(error_code(br#"{"kind": "storage#object", "name": "error"}"#), "");
         assert_eq!(error_code(b"conditionNotMet"), "");
         assert_eq!(error_code(b""), "");
+    }
+
+    #[test]
+    fn an_object_is_known_by_its_name_length_and_digest() {
+        let object = |more: &str| format!(r#"{{"kind": "storage#object", "name": "p/a"{more}}}"#);
+        let is_it = |text: &str| is_of(text.as_bytes(), "p/a", 5, "bWQ1");
+        assert!(is_it(&object(r#", "size": "5", "md5Hash": "bWQ1", "crc32c": "x""#)));
+        assert!(is_it(&object(r#", "size": "5""#)));
+        for other in [
+            String::new(),
+            "<html>200</html>".to_owned(),
+            object(""),
+            object(r#", "size": "6""#),
+            object(r#", "size": "5", "md5Hash": "bWQ2""#),
+            object(r#", "size": "5""#).replace("p/a", "p/b"),
+            object(r#", "size": "5""#).replace("object", "objects"),
+        ] {
+            assert!(!is_it(&other), "{other}");
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::encoding::digest::{CHECKED_ATTRIBUTE, CONTENT_ATTRIBUTE, STORED_ATTRI
 use crate::server::url::ObjectUrl;
 use crate::server::url::text::percent_encode;
 use crate::store::object::ask::{Around, Ask, Asked, Meaning};
-use crate::store::object::keys::{Credentials, GoogleKeys, Kept, Sign};
+use crate::store::object::keys::{Credentials, GoogleKeys, Kept, Sign, Way};
 use crate::store::object::payload::Payload;
 use crate::store::object::wire::Reply;
 use crate::store::object::xml;
@@ -35,8 +35,8 @@ impl Dialect for Google {
         "Google Cloud Storage"
     }
 
-    fn signer(&self, from: Credentials, url: &ObjectUrl, _: &str) -> Box<dyn Sign> {
-        Box::new(Kept::new(GoogleKeys::new(from, url.name())))
+    fn signer(&self, from: Credentials, url: &ObjectUrl, _: &str, way: Way) -> Box<dyn Sign> {
+        Box::new(Kept::new(GoogleKeys::new(from, url.name()), way))
     }
 
     fn header(&self, attribute: &str) -> &'static str {
@@ -148,6 +148,11 @@ impl Dialect for Google {
 
     fn meaning(&self, asked: Asked, status: u16, code: &str) -> Meaning {
         table::meaning(asked, status, code)
+    }
+
+    fn confirms(&self, ask: &Ask<'_>, body: &[u8]) -> bool {
+        let sent = ask.key.as_deref().zip(ask.payload);
+        sent.is_some_and(|(key, payload)| json::is_of(body, key, payload.len(), &payload.md5()))
     }
 
     fn is_throttling(&self, status: u16, code: &str) -> bool {

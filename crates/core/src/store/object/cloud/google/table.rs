@@ -19,6 +19,10 @@ pub(super) const LIMITS: [&str; 4] = [
 /// tried.)
 const MAY_NOT_REPLACE: &str = "forbidden storage.objects.delete";
 
+/// An object that is held cannot be replaced, and it may be told so before the condition is looked at. (Not tried.)
+const HELD: [&str; 3] =
+    ["retentionPolicyNotMet", "objectUnderActiveHold", "forbidden retentionPolicy"];
+
 /// Returns what an answer means, by its number and its code, which is empty if it has none.
 pub(super) fn meaning(asked: Asked, status: u16, code: &str) -> Meaning {
     use Meaning::{Absent, Exists, Renew, Success, Trouble, Unknown};
@@ -27,6 +31,7 @@ pub(super) fn meaning(asked: Asked, status: u16, code: &str) -> Meaning {
         // Of an empty object there is none, which a GET of all of it has to show.
         (Asked::FirstByte, 206, "") | (Asked::FirstByte, 416, _) => Success,
         (Asked::Publish, 412, "conditionNotMet") | (Asked::Publish, 403, MAY_NOT_REPLACE) => Exists,
+        (Asked::Publish, 403, code) if HELD.contains(&code) => Exists,
         // What is not there is removed.
         (Asked::Remove, 200 | 204, "") | (Asked::Remove, 404, "NoSuchKey") => Success,
         (Asked::Read | Asked::FirstByte, 404, "NoSuchKey") => Absent,
@@ -70,6 +75,10 @@ mod tests {
                 "forbidden storage.objects.create",
                 Meaning::Renew(ErrorKind::RequestForbidden),
             ),
+            (Publish, 403, "retentionPolicyNotMet", Meaning::Exists),
+            (Publish, 403, "objectUnderActiveHold", Meaning::Exists),
+            (Publish, 403, "forbidden retentionPolicy", Meaning::Exists),
+            (Remove, 403, "retentionPolicyNotMet", Meaning::Renew(ErrorKind::RequestForbidden)),
             (Publish, 403, "rateLimitExceeded", Meaning::Unknown),
             (Publish, 401, "authError", Meaning::Renew(ErrorKind::CredentialsRefused)),
             (Publish, 408, "uploadBrokenConnection", Meaning::Unknown),

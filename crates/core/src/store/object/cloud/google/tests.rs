@@ -117,6 +117,8 @@ fn an_answer_counts_by_its_code() {
         Break::DoAndRefuse(503, "backendError"),
         Break::DoAndRefuse(429, "rateLimitExceeded"),
         Break::DoAndRefuse(200, "internalError"),
+        // It may be anybody's.
+        Break::DoAndRefuse(200, ""),
         Break::Cut { done: true },
     ] {
         fake.remove(KEY);
@@ -125,7 +127,11 @@ fn an_answer_counts_by_its_code() {
         assert_eq!(look(&calm).unwrap().unwrap(), contents(), "{how:?}");
         fake.all_broken();
     }
-    for how in [Break::Refuse(403, "rateLimitExceeded"), Break::Refuse(401, "authError")] {
+    for how in [
+        Break::Refuse(403, "rateLimitExceeded"),
+        Break::Refuse(401, "authError"),
+        Break::Refuse(200, ""),
+    ] {
         fake.remove(KEY);
         fake.break_next(("POST", UPLOAD, how.clone()));
         assert_eq!(publish(&calm).unwrap(), Publication::Published, "{how:?}");
@@ -141,6 +147,7 @@ fn an_answer_counts_by_its_code() {
         (404, "notFound", ErrorKind::BucketMissing, "404 notFound"),
         (412, "", ErrorKind::RequestRefused, "412 without a code"),
         (503, "", ErrorKind::StorageBusy, "503 without a code"),
+        (200, "", ErrorKind::StorageBusy, "200 without what was stored"),
         (308, "", ErrorKind::RequestRefused, "308 without a code"),
     ] {
         fake.remove(KEY);
@@ -171,7 +178,43 @@ fn who_may_not_remove_an_object_is_told_that_it_is_there() {
     fake.break_next(("POST", UPLOAD, Break::Refuse(403, "storage.objects.delete")));
     visit.test().unwrap();
     fake.all_broken();
+    // And what is under a retention policy, or a hold.
+    for code in ["retentionPolicyNotMet", "objectUnderActiveHold"] {
+        fake.store(KEY, &contents());
+        fake.break_next(("POST", UPLOAD, Break::Refuse(403, code)));
+        assert_eq!(publish(&world).unwrap(), Publication::NameTaken, "{code}");
+        fake.all_broken();
+    }
     assert_eq!(fake.count("POST", "/token"), 1, "the token is good");
+}
+
+/// One busy moment of the server of tokens ended a recovery.
+#[test]
+fn a_token_that_is_not_given_now_is_asked_for_again() {
+    let cut = Break::Cut { done: false };
+    for how in [Break::Refuse(503, ""), Break::Refuse(429, ""), Break::Refuse(410, ""), cut] {
+        let fake = Fake::new();
+        for _ in 0..2 {
+            fake.break_next(("POST", "/token", how.clone()));
+        }
+        assert_eq!(publish(&patient(&fake)).unwrap(), Publication::Published, "{how:?}");
+        fake.all_broken();
+        assert_eq!(fake.count("POST", "/token"), 3, "{how:?}");
+    }
+    for (how, kind, says) in [
+        (Break::Refuse(503, ""), ErrorKind::StorageBusy, "127.0.0.1 answered 503 without a code"),
+        (Break::Cut { done: false }, ErrorKind::Unreachable, "a token could not be asked for: the"),
+        (Break::Refuse(400, ""), ErrorKind::CredentialsRefused, "answered 400 without a code"),
+    ] {
+        let fake = Fake::new();
+        fake.break_next(("POST", "/token", how.clone()));
+        let is_for_good = kind == ErrorKind::CredentialsRefused;
+        let world = if is_for_good { patient(&fake) } else { impatient(&fake) };
+        let error = look(&world).unwrap_err();
+        fake.all_broken();
+        assert_eq!((error.kind(), fake.count("POST", "/token")), (kind, 1), "{}", error.detail());
+        assert!(error.detail().contains(says), "{}", error.detail());
+    }
 }
 
 #[test]

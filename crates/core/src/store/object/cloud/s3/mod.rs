@@ -7,7 +7,7 @@ use crate::encoding::digest::{CHECKED_ATTRIBUTE, CONTENT_ATTRIBUTE, STORED_ATTRI
 use crate::server::url::text::percent_encode;
 use crate::server::url::{Encryption, ObjectUrl};
 use crate::store::object::ask::{Ask, Asked, Meaning};
-use crate::store::object::keys::{AwsKeys, Credentials, Kept, Sign};
+use crate::store::object::keys::{AwsKeys, Credentials, Kept, Sign, Way};
 use crate::store::object::payload::Payload;
 use crate::store::object::wire::{Failure, Reply};
 use crate::store::object::xml;
@@ -25,8 +25,8 @@ impl Dialect for S3 {
         "S3"
     }
 
-    fn signer(&self, from: Credentials, url: &ObjectUrl, region: &str) -> Box<dyn Sign> {
-        Box::new(Kept::new(AwsKeys::new(from, url.name(), region)))
+    fn signer(&self, from: Credentials, url: &ObjectUrl, region: &str, way: Way) -> Box<dyn Sign> {
+        Box::new(Kept::new(AwsKeys::new(from, url.name(), region), way))
     }
 
     fn header(&self, attribute: &str) -> &'static str {

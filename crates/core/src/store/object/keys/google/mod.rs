@@ -13,7 +13,8 @@ use http::request::Parts;
 
 use self::account::Account;
 use self::tokens::Token;
-use super::{Chain, Credentials, file, none, refused};
+use super::metadata::Search;
+use super::{Chain, Credentials, Unsigned, file, none, not_in_clear, refused};
 use crate::error::Refusal;
 
 mod account;
@@ -62,27 +63,27 @@ impl GoogleKeys {
 impl Chain for GoogleKeys {
     type Credential = Token;
 
-    fn find(&self) -> Result<Token, Refusal> {
+    fn find(&self, search: &Search<'_>) -> Result<Token, Unsigned> {
         if let Some(section) = file::section(&self.from, &self.location, &[FILE])? {
             let path = Path::new(section.need(FILE)?);
             if !path.is_absolute() {
-                return Err(refused(format!("{FILE} is not an absolute path")));
+                return Err(refused(format!("{FILE} is not an absolute path")).into());
             }
             // It is as secret as the file that names it.
             let text = file::text(path, self.from.data_directory.as_deref())
                 .map_err(|e| refused(e.to_string()))?;
-            return of_file(path, &text);
+            return of_file(path, &text, search);
         }
         if let Some(path) = self.variable("GOOGLE_APPLICATION_CREDENTIALS").map(PathBuf::from) {
             let text = std::fs::read_to_string(&path)
                 .map_err(|e| refused(format!("\"{}\" cannot be read: {e}", path.display())))?;
-            return of_file(&path, &text);
+            return of_file(&path, &text, search);
         }
         if let Some((path, text)) = self
             .well_known()
             .and_then(|path| std::fs::read_to_string(&path).ok().map(|text| (path, text)))
         {
-            return of_file(&path, &text);
+            return of_file(&path, &text, search);
         }
         let has_no_metadata = self.variable("NO_GCE_CHECK").is_some_and(|value| value == "true");
         // What the names stand for is always at this address.
@@ -90,11 +91,13 @@ impl Chain for GoogleKeys {
             .variable("GCE_METADATA_HOST")
             .filter(|host| !["metadata.google.internal", "metadata"].contains(&host.as_str()));
         let server = server.unwrap_or_else(|| METADATA.to_owned());
-        (!has_no_metadata).then(|| tokens::of_instance(&server)).flatten().ok_or_else(|| {
+        let found = if has_no_metadata { None } else { tokens::of_instance(&server, search)? };
+        found.ok_or_else(|| {
             none(
                 &self.from,
                 "GOOGLE_APPLICATION_CREDENTIALS, the file of gcloud and the metadata of the instance",
             )
+            .into()
         })
     }
 
@@ -102,7 +105,12 @@ impl Chain for GoogleKeys {
         token.is_good()
     }
 
+    fn is_valid(&self, token: &Token) -> bool {
+        token.is_valid()
+    }
+
     fn sign(&self, token: &Token, parts: &mut Parts, _: Option<u64>) -> Result<(), Refusal> {
+        not_in_clear(parts, "a token", "use https")?;
         let mut value = HeaderValue::try_from(format!("Bearer {}", token.text()))
             .map_err(|_| refused("the token is not one that a request can hold".to_owned()))?;
         value.set_sensitive(true);
@@ -111,10 +119,10 @@ impl Chain for GoogleKeys {
     }
 }
 
-fn of_file(path: &Path, text: &str) -> Result<Token, Refusal> {
+fn of_file(path: &Path, text: &str, search: &Search<'_>) -> Result<Token, Unsigned> {
     let name = format!("\"{}\"", path.display());
     let account = Account::parse(text).map_err(|what| refused(format!("{name} {what}")))?;
-    tokens::ask(&account, &name)
+    tokens::ask(&account, &name, search)
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use serde_json::json;
 
 use super::*;
 use crate::error::ErrorKind;
+use crate::store::object::keys::tests::{Does, searching, server as once};
 
 /// Answers requests in turn. Returns where, and in the end what was asked.
 fn server(answers: Vec<(u16, String)>) -> (String, JoinHandle<Vec<String>>) {
@@ -60,7 +61,7 @@ impl World {
     /// Finds a token, and the header that it makes.
     fn header(&self) -> Result<String, Refusal> {
         let keys = self.keys();
-        let token = keys.find()?;
+        let token = searching(|search| keys.find(search)).map_err(|unsigned| unsigned.refusal)?;
         let mut parts = http::Request::new(()).into_parts().0;
         keys.sign(&token, &mut parts, None)?;
         Ok(parts.headers["authorization"].to_str().unwrap().to_owned())
@@ -85,12 +86,13 @@ pub(in crate::store::object) fn service(tokens: &str) -> String {
 
 #[test]
 fn a_service_account_signs_and_is_given_a_token() {
-    let (at, asked) = server(vec![given("t0k3n", 3600), given("short", 200)]);
+    let (at, asked) = server(vec![given("t0k3n", u64::MAX), given("short", 200)]);
     let world = World::new(&service(&format!("http://{at}/token")));
     assert_eq!(world.header().unwrap(), "Bearer t0k3n");
     // One that ends soon is asked for again before it does.
     let keys = world.keys();
-    assert!(!keys.is_good(&keys.find().unwrap()));
+    let short = searching(|search| keys.find(search)).unwrap();
+    assert!(!keys.is_good(&short) && keys.is_valid(&short));
     let asked = asked.join().unwrap();
     assert!(asked[0].starts_with("POST /token HTTP/1.1\r\n"), "{}", asked[0]);
     let form = "grant_type=urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Ajwt-bearer&assertion=eyJ";
@@ -158,18 +160,20 @@ fn a_token_in_a_file_is_read_each_time() {
 #[test]
 fn the_metadata_of_an_instance_come_last() {
     let (at, asked) = server(vec![given("1nstance", 3600)]);
-    let token = tokens::of_instance(&at).unwrap();
+    let of = |at: &str| searching(|search| tokens::of_instance(at, search));
+    let token = of(&at).unwrap().unwrap();
     assert_eq!(token.text(), "1nstance");
     let asked = asked.join().unwrap();
     let path = "GET /computeMetadata/v1/instance/service-accounts/default/token HTTP/1.1\r\n";
     assert!(asked[0].starts_with(path), "{}", asked[0]);
     assert!(asked[0].contains("metadata-flavor: Google\r\n"), "{}", asked[0]);
     // Nobody listens there any more.
-    assert!(tokens::of_instance(&at).is_none());
+    assert!(of(&at).unwrap().is_none());
 
     let none = |variable: fn(&str) -> Option<String>| {
         let keys = GoogleKeys::new(Credentials::default(), "gs://b/p".to_owned());
-        GoogleKeys { variable, ..keys }.find().err().unwrap().text
+        let keys = GoogleKeys { variable, ..keys };
+        searching(|search| keys.find(search)).err().unwrap().refusal.text
     };
     let text = none(|name| (name == "NO_GCE_CHECK").then(|| "true".to_owned()));
     assert!(text.contains("there are no credentials"), "{text}");
@@ -181,6 +185,53 @@ fn the_metadata_of_an_instance_come_last() {
         (name == "GOOGLE_APPLICATION_CREDENTIALS").then(|| "/none/key.json".to_owned())
     });
     assert!(named.contains("\"/none/key.json\" cannot be read"), "{named}");
+}
+
+/// The metadata of a node of Kubernetes ask elsewhere, and were given two seconds.
+#[test]
+fn the_metadata_of_an_instance_are_waited_for_and_asked_again() {
+    let of = |does| {
+        let (at, asked) = once(vec![does]);
+        let of = searching(|search| tokens::of_instance(at.trim_start_matches("http://"), search));
+        asked.join().unwrap();
+        of.map(|token| token.map(|token| token.text().to_owned()))
+    };
+    let late = of(Does::Late(std::time::Duration::from_millis(2500)));
+    assert_eq!(late.unwrap().as_deref(), Some("late"));
+    // No account is attached.
+    assert_eq!(of(Does::Answer(404, "")).unwrap(), None);
+    for (does, passes, kind) in [
+        (Does::Answer(503, ""), true, ErrorKind::StorageBusy),
+        (Does::Answer(429, ""), true, ErrorKind::StorageBusy),
+        (Does::Cut, true, ErrorKind::Unreachable),
+        (Does::Answer(403, "hunter2"), false, ErrorKind::CredentialsRefused),
+        (Does::Answer(200, "hunter2"), false, ErrorKind::CredentialsRefused),
+    ] {
+        let unsigned = of(does).unwrap_err();
+        let Unsigned { refusal, .. } = &unsigned;
+        assert_eq!((unsigned.passes, refusal.kind), (passes, kind), "{does:?} {}", refusal.text);
+        assert!(!refusal.text.contains("hunter2"), "{}", refusal.text);
+    }
+}
+
+/// With `allow_http=true`, whoever was on the way had the token.
+#[test]
+fn a_token_is_not_sent_in_clear() {
+    let (at, asked) = server(vec![given("hunter2", 3600)]);
+    let keys = World::new(&service(&format!("http://{at}/token"))).keys();
+    let world = World::new(&service(&format!("http://{at}/token")));
+    let token = searching(|search| world.keys().find(search)).unwrap();
+    asked.join().unwrap();
+    let sign = |uri: &str| {
+        let mut parts = http::Request::get(uri).body(()).unwrap().into_parts().0;
+        keys.sign(&token, &mut parts, None).map_err(|refusal| refusal.text)
+    };
+    let said = sign("http://store.test/b/x").unwrap_err();
+    assert!(said.starts_with("a token is not sent to store.test without TLS"), "{said}");
+    assert!(said.ends_with("use https") && !said.contains("hunter2"), "{said}");
+    for good in ["https://store.test/b/x", "http://127.0.0.1:1/b/x", "http://localhost/b/x"] {
+        sign(good).unwrap();
+    }
 }
 
 #[test]

@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 
 use super::account::{Account, From, Subject};
 use super::jwt;
-use crate::error::{ErrorKind, Refusal};
 use crate::server::url::text::percent_encode;
 use crate::store::object::ask::shown;
-use crate::store::object::keys::{metadata, refused};
+use crate::store::object::keys::metadata::{Answer, Search};
+use crate::store::object::keys::{Unsigned, refused};
 
 /// What a token is for: objects, and nothing of buckets.
 const OBJECTS: &str = "https://www.googleapis.com/auth/devstorage.read_write";
@@ -25,16 +25,21 @@ const USERS: &str = "https://oauth2.googleapis.com/token";
 /// five minutes before.
 const EARLY: Duration = Duration::from_secs(225);
 
+/// No token is used for longer, whatever is said of it: Google's live for twelve hours at most.
+const LONGEST: Duration = Duration::from_secs(12 * 3600);
+
 /// A token, which stands in each request.
 #[derive(Clone)]
 pub(in crate::store::object) struct Token {
     text: String,
     renew: Instant,
+    end: Instant,
 }
 
 impl Token {
     fn new(text: &str, life: Duration) -> Self {
-        Self { text: text.to_owned(), renew: Instant::now() + life.saturating_sub(EARLY) }
+        let (now, life) = (Instant::now(), life.min(LONGEST));
+        Self { text: text.to_owned(), renew: now + life.saturating_sub(EARLY), end: now + life }
     }
 
     pub(super) fn text(&self) -> &str {
@@ -44,6 +49,11 @@ impl Token {
     /// Returns whether it will be good for a while.
     pub(super) fn is_good(&self) -> bool {
         Instant::now() < self.renew
+    }
+
+    /// Returns whether it is good now.
+    pub(super) fn is_valid(&self) -> bool {
+        Instant::now() < self.end
     }
 
     /// Takes what a server of tokens gives (RFC 6749, section 5.1).
@@ -58,14 +68,14 @@ impl Token {
 ///
 /// # Errors
 /// There is none. The reason repeats nothing secret.
-pub(super) fn ask(account: &Account, name: &str) -> Result<Token, Refusal> {
+pub(super) fn ask(account: &Account, name: &str, search: &Search<'_>) -> Result<Token, Unsigned> {
     let bad = |what: &str| refused(format!("{name} {what}"));
     match account {
         Account::Service { email, key, key_id, token_uri } => {
             let jwt =
                 jwt::signed(email, key, key_id.as_deref(), token_uri, OBJECTS).map_err(bad)?;
             let grant = "urn:ietf:params:oauth:grant-type:jwt-bearer";
-            given(token_uri, &[("grant_type", grant), ("assertion", &jwt)])
+            given(token_uri, &[("grant_type", grant), ("assertion", &jwt)], search)
         }
         Account::User { client_id, client_secret, refresh_token } => given(
             USERS,
@@ -75,6 +85,7 @@ pub(super) fn ask(account: &Account, name: &str) -> Result<Token, Refusal> {
                 ("client_secret", client_secret),
                 ("refresh_token", refresh_token),
             ],
+            search,
         ),
         Account::External {
             audience,
@@ -91,30 +102,41 @@ pub(super) fn ask(account: &Account, name: &str) -> Result<Token, Refusal> {
                     ("audience", audience),
                     ("scope", scope),
                     ("requested_token_type", "urn:ietf:params:oauth:token-type:access_token"),
-                    ("subject_token", &of(subject, name)?),
+                    ("subject_token", &of(subject, name, search)?),
                     ("subject_token_type", subject_token_type),
                 ],
+                search,
             )?;
             match impersonation_url {
                 None => Ok(token),
-                Some(url) => impersonated(url, &token),
+                Some(url) => impersonated(url, &token, search),
             }
         }
     }
 }
 
-/// Asks the metadata of an instance for a token of its service account; `None` if there are none.
-pub(super) fn of_instance(server: &str) -> Option<Token> {
+/// Asks the metadata of an instance for a token of its service account; `None` if there are none, or no account.
+///
+/// # Errors
+/// It is refused, or not given now.
+pub(super) fn of_instance(server: &str, search: &Search<'_>) -> Result<Option<Token>, Unsigned> {
     let path = "/computeMetadata/v1/instance/service-accounts/default/token";
     let request = Request::get(format!("http://{server}{path}"))
         .header("metadata-flavor", "Google")
         .body(Bytes::new());
-    let answer = metadata::send(request.ok()?).ok().filter(|answer| answer.status() == 200)?;
-    Token::of(&serde_json::from_slice(answer.body()).ok()?)
+    let request = request.map_err(|_| refused("GCE_METADATA_HOST is not a server".to_owned()))?;
+    let answer = match search.send(request) {
+        Ok(answer) if answer.status == 404 => return Ok(None),
+        Ok(answer) => good(answer, server)?,
+        Err(unanswered) if unanswered.is_nobody() => return Ok(None),
+        Err(unanswered) => return Err(unanswered.unsigned("a token")),
+    };
+    let token = serde_json::from_slice(&answer.body).ok().and_then(|json| Token::of(&json));
+    token.map(Some).ok_or_else(|| refused(format!("{server} gave no token")).into())
 }
 
 /// Asks a server for a token with a form.
-fn given(url: &str, form: &[(&str, &str)]) -> Result<Token, Refusal> {
+fn given(url: &str, form: &[(&str, &str)], search: &Search<'_>) -> Result<Token, Unsigned> {
     let form: Vec<_> = form
         .iter()
         .map(|(name, value)| format!("{name}={}", percent_encode(value, false)))
@@ -122,28 +144,28 @@ fn given(url: &str, form: &[(&str, &str)]) -> Result<Token, Refusal> {
     let request = Request::post(url)
         .header("content-type", "application/x-www-form-urlencoded")
         .body(Bytes::from(form.join("&")));
-    let answer = answer(request, url)?;
-    Token::of(&answer).ok_or_else(|| refused(format!("{} gave no token", host(url))))
+    let answer = answer(request, url, search)?;
+    Token::of(&answer).ok_or_else(|| refused(format!("{} gave no token", host(url))).into())
 }
 
 /// Exchanges a token for one of a service account's.
-fn impersonated(url: &str, token: &Token) -> Result<Token, Refusal> {
+fn impersonated(url: &str, token: &Token, search: &Search<'_>) -> Result<Token, Unsigned> {
     let body = json!({"scope": [OBJECTS], "lifetime": "3600s"}).to_string();
     let request = Request::post(url)
         .header("content-type", "application/json")
         .header("authorization", format!("Bearer {}", token.text))
         .body(Bytes::from(body));
-    let answer = answer(request, url)?;
+    let answer = answer(request, url, search)?;
     let text = answer.get("accessToken").and_then(Value::as_str).filter(|text| !text.is_empty());
     let ends = answer.get("expireTime").and_then(Value::as_str);
     let ends = ends.and_then(|ends| humantime::parse_rfc3339(ends).ok());
     let life = ends.and_then(|ends| ends.duration_since(SystemTime::now()).ok());
     let token = text.zip(life).map(|(text, life)| Token::new(text, life));
-    token.ok_or_else(|| refused(format!("{} gave no token", host(url))))
+    token.ok_or_else(|| refused(format!("{} gave no token", host(url))).into())
 }
 
 /// Fetches somebody else's token.
-fn of(subject: &Subject, name: &str) -> Result<String, Refusal> {
+fn of(subject: &Subject, name: &str, search: &Search<'_>) -> Result<String, Unsigned> {
     let (text, giver) = match &subject.from {
         From::File(path) => {
             let text = std::fs::read_to_string(path).map_err(|e| {
@@ -156,8 +178,8 @@ fn of(subject: &Subject, name: &str) -> Result<String, Refusal> {
             for (name, value) in headers {
                 request = request.header(name, value);
             }
-            let answer = send(request.body(Bytes::new()), url)?;
-            (String::from_utf8_lossy(answer.body()).into_owned(), host(url))
+            let answer = send(request.body(Bytes::new()), url, search)?;
+            (String::from_utf8_lossy(&answer.body).into_owned(), host(url))
         }
     };
     let text = match &subject.field {
@@ -168,40 +190,38 @@ fn of(subject: &Subject, name: &str) -> Result<String, Refusal> {
         }
     };
     text.filter(|text| !text.is_empty())
-        .ok_or_else(|| refused(format!("{giver} holds no token as {name} says")))
+        .ok_or_else(|| refused(format!("{giver} holds no token as {name} says")).into())
 }
 
-fn answer(request: http::Result<Request<Bytes>>, url: &str) -> Result<Value, Refusal> {
-    let answer = send(request, url)?;
-    serde_json::from_slice(answer.body())
-        .map_err(|_| refused(format!("the answer of {} is not JSON", host(url))))
+fn answer(
+    request: http::Result<Request<Bytes>>,
+    url: &str,
+    search: &Search<'_>,
+) -> Result<Value, Unsigned> {
+    let answer = send(request, url, search)?;
+    serde_json::from_slice(&answer.body)
+        .map_err(|_| refused(format!("the answer of {} is not JSON", host(url))).into())
 }
 
-/// Sends a request to a server of tokens. Of an answer that is none only its number and its code are told.
+/// Sends a request to a server of tokens.
 fn send(
     request: http::Result<Request<Bytes>>,
     url: &str,
-) -> Result<http::Response<Bytes>, Refusal> {
-    let host = host(url);
+    search: &Search<'_>,
+) -> Result<Answer, Unsigned> {
     let request = request.map_err(|_| refused("the URL for tokens is none".to_owned()))?;
-    let answer = metadata::send(request).map_err(|e| Refusal {
-        kind: ErrorKind::Unreachable,
-        text: format!("a token could not be asked for: {host}: {e}"),
-        request_id: None,
-    })?;
-    let status = answer.status().as_u16();
-    if status == 200 {
+    let answer = search.send(request).map_err(|unanswered| unanswered.unsigned("a token"))?;
+    good(answer, &host(url))
+}
+
+/// Takes an answer that is one. Of any other only its number and its code are told.
+fn good(answer: Answer, host: &str) -> Result<Answer, Unsigned> {
+    if answer.status == 200 {
         return Ok(answer);
     }
-    let json: Value = serde_json::from_slice(answer.body()).unwrap_or_default();
-    let error = json.get("error").unwrap_or(&Value::Null);
-    // RFC 6749 has a word; Google's other services have an object.
-    let code = error.as_str().or_else(|| error.get("status")?.as_str()).unwrap_or("without a code");
-    let busy = matches!(status, 408 | 429 | 500..=599);
-    let kind = if busy { ErrorKind::StorageBusy } else { ErrorKind::CredentialsRefused };
-    let code: String = code.split(' ').map(shown).collect::<Vec<_>>().join(" ");
-    let text = format!("a token was not given: {host} answered {status} {code}");
-    Err(Refusal { kind, text, request_id: None })
+    let code = answer.code().unwrap_or_else(|| "without a code".to_owned());
+    let text = format!("a token was not given: {host} answered {} {code}", answer.status);
+    Err(answer.unsigned(answer.passes(), text))
 }
 
 /// Returns the host of a URL, for messages.
