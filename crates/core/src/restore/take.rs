@@ -1,6 +1,7 @@
 //! Taking a file out of one archive, if it is there and sound.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -42,36 +43,58 @@ pub(super) fn out_of(
         return Ok(None);
     }
     let visit = archive.visit();
-    let mut names = candidates(archive, request).into_iter();
-    let first = names.find_map(|stored| match visit.find(&(&stored).into()) {
-        Ok(found) => found.map(|found| Ok((stored.name, found))),
-        Err(e) => Some(Err(e)),
-    });
-    let Some((name, archived)) = first.transpose()? else { return Ok(None) };
-    let rest: Vec<_> = names.collect();
-    let copy =
-        |name: &FileName, archived: &dyn Found| copy(archive, request, owner, name, archived);
-    let (result, others) = meanwhile(
-        archive.is_remote() && !rest.is_empty(),
-        || copy(&name, &*archived),
-        || there(visit, &rest),
-    );
+    let names = candidates(archive, request);
+    let copy = |stored: &StoredName, archived: &dyn Found| {
+        copy(archive, request, owner, &stored.name, archived)
+    };
     let mut weighed = Weighed { archive, request, archives, sound: None, failure: None };
-    weighed.add(&*archived, result?)?;
-    for stored in others.unwrap_or_else(|| there(visit, &rest))? {
-        if let Some(archived) = visit.find(&(&stored).into())? {
-            weighed.add(&*archived, copy(&stored.name, &*archived)?)?;
+    // Each look in object storage takes a round trip. A segment is nearly always there, under one of the usual names.
+    let is_split = archive.is_remote() && matches!(request.name.kind(), FileKind::Segment(_));
+    let looked_up = if is_split { USUAL.len() } else { names.len() };
+    let reached = AtomicUsize::new(0);
+    let first = || {
+        for (place, stored) in names.iter().enumerate().take(looked_up) {
+            reached.store(place, Ordering::Relaxed);
+            if let Some(archived) = visit.find(&stored.into())? {
+                let copied = copy(stored, &*archived)?;
+                return Ok(Some((archived, copied)));
+            }
+        }
+        Ok::<_, RestoreError>(None)
+    };
+    // The unusual ones before those that may be looked up meanwhile.
+    let not_reached = |(place, _): &(usize, &StoredName)| *place > reached.load(Ordering::Relaxed);
+    let rest = || {
+        let (usual, unusual) = names.split_at(looked_up);
+        let numbered = (looked_up..).zip(unusual).chain((0..).zip(usual));
+        there(visit, numbered.filter(not_reached))
+    };
+    let (found, others) = meanwhile(is_split, first, rest);
+    let is_found = match found? {
+        Some((archived, copied)) => weighed.add(&*archived, copied).map(|()| true)?,
+        None => false,
+    };
+    let others = match others {
+        Some(others) => others?,
+        None if is_found || is_split => rest()?,
+        None => Vec::new(),
+    };
+    for (_, stored) in others.into_iter().filter(not_reached) {
+        if let Some(archived) = visit.find(&stored.into())? {
+            weighed.add(&*archived, copy(stored, &*archived)?)?;
         }
     }
     weighed.outcome()
 }
+
+/// How segments in object storage are usually stored.
+const USUAL: [Codec; 2] = [Codec::None, Codec::Zstd];
 
 /// Returns the names under which the file may lie there, in the order in which they are looked up. Of object
 /// storage, where each look costs a round trip, those that are usual come first.
 fn candidates(archive: &Archive<'_>, request: &Request<'_>) -> Vec<StoredName> {
     let mut names = StoredName::all(request.name);
     if archive.is_remote() {
-        const USUAL: [Codec; 2] = [Codec::None, Codec::Zstd];
         let rank = |codec| USUAL.iter().position(|usual| *usual == codec).unwrap_or(USUAL.len());
         names.sort_by_key(|stored| rank(stored.codec));
     }
@@ -79,11 +102,14 @@ fn candidates(archive: &Archive<'_>, request: &Request<'_>) -> Vec<StoredName> {
 }
 
 /// Returns which of these names stand there.
-fn there(visit: &dyn Visit, names: &[StoredName]) -> Result<Vec<StoredName>, Error> {
+fn there<'n>(
+    visit: &dyn Visit,
+    names: impl Iterator<Item = (usize, &'n StoredName)>,
+) -> Result<Vec<(usize, &'n StoredName)>, Error> {
     let mut there = Vec::new();
-    for stored in names {
+    for (place, stored) in names {
         if visit.glance(&stored.into())?.is_some() {
-            there.push(stored.clone());
+            there.push((place, stored));
         }
     }
     Ok(there)
