@@ -116,7 +116,8 @@ fn calls_for_a_segment(cluster: &Cluster) -> (String, Vec<Call>) {
     let trace = Trace::attach(cluster.wait_archiver(), CALLS);
     let name = cluster.switch_wal();
     cluster.wait_archived(&name);
-    (name, trace.finish())
+    let calls = trace.finish_after(&format!("{name}.done"));
+    (name, calls)
 }
 
 /// Without these flushes, a power failure would break the promise "archived". The server's own `fsync`,

@@ -31,7 +31,7 @@ fn a_file_that_is_there_already_is_flushed_again_and_succeeds() {
     assert_eq!(cluster.stat_archiver().failed_count, 0);
 
     // Whoever wrote it may have died before the flush.
-    let calls = trace.finish();
+    let calls = trace.finish_after(&format!("{name}.done"));
     let shown = archive.path().to_str().unwrap();
     let at = |text: String| {
         let call = calls.iter().find(|call| call.text.contains(&text) && call.succeeded());

@@ -9,7 +9,7 @@ use rustix::process::Signal;
 
 use crate::process;
 use crate::scratch::{self, Scratch};
-use crate::wait::poll;
+use crate::wait::{TIMEOUT, poll, wait_until};
 
 /// strace at work. Detaches when dropped. Needs `require!(tool("strace"))`.
 #[derive(Debug)]
@@ -97,6 +97,16 @@ impl Trace {
     pub fn finish(mut self) -> Vec<Call> {
         self.detach();
         self.calls()
+    }
+
+    /// The same, once a call with this in its text has succeeded. Its effect may be seen before it is in the trace.
+    #[must_use]
+    #[track_caller]
+    pub fn finish_after(self, text: &str) -> Vec<Call> {
+        wait_until(TIMEOUT, &format!("{text} in the trace"), || {
+            self.calls().iter().any(|c| c.succeeded() && c.text.contains(text)).then_some(())
+        });
+        self.finish()
     }
 
     /// The calls up to now.
