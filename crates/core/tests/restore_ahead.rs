@@ -370,10 +370,11 @@ fn what_was_half_done_is_removed_and_does_not_count() {
     let place = Place::new();
     let spool = place.open(&key("1 100")).unwrap();
     let name = number(2).to_string();
-    let half = [name.clone(), format!("{name}.coming"), format!("{name}.note.7.999999999.new")];
+    let temporary =
+        |name: &str| format!(".walsafe.{name}.{}.999999999.1.tmp", walsafe_core::sys::host_name());
+    let note = format!("{name}.note");
+    let half = [name.clone(), format!("{name}.coming"), temporary(&note), temporary(&name)];
     half.iter().for_each(|name| fs::write(place.path().join(name), "half").unwrap());
-    let temporary = format!(".walsafe.{name}.{}.999999999.1.tmp", walsafe_core::sys::host_name());
-    fs::write(place.path().join(&temporary), "half").unwrap();
     // Nobody fetches it, whatever is said.
     let begun = std::time::Instant::now();
     assert_eq!(place.take(&spool, 2), None);

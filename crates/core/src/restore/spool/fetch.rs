@@ -314,13 +314,9 @@ impl Spool {
     fn tidy(&self) {
         let mut names = Vec::new();
         let _ = self.dir.for_each_name(|name| names.push(name.to_owned()));
-        let half = |name: &&String| {
-            // A call may just be writing one.
-            let writer = name.strip_suffix(".new").and_then(|name| name.rsplit('.').next());
-            let is_dead = |pid: &str| pid.parse().is_ok_and(|pid| !sys::process_runs(pid));
-            name.ends_with(".coming") || writer.is_some_and(is_dead)
-        };
-        names.iter().filter(half).for_each(|name| drop(self.dir.unlink(name)));
+        let coming = names.iter().filter(|name| name.ends_with(".coming"));
+        coming.for_each(|name| drop(self.dir.unlink(name)));
+        // A call may just be writing one, which stays.
         let _ = temporary::remove_stray(&self.dir, &Owner::this_process());
         self.segments().into_iter().filter(|segment| !self.has(*segment)).for_each(|segment| {
             self.remove(segment);

@@ -17,7 +17,6 @@ use std::fs::DirBuilder;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::store::directory::temporary::Owner;
@@ -107,12 +106,12 @@ impl Spool {
     ) -> Result<Self, SpoolError> {
         let dir = open(path, pg_wal)?;
         let fail = |source| SpoolError::Io { path: path.join(KEY), source };
-        refuse_others_files(&dir)?;
         let (found, mark) = (read(&dir, KEY), key.mark());
         let is_ours = |way: &Way| found.as_ref().is_some_and(|text| *text == key.text(*way));
         if let Some(way) = Way::ALL.into_iter().find(is_ours) {
             return Ok(Self { dir, way, mark });
         }
+        refuse_others_files(&dir)?;
         let is_others = found.as_ref().is_some_and(|text| !key.is_of_same_server(text));
         let mut spool = Self { dir, way: Way::Process, mark };
         let is_free = spool.lock().map_err(fail)?;
@@ -334,25 +333,14 @@ impl Kind {
         let is_segment = |name: &str| {
             FileName::new(name).is_ok_and(|name| matches!(name.kind(), FileKind::Segment(_)))
         };
-        // As `write` names what it puts in a file's place.
-        let written = name.strip_suffix(".new").and_then(|name| {
-            let mut parts = name.rsplitn(3, '.');
-            let is_number =
-                |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
-            let are_numbers =
-                parts.next().is_some_and(is_number) && parts.next().is_some_and(is_number);
-            parts.next().filter(|_| are_numbers)
-        });
-        let lasting = written.unwrap_or(name);
-        match lasting {
-            KEY if written.is_none() => Some(Self::Key),
-            KEY | ASKED | ERRORS => Some(Self::Beside),
-            _ if written.is_none() && is_segment(name) => Some(Self::Segment),
+        match name {
+            KEY => Some(Self::Key),
+            ASKED | ERRORS => Some(Self::Beside),
+            _ if is_segment(name) => Some(Self::Segment),
             _ if Owner::of(name).is_some() => Some(Self::Beside),
             _ => {
-                let (stem, end) = lasting.split_once('.')?;
-                let is_known = end == "note" || end == "coming" && written.is_none();
-                (is_known && is_segment(stem)).then_some(Self::Beside)
+                let (stem, end) = name.split_once('.')?;
+                (matches!(end, "note" | "coming") && is_segment(stem)).then_some(Self::Beside)
             }
         }
     }
@@ -440,9 +428,7 @@ fn read(dir: &Dir, name: &str) -> Option<String> {
 
 /// Writes a file of lines in one step. Several threads may write the same one.
 fn write(dir: &Dir, name: &str, text: &str) -> io::Result<()> {
-    static NUMBER: AtomicU64 = AtomicU64::new(0);
-    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-    dir.replace_text(&format!("{name}.{number}.{}.new", std::process::id()), name, text)
+    dir.replace_text(&Owner::this_process().temporary_name(name), name, text)
 }
 
 /// How long after a segment the next one is asked for by a server that replays one after the other.
