@@ -275,14 +275,18 @@ fn a_recovery_without_room_to_fetch_ahead_is_told_once_and_ends_right() {
     far.assert_over(&spool(&cluster));
 }
 
+/// A server whose pg_wal lies on a disk of its own.
+fn asking_on<'a>(mount: &Mount, far: &'a Far) -> Asking<'a> {
+    Asking::with(far, |builder| builder, |cluster| move_pg_wal(cluster, mount))
+}
+
 /// What is ahead gives way to what is asked for.
 #[test]
 fn a_disk_that_is_full_of_what_was_fetched_has_room_for_what_is_asked_for() {
     require!(ObjectServer::is_there(Kind::SeaweedFs));
     require!(privileged());
-    let far = Far::lost();
-    let mount = Mount::new(Fs::Ext4, 64);
-    let asking = Asking::with(&far, |builder| builder, |cluster| move_pg_wal(cluster, &mount));
+    let (far, mount) = (Far::lost(), Mount::new(Fs::Ext4, 64));
+    let asking = asking_on(&mount, &far);
     let names = asking.segments();
     asking.fetch_behind(&names[0]);
     let spool = asking.spool();
@@ -297,9 +301,8 @@ fn a_disk_that_is_full_of_what_was_fetched_has_room_for_what_is_asked_for() {
 fn a_disk_that_is_full_of_what_is_on_its_way_has_room_for_what_is_asked_for() {
     require!(ObjectServer::is_there(Kind::SeaweedFs));
     require!(privileged());
-    let far = Far::lost();
-    let mount = Mount::new(Fs::Ext4, 64);
-    let asking = Asking::with(&far, |builder| builder, |cluster| move_pg_wal(cluster, &mount));
+    let (far, mount) = (Far::lost(), Mount::new(Fs::Ext4, 64));
+    let asking = asking_on(&mount, &far);
     let names = asking.segments();
     let len = far.near.get(&names[15]).expect("a segment").len() as u64;
     let slow = Fault::DripAnswer { bytes_a_second: len / 8 };

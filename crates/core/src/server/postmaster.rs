@@ -39,7 +39,13 @@ impl Postmaster {
 /// signal file away at the end of that.
 #[must_use]
 pub fn recovers(data_directory: &Path) -> bool {
-    ["recovery.signal", "standby.signal"].iter().any(|name| data_directory.join(name).exists())
+    data_directory.join("recovery.signal").exists() || is_standby(data_directory)
+}
+
+/// Returns whether it follows an archive or another server, and asks again for what is not there yet.
+#[must_use]
+pub fn is_standby(data_directory: &Path) -> bool {
+    data_directory.join("standby.signal").exists()
 }
 
 /// Returns whether a server is stopping, as it says itself.

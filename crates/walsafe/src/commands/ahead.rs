@@ -185,7 +185,7 @@ impl<'a> Ahead<'a> {
         }
         let Some(recovery) = Recovery::of(arguments) else { return Ok(None) };
         // A recovery asks for one segment after the other. A standby may stream meanwhile, and ask for one now and then.
-        let is_standby = is_standby(Path::new("."));
+        let is_standby = postmaster::is_standby(Path::new("."));
         let spool = if is_standby && recovery.spool.symlink_metadata().is_err() {
             None
         } else {
@@ -344,10 +344,6 @@ fn forget_at_the_end(arguments: &Restore) {
     }
 }
 
-fn is_standby(data_directory: &Path) -> bool {
-    data_directory.join("standby.signal").exists()
-}
-
 /// Returns whether a standby asks for one segment after the other.
 fn goes_on(recovery: &Recovery, spool: Option<&Spool>, segment: SegmentName) -> bool {
     let control = ControlFile::read(&recovery.data_directory).ok();
@@ -415,7 +411,7 @@ fn fetch_into(
         data_directory: recovery.data_directory.clone(),
         allow_unmarked: arguments.allow_unmarked,
         allow_unchecked: arguments.allow_unchecked,
-        goes_to_end: !is_standby(&recovery.data_directory),
+        goes_to_end: !postmaster::is_standby(&recovery.data_directory),
         failed: Box::new(failed),
     };
     // A call waits for all that it fetches, and the server waits for the first that a process fetches.
@@ -524,7 +520,7 @@ fn follow(
             checked = Instant::now();
         }
     }
-    if is_standby(&recovery.data_directory) { Why::Over } else { Why::Idle }
+    if postmaster::is_standby(&recovery.data_directory) { Why::Over } else { Why::Idle }
 }
 
 /// Returns for how long nothing may move in an archive.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use walsafe_core::error::{Activity, Error, ErrorKind, Standby};
 use walsafe_core::restore::spool::Given;
 use walsafe_core::restore::{self, Origin, Outcome, Request, RestoreError, Round, Trouble, own};
+use walsafe_core::server::postmaster;
 use walsafe_core::store::location;
 use walsafe_core::sys;
 use walsafe_core::wal::name::{FileKind, FileName};
@@ -46,7 +47,7 @@ enum Ending {
 pub(super) fn run(arguments: &Restore) -> u8 {
     // Before there is any other process of this call.
     sys::end_after_parent();
-    let standby = Path::new(DATA_DIRECTORY).join("standby.signal").exists();
+    let standby = postmaster::is_standby(here());
     Call { arguments, standby, begun: Instant::now() }.outcome().exit_status()
 }
 

@@ -55,7 +55,6 @@ impl Said {
         };
         let mut code = if is_object { String::new() } else { dialect.code(reply, &body) };
         let header = |name: &str| reply.header(name).map(shown);
-        let seconds = reply.header("retry-after").and_then(|value| value.parse().ok());
         let status = reply.status;
         let clock = reply.header("date").and_then(http_date);
         let mut meaning = dialect.meaning(asked, status, &code);
@@ -75,7 +74,7 @@ impl Said {
             host: reply.host.clone(),
             clock,
             region: dialect.region(reply).map(shown),
-            retry_after: seconds.map(Duration::from_secs),
+            retry_after: reply.retry_after(),
             throttled: dialect.is_throttling(status, &code),
             code,
         })

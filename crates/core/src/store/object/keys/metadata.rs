@@ -121,8 +121,7 @@ impl<'a> Search<'a> {
         let timed = Timed { from: &mut reply.body, search: self };
         let read = timed.take(LONGEST).read_to_end(&mut body);
         read.map_err(|source| Failure::Cut { host, source, reused: false })?;
-        let seconds = reply.header("retry-after").and_then(|value| value.parse().ok());
-        let retry_after = seconds.map(Duration::from_secs);
+        let retry_after = reply.retry_after();
         Ok(Answer { status: reply.status, body: body.into(), retry_after })
     }
 }
@@ -211,7 +210,7 @@ fn server(uri: &http::Uri) -> Option<Endpoint> {
 }
 
 /// Returns an address without its brackets.
-fn bare(host: &str) -> &str {
+pub(super) fn bare(host: &str) -> &str {
     host.trim_start_matches('[').trim_end_matches(']')
 }
 

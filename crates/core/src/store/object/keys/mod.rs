@@ -191,8 +191,7 @@ fn refused(text: String) -> Refusal {
 /// Refuses to show in clear what whoever reads it can use for requests of his own.
 #[cfg(any(feature = "azure", feature = "gcs"))]
 fn not_in_clear(parts: &Parts, what: &str, instead: &str) -> Result<(), Refusal> {
-    let host = parts.uri.host().unwrap_or_default();
-    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let host = metadata::bare(parts.uri.host().unwrap_or_default());
     if parts.uri.scheme_str() != Some("http") || is_loopback(host) {
         return Ok(());
     }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{HeaderMap, Request};
 use ureq_proto::client::state::{RecvResponse, SendBody};
@@ -146,5 +147,10 @@ impl Reply {
     /// Returns a header by its name in lower case, if it is text.
     pub(in crate::store::object) fn header(&self, name: &str) -> Option<&str> {
         std::str::from_utf8(self.headers.get(name)?.as_bytes()).ok()
+    }
+
+    /// Returns how long the server asks to be left alone.
+    pub(in crate::store::object) fn retry_after(&self) -> Option<Duration> {
+        self.header("retry-after")?.parse().ok().map(Duration::from_secs)
     }
 }
